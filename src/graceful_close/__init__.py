@@ -1,0 +1,22 @@
+"""End TCP connections right, and tell the truth about how they ended."""
+
+from ._context import closing
+from ._delivery import unacked_bytes
+from ._linger import Linger, LingerPolicy, get_linger, set_linger
+from ._result import CloseOutcome, CloseResult, UncleanCloseError
+from ._sync import abortive_close, graceful_close, timed_linger_close
+
+__all__ = [
+    "CloseOutcome",
+    "CloseResult",
+    "Linger",
+    "LingerPolicy",
+    "UncleanCloseError",
+    "abortive_close",
+    "closing",
+    "get_linger",
+    "graceful_close",
+    "set_linger",
+    "timed_linger_close",
+    "unacked_bytes",
+]

@@ -1,0 +1,83 @@
+"""What a caller may hand in, checked before any socket is touched."""
+
+from __future__ import annotations
+
+import math
+import operator
+import socket
+import sys
+
+
+def require_socket(sock: object) -> None:
+    """Refuse what is no socket.
+
+    Raises:
+        TypeError: It is none.
+    """
+    # gevent and eventlet put a class of their own in socket.socket's place, which is no
+    # relative of the interpreter's (SocketType); sockets made before the patch are.
+    if not isinstance(sock, (socket.socket, socket.SocketType)):
+        raise TypeError(f"a socket is needed, not {sock!r}")
+
+
+def require_stream(sock: socket.socket) -> None:
+    """Refuse what is no stream, or one whose close this package cannot decide.
+
+    Raises:
+        TypeError: It is no socket, no stream (SOCK_STREAM), or speaks TLS.
+    """
+    require_socket(sock)
+    if sock.type != socket.SOCK_STREAM:
+        raise TypeError(f"a stream socket is needed (SOCK_STREAM), not {sock!r}")
+    ssl = sys.modules.get("ssl")  # a caller with a TLS socket has imported it
+    if ssl is not None and isinstance(sock, ssl.SSLSocket):
+        raise TypeError(
+            f"TLS is not supported yet; hand in what unwrap() returns, not {sock!r}"
+        )
+
+
+def plain_class(sock: socket.socket) -> type[socket.SocketType]:
+    """The class whose methods are the system's own, past what a subclass made of them."""
+    # gevent's class wraps a socket instead of being one: its methods are all there is.
+    return socket.SocketType if isinstance(sock, socket.SocketType) else type(sock)
+
+
+def is_tcp(sock: socket.socket) -> bool:
+    """Whether a stream socket is TCP (and not MPTCP or SMC, which share its families)."""
+    return (
+        sock.family in (socket.AF_INET, socket.AF_INET6)
+        # 0 is "the family's own"; Python repeats what the socket was made with.
+        and sock.proto in (0, socket.IPPROTO_TCP)
+    )
+
+
+def require_seconds(name: str, value: float) -> float:
+    """Give a wait back that is a finite number of seconds, 0 or more.
+
+    Raises:
+        TypeError, ValueError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be finite and 0 or more seconds, not {value!r}")
+    return value
+
+
+def require_count(name: str, value: int) -> int:
+    """Give a number of bytes back that is 0 or more.
+
+    Raises:
+        TypeError, ValueError: It is not.
+    """
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of bytes, 0 or more, not {value!r}")
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a whole number of bytes, 0 or more, not {value!r}"
+        ) from None
+    if count < 0:
+        raise ValueError(f"{name} must be 0 or more bytes, not {value!r}")
+    return count

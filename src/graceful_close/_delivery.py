@@ -1,0 +1,84 @@
+"""What the peer's kernel has acknowledged, and being woken when it does."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from typing import TYPE_CHECKING
+
+from . import _platform
+from ._checks import is_tcp, require_stream
+
+if TYPE_CHECKING:
+    from ._platform import Sight
+
+
+def unacked_bytes(sock: socket.socket) -> int | None:
+    """Count the bytes written to `sock` that the peer's kernel has not acknowledged.
+
+    Nothing on the socket changes. A FIN that is sent and not acknowledged counts as one byte,
+    as it does in TCP's sequence numbers. After a reset Linux keeps the count of what was lost.
+
+    Args:
+        sock: A stream socket.
+
+    Returns:
+        The number of bytes; None where it cannot be known: a system that does not say
+        (Windows, illumos), a socket that is not TCP, is listening, or is closed.
+
+    Raises:
+        TypeError: `sock` is not a stream socket.
+
+    Source: SIOCOUTQ in tcp(7); SO_NWRITE on macOS; FIONWRITE and TCP_INFO on the BSDs.
+    """
+    require_stream(sock)
+    return count_unacked(sock)
+
+
+def count_unacked(sock: socket.socket) -> int | None:
+    """`unacked_bytes` for a socket that was checked already."""
+    acks = _platform.HERE.acks
+    if acks is None or not is_tcp(sock):
+        return None
+    try:
+        return acks.read(sock)
+    except OSError:  # EINVAL: listening (Linux). EBADF: closed.
+        return None
+    except ValueError:  # closed: the object's descriptor is -1
+        return None
+
+
+def pending_error(sock: socket.socket) -> OSError | None:
+    """Take the error that the network left on the socket, if any (SO_ERROR, socket(7))."""
+    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return OSError(number, os.strerror(number)) if number else None
+
+
+def sight_of(sock: socket.socket) -> Sight:
+    """What can be seen of this connection's acknowledgements."""
+    return _platform.HERE.tcp_sight if is_tcp(sock) else _platform.BLIND
+
+
+class AckWatch:
+    """Sleep until a TCP connection changes in any way, its acknowledgements included.
+
+    Linux wakes every sleeper on the socket when the FIN is acknowledged (FIN_WAIT1 to
+    FIN_WAIT2, tcp_rcv_state_process()), but to a poll() nothing has changed then: a socket that
+    is shut for writing counts as writable all the time. An edge-triggered epoll reports the
+    wake-up itself (epoll(7)). Its first wait returns at once, with the edge of being added.
+
+    Raises:
+        OSError: There is no descriptor left for an epoll (EMFILE, ENFILE), no memory (ENOMEM),
+            or none to be had for this user (ENOSPC).
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._epoll = select.epoll(1)
+        self._epoll.register(sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+
+    def wait(self, seconds: float) -> None:
+        self._epoll.poll(seconds, 1)
+
+    def close(self) -> None:
+        self._epoll.close()

@@ -1,0 +1,99 @@
+"""Reading bytes only to throw them away."""
+
+from __future__ import annotations
+
+import mmap
+import socket
+from functools import cache
+from typing import TYPE_CHECKING
+
+from . import _platform
+from ._checks import is_tcp, plain_class
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+# One read's most. Arbitrary: more than a receive buffer usually holds, so that a read takes all
+# there is; the mapping is never touched and costs nothing but address space.
+_IN_KERNEL = 16 << 20
+
+# One read's most where the bytes are copied to us. Arbitrary: larger reads are not cheaper any
+# more, and a processor's cache still holds it.
+_COPIED = 256 << 10
+
+# A read this large means a peer in full flow; from then on, wait for as much before waking.
+# Arbitrary within a factor of four: at 256 KiB a gigabyte takes a few thousand wake-ups less,
+# and the receive buffer that Linux makes for it (tcp_set_rcvlowat()) is still an ordinary one.
+_FLOOD = 64 << 10
+_WAKE_FOR = 256 << 10
+
+
+class Discard:
+    """Throws a socket's input away, a read at a time, without ever waiting."""
+
+    __slots__ = (
+        "_buffer",
+        "_flags",
+        "_in_kernel",
+        "_low_water",
+        "_recv_into",
+        "_size",
+        "_sock",
+    )
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        plain = plain_class(sock)
+        self._recv_into = plain.recv_into
+        self._in_kernel = _platform.HERE.truncates and is_tcp(sock)
+        self._low_water = 0  # what to restore; 0: it was not changed
+        self._buffer: Buffer
+        self._flags: int
+        if self._in_kernel:
+            # MSG_TRUNC: the kernel drops the bytes and leaves the buffer alone (tcp(7)).
+            self._buffer, self._size, self._flags = _untouched(), _IN_KERNEL, socket.MSG_TRUNC
+        else:
+            self._buffer, self._size, self._flags = _scribbled(), _COPIED, 0
+        timeout = sock.gettimeout()
+        if timeout is None and plain is socket.SocketType and hasattr(socket, "MSG_DONTWAIT"):
+            self._flags |= socket.MSG_DONTWAIT  # a dup shares the blocking mode: leave it
+        elif timeout != 0:
+            # Where a timeout is set the descriptor is non-blocking already, and this only
+            # stops Python from waiting. Windows has no MSG_DONTWAIT: there the mode changes.
+            sock.settimeout(0)
+
+    def read(self, allowance: int | None) -> int:
+        """Read once, at most `allowance` bytes, and throw them away.
+
+        Returns:
+            How many; 0 is the peer's FIN.
+
+        Raises:
+            OSError: There is nothing to read (EWOULDBLOCK), or the connection failed.
+        """
+        size = self._size if allowance is None else min(allowance, self._size)
+        count = self._recv_into(self._sock, self._buffer, size, self._flags)
+        if count >= _FLOOD and self._in_kernel and not self._low_water:
+            # Wake for much at a time (socket(7)); the FIN and a reset wake us all the same.
+            option = (socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+            self._low_water = self._sock.getsockopt(*option)
+            self._sock.setsockopt(*option, _WAKE_FOR)
+        return count
+
+    def restore(self) -> None:
+        """Undo what a dup could notice."""
+        if self._low_water:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._low_water)
+
+
+# Both are shared by every thread: nobody ever looks into them.
+
+
+@cache
+def _untouched() -> mmap.mmap:
+    return mmap.mmap(-1, _IN_KERNEL, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+@cache
+def _scribbled() -> bytearray:
+    return bytearray(_COPIED)

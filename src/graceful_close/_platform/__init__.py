@@ -1,0 +1,32 @@
+"""The one home of platform differences: numbers, layouts, units, ranges, errors, probes.
+
+All of it is data, for every system the library knows, so that a test (or a reader) can look
+at `SYSTEMS["macos"]` on any machine. `HERE` is the system that is running. Nothing else in the
+package packs a struct, names an option number or lists error numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .acks import BLIND, Sight
+from .disconnect import disconnect
+from .errors import Meaning, meaning
+from .systems import SYSTEMS, System, identify
+
+__all__ = [
+    "BLIND",
+    "HERE",
+    "SYSTEMS",
+    "Meaning",
+    "Sight",
+    "System",
+    "disconnect",
+    "identify",
+    "meaning",
+]
+
+HERE: System = SYSTEMS[
+    identify(sys.platform, os.uname().machine if hasattr(os, "uname") else "")
+]

@@ -1,0 +1,73 @@
+"""struct linger, which is not the same struct, option or unit everywhere."""
+
+from __future__ import annotations
+
+import errno
+import math
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import socket
+
+
+class LingerOption(NamedTuple):
+    """How one system is told to linger.
+
+    Attributes:
+        level: SOL_SOCKET there.
+        number: The option that counts **seconds**: SO_LINGER, or SO_LINGER_SEC on Apple's
+            systems, where SO_LINGER counts ticks.
+        layout: struct linger's two members, in the struct module's letters.
+        longest: The most seconds that the kernel keeps without wrapping or refusing.
+        einval_means_gone: The system answers EINVAL to setsockopt() once the connection is
+            shut in both directions (macOS and illumos), not only to a bad value.
+    """
+
+    level: int
+    number: int
+    layout: str
+    longest: int
+    einval_means_gone: bool = False
+
+    def pack(self, on: bool, seconds: int) -> bytes:
+        """The struct, as setsockopt() wants it."""
+        return struct.pack(self.layout, int(on), seconds)
+
+    def unpack(self, raw: bytes) -> tuple[bool, int]:
+        """Whether lingering is on, and the seconds, as getsockopt() answers them.
+
+        FreeBSD and DragonFly answer 128 for an `l_onoff` of 1. Linux takes -1 as unsigned,
+        which is about for ever.
+        """
+        on, seconds = struct.unpack(self.layout, raw)
+        return on != 0, seconds & 0xFFFFFFFF
+
+    def whole_seconds(self, seconds: float) -> int:
+        """Round a wait up to what the option can say: 0 would mean "abort"."""
+        return min(max(math.ceil(seconds), 1), self.longest)
+
+    def get(self, sock: socket.socket) -> tuple[bool, int]:
+        """Ask the kernel."""
+        size = struct.calcsize(self.layout)
+        return self.unpack(sock.getsockopt(self.level, self.number, size))
+
+    def set(self, sock: socket.socket, on: bool, seconds: int) -> None:
+        """Tell the kernel.
+
+        Raises:
+            ValueError: The kernel keeps no such time (EDOM on the BSDs and newer macOS,
+                EINVAL on OpenBSD).
+            OSError: ENOTCONN where the system means that by EINVAL; else the system's own.
+        """
+        try:
+            sock.setsockopt(self.level, self.number, self.pack(on, seconds))
+        except OSError as error:
+            if error.errno == errno.EINVAL and self.einval_means_gone:
+                raise OSError(errno.ENOTCONN, "the connection is over already") from error
+            if error.errno in (errno.EDOM, errno.EINVAL):
+                raise ValueError(
+                    f"this system refused to linger {seconds} s; "
+                    f"it is said to take 1 to {self.longest} s"
+                ) from error
+            raise

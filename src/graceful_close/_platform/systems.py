@@ -1,0 +1,161 @@
+"""What each system is like. Where a fact comes from stands beside it."""
+
+from __future__ import annotations
+
+import socket
+from typing import NamedTuple
+
+from .acks import AckProbe, Field, Ioctl, Sight
+from .linger import LingerOption
+
+
+class System(NamedTuple):
+    """One operating system (on Linux, one family of processors) as closing sees it.
+
+    Attributes:
+        name: The key in `SYSTEMS`.
+        linger: How it is told to linger; None: it has no SO_LINGER.
+        acks: How it is asked for unacknowledged bytes; None: it does not say.
+        truncates: recv() with MSG_TRUNC throws TCP data away inside the kernel (tcp(7)).
+        disconnects: connect() to AF_UNSPEC resets a TCP connection at once, whoever else
+            holds its descriptor (connect(2), tcp_disconnect() in net/ipv4/tcp.c).
+    """
+
+    name: str
+    linger: LingerOption | None
+    acks: AckProbe | None = None
+    truncates: bool = False
+    disconnects: bool = False
+
+    @property
+    def tcp_sight(self) -> Sight:
+        """What a TCP connection shows here."""
+        if self.acks is not None:
+            return Sight(True, self.acks.survives_reset, kernel_lingers=False)
+        return Sight(False, False, kernel_lingers=self.linger is not None)
+
+
+TCP = 6  # IPPROTO_TCP, the same everywhere
+
+# include/uapi/asm-generic/socket.h; the exceptions in arch/{mips,sparc}/include/uapi/asm.
+# The send queue is SIOCOUTQ, which is TIOCOUTQ (tcp(7)): it counts the FIN, is 0 from
+# FIN_WAIT2 on, and keeps its count after a reset (tcp_ioctl(): write_seq - snd_una).
+_LINUX = System(
+    "linux",
+    LingerOption(level=1, number=13, layout="ii", longest=32767),
+    AckProbe(Ioctl(0x5411), survives_reset=True),
+    truncates=True,
+    disconnects=True,
+)
+
+_BSD_LINGER = LingerOption(level=0xFFFF, number=0x80, layout="ii", longest=32767)
+
+# netinet/tcp_fsm.h of 4.4BSD and its heirs: FIN_WAIT_1, CLOSING, LAST_ACK. Their send queue
+# does not count the FIN, so the state must say whether it is out.
+_BSD_FIN_WAITS = frozenset({6, 7, 8})
+
+# Apple: SO_LINGER counts ticks, SO_LINGER_SEC (0x1080) seconds, kept as a short of ticks, 100
+# a second: 328 s wraps to no wait (bsd/kern/uipc_socket.c). The queue is SO_NWRITE; the state
+# is the first byte of TCP_CONNECTION_INFO (bsd/netinet/tcp.h).
+_MACOS = System(
+    "macos",
+    LingerOption(level=0xFFFF, number=0x1080, layout="ii", longest=327, einval_means_gone=True),
+    AckProbe(
+        Field(0xFFFF, 0x1024, offset=0, size=4),
+        Field(TCP, 0x106, offset=0, size=1),
+        _BSD_FIN_WAITS,
+    ),
+)
+
+# Windows: two u_shorts (winsock2.h). Two ints are accepted and read as {1, 0}: an abort.
+_WINDOWS = System(
+    "windows", LingerOption(level=0xFFFF, number=0x80, layout="HH", longest=65535)
+)
+
+_ALL = (
+    _LINUX,
+    _LINUX._replace(name="linux-ppc", acks=AckProbe(Ioctl(0x40047473), survives_reset=True)),
+    _LINUX._replace(
+        name="linux-mips",
+        linger=_BSD_LINGER,
+        acks=AckProbe(Ioctl(0x7472), survives_reset=True),
+    ),
+    _LINUX._replace(
+        name="linux-sparc",
+        linger=_BSD_LINGER,
+        acks=AckProbe(Ioctl(0x40047473), survives_reset=True),
+    ),
+    _LINUX._replace(name="android"),
+    _MACOS,
+    _MACOS._replace(name="ios"),
+    _MACOS._replace(name="tvos"),
+    _MACOS._replace(name="watchos"),
+    # FreeBSD and NetBSD: FIONWRITE; the state is the first byte of TCP_INFO. FreeBSD takes up
+    # to 65535 s and wraps over 32767.
+    System(
+        "freebsd",
+        _BSD_LINGER,
+        AckProbe(Ioctl(0x40046677), Field(TCP, 32, offset=0, size=1), _BSD_FIN_WAITS),
+    ),
+    System(
+        "netbsd",
+        _BSD_LINGER,
+        AckProbe(Ioctl(0x40046679), Field(TCP, 9, offset=0, size=1), _BSD_FIN_WAITS),
+    ),
+    # OpenBSD: both are in TCP_INFO.
+    System(
+        "openbsd",
+        _BSD_LINGER,
+        AckProbe(
+            Field(TCP, 9, offset=196, size=4),
+            Field(TCP, 9, offset=0, size=1),
+            _BSD_FIN_WAITS,
+        ),
+    ),
+    # Nobody has verified these three; the layout is the one that their ancestors have.
+    System("dragonfly", _BSD_LINGER),
+    System("haiku", _BSD_LINGER._replace(level=-1, number=0x200)),
+    System("aix", _BSD_LINGER),
+    System("illumos", _BSD_LINGER._replace(einval_means_gone=True)),
+    _WINDOWS,
+    _WINDOWS._replace(name="cygwin"),
+    _WINDOWS._replace(name="msys"),
+    System("wasi", linger=None),
+    # A system that we have not heard of: its own numbers, BSD's layout, no claims.
+    System(
+        "unknown",
+        _BSD_LINGER._replace(level=socket.SOL_SOCKET, number=socket.SO_LINGER)
+        if hasattr(socket, "SO_LINGER")
+        else None,
+    ),
+)
+
+SYSTEMS = {system.name: system for system in _ALL}
+
+# sys.platform, without the release that some append ("freebsd14"), to our name.
+_PLATFORMS = {
+    "darwin": "macos",
+    "win32": "windows",
+    "sunos": "illumos",
+    "emscripten": "wasi",
+}
+
+# uname's machine on Linux to the family of headers. alpha and parisc have numbers of their
+# own that nobody here has checked.
+_MACHINES = {
+    "ppc": "linux-ppc",
+    "mips": "linux-mips",
+    "sparc": "linux-sparc",
+    "alpha": "unknown",
+    "parisc": "unknown",
+}
+
+
+def identify(platform: str, machine: str) -> str:
+    """The name in `SYSTEMS` for a `sys.platform` and, on Linux, a `uname` machine."""
+    base = platform.rstrip("0123456789") if platform != "win32" else platform
+    if base == "linux":
+        family = (name for name in _MACHINES if machine.startswith(name))
+        return _MACHINES.get(next(family, ""), "linux")
+    name = _PLATFORMS.get(base, base)
+    return name if name in SYSTEMS else "unknown"

@@ -1,0 +1,133 @@
+"""What a closing call tells its caller: how the connection ended, and what is not known."""
+
+from __future__ import annotations
+
+import enum
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class CloseOutcome(enum.Enum):
+    """How a connection ended, as far as this side could observe it.
+
+    The value of each member is the phrase that a log line uses.
+    """
+
+    PEER_CLOSED = "peer closed"
+    """Our FIN went out, the peer's FIN came, and everything we sent was acknowledged where
+    the system lets us see it (`CloseResult.unacked` is then 0, and None where it does not)."""
+
+    DELIVERED = "delivered"
+    """The peer's kernel acknowledged every byte and our FIN. That the peer's program read
+    them is not known: no close can prove that (RFC 9293, section 3.6)."""
+
+    PEER_RESET = "reset by peer"
+    """The peer sent RST. What it had not acknowledged by then is lost."""
+
+    TIMED_OUT = "timed out"
+    """The time ran out with no proof of the end: the total deadline passed, or the kernel gave
+    the connection up by itself (`error` is then ETIMEDOUT, EHOSTUNREACH or a relative), or,
+    where acknowledgements cannot be seen, its own linger ended without saying how."""
+
+    IDLE_TIMED_OUT = "idle timed out"
+    """For `idle_timeout` seconds the peer sent nothing and acknowledged nothing new."""
+
+    DRAIN_LIMIT = "drain limit"
+    """The peer sent more than `drain_limit` bytes after our FIN."""
+
+    ABORTED = "aborted"
+    """The connection was thrown away at once, as asked. TCP tells the peer with RST."""
+
+    NOT_CONNECTED = "not connected"
+    """There was no connection to end: never connected, listening, or over before the call."""
+
+    ALREADY_CLOSED = "already closed"
+    """The socket object was closed before the call, or by another thread during it."""
+
+
+_CLEAN = frozenset({CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED, CloseOutcome.ABORTED})
+
+# The errno of an UncleanCloseError when the system gave none of its own: the one that a
+# programmer who knows sockets would expect for that outcome.
+_ERRNO = {
+    CloseOutcome.PEER_RESET: errno.ECONNRESET,
+    CloseOutcome.TIMED_OUT: errno.ETIMEDOUT,
+    CloseOutcome.IDLE_TIMED_OUT: errno.ETIMEDOUT,
+    CloseOutcome.DRAIN_LIMIT: errno.EMSGSIZE,
+    CloseOutcome.NOT_CONNECTED: errno.ENOTCONN,
+    CloseOutcome.ALREADY_CLOSED: errno.EBADF,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CloseResult:
+    """How one connection ended. `str(result)` is one line for a log.
+
+    Attributes:
+        outcome: How it ended; see `CloseOutcome`.
+        elapsed: Seconds from the call to the release of the descriptor.
+        drained: Bytes read from the peer and thrown away.
+        unacked: Bytes that the peer had not acknowledged when we let go. A FIN that is not
+            acknowledged counts as one byte, as it does in TCP's sequence numbers. None:
+            this system, or this kind of socket, does not say.
+        error: The error that the network gave, if any; the operating system's own.
+    """
+
+    outcome: CloseOutcome
+    elapsed: float
+    drained: int
+    unacked: int | None
+    error: OSError | None
+
+    @property
+    def clean(self) -> bool:
+        """Whether the end was seen to be the one asked for.
+
+        True for PEER_CLOSED, DELIVERED and ABORTED (which only comes when it was asked for).
+        False when something is known to be unfinished, and also when nothing was observed at
+        all: NOT_CONNECTED and ALREADY_CLOSED are no proof that the peer got anything.
+        """
+        return self.outcome in _CLEAN
+
+    def check(self) -> Self:
+        """Return this result if it is clean.
+
+        Raises:
+            UncleanCloseError: It is not; the error carries this result.
+        """
+        if not self.clean:
+            raise UncleanCloseError(self)
+        return self
+
+    def __str__(self) -> str:
+        acks = "unknown" if self.unacked is None else f"{self.unacked} bytes"
+        line = (
+            f"{self.outcome.value} after {self.elapsed:.3f} s, "
+            f"{self.drained} bytes drained, unacknowledged: {acks}"
+        )
+        return line if self.error is None else f"{line} ({self.error})"
+
+
+class UncleanCloseError(OSError):
+    """A close that did not end as asked, raised only by `CloseResult.check`.
+
+    Attributes:
+        result: The `CloseResult` that was not clean.
+        errno: The system's own error number if it gave one, else the customary one for the
+            outcome (ECONNRESET, ETIMEDOUT, ENOTCONN, EBADF; EMSGSIZE for DRAIN_LIMIT).
+    """
+
+    result: CloseResult
+
+    def __init__(self, result: CloseResult) -> None:
+        number = result.error.errno if result.error is not None else None
+        super().__init__(number or _ERRNO.get(result.outcome, errno.EIO), str(result))
+        self.result = result
+
+    def __reduce__(self) -> tuple[type[UncleanCloseError], tuple[CloseResult]]:
+        # OSError would rebuild itself from (errno, message) and lose the result.
+        return type(self), (self.result,)

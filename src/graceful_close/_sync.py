@@ -1,0 +1,277 @@
+"""Closing one connection, and waiting for it: the blocking driver."""
+
+from __future__ import annotations
+
+import errno
+import select
+import selectors
+import socket
+import time
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from . import _platform
+from ._checks import is_tcp, plain_class, require_seconds, require_stream
+from ._delivery import AckWatch, count_unacked, pending_error, sight_of
+from ._discard import Discard
+from ._linger import LingerPolicy
+from ._platform import Meaning, disconnect, meaning
+from ._release import let_go
+from ._result import CloseOutcome, CloseResult
+from ._teardown import Step, Teardown, Terms
+
+if TYPE_CHECKING:
+    from typing import Self
+
+# Module names, because the loop below asks for them at every step.
+DRAIN = Step.DRAIN
+LET_GO = Step.LET_GO
+PROBE = Step.PROBE
+READ_ERROR = Step.READ_ERROR
+SHUT_WR = Step.SHUT_WR
+WAIT_ACK = Step.WAIT_ACK
+WAIT_READABLE = Step.WAIT_READABLE
+
+# Python repeats an interrupted call by itself (PEP 475); elsewhere EINTR means the same.
+NOT_NOW = (Meaning.WOULD_BLOCK, Meaning.INTERRUPTED)
+
+
+def graceful_close(
+    sock: socket.socket,
+    *,
+    timeout: float = 5.0,
+    idle_timeout: float | None = None,
+    drain_limit: int | None = None,
+    until: CloseOutcome = CloseOutcome.PEER_CLOSED,
+    on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+) -> CloseResult:
+    """End a connection so that the peer can read all that was written to it.
+
+    Sends our FIN (`shutdown(SHUT_WR)`), reads and throws away what the peer still sends, until
+    its FIN, then closes. A plain `close()` with input unread sends RST instead, and the peer
+    loses what it has not read yet.
+
+    When this returns or raises, `sock` is closed and its descriptor is released, makefile()
+    objects or not. What the network does is in the result. A KeyboardInterrupt closes at once
+    and goes on. Data in the buffer of a makefile() object is not sent: flush it before.
+
+    Args:
+        sock: A connected stream socket: TCP or AF_UNIX, blocking or not. Any other state is
+            closed too, and the result says which it was.
+        timeout: Seconds for all of it, 0 or more; 0 looks once and does not wait.
+        idle_timeout: Give up after this many seconds in which the peer sent nothing and (where
+            that can be seen) acknowledged nothing new. None: only `timeout` counts.
+        drain_limit: Give up when the peer has sent more than this many bytes after our FIN.
+            None: the deadline is what bounds the work; a small limit loses replies.
+        until: PEER_CLOSED, or DELIVERED to end as soon as the peer's kernel has acknowledged
+            everything. Where acknowledgements cannot be seen, DELIVERED waits for the peer's
+            FIN instead, or (TCP on Windows and illumos) lets the kernel linger.
+        on_timeout: What to do with what is unacknowledged when giving up. BACKGROUND: the
+            kernel goes on sending it (but sends RST if there is unread input). ABORT: it is
+            dropped, and TCP sends RST.
+
+    Returns:
+        How the connection ended.
+
+    Raises:
+        TypeError: `sock` is not a stream socket, or an argument is of the wrong kind.
+        ValueError: An argument is out of its range.
+
+    Source: RFC 9112, section 9.6; RFC 9293, section 3.6; RFC 1122, section 4.2.2.13.
+    """
+    terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
+    require_stream(sock)
+    return close_on(terms, sock)
+
+
+def timed_linger_close(
+    sock: socket.socket,
+    seconds: float,
+    *,
+    on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+) -> CloseResult:
+    """Wait for the peer's kernel to acknowledge everything, at most `seconds`, then close.
+
+    What SO_LINGER {1, n} promises and does not keep: this wait knows fractions of a second, is
+    not cut short by unread input, and says how it ended. It does not wait for the peer's FIN.
+    Nothing is left set on the connection, and the closing itself never waits.
+
+    When this returns or raises, `sock` is closed and its descriptor is released.
+
+    Args:
+        sock: A connected stream socket; see `graceful_close`.
+        seconds: How long to wait, 0 or more; not rounded, and not bounded by SO_LINGER's range.
+        on_timeout: As for `graceful_close`.
+
+    Returns:
+        DELIVERED if everything was acknowledged. Where acknowledgements cannot be seen, see
+        `until` of `graceful_close`.
+
+    Raises:
+        TypeError: `sock` is not a stream socket, or an argument is of the wrong kind.
+        ValueError: An argument is out of its range.
+
+    Notes:
+        On Linux the wait is woken by the acknowledgement itself. macOS and the BSDs are asked
+        again after pauses that grow from 1 to 50 ms.
+    """
+    require_seconds("seconds", seconds)
+    terms = Terms(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
+    require_stream(sock)
+    return close_on(terms, sock)
+
+
+def abortive_close(sock: socket.socket, *, every_holder: bool = False) -> CloseResult:
+    """Throw a connection away: drop what is unsent and tell the peer with RST.
+
+    Never waits. When this returns or raises, `sock` is closed and its descriptor is released,
+    makefile() objects or not. RST goes out when the **last** reference to the connection goes:
+    a dup, a forked child or a thread inside recv() keeps it alive past this call.
+
+    Args:
+        sock: A stream socket. AF_UNIX knows no RST: the peer reads the end of the stream, or
+            ECONNRESET if it had sent something that was not read.
+        every_holder: End the connection itself, at once, whoever else holds it. Linux TCP only.
+
+    Returns:
+        ABORTED, with the count of what was dropped in `unacked`; or NOT_CONNECTED, or
+        PEER_RESET if the peer was first.
+
+    Raises:
+        TypeError: `sock` is not a stream socket.
+        ValueError: `every_holder` is asked of a system or a socket that does not have it.
+
+    Source: RFC 9293, section 3.10.5 (ABORT); socket(7), SO_LINGER.
+
+    Notes:
+        There is no shutdown() before it: after a FIN the peer may read a clean end instead. For
+        the same reason an abort after `shutdown(SHUT_WR)` is not a clear sign to the peer.
+    """
+    require_stream(sock)
+    if every_holder and not (_platform.HERE.disconnects and is_tcp(sock)):
+        raise ValueError(f"every_holder=True needs TCP on Linux, not {sock!r}")
+    started = monotonic()
+    outcome, unacked, error = CloseOutcome.ALREADY_CLOSED, None, None
+    parting: LingerPolicy | None = LingerPolicy.ABORT
+    try:
+        if sock.fileno() != -1:
+            outcome, error = _standing(sock)
+            unacked = count_unacked(sock)
+            if every_holder and outcome is CloseOutcome.ABORTED:
+                disconnect(sock)
+                parting = None  # done: leave the others' option alone
+    finally:
+        complaint = let_go(sock, parting)
+    return CloseResult(outcome, monotonic() - started, 0, unacked, error or complaint)
+
+
+def _standing(sock: socket.socket) -> tuple[CloseOutcome, OSError | None]:
+    """Is there a connection to abort?"""
+    try:
+        sock.getpeername()
+    except OSError as error:
+        # ENOTCONN, and on macOS EINVAL once it is over (getpeername(2)). EBADF: another thread
+        # was faster. If it was a reset that nobody has read yet, SO_ERROR has it.
+        if meaning(error) is Meaning.CLOSED:
+            return CloseOutcome.ALREADY_CLOSED, error.with_traceback(None)
+        reset = pending_error(sock)
+        if reset is not None and meaning(reset) is Meaning.RESET:
+            return CloseOutcome.PEER_RESET, reset
+        return CloseOutcome.NOT_CONNECTED, error.with_traceback(None)
+    return CloseOutcome.ABORTED, None
+
+
+def close_on(terms: Terms, sock: socket.socket) -> CloseResult:
+    """Do what the machine says until it says to let go."""
+    if sock.fileno() == -1:
+        return CloseResult(CloseOutcome.ALREADY_CLOSED, 0.0, 0, None, None)
+    machine = Teardown(terms, monotonic(), sight_of(sock))
+    # If something foreign comes (KeyboardInterrupt, a bug): close at once, never linger.
+    parting: LingerPolicy | None = LingerPolicy.BACKGROUND
+    try:
+        with _Sleeper(sock) as sleeper:
+            discard = Discard(sock)
+            step = machine.start()
+            while step is not LET_GO:
+                try:
+                    if step is DRAIN:
+                        count = discard.read(machine.allowance)
+                        step = machine.received(count, monotonic())
+                    elif step is WAIT_READABLE:
+                        sleeper.until_readable(machine.wake_at)
+                        step = machine.woke(monotonic())
+                    elif step is PROBE:
+                        step = machine.probed(count_unacked(sock), monotonic())
+                    elif step is SHUT_WR:
+                        plain_class(sock).shutdown(sock, socket.SHUT_WR)
+                        step = machine.shut(monotonic())
+                    elif step is WAIT_ACK:
+                        sleeper.until_anything(machine.wake_at)
+                        step = machine.woke(monotonic())
+                    elif step is READ_ERROR:
+                        error = pending_error(sock)
+                        now = monotonic()
+                        step = machine.failed(error, now) if error else machine.no_error(now)
+                    else:
+                        time.sleep(max(machine.wake_at - monotonic(), 0))
+                        step = machine.woke(monotonic())
+                except OSError as error:
+                    now = monotonic()
+                    if step is DRAIN and meaning(error) in NOT_NOW:
+                        step = machine.would_block(now)
+                    elif step is SHUT_WR:
+                        step = machine.shut(now, error)
+                    elif step is WAIT_ACK:
+                        step = machine.cannot_watch(now)
+                    else:
+                        step = machine.failed(error, now)
+            discard.restore()
+            parting = machine.parting
+    finally:
+        complaint = let_go(sock, parting, machine.linger_seconds)
+    return machine.released(monotonic(), complaint)
+
+
+class _Sleeper:
+    """Waits on one socket; what it needs for that is made when it is first needed."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._poll: select.poll | None = None
+        self._watch: AckWatch | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._watch is not None:
+            self._watch.close()
+
+    def until_readable(self, wake_at: float) -> None:
+        # Looked up at each call: gevent and eventlet replace or remove them late. Not select(),
+        # which ends at descriptor 1023; Windows has no poll().
+        if hasattr(select, "poll"):
+            if self._poll is None:
+                self._poll = select.poll()
+                self._poll.register(self._descriptor(), select.POLLIN)
+            self._poll.poll(_left(wake_at) * 1000)
+        else:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._descriptor(), selectors.EVENT_READ)
+                selector.select(_left(wake_at))
+
+    def until_anything(self, wake_at: float) -> None:
+        if self._watch is None:
+            self._watch = AckWatch(self._sock)
+        self._watch.wait(_left(wake_at))
+
+    def _descriptor(self) -> int:
+        number = self._sock.fileno()
+        if number == -1:
+            raise OSError(errno.EBADF, "another thread closed the socket")
+        return number
+
+
+def _left(wake_at: float) -> float:
+    """Seconds to go: not negative, and no more than a poll() can count in milliseconds."""
+    return min(max(wake_at - time.monotonic(), 0), 1_000_000)

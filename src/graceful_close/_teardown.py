@@ -1,0 +1,401 @@
+"""The close sequence, decided without touching a socket.
+
+`Teardown` is told what happened and answers with the next `Step`. A driver (blocking, many
+sockets at once, asyncio, trio) carries steps out and reports; it decides nothing. One close of
+a TCP connection whose peer answers reads like this:
+
+    driver                            machine
+    ------                            -------
+    start()                       ->  SHUT_WR         our FIN goes out
+    shut(now)                     ->  DRAIN           read and throw away
+    would_block(now)              ->  WAIT_READABLE   until `wake_at` at the latest
+    woke(now)                     ->  DRAIN
+    received(5_000, now)          ->  WAIT_READABLE
+    woke(now)                     ->  DRAIN
+    received(0, now)              ->  PROBE           the peer's FIN; has it all of ours?
+    probed(0, now)                ->  LET_GO          as `parting` says
+    released(now)                     the CloseResult
+
+RFC 9112, section 9.6 is why a server does this; RFC 9293, section 3.6 is why it works.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TYPE_CHECKING
+
+from ._checks import require_count, require_seconds
+from ._linger import LingerPolicy
+from ._platform import Meaning, Sight, meaning
+from ._result import CloseOutcome, CloseResult
+
+if TYPE_CHECKING:
+    from typing import Final
+
+
+class Step(enum.Enum):
+    """What the driver does next, and how it reports."""
+
+    SEND_CLOSE_NOTIFY = enum.auto()
+    """TLS: send close_notify and do not wait for the peer's (RFC 8446, section 6.1).
+    Report notified() or notify_would_block()."""
+
+    SHUT_WR = enum.auto()
+    """shutdown(SHUT_WR). Report shut(), with the error if it failed."""
+
+    DRAIN = enum.auto()
+    """Read once without waiting, at most `allowance` bytes, and throw it away.
+    Report received(), would_block() or failed()."""
+
+    PROBE = enum.auto()
+    """Count the unacknowledged bytes. Report probed(); None where nobody can know."""
+
+    READ_ERROR = enum.auto()
+    """Take the socket's pending error (SO_ERROR). Report failed(), or no_error()."""
+
+    WAIT_READABLE = enum.auto()
+    """Wait until there is input, or until `wake_at`. Report woke()."""
+
+    WAIT_WRITABLE = enum.auto()
+    """Wait until output is possible, or until `wake_at`. Report woke()."""
+
+    WAIT_ACK = enum.auto()
+    """Wait until anything at all changes, input or acknowledgement, or until `wake_at`.
+    Report woke(), or cannot_watch() if the system has no such watch to spare."""
+
+    PAUSE = enum.auto()
+    """Do nothing until `wake_at`. Report woke()."""
+
+    LET_GO = enum.auto()
+    """The end: release the descriptor as `parting` says. Report released()."""
+
+
+class Terms:
+    """What the caller asked for, checked.
+
+    Args are those of `graceful_close`.
+
+    Raises:
+        TypeError, ValueError: One of them is not what it says there.
+    """
+
+    __slots__ = ("drain_limit", "idle_timeout", "on_timeout", "timeout", "until")
+
+    def __init__(
+        self,
+        timeout: float,
+        idle_timeout: float | None = None,
+        drain_limit: int | None = None,
+        until: CloseOutcome = CloseOutcome.PEER_CLOSED,
+        on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+    ) -> None:
+        self.timeout: Final = require_seconds("timeout", timeout)
+        self.idle_timeout: Final = (
+            math.inf if idle_timeout is None else require_seconds("idle_timeout", idle_timeout)
+        )
+        self.drain_limit: Final = (
+            None if drain_limit is None else require_count("drain_limit", drain_limit)
+        )
+        if until is not CloseOutcome.PEER_CLOSED and until is not CloseOutcome.DELIVERED:
+            raise ValueError(f"until must be PEER_CLOSED or DELIVERED, not {until!r}")
+        if on_timeout is not LingerPolicy.BACKGROUND and on_timeout is not LingerPolicy.ABORT:
+            raise ValueError(f"on_timeout must be BACKGROUND or ABORT, not {on_timeout!r}")
+        self.until: Final = until
+        self.on_timeout: Final = on_timeout
+
+
+# How long to pause between two looks at the acknowledgements where nothing wakes us. Arbitrary:
+# the first is about a fast network's round trip, and the last keeps a wait of seconds at some
+# dozens of looks while costing it at most a twentieth of a second.
+_FIRST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.05
+
+
+class Teardown:
+    """The close of one connection.
+
+    Reports other than the one that the last step asked for are the driver's mistake; whatever
+    comes, the machine never waits past its deadline, and after LET_GO asks for nothing else.
+
+    Args:
+        terms: What the caller asked for.
+        now: Seconds on a clock that never goes back; every report brings a newer reading.
+        sight: What can be seen of this connection.
+        tls: Begin with close_notify.
+
+    Attributes:
+        wake_at: The latest reading of the clock at which a wait must end.
+        allowance: The most bytes that the next DRAIN may read; None: as many as it likes.
+        parting: At LET_GO, the linger policy to close with; None: the connection is over on
+            both sides and no policy can matter.
+        linger_seconds: With a parting of TIMED, for how long.
+    """
+
+    __slots__ = (
+        "_deadline",
+        "_drained",
+        "_error",
+        "_fin_sent",
+        "_idle_at",
+        "_notifying",
+        "_outcome",
+        "_over",
+        "_pause",
+        "_peer_fin",
+        "_sight",
+        "_started",
+        "_terms",
+        "_unacked",
+        "_wants_acks",
+        "_watchable",
+        "allowance",
+        "linger_seconds",
+        "parting",
+        "wake_at",
+    )
+
+    def __init__(self, terms: Terms, now: float, sight: Sight, *, tls: bool = False) -> None:
+        self._terms = terms
+        self._sight = sight
+        # Is it the acknowledgement that we were asked to see, and can we?
+        self._wants_acks = sight.acks and terms.until is CloseOutcome.DELIVERED
+
+        self._started = now
+        self._deadline = now + terms.timeout
+        self._idle_at = now + terms.idle_timeout
+        self.wake_at = min(self._deadline, self._idle_at)
+        self._pause = _FIRST_PAUSE
+        self._watchable = True
+
+        self._notifying = tls
+        self._fin_sent = False
+        self._peer_fin = False
+        self._over = False
+
+        limit = terms.drain_limit
+        self.allowance = None if limit is None else limit + 1
+        self._drained = 0
+        self._unacked: int | None = None
+        self._error: OSError | None = None
+        self._outcome: CloseOutcome | None = None
+        self.parting: LingerPolicy | None = None
+        self.linger_seconds = 0.0
+
+    # --- reports: what happened --------------------------------------------------------------
+
+    def start(self) -> Step:
+        """Nothing yet."""
+        return Step.SEND_CLOSE_NOTIFY if self._notifying else Step.SHUT_WR
+
+    def notified(self) -> Step:
+        """The close_notify is out, or can never go out."""
+        self._notifying = False
+        return self._conclude() if self._outcome else Step.SHUT_WR
+
+    def notify_would_block(self, now: float) -> Step:
+        """There was no room for the close_notify."""
+        # When the time is up our FIN goes out all the same: it needs no room, and a peer that
+        # sees it without a close_notify knows that the stream was cut (RFC 8446, section 6.1).
+        if self._outcome or now >= self.wake_at:
+            return self.notified()
+        return Step.WAIT_WRITABLE
+
+    def shut(self, now: float, error: OSError | None = None) -> Step:
+        """shutdown(SHUT_WR) was called."""
+        if self._outcome:
+            return self._conclude()
+        if error is None:
+            self._fin_sent = True
+        elif meaning(error) is Meaning.NOT_CONNECTED:
+            # Not the end of the story: after a reset the error proper is still to be read, and
+            # macOS says this of a second SHUT_WR on a connection that lives.
+            self._error = error.with_traceback(None)
+        else:
+            return self.failed(error, now)
+        return Step.DRAIN
+
+    def received(self, count: int, now: float) -> Step:
+        """DRAIN threw `count` bytes away; 0 is the peer's FIN."""
+        if self._outcome:
+            return self._conclude()
+        if count == 0:
+            self._peer_fin = True
+            if not self._fin_sent:
+                # shutdown() found no connection and there is no reset to be read: it was over
+                # before we came, and how is not to be known.
+                return self._look_and_conclude(CloseOutcome.NOT_CONNECTED)
+            return Step.PROBE if self._sight.acks else self._conclude(CloseOutcome.PEER_CLOSED)
+        self._it_lives()
+        self._drained += count
+        self._idle_at = now + self._terms.idle_timeout
+        limit = self._terms.drain_limit
+        if limit is not None:
+            if self._drained > limit:
+                return self._look_and_conclude(CloseOutcome.DRAIN_LIMIT)
+            self.allowance = limit - self._drained + 1
+        if now >= self._deadline:
+            return self._look_and_conclude(CloseOutcome.TIMED_OUT)
+        # WAIT_ACK sleeps on an edge: nothing may be left unread before it.
+        return Step.DRAIN if self._wants_acks else self._sleep(now)
+
+    def would_block(self, now: float) -> Step:
+        """DRAIN found nothing to read for now."""
+        if self._outcome:
+            return self._conclude()
+        self._it_lives()
+        sight, terms = self._sight, self._terms
+        if sight.acks:
+            # Acknowledgements are signs of life too. To notice them without being woken by
+            # them, count when an idle time begins and when it ends.
+            baseline = self._unacked is None and terms.idle_timeout < math.inf
+            if self._wants_acks or baseline or now >= min(self._deadline, self._idle_at):
+                return Step.PROBE
+        elif sight.kernel_lingers and terms.until is CloseOutcome.DELIVERED:
+            self.linger_seconds = self._deadline - now
+            if self.linger_seconds > 0:
+                self.parting = LingerPolicy.TIMED
+                return self._conclude(CloseOutcome.TIMED_OUT)  # unless released() knows better
+        return self._rest(now)
+
+    def failed(self, error: OSError, now: float) -> Step:
+        """DRAIN, SHUT_WR or a wait failed, or READ_ERROR found `error`.
+
+        Raises:
+            OSError: `error`, if it is nothing that a network does.
+        """
+        if self._outcome:
+            return self._conclude()
+        what = meaning(error)
+        if what not in _OUTCOMES:
+            raise error
+        self._error = error.with_traceback(None)  # a traceback would keep the socket alive
+        return self._look_and_conclude(_OUTCOMES[what])
+
+    def probed(self, unacked: int | None, now: float) -> Step:
+        """PROBE counted the unacknowledged bytes, an unacknowledged FIN among them."""
+        if self._over:
+            return Step.LET_GO
+        before, self._unacked = self._unacked, unacked
+        if self._outcome:
+            return self._conclude()
+        if unacked is None:  # it should have known, but does not: do without
+            self._wants_acks = False
+            return (
+                self._conclude(CloseOutcome.PEER_CLOSED) if self._peer_fin else self._rest(now)
+            )
+        if before is not None and unacked < before:
+            self._idle_at = now + self._terms.idle_timeout
+            self._pause = _FIRST_PAUSE
+        if unacked == 0 and self._sight.survives_reset and (self._wants_acks or self._peer_fin):
+            return self._conclude(self._success())
+        # Once the FIN is read, recv() says no more than that: a reset shows in SO_ERROR alone.
+        # And where a reset empties the queue, 0 proves nothing before SO_ERROR was asked.
+        if self._peer_fin or (unacked == 0 and self._wants_acks):
+            return Step.READ_ERROR
+        return self._rest(now)
+
+    def no_error(self, now: float) -> Step:
+        """READ_ERROR found nothing."""
+        if self._outcome:
+            return self._conclude()
+        return self._conclude(self._success()) if self._unacked == 0 else self._rest(now)
+
+    def woke(self, now: float) -> Step:
+        """A wait is over, for whatever reason."""
+        if self._outcome:
+            return self._conclude()
+        if self._notifying:
+            return Step.SEND_CLOSE_NOTIFY if now < self.wake_at else self.notified()
+        return Step.PROBE if self._peer_fin else Step.DRAIN
+
+    def cannot_watch(self, now: float) -> Step:
+        """WAIT_ACK is not to be had: no epoll on this system, or no descriptor left for it."""
+        self._watchable = False
+        return self._conclude() if self._outcome else self._rest(now)
+
+    def released(self, now: float, error: OSError | None = None) -> CloseResult:
+        """The descriptor is gone; `error` is what close() said of it.
+
+        Whatever close() says the descriptor is gone (close(2)): its errors are information.
+        """
+        outcome = self._outcome or CloseOutcome.ALREADY_CLOSED
+        if error is not None:
+            if self.parting is LingerPolicy.TIMED and meaning(error) is Meaning.RESET:
+                outcome = CloseOutcome.PEER_RESET
+            if self._error is None:
+                self._error = error.with_traceback(None)
+        return CloseResult(
+            outcome, now - self._started, self._drained, self._unacked, self._error
+        )
+
+    # --- decisions ---------------------------------------------------------------------------
+
+    def _it_lives(self) -> None:
+        """There is a connection, whatever shutdown() said: an earlier FIN is ours."""
+        if not self._fin_sent:
+            self._fin_sent = True
+            self._error = None
+
+    def _success(self) -> CloseOutcome:
+        return CloseOutcome.DELIVERED if self._wants_acks else CloseOutcome.PEER_CLOSED
+
+    def _rest(self, now: float) -> Step:
+        """All is read and counted for now: give up, or wait."""
+        if now >= self._deadline:
+            return self._conclude(CloseOutcome.TIMED_OUT)
+        if now >= self._idle_at:
+            return self._conclude(CloseOutcome.IDLE_TIMED_OUT)
+        return self._sleep(now)
+
+    def _sleep(self, now: float) -> Step:
+        self.wake_at = min(self._deadline, self._idle_at)
+        if not (self._wants_acks or self._peer_fin):
+            return Step.WAIT_READABLE
+        if self._watchable:
+            return Step.WAIT_ACK
+        self.wake_at = min(self.wake_at, now + self._pause)
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        # After the peer's FIN the socket is readable for good: waiting for input would spin.
+        return Step.PAUSE if self._peer_fin else Step.WAIT_READABLE
+
+    def _look_and_conclude(self, outcome: CloseOutcome) -> Step:
+        """The end is decided; count once more what we leave behind, if the count is true."""
+        self._outcome = outcome
+        if outcome is CloseOutcome.ALREADY_CLOSED:
+            return self._conclude()
+        if self._sight.acks and (
+            self._sight.survives_reset or outcome is not CloseOutcome.PEER_RESET
+        ):
+            return Step.PROBE
+        self._unacked = None
+        return self._conclude()
+
+    def _conclude(self, outcome: CloseOutcome | None = None) -> Step:
+        if not self._over:
+            self._over = True
+            self._outcome = outcome or self._outcome
+            if self.parting is None:
+                self.parting = self._choose_parting()
+        return Step.LET_GO
+
+    def _choose_parting(self) -> LingerPolicy | None:
+        match self._outcome:
+            case CloseOutcome.DELIVERED:
+                return LingerPolicy.BACKGROUND
+            case CloseOutcome.PEER_CLOSED:
+                return None if self._unacked == 0 else LingerPolicy.BACKGROUND
+            case (
+                CloseOutcome.TIMED_OUT | CloseOutcome.IDLE_TIMED_OUT | CloseOutcome.DRAIN_LIMIT
+            ) if self._error is None:
+                return self._terms.on_timeout
+            case _:
+                return None  # the connection is gone: nothing is left to linger for
+
+
+_OUTCOMES = {
+    Meaning.RESET: CloseOutcome.PEER_RESET,
+    Meaning.NOT_CONNECTED: CloseOutcome.NOT_CONNECTED,
+    Meaning.LOST: CloseOutcome.TIMED_OUT,
+    Meaning.CLOSED: CloseOutcome.ALREADY_CLOSED,
+}
