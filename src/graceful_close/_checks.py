@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket  # where gevent patches nothing
 import math
 import operator
 import socket
@@ -14,9 +15,7 @@ def require_socket(sock: object) -> None:
     Raises:
         TypeError: It is none.
     """
-    # gevent and eventlet put a class of their own in socket.socket's place, which is no
-    # relative of the interpreter's (SocketType); sockets made before the patch are.
-    if not isinstance(sock, (socket.socket, socket.SocketType)):
+    if not isinstance(sock, (socket.socket, _socket.socket)):
         raise TypeError(f"a socket is needed, not {sock!r}")
 
 
@@ -36,10 +35,14 @@ def require_stream(sock: socket.socket) -> None:
         )
 
 
-def plain_class(sock: socket.socket) -> type[socket.SocketType]:
-    """The class whose methods are the system's own, past what a subclass made of them."""
-    # gevent's class wraps a socket instead of being one: its methods are all there is.
-    return socket.SocketType if isinstance(sock, socket.SocketType) else type(sock)
+def is_native(sock: socket.socket) -> bool:
+    """Whether this is the interpreter's own socket, or a subclass of it.
+
+    Then its methods can be called past what a subclass made of them. gevent's and eventlet's
+    classes, which stand in socket.socket's place, wrap a socket: their methods are all there
+    is, and they wait for other greenlets.
+    """
+    return isinstance(sock, _socket.socket)
 
 
 def is_tcp(sock: socket.socket) -> bool:

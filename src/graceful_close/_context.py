@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ._checks import require_stream
 from ._linger import LingerPolicy
 from ._result import CloseOutcome, CloseResult
-from ._sync import abortive_close, close_on
+from ._sync import abort_on, close_on
 from ._teardown import Terms
 
 if TYPE_CHECKING:
@@ -66,4 +66,4 @@ class closing:
         if kind is None:
             self.result = close_on(self._terms, self._sock)
         else:
-            self.result = abortive_close(self._sock)
+            self.result = abort_on(self._sock)

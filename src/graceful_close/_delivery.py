@@ -25,7 +25,7 @@ def unacked_bytes(sock: socket.socket) -> int | None:
 
     Returns:
         The number of bytes; None where it cannot be known: a system that does not say
-        (Windows, illumos), a socket that is not TCP, is listening, or is closed.
+        (Windows, illumos), a socket that is not TCP or is closed.
 
     Raises:
         TypeError: `sock` is not a stream socket.
@@ -43,9 +43,7 @@ def count_unacked(sock: socket.socket) -> int | None:
         return None
     try:
         return acks.read(sock)
-    except OSError:  # EINVAL: listening (Linux). EBADF: closed.
-        return None
-    except ValueError:  # closed: the object's descriptor is -1
+    except (OSError, ValueError):  # EBADF, or the object's descriptor is -1: closed
         return None
 
 
@@ -69,11 +67,13 @@ class AckWatch:
     wake-up itself (epoll(7)). Its first wait returns at once, with the edge of being added.
 
     Raises:
-        OSError: There is no descriptor left for an epoll (EMFILE, ENFILE), no memory (ENOMEM),
-            or none to be had for this user (ENOSPC).
+        OSError: There is no epoll here (only Linux has it, and gevent takes it away), no
+            descriptor left for one (EMFILE, ENFILE), or no memory (ENOMEM, ENOSPC).
     """
 
     def __init__(self, sock: socket.socket) -> None:
+        if not hasattr(select, "epoll"):
+            raise OSError("no epoll on this system")
         self._epoll = select.epoll(1)
         self._epoll.register(sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import _socket
 import mmap
 import socket
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from . import _platform
-from ._checks import is_tcp, plain_class
+from ._checks import is_native, is_tcp
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -43,8 +44,8 @@ class Discard:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        plain = plain_class(sock)
-        self._recv_into = plain.recv_into
+        native = is_native(sock)
+        self._recv_into = partial(_socket.socket.recv_into, sock) if native else sock.recv_into
         self._in_kernel = _platform.HERE.truncates and is_tcp(sock)
         self._low_water = 0  # what to restore; 0: it was not changed
         self._buffer: Buffer
@@ -55,7 +56,7 @@ class Discard:
         else:
             self._buffer, self._size, self._flags = _scribbled(), _COPIED, 0
         timeout = sock.gettimeout()
-        if timeout is None and plain is socket.SocketType and hasattr(socket, "MSG_DONTWAIT"):
+        if timeout is None and native and hasattr(socket, "MSG_DONTWAIT"):
             self._flags |= socket.MSG_DONTWAIT  # a dup shares the blocking mode: leave it
         elif timeout != 0:
             # Where a timeout is set the descriptor is non-blocking already, and this only
@@ -72,7 +73,7 @@ class Discard:
             OSError: There is nothing to read (EWOULDBLOCK), or the connection failed.
         """
         size = self._size if allowance is None else min(allowance, self._size)
-        count = self._recv_into(self._sock, self._buffer, size, self._flags)
+        count = self._recv_into(self._buffer, size, self._flags)
         if count >= _FLOOD and self._in_kernel and not self._low_water:
             # Wake for much at a time (socket(7)); the FIN and a reset wake us all the same.
             option = (socket.SOL_SOCKET, socket.SO_RCVLOWAT)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _socket
 import socket
 
 from . import _platform
+from ._checks import is_native
 from ._linger import LingerPolicy
 
 
@@ -63,8 +65,8 @@ def release(sock: socket.socket) -> OSError | None:
         for a linger time that ran out (BSD), are, and the descriptor is gone (close(2)).
     """
     try:
-        if isinstance(sock, socket.SocketType):
-            socket.SocketType.close(sock)
+        if is_native(sock):
+            _socket.socket.close(sock)
             sock.detach()  # finds nothing, but lets the object know that it is closed
         else:  # gevent, eventlet
             sock.close()

@@ -43,7 +43,9 @@ class CloseOutcome(enum.Enum):
     """The connection was thrown away at once, as asked. TCP tells the peer with RST."""
 
     NOT_CONNECTED = "not connected"
-    """There was no connection to end: never connected, listening, or over before the call."""
+    """There was no connection to end: never connected, listening, or over before the call (a
+    reset that the caller has seen already, or an orderly end after the caller's own
+    shutdown(); the two cannot be told apart afterwards)."""
 
     ALREADY_CLOSED = "already closed"
     """The socket object was closed before the call, or by another thread during it."""
@@ -87,10 +89,13 @@ class CloseResult:
     def clean(self) -> bool:
         """Whether the end was seen to be the one asked for.
 
-        True for PEER_CLOSED, DELIVERED and ABORTED (which only comes when it was asked for).
-        False when something is known to be unfinished, and also when nothing was observed at
-        all: NOT_CONNECTED and ALREADY_CLOSED are no proof that the peer got anything.
+        True for PEER_CLOSED, DELIVERED and ABORTED (which only comes when it was asked for),
+        and for NOT_CONNECTED if no byte was left unacknowledged. False when something is known
+        to be unfinished, and also when nothing was observed: ALREADY_CLOSED is no proof that
+        the peer got anything.
         """
+        if self.outcome is CloseOutcome.NOT_CONNECTED:
+            return self.unacked == 0
         return self.outcome in _CLEAN
 
     def check(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import select
 import selectors
@@ -11,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from . import _platform
-from ._checks import is_tcp, plain_class, require_seconds, require_stream
+from ._checks import is_native, is_tcp, require_seconds, require_stream
 from ._delivery import AckWatch, count_unacked, pending_error, sight_of
 from ._discard import Discard
 from ._linger import LingerPolicy
@@ -150,19 +151,26 @@ def abortive_close(sock: socket.socket, *, every_holder: bool = False) -> CloseR
     require_stream(sock)
     if every_holder and not (_platform.HERE.disconnects and is_tcp(sock)):
         raise ValueError(f"every_holder=True needs TCP on Linux, not {sock!r}")
-    started = monotonic()
-    outcome, unacked, error = CloseOutcome.ALREADY_CLOSED, None, None
-    parting: LingerPolicy | None = LingerPolicy.ABORT
+    return abort_on(sock, every_holder)
+
+
+def abort_on(sock: socket.socket, every_holder: bool = False) -> CloseResult:
+    """`abortive_close` for a socket that was checked already."""
     try:
-        if sock.fileno() != -1:
-            outcome, error = _standing(sock)
-            unacked = count_unacked(sock)
-            if every_holder and outcome is CloseOutcome.ABORTED:
-                disconnect(sock)
-                parting = None  # done: leave the others' option alone
-    finally:
-        complaint = let_go(sock, parting)
-    return CloseResult(outcome, monotonic() - started, 0, unacked, error or complaint)
+        if sock.fileno() == -1:
+            return CloseResult(CloseOutcome.ALREADY_CLOSED, 0.0, 0, None, None)
+        started = monotonic()
+        outcome, error = _standing(sock)
+        unacked = count_unacked(sock)
+        if every_holder and outcome is CloseOutcome.ABORTED:
+            disconnect(sock)
+            complaint = let_go(sock, None)  # done: leave the other holders' option alone
+        else:
+            complaint = let_go(sock, LingerPolicy.ABORT)
+        return CloseResult(outcome, monotonic() - started, 0, unacked, error or complaint)
+    except BaseException:
+        let_go(sock, LingerPolicy.ABORT)
+        raise
 
 
 def _standing(sock: socket.socket) -> tuple[CloseOutcome, OSError | None]:
@@ -182,13 +190,11 @@ def _standing(sock: socket.socket) -> tuple[CloseOutcome, OSError | None]:
 
 
 def close_on(terms: Terms, sock: socket.socket) -> CloseResult:
-    """Do what the machine says until it says to let go."""
-    if sock.fileno() == -1:
-        return CloseResult(CloseOutcome.ALREADY_CLOSED, 0.0, 0, None, None)
-    machine = Teardown(terms, monotonic(), sight_of(sock))
-    # If something foreign comes (KeyboardInterrupt, a bug): close at once, never linger.
-    parting: LingerPolicy | None = LingerPolicy.BACKGROUND
+    """`graceful_close` with everything checked: do what the machine says until it lets go."""
     try:
+        if sock.fileno() == -1:
+            return CloseResult(CloseOutcome.ALREADY_CLOSED, 0.0, 0, None, None)
+        machine = Teardown(terms, monotonic(), sight_of(sock))
         with _Sleeper(sock) as sleeper:
             discard = Discard(sock)
             step = machine.start()
@@ -203,7 +209,10 @@ def close_on(terms: Terms, sock: socket.socket) -> CloseResult:
                     elif step is PROBE:
                         step = machine.probed(count_unacked(sock), monotonic())
                     elif step is SHUT_WR:
-                        plain_class(sock).shutdown(sock, socket.SHUT_WR)
+                        if is_native(sock):
+                            _socket.socket.shutdown(sock, socket.SHUT_WR)
+                        else:
+                            sock.shutdown(socket.SHUT_WR)
                         step = machine.shut(monotonic())
                     elif step is WAIT_ACK:
                         sleeper.until_anything(machine.wake_at)
@@ -226,10 +235,12 @@ def close_on(terms: Terms, sock: socket.socket) -> CloseResult:
                     else:
                         step = machine.failed(error, now)
             discard.restore()
-            parting = machine.parting
-    finally:
-        complaint = let_go(sock, parting, machine.linger_seconds)
-    return machine.released(monotonic(), complaint)
+        complaint = let_go(sock, machine.parting, machine.linger_seconds)
+        return machine.released(monotonic(), complaint)
+    except BaseException:
+        # Something foreign: KeyboardInterrupt, a bug. Close at once, without lingering.
+        let_go(sock, LingerPolicy.BACKGROUND)
+        raise
 
 
 class _Sleeper:

@@ -222,9 +222,7 @@ class Teardown:
         if count == 0:
             self._peer_fin = True
             if not self._fin_sent:
-                # shutdown() found no connection and there is no reset to be read: it was over
-                # before we came, and how is not to be known.
-                return self._look_and_conclude(CloseOutcome.NOT_CONNECTED)
+                return Step.READ_ERROR  # shutdown() found no connection: what ended it?
             return Step.PROBE if self._sight.acks else self._conclude(CloseOutcome.PEER_CLOSED)
         self._it_lives()
         self._drained += count
@@ -276,7 +274,7 @@ class Teardown:
         """PROBE counted the unacknowledged bytes, an unacknowledged FIN among them."""
         if self._over:
             return Step.LET_GO
-        before, self._unacked = self._unacked, unacked
+        before, self._unacked = self._unacked, unacked if self._sight.acks else None
         if self._outcome:
             return self._conclude()
         if unacked is None:  # it should have known, but does not: do without
@@ -299,6 +297,9 @@ class Teardown:
         """READ_ERROR found nothing."""
         if self._outcome:
             return self._conclude()
+        if not self._fin_sent:
+            # It was over before we came, and how is not to be known any more.
+            return self._look_and_conclude(CloseOutcome.NOT_CONNECTED)
         return self._conclude(self._success()) if self._unacked == 0 else self._rest(now)
 
     def woke(self, now: float) -> Step:

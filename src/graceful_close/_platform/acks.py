@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,10 +59,15 @@ class AckProbe(NamedTuple):
         """Bytes not acknowledged, an unacknowledged FIN counted as one.
 
         Raises:
-            OSError: The kernel does not say (a listening socket: EINVAL).
+            OSError: The kernel does not say.
             ValueError: The socket object is closed.
         """
-        count = self.queue.read(sock)
+        try:
+            count = self.queue.read(sock)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return 0  # listening (tcp(7)): nothing was ever written to it
+            raise
         if self.state is not None and self.state.read(sock) in self.fin_waits_in:
             count += 1
         return count

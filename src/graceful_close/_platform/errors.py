@@ -22,6 +22,9 @@ _POSIX = {
     "EWOULDBLOCK": Meaning.WOULD_BLOCK,
     "EINTR": Meaning.INTERRUPTED,
     "ENOTCONN": Meaning.NOT_CONNECTED,
+    # recv() on an AF_UNIX stream that is not connected (Linux); anything at all on a connection
+    # that is shut in both directions (macOS, illumos).
+    "EINVAL": Meaning.NOT_CONNECTED,
     # Waits in a socket whose non-blocking connect() was refused: it never was connected.
     "ECONNREFUSED": Meaning.NOT_CONNECTED,
     "ECONNRESET": Meaning.RESET,

@@ -1,0 +1,88 @@
+"""Real connections of every kind, and a watch over what the tests leave behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import graceful_close
+from streams import Connection, connect, listen
+
+FAMILIES = ("tcp4", "tcp6", "unix")
+
+
+def _held() -> set[str]:
+    """The descriptors of this process, named by what they are."""
+    if not sys.platform.startswith("linux"):
+        return set()
+    held: set[str] = set()
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            held.add(f"{entry}: {os.readlink(f'/proc/self/fd/{entry}')}")
+        except FileNotFoundError:
+            continue  # the one that listed the folder
+    return held
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a descriptor or a thread."""
+    # Made once for the process and kept on purpose, so not a leak.
+    descriptors, threads = _held(), set(threading.enumerate())
+    yield
+    gc.collect()
+    assert _held() - descriptors == set()
+    assert {t for t in threading.enumerate() if t.is_alive()} - threads == set()
+
+
+@pytest.fixture(params=FAMILIES)
+def any_family(request: pytest.FixtureRequest) -> str:
+    family: str = request.param
+    if family == "tcp6" and not _has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    return family
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def stream(any_family: str) -> Iterator[Connection]:
+    """A connection of each kind of stream: `ours` to close, `peer` to watch it from."""
+    with connect(any_family) as connection:
+        yield connection
+
+
+@pytest.fixture
+def tcp() -> Iterator[Connection]:
+    with connect("tcp4") as connection:
+        yield connection
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with listen("tcp4") as listener:
+        yield listener
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+def pytest_report_header() -> str:
+    return f"graceful-close from {Path(graceful_close.__file__).parent}"

@@ -1,0 +1,150 @@
+"""Connections to close, peers with a script, and ways to wait for a state of a stream."""
+
+from __future__ import annotations
+
+import select
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from graceful_close import LingerPolicy, set_linger
+
+T = TypeVar("T")
+
+# A test that waits longer than this has failed. Nothing waits this long on purpose.
+PATIENCE = 20.0
+
+
+class Connection(NamedTuple):
+    """Both ends of one stream."""
+
+    ours: socket.socket
+    peer: socket.socket
+
+
+def listen(family: str, folder: Path | None = None) -> socket.socket:
+    match family:
+        case "tcp4":
+            return socket.create_server(("127.0.0.1", 0))
+        case "tcp6":
+            return socket.create_server(("::1", 0), family=socket.AF_INET6)
+        case _:
+            assert folder is not None
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listener.bind(str(folder / "listener"))
+            listener.listen()
+            return listener
+
+
+@contextmanager
+def connect(
+    family: str, *, peer_buffer: int | None = None
+) -> Generator[Connection, None, None]:
+    """A connection whose `ours` is the accepting side. `peer_buffer`: bytes it can take."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        listen(family, Path(folder)) as listener,
+        socket.socket(listener.family, socket.SOCK_STREAM) as peer,
+    ):
+        if peer_buffer is not None:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, peer_buffer)
+        peer.settimeout(PATIENCE)
+        peer.connect(listener.getsockname())
+        ours, _ = listener.accept()
+        with ours:
+            yield Connection(ours, peer)
+
+
+def fill(sock: socket.socket) -> int:
+    """Write until the kernel takes no more; the mode of the socket stays as it was."""
+    timeout = sock.gettimeout()
+    sock.setblocking(False)
+    written = 0
+    try:
+        while True:
+            written += sock.send(b"x" * 65536)
+    except BlockingIOError:
+        return written
+    finally:
+        sock.settimeout(timeout)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with RST."""
+    set_linger(sock, LingerPolicy.ABORT)
+    sock.close()
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Everything up to the end of the stream; ConnectionResetError if it ends in RST."""
+    sock.settimeout(PATIENCE)
+    chunks: list[bytes] = []
+    while chunk := sock.recv(1 << 20):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def ends_in_reset(sock: socket.socket) -> bool:
+    """Whether the stream ends in RST rather than FIN."""
+    try:
+        read_all(sock)
+    except ConnectionResetError:
+        return True
+    return False
+
+
+def await_input(sock: socket.socket) -> None:
+    _await(sock, select.POLLIN)
+
+
+def await_fin(sock: socket.socket) -> None:
+    """Until the peer's FIN has come, read or not."""
+    _await(sock, select.POLLRDHUP)
+
+
+def await_reset(sock: socket.socket) -> None:
+    """Until the peer's RST has come."""
+    _await(sock, select.POLLERR)
+
+
+def _await(sock: socket.socket, event: int) -> None:
+    poller = select.poll()
+    poller.register(sock, event)
+    assert poller.poll(PATIENCE * 1000), "the state never came"
+
+
+def read_and_close(sock: socket.socket) -> bytes:
+    """What a polite peer does."""
+    received = read_all(sock)
+    sock.close()
+    return received
+
+
+@contextmanager
+def meanwhile(action: Callable[..., T], *args: socket.socket) -> Generator[list[T], None, None]:
+    """Do something in a thread while the block runs; an error of it fails the test.
+
+    Gives a list that holds what `action` returned once the block is left.
+    """
+    returned: list[T] = []
+    errors: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            returned.append(action(*args))
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        yield returned
+    finally:
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), "the peer never ended"
+    if errors:
+        raise errors[0]

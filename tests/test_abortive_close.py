@@ -1,0 +1,182 @@
+"""abortive_close: RST and no FIN, at once, and honest about who else holds the connection."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from typing import Any
+
+import pytest
+
+from graceful_close import (
+    CloseOutcome,
+    Linger,
+    LingerPolicy,
+    abortive_close,
+    get_linger,
+    set_linger,
+)
+from graceful_close._platform import SYSTEMS
+from streams import (
+    PATIENCE,
+    Connection,
+    await_reset,
+    connect,
+    ends_in_reset,
+    fill,
+    reset,
+)
+
+
+@pytest.fixture(params=["tcp4", "tcp6"])
+def connection(request: pytest.FixtureRequest) -> Any:
+    with connect(request.param, peer_buffer=4096) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("mode", [None, 0.0, 5.0], ids=["blocking", "non-blocking", "timeout"])
+def test_the_peer_sees_a_reset(connection: Connection, mode: float | None) -> None:
+    connection.ours.settimeout(mode)
+    connection.ours.sendall(b"half a mess")
+    result = abortive_close(connection.ours)
+    assert result.outcome is CloseOutcome.ABORTED
+    assert result.clean
+    assert connection.ours.fileno() == -1
+    assert ends_in_reset(connection.peer)
+
+
+def test_what_is_dropped_is_counted(connection: Connection) -> None:
+    written = fill(connection.ours)
+    result = abortive_close(connection.ours)
+    assert result.unacked is not None
+    assert 0 < result.unacked <= written
+    assert ends_in_reset(connection.peer)
+
+
+def test_a_makefile_object_does_not_keep_the_connection(connection: Connection) -> None:
+    with connection.ours.makefile("rb"):
+        abortive_close(connection.ours)
+        assert ends_in_reset(connection.peer)
+
+
+def test_the_option_that_was_set_before_does_not_matter(connection: Connection) -> None:
+    set_linger(connection.ours, LingerPolicy.TIMED, 20)
+    fill(connection.ours)
+    assert abortive_close(connection.ours).elapsed < 5
+    assert ends_in_reset(connection.peer)
+
+
+def test_a_dup_keeps_the_connection_until_it_goes(connection: Connection) -> None:
+    with connection.ours.dup() as dup:
+        abortive_close(connection.ours)
+        dup.sendall(b"still here")
+        assert connection.peer.recv(100) == b"still here"
+    assert ends_in_reset(connection.peer)
+
+
+def test_every_holder_ends_it_though_a_dup_lives(connection: Connection) -> None:
+    with connection.ours.dup() as dup:
+        result = abortive_close(connection.ours, every_holder=True)
+        assert result.outcome is CloseOutcome.ABORTED
+        assert ends_in_reset(connection.peer)
+        assert get_linger(dup) == Linger(LingerPolicy.BACKGROUND)
+
+
+def test_every_holder_ends_it_though_a_child_process_holds_it(connection: Connection) -> None:
+    hold, release = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(release)
+        os.read(hold, 1)
+        os._exit(0)
+    os.close(hold)
+    try:
+        abortive_close(connection.ours, every_holder=True)
+        assert ends_in_reset(connection.peer)
+    finally:
+        os.close(release)
+        os.waitpid(child, 0)
+
+
+def test_every_holder_ends_it_though_a_thread_is_reading(connection: Connection) -> None:
+    read: list[bytes | OSError] = []
+    started = threading.Event()
+    dup = connection.ours.dup()
+
+    def wait_for_input() -> None:
+        started.set()
+        try:
+            read.append(dup.recv(1))
+        except OSError as error:
+            read.append(error)
+
+    thread = threading.Thread(target=wait_for_input)
+    with dup:
+        thread.start()
+        assert started.wait(PATIENCE)
+        abortive_close(connection.ours, every_holder=True)
+        assert ends_in_reset(connection.peer)
+        thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("where", ["a unix stream", "another system"])
+def test_every_holder_is_refused_where_there_is_no_such_thing(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == "another system":
+        monkeypatch.setattr("graceful_close._platform.HERE", SYSTEMS["macos"])
+    with connect("unix" if where == "a unix stream" else "tcp4") as (ours, _peer):
+        with pytest.raises(ValueError, match="needs TCP on Linux"):
+            abortive_close(ours, every_holder=True)
+        assert ours.fileno() != -1
+
+
+def test_a_unix_stream_is_closed_at_once(stack: Any) -> None:
+    ours, peer = stack.enter_context(connect("unix"))
+    assert abortive_close(ours).outcome is CloseOutcome.ABORTED
+    assert peer.recv(1) == b""
+
+
+def test_a_unix_peer_whose_data_was_not_read_sees_a_reset(stack: Any) -> None:
+    ours, peer = stack.enter_context(connect("unix"))
+    peer.sendall(b"unread")
+    abortive_close(ours)
+    assert ends_in_reset(peer)
+
+
+def test_a_peer_that_was_first_is_reported(connection: Connection) -> None:
+    reset(connection.peer)
+    await_reset(connection.ours)
+    result = abortive_close(connection.ours)
+    assert result.outcome is CloseOutcome.PEER_RESET
+    assert isinstance(result.error, ConnectionResetError)
+
+
+def test_there_may_be_nothing_to_abort(listener: socket.socket) -> None:
+    assert abortive_close(listener).outcome is CloseOutcome.NOT_CONNECTED
+    assert listener.fileno() == -1
+    assert abortive_close(socket.socket()).outcome is CloseOutcome.NOT_CONNECTED
+    assert abortive_close(listener).outcome is CloseOutcome.ALREADY_CLOSED
+
+
+def test_a_connection_that_is_over_cannot_be_aborted_any_more(connection: Connection) -> None:
+    connection.peer.close()
+    connection.ours.shutdown(socket.SHUT_WR)
+    assert connection.ours.recv(1) == b""
+    assert abortive_close(connection.ours).outcome is CloseOutcome.NOT_CONNECTED
+
+
+@pytest.mark.parametrize("thing", [None, 5, object()])
+def test_what_is_no_socket_is_refused(thing: Any) -> None:
+    with pytest.raises(TypeError, match="a socket is needed"):
+        abortive_close(thing)
+
+
+def test_a_datagram_socket_is_refused_before_it_is_touched() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        with pytest.raises(TypeError, match="stream socket is needed"):
+            abortive_close(sock)
+        assert sock.fileno() != -1

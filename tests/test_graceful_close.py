@@ -1,0 +1,537 @@
+"""graceful_close on real connections: the peer gets everything, the caller gets the truth."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import graceful_close as graceful_close_package
+from graceful_close import (
+    CloseOutcome,
+    Linger,
+    LingerPolicy,
+    get_linger,
+    graceful_close,
+    set_linger,
+)
+from graceful_close._sync import abort_on, close_on
+from graceful_close._teardown import Terms
+from streams import (
+    PATIENCE,
+    Connection,
+    await_fin,
+    await_input,
+    await_reset,
+    connect,
+    ends_in_reset,
+    fill,
+    meanwhile,
+    read_all,
+    read_and_close,
+    reset,
+)
+
+REPLY = b"reply" * 13_000
+
+MODES: list[Any] = [
+    pytest.param(None, id="blocking"),
+    pytest.param(0.0, id="non-blocking"),
+    pytest.param(30.0, id="timeout"),
+]
+
+
+# --- the point of it all -----------------------------------------------------------------------
+
+
+def test_unread_input_does_not_destroy_the_reply(stream: Connection) -> None:
+    stream.peer.sendall(b"upload" * 1000)
+    await_input(stream.ours)
+    stream.ours.sendall(REPLY)
+    with meanwhile(read_and_close, stream.peer) as received:
+        result = graceful_close(stream.ours)
+    assert received == [REPLY]
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert result.drained == 6000
+
+
+def test_the_same_with_a_plain_close_loses_it(tcp: Connection) -> None:
+    tcp.peer.sendall(b"upload" * 1000)
+    await_input(tcp.ours)
+    tcp.ours.sendall(REPLY)
+    tcp.ours.close()
+    assert ends_in_reset(tcp.peer)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_peer_that_closes_after_us(stream: Connection, mode: float | None) -> None:
+    stream.ours.settimeout(mode)
+    with meanwhile(read_and_close, stream.peer):
+        result = graceful_close(stream.ours)
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert result.clean
+    assert result.error is None
+    assert result.unacked == (0 if stream.ours.family != socket.AF_UNIX else None)
+    assert stream.ours.fileno() == -1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_peer_that_closed_before_us(stream: Connection, mode: float | None) -> None:
+    stream.ours.settimeout(mode)
+    stream.peer.close()
+    await_fin(stream.ours)
+    assert graceful_close(stream.ours).outcome is CloseOutcome.PEER_CLOSED
+
+
+def test_a_peer_that_half_closed_still_gets_our_data(stream: Connection) -> None:
+    stream.peer.shutdown(socket.SHUT_WR)
+    await_fin(stream.ours)
+    stream.ours.sendall(REPLY)
+    with meanwhile(read_all, stream.peer) as received:
+        result = graceful_close(stream.ours)
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert received == [REPLY]
+
+
+def test_after_the_peers_fin_it_waits_for_the_acknowledgement_of_our_data() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        written = fill(ours)
+        peer.shutdown(socket.SHUT_WR)
+        await_fin(ours)
+        with meanwhile(read_all, peer) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
+        assert len(received[0]) == written
+
+
+def test_peer_closed_is_not_said_while_our_data_is_unacknowledged() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        fill(ours)
+        peer.shutdown(socket.SHUT_WR)
+        await_fin(ours)
+        result = graceful_close(ours, timeout=0.05)
+        assert result.outcome is CloseOutcome.TIMED_OUT
+        assert result.unacked is not None
+        assert result.unacked > 1
+
+
+def test_a_reset_after_the_peers_fin_is_a_reset() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        fill(ours)
+        peer.shutdown(socket.SHUT_WR)
+        await_fin(ours)
+        reset(peer)
+        await_reset(ours)
+        result = graceful_close(ours)
+        assert result.outcome is CloseOutcome.PEER_RESET
+        assert result.unacked is not None
+        assert result.unacked > 0
+
+
+# --- peers that do not play along ------------------------------------------------------------------
+
+
+def test_a_peer_that_never_answers_costs_the_deadline(stream: Connection) -> None:
+    result = graceful_close(stream.ours, timeout=0.05)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert result.elapsed >= 0.05
+    assert not result.clean
+    assert stream.peer.recv(1) == b"", "our FIN went out all the same"
+
+
+def test_a_timeout_of_zero_looks_once(stream: Connection) -> None:
+    assert graceful_close(stream.ours, timeout=0).outcome is CloseOutcome.TIMED_OUT
+
+
+def test_a_timeout_of_zero_sees_a_fin_that_is_there(stream: Connection) -> None:
+    stream.peer.close()
+    await_fin(stream.ours)
+    assert graceful_close(stream.ours, timeout=0).outcome is CloseOutcome.PEER_CLOSED
+
+
+def test_a_peer_that_resets_while_we_drain(tcp: Connection) -> None:
+    def peer() -> None:
+        assert tcp.peer.recv(1) == b""
+        tcp.peer.sendall(b"more")
+        reset(tcp.peer)
+
+    with meanwhile(peer):
+        result = graceful_close(tcp.ours)
+    assert result.outcome is CloseOutcome.PEER_RESET
+    assert result.error is not None
+    assert result.error.errno == errno.ECONNRESET
+    assert not result.clean
+
+
+def test_a_reset_that_nobody_has_read_yet(tcp: Connection) -> None:
+    reset(tcp.peer)
+    await_reset(tcp.ours)
+    result = graceful_close(tcp.ours)
+    assert result.outcome is CloseOutcome.PEER_RESET
+    assert result.error is not None
+    assert result.error.errno == errno.ECONNRESET
+
+
+def test_a_reset_that_the_caller_has_read_is_no_connection_any_more(tcp: Connection) -> None:
+    reset(tcp.peer)
+    await_reset(tcp.ours)
+    with pytest.raises(ConnectionResetError):
+        tcp.ours.recv(1)
+    result = graceful_close(tcp.ours)
+    assert result.outcome is CloseOutcome.NOT_CONNECTED
+
+
+def test_what_a_reset_left_unacknowledged_is_not_clean_even_when_the_caller_knows() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        fill(ours)
+        reset(peer)
+        await_reset(ours)
+        with pytest.raises(ConnectionResetError):
+            ours.recv(1)
+        result = graceful_close(ours)
+        assert result.outcome is CloseOutcome.NOT_CONNECTED
+        assert result.unacked
+        assert not result.clean
+
+
+def test_a_connection_that_the_caller_has_ended_is_no_connection_any_more(
+    tcp: Connection,
+) -> None:
+    tcp.ours.shutdown(socket.SHUT_WR)
+    tcp.peer.close()
+    assert tcp.ours.recv(1) == b""
+    result = graceful_close(tcp.ours)
+    assert (result.outcome, result.unacked) == (CloseOutcome.NOT_CONNECTED, 0)
+    assert result.clean
+
+
+def test_an_earlier_shutdown_of_the_callers_is_no_hindrance(stream: Connection) -> None:
+    stream.ours.shutdown(socket.SHUT_WR)
+    with meanwhile(read_and_close, stream.peer):
+        # PEER_CLOSED, or, if the peer is faster than the call, NOT_CONNECTED: over before it.
+        assert graceful_close(stream.ours).clean
+
+
+def test_a_unix_peer_that_leaves_our_data_unread(stack: Any) -> None:
+    ours, peer = stack.enter_context(connect("unix"))
+    ours.sendall(b"never read")
+    peer.close()
+    await_reset(ours)
+    assert graceful_close(ours).outcome is CloseOutcome.PEER_RESET
+
+
+def test_a_peer_that_drips_is_bounded_by_the_deadline(stream: Connection) -> None:
+    over = threading.Event()
+
+    def drip() -> None:
+        with suppress(OSError):
+            while not over.is_set():
+                stream.peer.sendall(b".")
+
+    with meanwhile(drip):
+        result = graceful_close(stream.ours, timeout=0.1)
+        over.set()
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert result.drained > 0
+
+
+def test_a_flood_is_thrown_away_to_its_end(stream: Connection) -> None:
+    def flood() -> None:
+        for _ in range(64):
+            stream.peer.sendall(bytes(1 << 20))
+        stream.peer.close()
+
+    with meanwhile(flood):
+        result = graceful_close(stream.ours, timeout=PATIENCE)
+    assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 64 << 20)
+
+
+def test_a_drain_limit_ends_it(stream: Connection) -> None:
+    stream.peer.sendall(bytes(1000))
+    await_input(stream.ours)
+    result = graceful_close(stream.ours, drain_limit=999)
+    assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 1000)
+
+
+def test_a_drain_limit_that_is_met_exactly_is_not_exceeded(stream: Connection) -> None:
+    stream.peer.sendall(bytes(1000))
+    stream.peer.close()
+    await_fin(stream.ours)
+    result = graceful_close(stream.ours, drain_limit=1000)
+    assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 1000)
+
+
+def test_silence_ends_at_the_idle_deadline(stream: Connection) -> None:
+    result = graceful_close(stream.ours, timeout=PATIENCE, idle_timeout=0.05)
+    assert result.outcome is CloseOutcome.IDLE_TIMED_OUT
+    assert 0.05 <= result.elapsed < PATIENCE
+
+
+# --- until, on_timeout ----------------------------------------------------------------------------
+
+
+def test_until_delivered_does_not_wait_for_the_peers_fin(tcp: Connection) -> None:
+    tcp.ours.sendall(REPLY[:1000])
+    result = graceful_close(tcp.ours, timeout=PATIENCE, until=CloseOutcome.DELIVERED)
+    assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
+    assert read_all(tcp.peer) == REPLY[:1000]
+
+
+def test_until_delivered_on_a_unix_stream_waits_for_the_end(stack: Any) -> None:
+    ours, peer = stack.enter_context(connect("unix"))
+    peer.close()
+    result = graceful_close(ours, until=CloseOutcome.DELIVERED)
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, None)
+
+
+def test_giving_up_in_the_background_leaves_the_rest_to_the_kernel() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        written = fill(ours)
+        assert graceful_close(ours, timeout=0.05).outcome is CloseOutcome.TIMED_OUT
+        assert len(read_all(peer)) == written
+
+
+def test_giving_up_with_abort_resets_the_peer() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        fill(ours)
+        result = graceful_close(ours, timeout=0.05, on_timeout=LingerPolicy.ABORT)
+        assert result.outcome is CloseOutcome.TIMED_OUT
+        assert ends_in_reset(peer)
+
+
+@pytest.mark.parametrize(
+    "linger", [(LingerPolicy.ABORT, None), (LingerPolicy.TIMED, 10)], ids=["abort", "timed"]
+)
+def test_an_option_set_before_neither_resets_nor_delays_giving_up(linger: Any) -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        written = fill(ours)
+        set_linger(ours, *linger)
+        result = graceful_close(ours, timeout=0.05)
+        assert result.outcome is CloseOutcome.TIMED_OUT
+        assert result.elapsed < 5
+        assert len(read_all(peer)) == written
+
+
+# --- every state a socket can be in -----------------------------------------------------------------
+
+
+def test_a_listening_socket_is_closed(listener: socket.socket) -> None:
+    result = graceful_close(listener)
+    assert result.outcome is CloseOutcome.NOT_CONNECTED
+    assert listener.fileno() == -1
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
+def test_a_socket_that_never_connected_is_closed(family: socket.AddressFamily) -> None:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    result = graceful_close(sock)
+    assert result.outcome is CloseOutcome.NOT_CONNECTED
+    assert sock.fileno() == -1
+
+
+def test_a_connect_that_was_refused_is_no_connection(listener: socket.socket) -> None:
+    address = listener.getsockname()
+    listener.close()
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        assert sock.connect_ex(address) == errno.EINPROGRESS
+        await_reset(sock)
+        result = graceful_close(sock)
+    assert result.outcome is CloseOutcome.NOT_CONNECTED
+    assert result.error is not None
+    assert result.error.errno == errno.ECONNREFUSED
+
+
+def test_a_closed_socket_is_already_closed(stream: Connection) -> None:
+    stream.ours.close()
+    result = graceful_close(stream.ours)
+    assert result.outcome is CloseOutcome.ALREADY_CLOSED
+    assert not result.clean
+
+
+def test_a_makefile_object_does_not_keep_the_descriptor(stream: Connection) -> None:
+    file = stream.ours.makefile("rwb")
+    stream.peer.close()
+    assert graceful_close(stream.ours).outcome is CloseOutcome.PEER_CLOSED
+    assert stream.ours.fileno() == -1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        file.read(1)
+    file.close()
+
+
+def test_a_dup_sees_the_end_and_keeps_its_mode_and_its_linger_option(tcp: Connection) -> None:
+    with tcp.ours.dup() as dup:
+        tcp.peer.close()
+        assert graceful_close(tcp.ours).outcome is CloseOutcome.PEER_CLOSED
+        assert os.get_blocking(dup.fileno())
+        assert get_linger(dup) == Linger(LingerPolicy.BACKGROUND)
+        assert dup.recv(1) == b""
+
+
+def test_a_dup_keeps_its_low_water_mark_after_a_flood(tcp: Connection) -> None:
+    with tcp.ours.dup() as dup:
+
+        def flood() -> None:
+            for _ in range(16):
+                tcp.peer.sendall(bytes(1 << 20))
+            tcp.peer.close()
+
+        with meanwhile(flood):
+            graceful_close(tcp.ours)
+        assert dup.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+
+
+def test_descriptors_above_1023_are_ordinary(tcp: Connection) -> None:
+    high = os.dup2(tcp.ours.fileno(), 5000)
+    tcp.ours.close()
+    sock = socket.socket(fileno=high)
+    with meanwhile(read_and_close, tcp.peer):
+        assert graceful_close(sock).outcome is CloseOutcome.PEER_CLOSED
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [None, 7, "socket", object(), socket.socket],
+    ids=["None", "descriptor", "text", "object", "class"],
+)
+def test_what_is_no_socket_is_refused(thing: Any) -> None:
+    with pytest.raises(TypeError, match="a socket is needed"):
+        graceful_close(thing)
+
+
+def test_a_datagram_socket_is_refused_before_it_is_touched() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        with pytest.raises(TypeError, match="stream socket is needed"):
+            graceful_close(sock)
+        assert sock.fileno() != -1
+
+
+def test_a_wrong_argument_leaves_the_connection_as_it_was(stream: Connection) -> None:
+    with pytest.raises(ValueError, match="timeout must be"):
+        graceful_close(stream.ours, timeout=-1)
+    stream.ours.sendall(b"still here")
+    assert stream.peer.recv(100) == b"still here"
+
+
+def test_a_tls_socket_is_refused_before_it_is_touched(tcp: Connection) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    with context.wrap_socket(tcp.peer, do_handshake_on_connect=False) as tls:
+        with pytest.raises(TypeError, match="TLS is not supported yet"):
+            graceful_close(tls)
+        assert tls.fileno() != -1
+
+
+# --- what comes from inside ----------------------------------------------------------------------
+
+
+class Stop(BaseException):
+    """Stands for KeyboardInterrupt: pytest would take the real one for its own."""
+
+
+def test_an_exception_from_a_signal_closes_at_once_and_goes_on(stream: Connection) -> None:
+    def stop(*_: object) -> None:
+        raise Stop
+
+    set_linger(stream.ours, LingerPolicy.TIMED, 20)
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Stop):
+            graceful_close(stream.ours, timeout=PATIENCE)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert stream.ours.fileno() == -1
+
+
+def test_a_signal_that_raises_nothing_does_not_cut_the_wait_short(stream: Connection) -> None:
+    def do_nothing(*_: object) -> None:
+        pass
+
+    before = signal.signal(signal.SIGALRM, do_nothing)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+        result = graceful_close(stream.ours, timeout=0.1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert result.elapsed >= 0.1
+
+
+def test_threads_that_close_the_same_socket_all_get_an_answer(stream: Connection) -> None:
+    outcomes: list[CloseOutcome] = []
+    barrier = threading.Barrier(4)
+
+    def close() -> None:
+        barrier.wait(PATIENCE)
+        outcomes.append(graceful_close(stream.ours, timeout=PATIENCE).outcome)
+
+    threads = [threading.Thread(target=close) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert stream.peer.recv(1) == b""
+    stream.peer.close()
+    for thread in threads:
+        thread.join()
+    # The one that closed it saw the end, or came when all was over; the others found it closed.
+    assert len(outcomes) == 4
+    assert set(outcomes) <= {
+        CloseOutcome.PEER_CLOSED,
+        CloseOutcome.NOT_CONNECTED,
+        CloseOutcome.ALREADY_CLOSED,
+    }
+
+
+@pytest.mark.parametrize(
+    "close",
+    [
+        partial(close_on, Terms(0.01, until=CloseOutcome.DELIVERED)),
+        partial(close_on, Terms(0.01, on_timeout=LingerPolicy.ABORT)),
+        abort_on,
+    ],
+    ids=["delivery", "drain", "abort"],
+)
+def test_a_signal_before_or_after_any_call_leaves_the_socket_closed(
+    close: Callable[[socket.socket], object],
+) -> None:
+    """Raise once at each moment at which the interpreter could run a signal handler."""
+    package = str(Path(graceful_close_package.__file__).parent)
+    moment = to_go = 0
+
+    def raise_when_it_comes(frame: FrameType, event: str, _: object) -> None:
+        nonlocal to_go
+        if event != "return" and frame.f_code.co_filename.startswith(package):
+            to_go -= 1
+            if to_go == 0:
+                raise Stop
+
+    interrupted = True
+    while interrupted:
+        moment += 1
+        to_go = moment + 1  # the first is the entry of the call: nothing has begun then
+        with connect("tcp4") as (ours, peer):
+            peer.sendall(b"x")
+            await_input(ours)
+            sys.setprofile(raise_when_it_comes)
+            try:
+                close(ours)
+                interrupted = False
+            except Stop:
+                pass
+            finally:
+                sys.setprofile(None)
+            assert ours.fileno() == -1, f"at moment {moment}"
+    assert moment > 10

@@ -1,0 +1,56 @@
+"""Importing is cheap: no event loop, no TLS, no optional package, no thread."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import graceful_close
+
+HEAVY = [
+    "asyncio", "anyio", "concurrent.futures", "ctypes", "gevent", "logging", "rich", "ssl",
+    "subprocess", "trio", "typing_extensions",
+]  # fmt: skip
+
+
+def run(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+
+
+@pytest.mark.parametrize("module", HEAVY)
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    loaded = run("import graceful_close, sys; print(*sys.modules)").split()
+    assert "graceful_close" in loaded
+    assert module not in loaded
+
+
+def test_importing_starts_no_thread_and_opens_no_descriptor() -> None:
+    code = """
+import os, socket, threading
+def held(): return sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else []
+before = held()
+import graceful_close
+assert held() == before, (before, held())
+assert threading.active_count() == 1
+"""
+    run(code)
+
+
+def test_all_is_what_there_is() -> None:
+    public = {name for name in vars(graceful_close) if not name.startswith("_")}
+    assert public == set(graceful_close.__all__)
+
+
+def test_a_close_of_a_plain_socket_does_not_load_ctypes() -> None:
+    code = """
+import graceful_close, socket, sys
+a, b = socket.socketpair()
+b.close()
+graceful_close.graceful_close(a)
+print("ctypes" in sys.modules, "ssl" in sys.modules)
+"""
+    assert run(code).split() == ["False", "False"]

@@ -1,0 +1,162 @@
+"""The platform home: the running system's own numbers, and how it is recognised."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+import termios
+from typing import Any
+
+import pytest
+
+from graceful_close._platform import HERE, SYSTEMS, Meaning, identify, meaning
+from graceful_close._platform.acks import AckProbe, Field, Ioctl, Sight
+
+
+@pytest.mark.parametrize(
+    ("platform", "machine", "name"),
+    [
+        ("linux", "x86_64", "linux"),
+        ("linux", "aarch64", "linux"),
+        ("linux", "riscv64", "linux"),
+        ("linux", "s390x", "linux"),
+        ("linux", "loongarch64", "linux"),
+        ("linux", "ppc64le", "linux-ppc"),
+        ("linux", "mips64", "linux-mips"),
+        ("linux", "sparc64", "linux-sparc"),
+        ("linux", "alpha", "unknown"),
+        ("android", "aarch64", "android"),
+        ("darwin", "arm64", "macos"),
+        ("ios", "arm64", "ios"),
+        ("tvos", "arm64", "tvos"),
+        ("watchos", "arm64", "watchos"),
+        ("freebsd14", "amd64", "freebsd"),
+        ("netbsd10", "amd64", "netbsd"),
+        ("openbsd7", "amd64", "openbsd"),
+        ("dragonfly6", "x86_64", "dragonfly"),
+        ("sunos5", "i86pc", "illumos"),
+        ("haiku1", "x86_64", "haiku"),
+        ("aix", "00F84C0C4C00", "aix"),
+        ("win32", "", "windows"),
+        ("cygwin", "x86_64", "cygwin"),
+        ("msys", "x86_64", "msys"),
+        ("wasi", "", "wasi"),
+        ("emscripten", "", "wasi"),
+        ("plan9", "", "unknown"),
+    ],
+)
+def test_every_system_is_recognised(platform: str, machine: str, name: str) -> None:
+    assert identify(platform, machine) == name
+    assert SYSTEMS[name].name == name
+
+
+def test_the_data_for_this_system_are_its_own_headers() -> None:
+    assert HERE.linger is not None
+    assert HERE.linger.level == socket.SOL_SOCKET
+    if sys.platform != "darwin":  # Python does not expose SO_LINGER_SEC there
+        assert HERE.linger.number == socket.SO_LINGER
+    if sys.platform == "linux":
+        assert HERE.acks is not None
+        assert HERE.acks.queue == Ioctl(termios.TIOCOUTQ)
+
+
+def test_an_unknown_system_is_believed_about_its_own_numbers() -> None:
+    option = SYSTEMS["unknown"].linger
+    assert option is not None
+    assert (option.level, option.number) == (socket.SOL_SOCKET, socket.SO_LINGER)
+    assert SYSTEMS["unknown"].acks is None
+
+
+@pytest.mark.parametrize(
+    ("name", "sight"),
+    [
+        ("linux", Sight(acks=True, survives_reset=True, kernel_lingers=False)),
+        ("macos", Sight(acks=True, survives_reset=False, kernel_lingers=False)),
+        ("windows", Sight(acks=False, survives_reset=False, kernel_lingers=True)),
+        ("wasi", Sight(acks=False, survives_reset=False, kernel_lingers=False)),
+    ],
+)
+def test_what_a_system_shows_of_a_tcp_connection(name: str, sight: Sight) -> None:
+    assert SYSTEMS[name].tcp_sight == sight
+
+
+@pytest.mark.parametrize(
+    ("name", "means"),
+    [
+        ("EAGAIN", Meaning.WOULD_BLOCK),
+        ("EWOULDBLOCK", Meaning.WOULD_BLOCK),
+        ("EINTR", Meaning.INTERRUPTED),
+        ("ENOTCONN", Meaning.NOT_CONNECTED),
+        ("ECONNRESET", Meaning.RESET),
+        ("ECONNABORTED", Meaning.RESET),
+        ("EPIPE", Meaning.RESET),
+        ("ETIMEDOUT", Meaning.LOST),
+        ("EHOSTUNREACH", Meaning.LOST),
+        ("EBADF", Meaning.CLOSED),
+        ("EFAULT", None),
+    ],
+)
+def test_an_error_number_has_one_meaning(name: str, means: Meaning | None) -> None:
+    assert meaning(OSError(getattr(errno, name), name)) is means
+
+
+@pytest.mark.parametrize(
+    ("number", "means"),
+    [
+        (10035, Meaning.WOULD_BLOCK),
+        (10038, Meaning.CLOSED),
+        (10053, Meaning.RESET),
+        (10054, Meaning.RESET),
+        (10057, Meaning.NOT_CONNECTED),
+        (10060, Meaning.LOST),
+        (10065, Meaning.LOST),
+    ],
+)
+def test_winsocks_numbers_mean_the_same_on_every_system(number: int, means: Meaning) -> None:
+    assert meaning(OSError(number, "winsock")) is means
+
+
+def test_an_error_without_a_number_has_no_meaning() -> None:
+    assert meaning(OSError("no number")) is None
+
+
+class Kernel:
+    """Stands for a socket on a system that answers probes with getsockopt()."""
+
+    def __init__(self, **answers: bytes) -> None:
+        self.answers = answers
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        answer = self.answers[f"_{level:x}_{option:x}"]
+        assert size <= len(answer)
+        return answer[:size]
+
+
+@pytest.mark.parametrize("state", range(11))
+def test_macos_counts_the_queue_and_an_unacknowledged_fin(state: int) -> None:
+    probe = SYSTEMS["macos"].acks
+    assert probe is not None
+    kernel: Any = Kernel(_ffff_1024=struct.pack("I", 700), _6_106=bytes([state]) + bytes(60))
+    fin_waits = state in {6, 7, 8}  # FIN_WAIT_1, CLOSING, LAST_ACK
+    assert probe.read(kernel) == 700 + fin_waits
+
+
+def test_openbsd_has_both_in_tcp_info() -> None:
+    probe = SYSTEMS["openbsd"].acks
+    assert probe is not None
+    info = bytes([6]) + bytes(195) + struct.pack("I", 41) + bytes(40)
+    kernel: Any = Kernel(_6_9=info)
+    assert probe.read(kernel) == 42
+
+
+@pytest.mark.parametrize(("name", "number"), [("freebsd", 0x40046677), ("netbsd", 0x40046679)])
+def test_freebsd_and_netbsd_have_fionwrite_and_the_state_in_tcp_info(
+    name: str, number: int
+) -> None:
+    probe = SYSTEMS[name].acks
+    assert isinstance(probe, AckProbe)
+    assert probe.queue == Ioctl(number)
+    assert isinstance(probe.state, Field)
+    assert probe.state.offset == 0

@@ -1,0 +1,95 @@
+"""CloseResult: one readable line, and an error only for those who ask."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import errno
+import pickle
+
+import pytest
+
+from graceful_close import CloseOutcome, CloseResult, UncleanCloseError
+
+
+def result_of(outcome: CloseOutcome, error: OSError | None = None) -> CloseResult:
+    return CloseResult(outcome, 0.01234, 5_000_000, 7, error)
+
+
+CLEAN = {CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED, CloseOutcome.ABORTED}
+
+
+@pytest.mark.parametrize("outcome", CloseOutcome)
+def test_only_an_end_that_was_seen_is_clean(outcome: CloseOutcome) -> None:
+    assert result_of(outcome).clean == (outcome in CLEAN)
+
+
+@pytest.mark.parametrize(("unacked", "clean"), [(0, True), (1, False), (None, False)])
+def test_no_connection_is_clean_if_nothing_was_left_behind(
+    unacked: int | None, clean: bool
+) -> None:
+    result = CloseResult(CloseOutcome.NOT_CONNECTED, 0.0, 0, unacked, None)
+    assert result.clean is clean
+
+
+def test_check_gives_a_clean_result_back() -> None:
+    result = result_of(CloseOutcome.DELIVERED)
+    assert result.check() is result
+
+
+@pytest.mark.parametrize(
+    ("outcome", "number"),
+    [
+        (CloseOutcome.PEER_RESET, errno.ECONNRESET),
+        (CloseOutcome.TIMED_OUT, errno.ETIMEDOUT),
+        (CloseOutcome.IDLE_TIMED_OUT, errno.ETIMEDOUT),
+        (CloseOutcome.DRAIN_LIMIT, errno.EMSGSIZE),
+        (CloseOutcome.NOT_CONNECTED, errno.ENOTCONN),
+        (CloseOutcome.ALREADY_CLOSED, errno.EBADF),
+    ],
+)
+def test_check_raises_an_oserror_with_the_number_one_would_expect(
+    outcome: CloseOutcome, number: int
+) -> None:
+    result = result_of(outcome)
+    with pytest.raises(UncleanCloseError, match=outcome.value) as caught:
+        result.check()
+    assert isinstance(caught.value, OSError)
+    assert caught.value.errno == number
+    assert caught.value.result is result
+
+
+def test_the_systems_own_number_comes_first() -> None:
+    result = result_of(CloseOutcome.TIMED_OUT, OSError(errno.EHOSTUNREACH, "no route"))
+    with pytest.raises(UncleanCloseError) as caught:
+        result.check()
+    assert caught.value.errno == errno.EHOSTUNREACH
+
+
+def test_the_line_says_everything_that_is_known() -> None:
+    result = result_of(CloseOutcome.PEER_RESET, OSError(errno.ECONNRESET, "gone"))
+    assert str(result) == (
+        "reset by peer after 0.012 s, 5000000 bytes drained, unacknowledged: 7 bytes "
+        f"([Errno {errno.ECONNRESET}] gone)"
+    )
+
+
+def test_the_line_says_what_is_not_known() -> None:
+    result = CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, None, None)
+    assert str(result) == "peer closed after 1.500 s, 0 bytes drained, unacknowledged: unknown"
+
+
+def test_a_result_is_a_plain_value() -> None:
+    result = result_of(CloseOutcome.DELIVERED)
+    assert dataclasses.asdict(result)["drained"] == 5_000_000
+    assert copy.copy(result) == result
+    assert hash(result) == hash(copy.copy(result))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result.drained = 0  # type: ignore[misc]
+
+
+def test_results_and_their_errors_survive_pickling() -> None:
+    result = result_of(CloseOutcome.TIMED_OUT)
+    assert pickle.loads(pickle.dumps(result)) == result
+    error = pickle.loads(pickle.dumps(UncleanCloseError(result)))
+    assert (error.result, error.errno) == (result, errno.ETIMEDOUT)

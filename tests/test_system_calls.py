@@ -1,0 +1,113 @@
+"""What one close costs in system calls, counted by strace."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("strace") is None, reason="needs strace (Linux; apt-get install strace)"
+)
+
+# The close is marked by two calls that nothing else makes.
+PROGRAM = """
+import os, select, socket, sys, threading
+from graceful_close import *
+def connection():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], peer
+def marked(action):
+    os.getpriority(os.PRIO_PROCESS, 0)
+    result = action()
+    os.getpriority(os.PRIO_PROCESS, 0)
+    return result
+def close_after_us(peer):
+    peer.recv(1)
+    peer.close()
+warm_up, _ = connection()
+_.close()
+graceful_close(warm_up)
+ours, peer = connection()
+"""
+
+
+def calls_of(tmp_path: Path, program: str) -> list[str]:
+    """The system calls of the marked action, in order, by name."""
+    trace = tmp_path / "trace"
+    command = ["strace", "-o", str(trace), sys.executable, "-c", PROGRAM + program]
+    subprocess.run(command, check=True, timeout=60)
+    names = [
+        match[1]
+        for line in trace.read_text().splitlines()
+        if (match := re.match(r"(\w+)\(", line))
+    ]
+    first, last = (i for i, name in enumerate(names) if name == "getpriority")
+    return names[first + 1 : last]
+
+
+ANSWERING_PEER = """
+thread = threading.Thread(target=close_after_us, args=(peer,))
+thread.start()
+"""
+
+
+@pytest.mark.parametrize("timeout", [None, 5.0], ids=["blocking", "timeout"])
+def test_a_close_whose_peer_answers_takes_at_most_seven(
+    tmp_path: Path, timeout: float | None
+) -> None:
+    program = f"""
+ours.settimeout({timeout})
+{ANSWERING_PEER}
+assert marked(lambda: graceful_close(ours)).clean
+thread.join()
+"""
+    calls = [name for name in calls_of(tmp_path, program) if name != "futex"]
+    assert len(calls) <= 7, calls
+    assert calls[-1] == "close"
+    assert "shutdown" in calls
+
+
+def test_a_close_whose_peer_was_first_takes_at_most_five(tmp_path: Path) -> None:
+    program = """
+peer.close()
+poller = select.poll()
+poller.register(ours, select.POLLRDHUP)
+poller.poll()
+assert marked(lambda: graceful_close(ours)).clean
+"""
+    calls = calls_of(tmp_path, program)
+    assert calls == ["shutdown", "recvfrom", "ioctl", "close"]
+
+
+def test_a_timed_linger_that_is_acknowledged_at_once_takes_at_most_seven(
+    tmp_path: Path,
+) -> None:
+    calls = calls_of(tmp_path, "assert marked(lambda: timed_linger_close(ours, 5)).clean")
+    assert calls[:3] == ["shutdown", "recvfrom", "ioctl"]
+    assert len(calls) <= 14, calls
+
+
+def test_an_abort_takes_four(tmp_path: Path) -> None:
+    calls = calls_of(tmp_path, "marked(lambda: abortive_close(ours))")
+    assert calls == ["getpeername", "ioctl", "setsockopt", "close"]
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.0])
+def test_a_wait_for_the_acknowledgement_does_not_tick(tmp_path: Path, seconds: float) -> None:
+    program = f"""
+peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+ours.setblocking(False)
+try:
+    while True: ours.send(bytes(65536))
+except BlockingIOError: pass
+assert not marked(lambda: timed_linger_close(ours, {seconds})).clean
+"""
+    calls = calls_of(tmp_path, program)
+    assert calls.count("epoll_wait") <= 4, calls
+    assert len(calls) <= 20, calls

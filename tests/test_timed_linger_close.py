@@ -1,0 +1,247 @@
+"""timed_linger_close: woken by the acknowledgement, bounded by the caller's time, truthful."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import select
+import socket
+from typing import Any
+
+import pytest
+
+from graceful_close import (
+    CloseOutcome,
+    Linger,
+    LingerPolicy,
+    get_linger,
+    timed_linger_close,
+    unacked_bytes,
+)
+from streams import (
+    PATIENCE,
+    Connection,
+    await_fin,
+    await_input,
+    await_reset,
+    connect,
+    ends_in_reset,
+    fill,
+    meanwhile,
+    read_all,
+    read_and_close,
+    reset,
+)
+
+
+def test_what_is_acknowledged_is_delivered_though_the_peer_never_closes(
+    tcp: Connection,
+) -> None:
+    tcp.ours.sendall(b"all of it")
+    result = timed_linger_close(tcp.ours, PATIENCE)
+    assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
+    assert tcp.ours.fileno() == -1
+    assert read_all(tcp.peer) == b"all of it"
+
+
+def test_the_acknowledgement_ends_the_wait_when_it_comes() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        written = fill(ours)
+        with meanwhile(read_all, peer) as received:
+            result = timed_linger_close(ours, PATIENCE)
+        assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
+        assert result.elapsed < PATIENCE
+        assert len(received[0]) == written
+
+
+def test_a_peer_that_does_not_read_costs_the_time_and_not_a_second_more() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        written = fill(ours)
+        result = timed_linger_close(ours, 0.05)
+        assert result.outcome is CloseOutcome.TIMED_OUT
+        assert 0.05 <= result.elapsed < 1
+        assert result.unacked is not None
+        assert 0 < result.unacked <= written + 1
+        assert len(read_all(peer)) == written, "the kernel goes on in the background"
+
+
+def test_abort_on_timeout_resets() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        fill(ours)
+        timed_linger_close(ours, 0.05, on_timeout=LingerPolicy.ABORT)
+        assert ends_in_reset(peer)
+
+
+def test_unread_input_does_not_cut_the_wait_short() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        peer.sendall(b"unread")
+        await_input(ours)
+        written = fill(ours)
+        with meanwhile(read_all, peer) as received:
+            result = timed_linger_close(ours, PATIENCE)
+        assert (result.outcome, result.drained) == (CloseOutcome.DELIVERED, 6)
+        assert len(received[0]) == written
+
+
+def test_input_that_comes_during_the_wait_is_thrown_away() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        fill(ours)
+
+        def peer_writes_then_reads() -> None:
+            peer.sendall(bytes(1 << 20))
+            read_all(peer)
+
+        with meanwhile(peer_writes_then_reads):
+            result = timed_linger_close(ours, PATIENCE)
+        assert (result.outcome, result.drained) == (CloseOutcome.DELIVERED, 1 << 20)
+
+
+def test_a_reset_during_the_wait_is_a_reset_and_the_loss_is_counted() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        fill(ours)
+        with ours.dup() as dup:
+
+            def peer_resets() -> None:
+                _await_half_closed(dup)
+                reset(peer)
+
+            with meanwhile(peer_resets):
+                result = timed_linger_close(ours, PATIENCE)
+        assert result.outcome is CloseOutcome.PEER_RESET
+        assert result.unacked is not None
+        assert result.unacked > 1
+
+
+def _await_half_closed(sock: socket.socket) -> None:
+    """Until somebody shut the socket for writing: a poll() for output tells, and wakes."""
+    poller = select.epoll()
+    try:
+        poller.register(sock, select.EPOLLOUT)
+        assert poller.poll(PATIENCE)
+    finally:
+        poller.close()
+
+
+def test_the_peers_fin_does_not_end_the_wait() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        written = fill(ours)
+        peer.shutdown(socket.SHUT_WR)
+        await_fin(ours)
+        with meanwhile(read_all, peer) as received:
+            result = timed_linger_close(ours, PATIENCE)
+        assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
+        assert len(received[0]) == written
+
+
+@pytest.mark.parametrize("mode", [None, 0.0, 5.0], ids=["blocking", "non-blocking", "timeout"])
+def test_every_mode_waits_the_same(tcp: Connection, mode: float | None) -> None:
+    tcp.ours.settimeout(mode)
+    assert timed_linger_close(tcp.ours, PATIENCE).outcome is CloseOutcome.DELIVERED
+
+
+def test_nothing_is_left_set_on_a_dup(tcp: Connection) -> None:
+    with tcp.ours.dup() as dup:
+        timed_linger_close(tcp.ours, PATIENCE)
+        assert get_linger(dup) == Linger(LingerPolicy.BACKGROUND)
+        assert os.get_blocking(dup.fileno())
+
+
+def test_without_epoll_it_looks_for_the_acknowledgement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(select, "epoll")
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        fill(ours)
+        with meanwhile(read_all, peer):
+            assert timed_linger_close(ours, PATIENCE).outcome is CloseOutcome.DELIVERED
+
+
+def test_without_a_descriptor_for_epoll_it_looks_for_the_acknowledgement() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        fill(ours)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                os.dup(0)
+            result = timed_linger_close(ours, 0.05)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert result.outcome is CloseOutcome.TIMED_OUT
+        assert peer.fileno() != -1
+
+
+def test_a_unix_stream_waits_for_the_peers_end(any_family: str) -> None:
+    with connect(any_family) as (ours, peer):
+        ours.sendall(b"last words")
+        with meanwhile(read_and_close, peer):
+            result = timed_linger_close(ours, PATIENCE)
+    unix = any_family == "unix"
+    expected = CloseOutcome.PEER_CLOSED if unix else CloseOutcome.DELIVERED
+    assert result.outcome is expected
+
+
+@pytest.mark.parametrize("seconds", [-1, math.inf, math.nan])
+def test_the_seconds_are_finite_and_not_negative(tcp: Connection, seconds: float) -> None:
+    with pytest.raises(ValueError, match="^seconds must be finite and 0 or more"):
+        timed_linger_close(tcp.ours, seconds)
+    assert tcp.ours.fileno() != -1
+
+
+@pytest.mark.parametrize("seconds", [None, "1", True])
+def test_the_seconds_are_a_number(tcp: Connection, seconds: Any) -> None:
+    with pytest.raises(TypeError, match="^seconds must be a number"):
+        timed_linger_close(tcp.ours, seconds)
+    assert tcp.ours.fileno() != -1
+
+
+# --- unacked_bytes ---------------------------------------------------------------------------------
+
+
+def test_unacked_bytes_counts_what_the_peer_has_not_taken() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        assert unacked_bytes(ours) == 0
+        written = fill(ours)
+        left = unacked_bytes(ours)
+        assert left is not None
+        assert 0 < left <= written
+        ours.shutdown(socket.SHUT_WR)
+        after_fin = unacked_bytes(ours)
+        assert after_fin is not None
+        assert after_fin <= left + 1, "a FIN counts as one"
+        read_all(peer)
+        peer.close()
+        await_fin(ours)
+        assert unacked_bytes(ours) == 0
+
+
+def test_unacked_bytes_keeps_the_count_of_what_a_reset_lost() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        fill(ours)
+        reset(peer)
+        await_reset(ours)
+        assert unacked_bytes(ours)
+
+
+def test_unacked_bytes_of_what_was_never_written_to_is_zero(listener: socket.socket) -> None:
+    assert unacked_bytes(listener) == 0
+    with socket.socket() as fresh:
+        assert unacked_bytes(fresh) == 0
+
+
+def test_unacked_bytes_does_not_guess(stack: Any) -> None:
+    ours, _peer = stack.enter_context(connect("unix"))
+    ours.sendall(b"x")
+    assert unacked_bytes(ours) is None
+    closed = socket.socket()
+    closed.close()
+    assert unacked_bytes(closed) is None
+
+
+def test_unacked_bytes_is_for_streams() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        with pytest.raises(TypeError, match="stream"):
+            unacked_bytes(sock)
