@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 from . import _platform
 from ._checks import is_tcp, require_stream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._platform import Sight
 
 
@@ -71,14 +74,19 @@ class AckWatch:
             descriptor left for one (EMFILE, ENFILE), or no memory (ENOMEM, ENOSPC).
     """
 
+    _poll: Callable[[float, int], object]
+    _close: Callable[[], None]
+
     def __init__(self, sock: socket.socket) -> None:
-        if not hasattr(select, "epoll"):
+        if sys.platform == "linux" and hasattr(select, "epoll"):
+            epoll = select.epoll(1)
+            epoll.register(sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+            self._poll, self._close = epoll.poll, epoll.close
+        else:
             raise OSError("no epoll on this system")
-        self._epoll = select.epoll(1)
-        self._epoll.register(sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
 
     def wait(self, seconds: float) -> None:
-        self._epoll.poll(seconds, 1)
+        self._poll(seconds, 1)
 
     def close(self) -> None:
-        self._epoll.close()
+        self._close()

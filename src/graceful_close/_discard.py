@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import mmap
 import socket
+import sys
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,10 @@ class Discard:
 
 @cache
 def _untouched() -> mmap.mmap:
-    return mmap.mmap(-1, _IN_KERNEL, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if sys.platform == "win32":
+        return mmap.mmap(-1, _IN_KERNEL)
+    else:  # noqa: RET505  (type checkers follow this form)
+        return mmap.mmap(-1, _IN_KERNEL, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 @cache

@@ -7,6 +7,7 @@ import errno
 import select
 import selectors
 import socket
+import sys
 import time
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from ._result import CloseOutcome, CloseResult
 from ._teardown import Step, Teardown, Terms
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
 # Module names, because the loop below asks for them at every step.
@@ -248,7 +250,7 @@ class _Sleeper:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._poll: select.poll | None = None
+        self._readable: Callable[[float], object] | None = None
         self._watch: AckWatch | None = None
 
     def __enter__(self) -> Self:
@@ -259,28 +261,34 @@ class _Sleeper:
             self._watch.close()
 
     def until_readable(self, wake_at: float) -> None:
-        # Looked up at each call: gevent and eventlet replace or remove them late. Not select(),
-        # which ends at descriptor 1023; Windows has no poll().
-        if hasattr(select, "poll"):
-            if self._poll is None:
-                self._poll = select.poll()
-                self._poll.register(self._descriptor(), select.POLLIN)
-            self._poll.poll(_left(wake_at) * 1000)
-        else:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._descriptor(), selectors.EVENT_READ)
-                selector.select(_left(wake_at))
+        if self._readable is None:
+            self._readable = _readable(self._sock)
+        self._readable(_left(wake_at))
 
     def until_anything(self, wake_at: float) -> None:
         if self._watch is None:
             self._watch = AckWatch(self._sock)
         self._watch.wait(_left(wake_at))
 
-    def _descriptor(self) -> int:
-        number = self._sock.fileno()
-        if number == -1:
-            raise OSError(errno.EBADF, "another thread closed the socket")
-        return number
+
+def _readable(sock: socket.socket) -> Callable[[float], object]:
+    """What waits for so many seconds until there is input."""
+    number = sock.fileno()
+    if number == -1:
+        raise OSError(errno.EBADF, "another thread closed the socket")
+    # Looked up late, because gevent and eventlet replace them; and no select(), which ends at
+    # descriptor 1023. Windows has no poll().
+    if sys.platform != "win32" and hasattr(select, "poll"):
+        poller = select.poll()
+        poller.register(number, select.POLLIN)
+        return lambda seconds: poller.poll(seconds * 1000)
+
+    def select_once(seconds: float) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(number, selectors.EVENT_READ)
+            selector.select(seconds)
+
+    return select_once
 
 
 def _left(wake_at: float) -> float:

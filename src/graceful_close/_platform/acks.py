@@ -21,7 +21,8 @@ class Ioctl(NamedTuple):
     def read(self, sock: socket.socket) -> int:
         if sys.platform == "win32":
             raise OSError("ioctl() on sockets is not to be had from Python on Windows")
-        return int.from_bytes(fcntl.ioctl(sock, self.number, b"\0\0\0\0"), sys.byteorder)
+        else:  # noqa: RET506  (type checkers follow this form)
+            return int.from_bytes(fcntl.ioctl(sock, self.number, b"\0\0\0\0"), sys.byteorder)
 
 
 class Field(NamedTuple):

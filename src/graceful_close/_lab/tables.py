@@ -1,0 +1,174 @@
+"""The report in words: one table for each part, before anybody knows how it will look."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import linger_experiments, lost_reply
+from .this_platform import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .linger_experiments import LingerRun
+    from .lost_reply import Replies
+    from .report import Report
+    from .this_platform import ThisPlatform
+
+
+class Words(NamedTuple):
+    """A piece of text. ASCII, because a pipe may know no other.
+
+    Attributes:
+        text: What it says.
+        good: Whether it is good news; None: it is no news.
+    """
+
+    text: str
+    good: bool | None = None
+
+
+class Column(NamedTuple):
+    """A heading, and whether what stands below is flush right, as numbers are."""
+
+    heading: str
+    right: bool = False
+
+
+class Table(NamedTuple):
+    """One table.
+
+    Attributes:
+        title: A few words.
+        caption: A sentence on what it shows.
+        columns: Its columns, from the left.
+        rows: In each, as many cells as there are columns.
+    """
+
+    title: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Words]]
+
+
+def tables(report: Report) -> tuple[Table, ...]:
+    """One table for each part of the report, in its order."""
+    return (
+        _of_linger_experiments(report.linger_experiments),
+        _of_lost_reply(report.lost_reply),
+        _of_this_platform(report.this_platform),
+    )
+
+
+def conclusion(report: Report) -> Words:
+    """The report in one sentence."""
+    run, replies = report.graceful_run, report.graceful_replies
+    verdict = "lost nothing" if report.lost_nothing else "LOST DATA"
+    return Words(
+        f"graceful_close {verdict}: {replies.whole} of {replies.tries} replies, "
+        f"{run.received:,} of {run.written:,} bytes.",
+        report.lost_nothing,
+    )
+
+
+def _of_linger_experiments(runs: Sequence[LingerRun]) -> Table:
+    visible = all(run.before is not None for run in runs)
+    view = (
+        "how the kernel saw the connection right after it"
+        if visible
+        else "(how the kernel saw the connection after it is not visible here)"
+    )
+    state = (Column("state"), Column("Send-Q", right=True)) if visible else ()
+    return Table(
+        "Unsent output: the linger experiments",
+        f"{linger_experiments.WRITTEN:,} bytes are written to a peer that reads only after the "
+        f"close: what the closing call told us (with {linger_experiments.SECONDS} s for those "
+        f"that wait), {view}, and what the peer got in the end.",
+        (
+            Column("way to close"),
+            Column("took", right=True),
+            Column("told us, unacked"),
+            *state,
+            Column("peer got", right=True),
+        ),
+        [_row_of_run(run, visible=visible) for run in runs],
+    )
+
+
+def _row_of_run(run: LingerRun, *, visible: bool) -> Sequence[Words]:
+    if run.result is not None:
+        count = run.result.unacked
+        told = f"{run.result.outcome.value}, {'unknown' if count is None else f'{count:,}'}"
+    else:
+        told = run.error or "nothing"
+    state: Sequence[Words] = ()
+    if visible:
+        after = run.after
+        state = (
+            (Words("gone"), Words("-"))
+            if after is None
+            else (Words(after.state), Words(f"{after.send_queue:,}"))
+        )
+    return (
+        Words(run.way),
+        Words(_duration(run.took)),
+        Words(told),
+        *state,
+        Words(f"{run.received:,} {run.ending.value}", run.whole or None),
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds:.2f} s"
+
+
+def _of_lost_reply(ways: Sequence[Replies]) -> Table:
+    return Table(
+        "Unread input: the lost reply",
+        f"http.client uploads {lost_reply.UPLOAD // 1_000_000} MB to a server that answers 413 "
+        f"and {lost_reply.REPLY >> 10} KiB at once, then closes: how many replies arrived "
+        "whole, and what the client got instead.",
+        (Column("way to close"), Column("whole replies", right=True), Column("instead")),
+        [
+            (
+                Words(replies.way),
+                Words(f"{replies.whole} of {replies.tries}", replies.lost_nothing),
+                Words(", ".join(f"{n} {name}" for name, n in replies.lost.items())),
+            )
+            for replies in ways
+        ],
+    )
+
+
+def _of_this_platform(here: ThisPlatform) -> Table:
+    facts = [("system", here.system), ("taken for", here.name), ("Python", here.python)]
+    linger = here.linger
+    if linger is None:
+        facts.append(("struct linger", "none: there is no SO_LINGER"))
+    else:
+        name = (
+            "SO_LINGER"
+            if linger.option == linger.python_option
+            else f"not Python's SO_LINGER, {linger.python_option}"
+        )
+        facts += [
+            ("struct linger", f"{{{', '.join(linger.layout)}}}"),
+            ("its option", f"{linger.option} ({name}), level {linger.level}"),
+            ("its unit and range", f"{linger.unit}, {linger.shortest} to {linger.longest:,}"),
+        ]
+    return Table(
+        "This platform",
+        "What the library knows of this system, and what came of trying on live loopback "
+        "connections what it relies on.",
+        (Column("what"), Column("here")),
+        [
+            *((Words(what), Words(value)) for what, value in facts),
+            *(
+                (Words(trial.name), Words(trial.verdict.value, _NEWS[trial.verdict]))
+                for trial in here.trials
+            ),
+        ],
+    )
+
+
+_NEWS = {Verdict.WORKS: True, Verdict.FAILS: False, Verdict.ABSENT: None}
