@@ -84,5 +84,11 @@ def _has_ipv6() -> bool:
         return False
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--soak", type=int, default=1000, help="how many random schedules the soak plays"
+    )
+
+
 def pytest_report_header() -> str:
     return f"graceful-close from {Path(graceful_close.__file__).parent}"

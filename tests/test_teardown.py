@@ -170,6 +170,10 @@ def test_without_a_watch_the_acknowledgement_is_looked_for_after_growing_pauses(
     machine.would_block(now)
     assert machine.probed(4, now) is Step.WAIT_READABLE
     assert machine.wake_at - now == pytest.approx(0.001), "progress starts the pauses again"
+    machine.woke(4.9999)
+    machine.would_block(4.9999)
+    assert machine.probed(4, 4.9999) is Step.WAIT_READABLE
+    assert machine.wake_at == 5.0, "a pause ends with the time"
 
 
 def test_after_the_peers_fin_a_pause_does_not_wait_for_input_that_is_always_there() -> None:
@@ -217,7 +221,16 @@ def test_a_stream_that_shows_no_acknowledgements_waits_for_the_peers_fin_instead
     assert machine.would_block(0.0) is Step.WAIT_READABLE
     machine.woke(0.0)
     assert machine.received(0, 0.0) is Step.LET_GO
+    assert machine.parting is LingerPolicy.BACKGROUND, "there may be something to linger for"
     assert machine.released(0.0) == CloseResult(PEER_CLOSED, 0.0, 0, None, None)
+
+
+def test_a_count_is_not_believed_where_nobody_can_count() -> None:
+    machine = Teardown(terms(), 0.0, BLIND)
+    machine.shut(0.0)
+    machine.probed(1, 0.0)
+    machine.received(0, 0.0)
+    assert machine.released(0.0).unacked is None
 
 
 def test_a_kernel_that_will_not_count_after_all_is_done_without() -> None:

@@ -47,9 +47,10 @@ def _set_parting(sock: socket.socket, parting: LingerPolicy, seconds: float) -> 
             # The caller, or the listener it came from, had set {1, n}: close() would reset or
             # wait. Touched only then, because every dup shares the setting.
             option.set(sock, False, 0)
-    except OSError:
+    except (OSError, ValueError):
         # ENOTCONN: the connection is over (macOS and illumos say EINVAL). EBADF: another thread
-        # was faster. Either way there is nothing left that could linger.
+        # was faster. ValueError: EINVAL or EDOM, on a system that means something else by them.
+        # Whichever it is, there is nothing left to do but close.
         pass
 
 

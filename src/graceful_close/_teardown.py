@@ -373,11 +373,10 @@ class Teardown:
         return self._conclude()
 
     def _conclude(self, outcome: CloseOutcome | None = None) -> Step:
-        if not self._over:
-            self._over = True
-            self._outcome = outcome or self._outcome
-            if self.parting is None:
-                self.parting = self._choose_parting()
+        self._over = True
+        self._outcome = outcome or self._outcome
+        if self.parting is None:
+            self.parting = self._choose_parting()
         return Step.LET_GO
 
     def _choose_parting(self) -> LingerPolicy | None:

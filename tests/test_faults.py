@@ -1,0 +1,248 @@
+"""Faults from outside the protocol: processes that die, stop or fork, and a long soak.
+
+Signals, exhausted descriptors and racing threads stand with the calls that they hit.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import pytest
+
+from graceful_close import (
+    CloseOutcome,
+    CloseResult,
+    LingerPolicy,
+    abortive_close,
+    graceful_close,
+    set_linger,
+    timed_linger_close,
+)
+from streams import (
+    PATIENCE,
+    Connection,
+    await_fin,
+    await_reset,
+    connect,
+    fill,
+    meanwhile,
+    read_and_close,
+)
+
+# Reads what its standard input says, and then does nothing any more.
+PEER = """
+import socket, sys
+sock = socket.socket(fileno=int(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def peer_process(peer: socket.socket) -> Generator[subprocess.Popen[bytes], None, None]:
+    """A process of its own holds the peer's end, and nobody else does."""
+    command = [sys.executable, "-c", PEER, str(peer.fileno())]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[peer.fileno()]
+    ) as process:
+        peer.close()
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_peer_that_is_killed_has_closed(tcp: Connection) -> None:
+    with peer_process(tcp.peer) as process:
+        process.send_signal(signal.SIGKILL)
+        result = graceful_close(tcp.ours, timeout=PATIENCE)
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
+
+
+def test_a_peer_that_is_killed_with_our_data_unread_has_reset(tcp: Connection) -> None:
+    tcp.ours.sendall(b"unread")
+    with peer_process(tcp.peer) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        await_reset(tcp.ours)
+        result = graceful_close(tcp.ours, timeout=PATIENCE)
+    assert result.outcome is CloseOutcome.PEER_RESET
+
+
+def test_a_peer_that_is_stopped_acknowledges_but_does_not_close(tcp: Connection) -> None:
+    with peer_process(tcp.peer) as process:
+        process.send_signal(signal.SIGSTOP)
+        with tcp.ours.dup() as dup:
+            result = graceful_close(tcp.ours, timeout=0.05)
+            assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 0)
+            # Its kernel goes on: to know that the data is there takes no program.
+            assert timed_linger_close(dup, PATIENCE).outcome is CloseOutcome.DELIVERED
+
+
+def test_a_child_that_was_forked_before_the_close_does_not_hold_it_up(tcp: Connection) -> None:
+    hold, release = os.pipe()
+    child = os.fork()
+    if child == 0:
+        tcp.peer.close()  # it would hold the peer's end, too
+        os.close(release)
+        os.read(hold, 1)
+        os._exit(0)
+    os.close(hold)
+    try:
+        with meanwhile(read_and_close, tcp.peer):
+            result = graceful_close(tcp.ours, timeout=PATIENCE)
+        assert result.outcome is CloseOutcome.PEER_CLOSED
+    finally:
+        os.close(release)
+        os.waitpid(child, 0)
+
+
+def test_a_child_that_is_forked_during_the_close_disturbs_nothing(tcp: Connection) -> None:
+    results: list[CloseResult] = []
+    closer = threading.Thread(
+        target=lambda: results.append(graceful_close(tcp.ours, timeout=PATIENCE))
+    )
+    closer.start()
+    assert tcp.peer.recv(1) == b""  # the FIN: the close is under way
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    tcp.peer.close()
+    closer.join()
+    assert results[0].outcome is CloseOutcome.PEER_CLOSED
+
+
+def test_parent_and_child_may_both_close_it(tcp: Connection) -> None:
+    child = os.fork()
+    if child == 0:
+        tcp.peer.close()
+        result = graceful_close(tcp.ours, timeout=PATIENCE)
+        os._exit(0 if result.outcome in {CloseOutcome.PEER_CLOSED, NOT_CONNECTED} else 1)
+    tcp.peer.close()
+    await_fin(tcp.ours)
+    result = graceful_close(tcp.ours, timeout=PATIENCE)
+    assert result.outcome in {CloseOutcome.PEER_CLOSED, NOT_CONNECTED}
+    assert os.waitpid(child, 0)[1] == 0
+
+
+NOT_CONNECTED = CloseOutcome.NOT_CONNECTED
+
+
+# --- the soak ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Schedule:
+    """One seeded story: what the peer does before, during and at the end, and how we close."""
+
+    seed: int
+
+    def play(self) -> tuple[str, CloseResult]:
+        dice = random.Random(self.seed)
+        family = dice.choice(["tcp4", "tcp4", "tcp6", "unix"])
+        buffer = dice.choice([None, 4096]) if family != "unix" else None
+        with connect(family, peer_buffer=buffer) as (ours, peer):
+            ours.settimeout(dice.choice([None, 0, 3.0]))
+            written = dice.choice([0, 100, -1])
+            if written > 0:
+                ours.sendall(bytes(written))
+            elif written < 0:
+                fill(ours)
+            actions = dice.choices(ACTIONS, k=dice.randint(1, 4))
+            thread = threading.Thread(target=self.act, args=(peer, actions, dice.random()))
+            thread.start()
+            way = dice.choice(["graceful", "delivered", "idle", "limit", "timed", "abort"])
+            result = close(way, ours, dice.choice([0.0, 0.01, 0.05]))
+            assert ours.fileno() == -1, self
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), self
+        return way, result
+
+    @staticmethod
+    def act(peer: socket.socket, actions: list[str], start: float) -> None:
+        """The peer's part, in a thread: any error is the network's answer to it."""
+        peer.settimeout(0.2)
+        if start < 0.5:
+            with suppress(OSError):
+                peer.recv(1)
+        for action in actions:
+            with suppress(OSError):
+                match action:
+                    case "write":
+                        peer.sendall(bytes(1000))
+                    case "flood":
+                        peer.sendall(bytes(300_000))
+                    case "read":
+                        while peer.recv(1 << 16):
+                            pass
+                    case "half-close":
+                        peer.shutdown(socket.SHUT_WR)
+                    case "close":
+                        peer.close()
+                    case _:
+                        set_linger(peer, LingerPolicy.ABORT)
+                        peer.close()
+
+
+ACTIONS = ["write", "flood", "read", "half-close", "close", "reset"]
+
+
+def close(way: str, sock: socket.socket, timeout: float) -> CloseResult:
+    match way:
+        case "graceful":
+            return graceful_close(sock, timeout=timeout)
+        case "delivered":
+            return graceful_close(sock, timeout=timeout, until=CloseOutcome.DELIVERED)
+        case "idle":
+            return graceful_close(sock, timeout=1, idle_timeout=timeout)
+        case "limit":
+            return graceful_close(sock, timeout=timeout, drain_limit=5000)
+        case "timed":
+            return timed_linger_close(sock, timeout, on_timeout=LingerPolicy.ABORT)
+        case _:
+            return abortive_close(sock)
+
+
+def test_a_soak_of_random_peers_ends_closed_and_true(request: pytest.FixtureRequest) -> None:
+    """`pytest --soak 100000` goes on for longer; a failure names its seed."""
+    outcomes: Counter[tuple[str, CloseOutcome]] = Counter()
+    for seed in range(request.config.getoption("--soak")):
+        way, result = Schedule(seed).play()
+        outcomes[way, result.outcome] += 1
+        check(way, result, seed)
+    assert len({outcome for _, outcome in outcomes}) >= 6, "the schedules are too tame"
+
+
+def check(way: str, result: CloseResult, seed: int) -> None:
+    """What can be held against a result without a look at the wire."""
+    story = f"seed {seed}, {way}: {result}"
+    assert result.elapsed < 5, story
+    match result.outcome:
+        case CloseOutcome.DELIVERED:
+            assert way in {"delivered", "timed"}, story
+            assert result.unacked == 0, story
+        case CloseOutcome.PEER_CLOSED:
+            assert result.unacked in {0, None}, story
+        case CloseOutcome.ABORTED:
+            assert way == "abort", story
+        case CloseOutcome.DRAIN_LIMIT:
+            assert (way, result.drained) == ("limit", 5001), story
+        case CloseOutcome.IDLE_TIMED_OUT:
+            assert way == "idle", story
+        case CloseOutcome.PEER_RESET:
+            assert isinstance(result.error, (ConnectionResetError, BrokenPipeError)), story
+        case outcome:
+            assert outcome is not CloseOutcome.ALREADY_CLOSED, story
