@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import errno
 import pickle
 
@@ -81,10 +80,10 @@ def test_the_line_says_what_is_not_known() -> None:
 
 def test_a_result_is_a_plain_value() -> None:
     result = result_of(CloseOutcome.DELIVERED)
-    assert dataclasses.asdict(result)["drained"] == 5_000_000
+    assert repr(result).startswith("CloseResult(outcome=<CloseOutcome.DELIVERED")
     assert copy.copy(result) == result
     assert hash(result) == hash(copy.copy(result))
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError, match="no setter"):
         result.drained = 0  # type: ignore[misc]
 
 

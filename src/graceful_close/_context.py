@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ._checks import require_stream
 from ._linger import LingerPolicy
 from ._result import CloseOutcome, CloseResult
 from ._sync import abort_on, close_on
 from ._teardown import Terms
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from types import TracebackType

@@ -6,15 +6,13 @@ import os
 import select
 import socket
 import sys
-from typing import TYPE_CHECKING
 
 from . import _platform
 from ._checks import is_tcp, require_stream
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from ._platform import Sight
 
 
 def unacked_bytes(sock: socket.socket) -> int | None:
@@ -36,13 +34,13 @@ def unacked_bytes(sock: socket.socket) -> int | None:
     Source: SIOCOUTQ in tcp(7); SO_NWRITE on macOS; FIONWRITE and TCP_INFO on the BSDs.
     """
     require_stream(sock)
-    return count_unacked(sock)
+    return count_unacked(sock, tcp=is_tcp(sock))
 
 
-def count_unacked(sock: socket.socket) -> int | None:
-    """`unacked_bytes` for a socket that was checked already."""
+def count_unacked(sock: socket.socket, *, tcp: bool) -> int | None:
+    """`unacked_bytes` for a stream socket that was looked at already."""
     acks = _platform.HERE.acks
-    if acks is None or not is_tcp(sock):
+    if acks is None or not tcp:
         return None
     try:
         return acks.read(sock)
@@ -54,11 +52,6 @@ def pending_error(sock: socket.socket) -> OSError | None:
     """Take the error that the network left on the socket, if any (SO_ERROR, socket(7))."""
     number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return OSError(number, os.strerror(number)) if number else None
-
-
-def sight_of(sock: socket.socket) -> Sight:
-    """What can be seen of this connection's acknowledgements."""
-    return _platform.HERE.tcp_sight if is_tcp(sock) else _platform.BLIND
 
 
 class AckWatch:

@@ -7,11 +7,11 @@ import mmap
 import socket
 import sys
 from functools import cache, partial
-from typing import TYPE_CHECKING
 
 from . import _platform
-from ._checks import is_native, is_tcp
+from ._checks import is_native
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -24,10 +24,15 @@ _IN_KERNEL = 16 << 20
 _COPIED = 256 << 10
 
 # A read this large means a peer in full flow; from then on, wait for as much before waking.
-# Arbitrary within a factor of four: at 256 KiB a gigabyte takes a few thousand wake-ups less,
-# and the receive buffer that Linux makes for it (tcp_set_rcvlowat()) is still an ordinary one.
+# Arbitrary within a factor of four: at 512 KiB a gigabyte takes a third of the wake-ups, and the
+# receive buffer that Linux makes for it (tcp_set_rcvlowat()) is still an ordinary one.
 _FLOOD = 64 << 10
-_WAKE_FOR = 256 << 10
+_WAKE_FOR = 512 << 10
+
+# Plain numbers, because `|` on the socket module's flags costs more than a system call does. No
+# MSG_DONTWAIT on Windows, no MSG_TRUNC that discards but on Linux.
+_MSG_TRUNC = int(getattr(socket, "MSG_TRUNC", 0))
+_MSG_DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
 
 
 class Discard:
@@ -43,22 +48,22 @@ class Discard:
         "_sock",
     )
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, tcp: bool) -> None:
         self._sock = sock
         native = is_native(sock)
         self._recv_into = partial(_socket.socket.recv_into, sock) if native else sock.recv_into
-        self._in_kernel = _platform.HERE.truncates and is_tcp(sock)
+        self._in_kernel = tcp and _platform.HERE.truncates
         self._low_water = 0  # what to restore; 0: it was not changed
         self._buffer: Buffer
         self._flags: int
         if self._in_kernel:
             # MSG_TRUNC: the kernel drops the bytes and leaves the buffer alone (tcp(7)).
-            self._buffer, self._size, self._flags = _untouched(), _IN_KERNEL, socket.MSG_TRUNC
+            self._buffer, self._size, self._flags = _untouched(), _IN_KERNEL, _MSG_TRUNC
         else:
             self._buffer, self._size, self._flags = _scribbled(), _COPIED, 0
         timeout = sock.gettimeout()
-        if timeout is None and native and hasattr(socket, "MSG_DONTWAIT"):
-            self._flags |= socket.MSG_DONTWAIT  # a dup shares the blocking mode: leave it
+        if timeout is None and native and _MSG_DONTWAIT:
+            self._flags |= _MSG_DONTWAIT  # a dup shares the blocking mode: leave it
         elif timeout != 0:
             # Where a timeout is set the descriptor is non-blocking already, and this only
             # stops Python from waiting. Windows has no MSG_DONTWAIT: there the mode changes.

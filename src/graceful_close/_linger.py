@@ -5,12 +5,12 @@ from __future__ import annotations
 import enum
 import errno
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from . import _platform
 from ._checks import require_socket
+from ._value import Value
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
@@ -35,11 +35,10 @@ class LingerPolicy(enum.Enum):
     `timed_linger_close`."""
 
 
-@dataclass(frozen=True)
-class Linger:
-    """A socket's linger setting.
+class Linger(Value):
+    """A socket's linger setting. It cannot be changed, and compares equal to its like.
 
-    Attributes:
+    Args:
         policy: Which of the three cases.
         seconds: For TIMED, at least 1; otherwise 0.
 
@@ -47,15 +46,27 @@ class Linger:
         ValueError: The seconds do not fit the policy.
     """
 
-    policy: LingerPolicy
-    seconds: int = 0
+    __slots__ = ("_policy", "_seconds")
+    __match_args__ = ("policy", "seconds")
 
-    def __post_init__(self) -> None:
-        if self.policy is LingerPolicy.TIMED:
-            if self.seconds < 1:
-                raise ValueError(f"TIMED needs at least 1 second, not {self.seconds!r}")
-        elif self.seconds != 0:
-            raise ValueError(f"{self.policy.name} has no seconds, not {self.seconds!r}")
+    def __init__(self, policy: LingerPolicy, seconds: int = 0) -> None:
+        if policy is LingerPolicy.TIMED:
+            if seconds < 1:
+                raise ValueError(f"TIMED needs at least 1 second, not {seconds!r}")
+        elif seconds != 0:
+            raise ValueError(f"{policy.name} has no seconds, not {seconds!r}")
+        self._policy = policy
+        self._seconds = seconds
+
+    @property
+    def policy(self) -> LingerPolicy:
+        """Which of the three cases."""
+        return self._policy
+
+    @property
+    def seconds(self) -> int:
+        """For TIMED, how long close() waits; otherwise 0."""
+        return self._seconds
 
 
 def get_linger(sock: socket.socket) -> Linger:

@@ -1,4 +1,4 @@
-"""Letting go of a descriptor, whatever else holds the socket object."""
+"""Letting go: of one direction, then of the descriptor, whatever holds the object."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ import socket
 from . import _platform
 from ._checks import is_native
 from ._linger import LingerPolicy
+
+
+def shut_for_writing(sock: socket.socket) -> None:
+    """Send our FIN, past what a subclass made of shutdown().
+
+    Never SHUT_RDWR: what the peer still sends would be answered with RST.
+    """
+    if is_native(sock):
+        _socket.socket.shutdown(sock, socket.SHUT_WR)
+    else:
+        sock.shutdown(socket.SHUT_WR)
 
 
 def let_go(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 import errno
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from ._value import Value
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
@@ -65,25 +66,57 @@ _ERRNO = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CloseResult:
+class CloseResult(Value):
     """How one connection ended. `str(result)` is one line for a log.
 
-    Attributes:
-        outcome: How it ended; see `CloseOutcome`.
-        elapsed: Seconds from the call to the release of the descriptor.
-        drained: Bytes read from the peer and thrown away.
-        unacked: Bytes that the peer had not acknowledged when we let go. A FIN that is not
-            acknowledged counts as one byte, as it does in TCP's sequence numbers. None:
-            this system, or this kind of socket, does not say.
-        error: The error that the network gave, if any; the operating system's own.
+    It cannot be changed, and compares equal to one that says the same.
     """
 
-    outcome: CloseOutcome
-    elapsed: float
-    drained: int
-    unacked: int | None
-    error: OSError | None
+    __slots__ = ("_drained", "_elapsed", "_error", "_outcome", "_unacked")
+    __match_args__ = ("outcome", "elapsed", "drained", "unacked", "error")
+
+    def __init__(
+        self,
+        outcome: CloseOutcome,
+        elapsed: float,
+        drained: int,
+        unacked: int | None,
+        error: OSError | None,
+    ) -> None:
+        self._outcome = outcome
+        self._elapsed = elapsed
+        self._drained = drained
+        self._unacked = unacked
+        self._error = error
+
+    @property
+    def outcome(self) -> CloseOutcome:
+        """How it ended."""
+        return self._outcome
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the call to the release of the descriptor."""
+        return self._elapsed
+
+    @property
+    def drained(self) -> int:
+        """Bytes read from the peer and thrown away."""
+        return self._drained
+
+    @property
+    def unacked(self) -> int | None:
+        """Bytes that the peer had not acknowledged when we let go.
+
+        A FIN that is not acknowledged counts as one byte, as it does in TCP's sequence
+        numbers. None: this system, or this kind of socket, does not say.
+        """
+        return self._unacked
+
+    @property
+    def error(self) -> OSError | None:
+        """The operating system's own error, if the network gave one."""
+        return self._error
 
     @property
     def clean(self) -> bool:

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import _socket
 import errno
 import select
 import selectors
-import socket
 import sys
 import time
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from . import _platform
-from ._checks import is_native, is_tcp, require_seconds, require_stream
-from ._delivery import AckWatch, count_unacked, pending_error, sight_of
+from ._checks import is_tcp, require_seconds, require_stream
+from ._delivery import AckWatch, count_unacked, pending_error
 from ._discard import Discard
 from ._linger import LingerPolicy
 from ._platform import Meaning, disconnect, meaning
-from ._release import let_go
+from ._release import let_go, shut_for_writing
 from ._result import CloseOutcome, CloseResult
-from ._teardown import Step, Teardown, Terms
+from ._teardown import (
+    DRAIN,
+    LET_GO,
+    PROBE,
+    READ_ERROR,
+    SHUT_WR,
+    WAIT_ACK,
+    WAIT_READABLE,
+    Step,
+    Teardown,
+    Terms,
+)
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
-    from typing import Self
-
-# Module names, because the loop below asks for them at every step.
-DRAIN = Step.DRAIN
-LET_GO = Step.LET_GO
-PROBE = Step.PROBE
-READ_ERROR = Step.READ_ERROR
-SHUT_WR = Step.SHUT_WR
-WAIT_ACK = Step.WAIT_ACK
-WAIT_READABLE = Step.WAIT_READABLE
 
 # Python repeats an interrupted call by itself (PEP 475); elsewhere EINTR means the same.
 NOT_NOW = (Meaning.WOULD_BLOCK, Meaning.INTERRUPTED)
@@ -163,7 +163,7 @@ def abort_on(sock: socket.socket, every_holder: bool = False) -> CloseResult:
             return CloseResult(CloseOutcome.ALREADY_CLOSED, 0.0, 0, None, None)
         started = monotonic()
         outcome, error = _standing(sock)
-        unacked = count_unacked(sock)
+        unacked = count_unacked(sock, tcp=is_tcp(sock))
         if every_holder and outcome is CloseOutcome.ABORTED:
             disconnect(sock)
             complaint = let_go(sock, None)  # done: leave the other holders' option alone
@@ -192,51 +192,14 @@ def _standing(sock: socket.socket) -> tuple[CloseOutcome, OSError | None]:
 
 
 def close_on(terms: Terms, sock: socket.socket) -> CloseResult:
-    """`graceful_close` with everything checked: do what the machine says until it lets go."""
+    """`graceful_close` with everything checked."""
     try:
         if sock.fileno() == -1:
             return CloseResult(CloseOutcome.ALREADY_CLOSED, 0.0, 0, None, None)
-        machine = Teardown(terms, monotonic(), sight_of(sock))
-        with _Sleeper(sock) as sleeper:
-            discard = Discard(sock)
-            step = machine.start()
-            while step is not LET_GO:
-                try:
-                    if step is DRAIN:
-                        count = discard.read(machine.allowance)
-                        step = machine.received(count, monotonic())
-                    elif step is WAIT_READABLE:
-                        sleeper.until_readable(machine.wake_at)
-                        step = machine.woke(monotonic())
-                    elif step is PROBE:
-                        step = machine.probed(count_unacked(sock), monotonic())
-                    elif step is SHUT_WR:
-                        if is_native(sock):
-                            _socket.socket.shutdown(sock, socket.SHUT_WR)
-                        else:
-                            sock.shutdown(socket.SHUT_WR)
-                        step = machine.shut(monotonic())
-                    elif step is WAIT_ACK:
-                        sleeper.until_anything(machine.wake_at)
-                        step = machine.woke(monotonic())
-                    elif step is READ_ERROR:
-                        error = pending_error(sock)
-                        now = monotonic()
-                        step = machine.failed(error, now) if error else machine.no_error(now)
-                    else:
-                        time.sleep(max(machine.wake_at - monotonic(), 0))
-                        step = machine.woke(monotonic())
-                except OSError as error:
-                    now = monotonic()
-                    if step is DRAIN and meaning(error) in NOT_NOW:
-                        step = machine.would_block(now)
-                    elif step is SHUT_WR:
-                        step = machine.shut(now, error)
-                    elif step is WAIT_ACK:
-                        step = machine.cannot_watch(now)
-                    else:
-                        step = machine.failed(error, now)
-            discard.restore()
+        tcp = is_tcp(sock)
+        sight = _platform.HERE.tcp_sight if tcp else _platform.BLIND
+        machine = Teardown(terms, monotonic(), sight)
+        _carry_out(machine, sock, tcp=tcp)
         complaint = let_go(sock, machine.parting, machine.linger_seconds)
         return machine.released(monotonic(), complaint)
     except BaseException:
@@ -245,20 +208,61 @@ def close_on(terms: Terms, sock: socket.socket) -> CloseResult:
         raise
 
 
+def _carry_out(machine: Teardown, sock: socket.socket, *, tcp: bool) -> None:
+    """Do what the machine says, and report, until it says to let go."""
+    sleeper = _Sleeper(sock)
+    try:
+        discard = Discard(sock, tcp=tcp)
+        step = machine.start()
+        while step is not LET_GO:
+            try:
+                if step is DRAIN:
+                    count = discard.read(machine.allowance)
+                    step = machine.received(count, monotonic())
+                elif step is WAIT_READABLE:
+                    sleeper.until_readable(machine.wake_at)
+                    step = machine.woke(monotonic())
+                elif step is PROBE:
+                    step = machine.probed(count_unacked(sock, tcp=tcp), monotonic())
+                elif step is SHUT_WR:
+                    shut_for_writing(sock)
+                    step = machine.shut(monotonic())
+                elif step is WAIT_ACK:
+                    sleeper.until_anything(machine.wake_at)
+                    step = machine.woke(monotonic())
+                elif step is READ_ERROR:
+                    error, now = pending_error(sock), monotonic()
+                    step = machine.failed(error, now) if error else machine.no_error(now)
+                else:
+                    time.sleep(_left(machine.wake_at))
+                    step = machine.woke(monotonic())
+            except OSError as error:
+                step = _report_failure(machine, step, error)
+        discard.restore()
+    finally:
+        sleeper.close()
+
+
+def _report_failure(machine: Teardown, step: Step, error: OSError) -> Step:
+    now = monotonic()
+    if step is DRAIN and meaning(error) in NOT_NOW:
+        return machine.would_block(now)
+    if step is SHUT_WR:
+        return machine.shut(now, error)
+    if step is WAIT_ACK:
+        return machine.cannot_watch(now)
+    return machine.failed(error, now)
+
+
 class _Sleeper:
     """Waits on one socket; what it needs for that is made when it is first needed."""
+
+    __slots__ = ("_readable", "_sock", "_watch")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._readable: Callable[[float], object] | None = None
         self._watch: AckWatch | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._watch is not None:
-            self._watch.close()
 
     def until_readable(self, wake_at: float) -> None:
         if self._readable is None:
@@ -269,6 +273,10 @@ class _Sleeper:
         if self._watch is None:
             self._watch = AckWatch(self._sock)
         self._watch.wait(_left(wake_at))
+
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
 
 
 def _readable(sock: socket.socket) -> Callable[[float], object]:
@@ -291,6 +299,10 @@ def _readable(sock: socket.socket) -> Callable[[float], object]:
     return select_once
 
 
+_LONGEST = 1_000_000.0
+
+
 def _left(wake_at: float) -> float:
     """Seconds to go: not negative, and no more than a poll() can count in milliseconds."""
-    return min(max(wake_at - time.monotonic(), 0), 1_000_000)
+    left = wake_at - monotonic()
+    return left if 0 < left < _LONGEST else min(max(left, 0), _LONGEST)

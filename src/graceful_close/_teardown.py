@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import TYPE_CHECKING
 
 from ._checks import require_count, require_seconds
 from ._linger import LingerPolicy
 from ._platform import Meaning, Sight, meaning
 from ._result import CloseOutcome, CloseResult
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
@@ -105,6 +105,27 @@ class Terms:
         self.on_timeout: Final = on_timeout
 
 
+# By their own names, because an enum's member costs more to look up than most of what follows.
+SEND_CLOSE_NOTIFY = Step.SEND_CLOSE_NOTIFY
+SHUT_WR = Step.SHUT_WR
+DRAIN = Step.DRAIN
+PROBE = Step.PROBE
+READ_ERROR = Step.READ_ERROR
+WAIT_READABLE = Step.WAIT_READABLE
+WAIT_WRITABLE = Step.WAIT_WRITABLE
+WAIT_ACK = Step.WAIT_ACK
+PAUSE = Step.PAUSE
+LET_GO = Step.LET_GO
+
+PEER_CLOSED = CloseOutcome.PEER_CLOSED
+DELIVERED = CloseOutcome.DELIVERED
+PEER_RESET = CloseOutcome.PEER_RESET
+TIMED_OUT = CloseOutcome.TIMED_OUT
+IDLE_TIMED_OUT = CloseOutcome.IDLE_TIMED_OUT
+DRAIN_LIMIT = CloseOutcome.DRAIN_LIMIT
+NOT_CONNECTED = CloseOutcome.NOT_CONNECTED
+ALREADY_CLOSED = CloseOutcome.ALREADY_CLOSED
+
 # How long to pause between two looks at the acknowledgements where nothing wakes us. Arbitrary:
 # the first is about a fast network's round trip, and the last keeps a wait of seconds at some
 # dozens of looks while costing it at most a twentieth of a second.
@@ -159,7 +180,7 @@ class Teardown:
         self._terms = terms
         self._sight = sight
         # Is it the acknowledgement that we were asked to see, and can we?
-        self._wants_acks = sight.acks and terms.until is CloseOutcome.DELIVERED
+        self._wants_acks = sight.acks and terms.until is DELIVERED
 
         self._started = now
         self._deadline = now + terms.timeout
@@ -186,12 +207,12 @@ class Teardown:
 
     def start(self) -> Step:
         """Nothing yet."""
-        return Step.SEND_CLOSE_NOTIFY if self._notifying else Step.SHUT_WR
+        return SEND_CLOSE_NOTIFY if self._notifying else SHUT_WR
 
     def notified(self) -> Step:
         """The close_notify is out, or can never go out."""
         self._notifying = False
-        return self._conclude() if self._outcome else Step.SHUT_WR
+        return self._conclude() if self._outcome else SHUT_WR
 
     def notify_would_block(self, now: float) -> Step:
         """There was no room for the close_notify."""
@@ -199,7 +220,7 @@ class Teardown:
         # sees it without a close_notify knows that the stream was cut (RFC 8446, section 6.1).
         if self._outcome or now >= self.wake_at:
             return self.notified()
-        return Step.WAIT_WRITABLE
+        return WAIT_WRITABLE
 
     def shut(self, now: float, error: OSError | None = None) -> Step:
         """shutdown(SHUT_WR) was called."""
@@ -213,7 +234,7 @@ class Teardown:
             self._error = error.with_traceback(None)
         else:
             return self.failed(error, now)
-        return Step.DRAIN
+        return DRAIN
 
     def received(self, count: int, now: float) -> Step:
         """DRAIN threw `count` bytes away; 0 is the peer's FIN."""
@@ -222,20 +243,20 @@ class Teardown:
         if count == 0:
             self._peer_fin = True
             if not self._fin_sent:
-                return Step.READ_ERROR  # shutdown() found no connection: what ended it?
-            return Step.PROBE if self._sight.acks else self._conclude(CloseOutcome.PEER_CLOSED)
+                return READ_ERROR  # shutdown() found no connection: what ended it?
+            return PROBE if self._sight.acks else self._conclude(PEER_CLOSED)
         self._it_lives()
         self._drained += count
         self._idle_at = now + self._terms.idle_timeout
         limit = self._terms.drain_limit
         if limit is not None:
             if self._drained > limit:
-                return self._look_and_conclude(CloseOutcome.DRAIN_LIMIT)
+                return self._look_and_conclude(DRAIN_LIMIT)
             self.allowance = limit - self._drained + 1
         if now >= self._deadline:
-            return self._look_and_conclude(CloseOutcome.TIMED_OUT)
+            return self._look_and_conclude(TIMED_OUT)
         # WAIT_ACK sleeps on an edge: nothing may be left unread before it.
-        return Step.DRAIN if self._wants_acks else self._sleep(now)
+        return DRAIN if self._wants_acks else self._sleep(now)
 
     def would_block(self, now: float) -> Step:
         """DRAIN found nothing to read for now."""
@@ -248,12 +269,12 @@ class Teardown:
             # them, count when an idle time begins and when it ends.
             baseline = self._unacked is None and terms.idle_timeout < math.inf
             if self._wants_acks or baseline or now >= min(self._deadline, self._idle_at):
-                return Step.PROBE
-        elif sight.kernel_lingers and terms.until is CloseOutcome.DELIVERED:
+                return PROBE
+        elif sight.kernel_lingers and terms.until is DELIVERED:
             self.linger_seconds = self._deadline - now
             if self.linger_seconds > 0:
                 self.parting = LingerPolicy.TIMED
-                return self._conclude(CloseOutcome.TIMED_OUT)  # unless released() knows better
+                return self._conclude(TIMED_OUT)  # unless released() knows better
         return self._rest(now)
 
     def failed(self, error: OSError, now: float) -> Step:
@@ -273,15 +294,13 @@ class Teardown:
     def probed(self, unacked: int | None, now: float) -> Step:
         """PROBE counted the unacknowledged bytes, an unacknowledged FIN among them."""
         if self._over:
-            return Step.LET_GO
+            return LET_GO
         before, self._unacked = self._unacked, unacked if self._sight.acks else None
         if self._outcome:
             return self._conclude()
         if unacked is None:  # it should have known, but does not: do without
             self._wants_acks = False
-            return (
-                self._conclude(CloseOutcome.PEER_CLOSED) if self._peer_fin else self._rest(now)
-            )
+            return self._conclude(PEER_CLOSED) if self._peer_fin else self._rest(now)
         if before is not None and unacked < before:
             self._idle_at = now + self._terms.idle_timeout
             self._pause = _FIRST_PAUSE
@@ -290,7 +309,7 @@ class Teardown:
         # Once the FIN is read, recv() says no more than that: a reset shows in SO_ERROR alone.
         # And where a reset empties the queue, 0 proves nothing before SO_ERROR was asked.
         if self._peer_fin or (unacked == 0 and self._wants_acks):
-            return Step.READ_ERROR
+            return READ_ERROR
         return self._rest(now)
 
     def no_error(self, now: float) -> Step:
@@ -299,7 +318,7 @@ class Teardown:
             return self._conclude()
         if not self._fin_sent:
             # It was over before we came, and how is not to be known any more.
-            return self._look_and_conclude(CloseOutcome.NOT_CONNECTED)
+            return self._look_and_conclude(NOT_CONNECTED)
         return self._conclude(self._success()) if self._unacked == 0 else self._rest(now)
 
     def woke(self, now: float) -> Step:
@@ -307,8 +326,8 @@ class Teardown:
         if self._outcome:
             return self._conclude()
         if self._notifying:
-            return Step.SEND_CLOSE_NOTIFY if now < self.wake_at else self.notified()
-        return Step.PROBE if self._peer_fin else Step.DRAIN
+            return SEND_CLOSE_NOTIFY if now < self.wake_at else self.notified()
+        return PROBE if self._peer_fin else DRAIN
 
     def cannot_watch(self, now: float) -> Step:
         """WAIT_ACK is not to be had: no epoll on this system, or no descriptor left for it."""
@@ -320,10 +339,10 @@ class Teardown:
 
         Whatever close() says the descriptor is gone (close(2)): its errors are information.
         """
-        outcome = self._outcome or CloseOutcome.ALREADY_CLOSED
+        outcome = self._outcome or ALREADY_CLOSED
         if error is not None:
             if self.parting is LingerPolicy.TIMED and meaning(error) is Meaning.RESET:
-                outcome = CloseOutcome.PEER_RESET
+                outcome = PEER_RESET
             if self._error is None:
                 self._error = error.with_traceback(None)
         return CloseResult(
@@ -339,36 +358,34 @@ class Teardown:
             self._error = None
 
     def _success(self) -> CloseOutcome:
-        return CloseOutcome.DELIVERED if self._wants_acks else CloseOutcome.PEER_CLOSED
+        return DELIVERED if self._wants_acks else PEER_CLOSED
 
     def _rest(self, now: float) -> Step:
         """All is read and counted for now: give up, or wait."""
         if now >= self._deadline:
-            return self._conclude(CloseOutcome.TIMED_OUT)
+            return self._conclude(TIMED_OUT)
         if now >= self._idle_at:
-            return self._conclude(CloseOutcome.IDLE_TIMED_OUT)
+            return self._conclude(IDLE_TIMED_OUT)
         return self._sleep(now)
 
     def _sleep(self, now: float) -> Step:
         self.wake_at = min(self._deadline, self._idle_at)
         if not (self._wants_acks or self._peer_fin):
-            return Step.WAIT_READABLE
+            return WAIT_READABLE
         if self._watchable:
-            return Step.WAIT_ACK
+            return WAIT_ACK
         self.wake_at = min(self.wake_at, now + self._pause)
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
         # After the peer's FIN the socket is readable for good: waiting for input would spin.
-        return Step.PAUSE if self._peer_fin else Step.WAIT_READABLE
+        return PAUSE if self._peer_fin else WAIT_READABLE
 
     def _look_and_conclude(self, outcome: CloseOutcome) -> Step:
         """The end is decided; count once more what we leave behind, if the count is true."""
         self._outcome = outcome
-        if outcome is CloseOutcome.ALREADY_CLOSED:
+        if outcome is ALREADY_CLOSED:
             return self._conclude()
-        if self._sight.acks and (
-            self._sight.survives_reset or outcome is not CloseOutcome.PEER_RESET
-        ):
-            return Step.PROBE
+        if self._sight.acks and (self._sight.survives_reset or outcome is not PEER_RESET):
+            return PROBE
         self._unacked = None
         return self._conclude()
 
@@ -377,25 +394,22 @@ class Teardown:
         self._outcome = outcome or self._outcome
         if self.parting is None:
             self.parting = self._choose_parting()
-        return Step.LET_GO
+        return LET_GO
 
     def _choose_parting(self) -> LingerPolicy | None:
-        match self._outcome:
-            case CloseOutcome.DELIVERED:
-                return LingerPolicy.BACKGROUND
-            case CloseOutcome.PEER_CLOSED:
-                return None if self._unacked == 0 else LingerPolicy.BACKGROUND
-            case (
-                CloseOutcome.TIMED_OUT | CloseOutcome.IDLE_TIMED_OUT | CloseOutcome.DRAIN_LIMIT
-            ) if self._error is None:
-                return self._terms.on_timeout
-            case _:
-                return None  # the connection is gone: nothing is left to linger for
+        outcome = self._outcome
+        if outcome is PEER_CLOSED:
+            return None if self._unacked == 0 else LingerPolicy.BACKGROUND
+        if outcome is DELIVERED:
+            return LingerPolicy.BACKGROUND
+        if outcome in (TIMED_OUT, IDLE_TIMED_OUT, DRAIN_LIMIT) and self._error is None:
+            return self._terms.on_timeout
+        return None  # the connection is gone: nothing is left to linger for
 
 
 _OUTCOMES = {
-    Meaning.RESET: CloseOutcome.PEER_RESET,
-    Meaning.NOT_CONNECTED: CloseOutcome.NOT_CONNECTED,
-    Meaning.LOST: CloseOutcome.TIMED_OUT,
-    Meaning.CLOSED: CloseOutcome.ALREADY_CLOSED,
+    Meaning.RESET: PEER_RESET,
+    Meaning.NOT_CONNECTED: NOT_CONNECTED,
+    Meaning.LOST: TIMED_OUT,
+    Meaning.CLOSED: ALREADY_CLOSED,
 }

@@ -8,6 +8,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from graceful_close import CloseResult
+from graceful_close._value import fields
+
 from . import linger_experiments, lost_reply
 
 if TYPE_CHECKING:
@@ -64,6 +67,8 @@ def _plain(value: object) -> object:
 
 
 def _fields(value: object) -> dict[str, object]:
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        raise TypeError(f"no part of a report: {value!r}")
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, CloseResult):
+        return fields(value)
+    raise TypeError(f"no part of a report: {value!r}")

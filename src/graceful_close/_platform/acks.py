@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+
+from .._value import Value
 
 if sys.platform != "win32":
     import fcntl
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import Final
 
 
-class Ioctl(NamedTuple):
+class Ioctl(Value):
     """An int that ioctl() gives."""
 
-    number: int
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number: Final = number
 
     def read(self, sock: socket.socket) -> int:
         if sys.platform == "win32":
             raise OSError("ioctl() on sockets is not to be had from Python on Windows")
         else:  # noqa: RET506  (type checkers follow this form)
-            return int.from_bytes(fcntl.ioctl(sock, self.number, b"\0\0\0\0"), sys.byteorder)
+            # A buffer to write to: for an immutable one fcntl makes a copy and another object.
+            answer = bytearray(4)
+            fcntl.ioctl(sock, self.number, answer)
+            return int.from_bytes(answer, sys.byteorder)
 
 
-class Field(NamedTuple):
+class Field(Value):
     """An unsigned number of `size` bytes at `offset` in what getsockopt() gives."""
 
-    level: int
-    option: int
-    offset: int
-    size: int
+    __slots__ = ("level", "offset", "option", "size")
+
+    def __init__(self, level: int, option: int, offset: int, size: int) -> None:
+        self.level: Final = level
+        self.option: Final = option
+        self.offset: Final = offset
+        self.size: Final = size
 
     def read(self, sock: socket.socket) -> int:
         end = self.offset + self.size
@@ -40,7 +52,7 @@ class Field(NamedTuple):
         )
 
 
-class AckProbe(NamedTuple):
+class AckProbe(Value):
     """One system's count of what is not acknowledged.
 
     Attributes:
@@ -51,10 +63,19 @@ class AckProbe(NamedTuple):
             kernel drops the queue and 0 proves nothing after a reset.
     """
 
-    queue: Ioctl | Field
-    state: Field | None = None
-    fin_waits_in: frozenset[int] = frozenset()
-    survives_reset: bool = False
+    __slots__ = ("fin_waits_in", "queue", "state", "survives_reset")
+
+    def __init__(
+        self,
+        queue: Ioctl | Field,
+        state: Field | None = None,
+        fin_waits_in: frozenset[int] = frozenset(),
+        survives_reset: bool = False,
+    ) -> None:
+        self.queue: Final = queue
+        self.state: Final = state
+        self.fin_waits_in: Final = fin_waits_in
+        self.survives_reset: Final = survives_reset
 
     def read(self, sock: socket.socket) -> int:
         """Bytes not acknowledged, an unacknowledged FIN counted as one.
@@ -74,7 +95,7 @@ class AckProbe(NamedTuple):
         return count
 
 
-class Sight(NamedTuple):
+class Sight(Value):
     """What can be seen of a connection's acknowledgements from here.
 
     Attributes:
@@ -83,9 +104,15 @@ class Sight(NamedTuple):
         kernel_lingers: For want of anything better, close() with {1, n} waits in the kernel.
     """
 
-    acks: bool
-    survives_reset: bool
-    kernel_lingers: bool
+    __slots__ = ("acks", "kernel_lingers", "survives_reset")
+
+    def __init__(self, *, acks: bool, survives_reset: bool, kernel_lingers: bool) -> None:
+        self.acks: Final = acks
+        self.survives_reset: Final = survives_reset
+        self.kernel_lingers: Final = kernel_lingers
 
 
+ACKS = Sight(acks=True, survives_reset=True, kernel_lingers=False)
+ACKS_UNTIL_RESET = Sight(acks=True, survives_reset=False, kernel_lingers=False)
+KERNEL_LINGERS = Sight(acks=False, survives_reset=False, kernel_lingers=True)
 BLIND = Sight(acks=False, survives_reset=False, kernel_lingers=False)

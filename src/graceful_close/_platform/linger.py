@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import math
 import struct
-from typing import TYPE_CHECKING, NamedTuple
 
+from .._value import Value
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import Final
 
 
-class LingerOption(NamedTuple):
+class LingerOption(Value):
     """How one system is told to linger.
 
     Attributes:
@@ -24,11 +27,21 @@ class LingerOption(NamedTuple):
             shut in both directions (macOS and illumos), not only to a bad value.
     """
 
-    level: int
-    number: int
-    layout: str
-    longest: int
-    einval_means_gone: bool = False
+    __slots__ = ("einval_means_gone", "layout", "level", "longest", "number")
+
+    def __init__(
+        self,
+        level: int,
+        number: int,
+        layout: str,
+        longest: int,
+        einval_means_gone: bool = False,
+    ) -> None:
+        self.level: Final = level
+        self.number: Final = number
+        self.layout: Final = layout
+        self.longest: Final = longest
+        self.einval_means_gone: Final = einval_means_gone
 
     def pack(self, on: bool, seconds: int) -> bytes:
         """The struct, as setsockopt() wants it."""

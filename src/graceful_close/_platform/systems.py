@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import socket
-from typing import NamedTuple
 
-from .acks import AckProbe, Field, Ioctl, Sight
+from .._value import Value, replace
+from .acks import (
+    ACKS,
+    ACKS_UNTIL_RESET,
+    BLIND,
+    KERNEL_LINGERS,
+    AckProbe,
+    Field,
+    Ioctl,
+    Sight,
+)
 from .linger import LingerOption
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
-class System(NamedTuple):
+
+class System(Value):
     """One operating system (on Linux, one family of processors) as closing sees it.
 
     Attributes:
@@ -21,18 +34,28 @@ class System(NamedTuple):
             holds its descriptor (connect(2), tcp_disconnect() in net/ipv4/tcp.c).
     """
 
-    name: str
-    linger: LingerOption | None
-    acks: AckProbe | None = None
-    truncates: bool = False
-    disconnects: bool = False
+    __slots__ = ("acks", "disconnects", "linger", "name", "truncates")
+
+    def __init__(
+        self,
+        name: str,
+        linger: LingerOption | None,
+        acks: AckProbe | None = None,
+        truncates: bool = False,
+        disconnects: bool = False,
+    ) -> None:
+        self.name: Final = name
+        self.linger: Final = linger
+        self.acks: Final = acks
+        self.truncates: Final = truncates
+        self.disconnects: Final = disconnects
 
     @property
     def tcp_sight(self) -> Sight:
         """What a TCP connection shows here."""
-        if self.acks is not None:
-            return Sight(True, self.acks.survives_reset, kernel_lingers=False)
-        return Sight(False, False, kernel_lingers=self.linger is not None)
+        if self.acks is None:
+            return BLIND if self.linger is None else KERNEL_LINGERS
+        return ACKS if self.acks.survives_reset else ACKS_UNTIL_RESET
 
 
 TCP = 6  # IPPROTO_TCP, the same everywhere
@@ -74,22 +97,24 @@ _WINDOWS = System(
 
 _ALL = (
     _LINUX,
-    _LINUX._replace(name="linux-ppc", acks=AckProbe(Ioctl(0x40047473), survives_reset=True)),
-    _LINUX._replace(
+    replace(_LINUX, name="linux-ppc", acks=AckProbe(Ioctl(0x40047473), survives_reset=True)),
+    replace(
+        _LINUX,
         name="linux-mips",
         linger=_BSD_LINGER,
         acks=AckProbe(Ioctl(0x7472), survives_reset=True),
     ),
-    _LINUX._replace(
+    replace(
+        _LINUX,
         name="linux-sparc",
         linger=_BSD_LINGER,
         acks=AckProbe(Ioctl(0x40047473), survives_reset=True),
     ),
-    _LINUX._replace(name="android"),
+    replace(_LINUX, name="android"),
     _MACOS,
-    _MACOS._replace(name="ios"),
-    _MACOS._replace(name="tvos"),
-    _MACOS._replace(name="watchos"),
+    replace(_MACOS, name="ios"),
+    replace(_MACOS, name="tvos"),
+    replace(_MACOS, name="watchos"),
     # FreeBSD and NetBSD: FIONWRITE; the state is the first byte of TCP_INFO. FreeBSD takes up
     # to 65535 s and wraps over 32767.
     System(
@@ -114,17 +139,17 @@ _ALL = (
     ),
     # Nobody has verified these three; the layout is the one that their ancestors have.
     System("dragonfly", _BSD_LINGER),
-    System("haiku", _BSD_LINGER._replace(level=-1, number=0x200)),
+    System("haiku", replace(_BSD_LINGER, level=-1, number=0x200)),
     System("aix", _BSD_LINGER),
-    System("illumos", _BSD_LINGER._replace(einval_means_gone=True)),
+    System("illumos", replace(_BSD_LINGER, einval_means_gone=True)),
     _WINDOWS,
-    _WINDOWS._replace(name="cygwin"),
-    _WINDOWS._replace(name="msys"),
+    replace(_WINDOWS, name="cygwin"),
+    replace(_WINDOWS, name="msys"),
     System("wasi", linger=None),
     # A system that we have not heard of: its own numbers, BSD's layout, no claims.
     System(
         "unknown",
-        _BSD_LINGER._replace(level=socket.SOL_SOCKET, number=socket.SO_LINGER)
+        replace(_BSD_LINGER, level=socket.SOL_SOCKET, number=socket.SO_LINGER)
         if hasattr(socket, "SO_LINGER")
         else None,
     ),
@@ -140,14 +165,16 @@ _PLATFORMS = {
     "emscripten": "wasi",
 }
 
-# uname's machine on Linux to the family of headers. alpha and parisc have numbers of their
-# own that nobody here has checked.
+# uname's machine on Linux to the family of headers. alpha, parisc, sh and xtensa have numbers
+# of their own that nobody here has checked (arch/*/include/uapi/asm/{socket,ioctls}.h).
 _MACHINES = {
     "ppc": "linux-ppc",
     "mips": "linux-mips",
     "sparc": "linux-sparc",
     "alpha": "unknown",
     "parisc": "unknown",
+    "sh": "unknown",
+    "xtensa": "unknown",
 }
 
 
