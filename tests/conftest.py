@@ -86,7 +86,11 @@ def _has_ipv6() -> bool:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--soak", type=int, default=1000, help="how many random schedules the soak plays"
+        "--soak",
+        dest="soak",
+        type=int,
+        default=1000,
+        help="how many random schedules the soak plays",
     )
 
 

@@ -219,8 +219,7 @@ def close(way: str, sock: socket.socket, timeout: float) -> CloseResult:
 def test_a_soak_of_random_peers_ends_closed_and_true(request: pytest.FixtureRequest) -> None:
     """`pytest --soak 100000` goes on for longer; a failure names its seed."""
     outcomes: Counter[tuple[str, CloseOutcome]] = Counter()
-    schedules: int = request.config.getoption("--soak")
-    for seed in range(schedules):
+    for seed in range(int(request.config.option.soak)):
         way, result = Schedule(seed).play()
         outcomes[way, result.outcome] += 1
         check(way, result, seed)

@@ -72,7 +72,7 @@ class CloseResult(Value):
     It cannot be changed, and compares equal to one that says the same.
     """
 
-    __slots__ = ("_drained", "_elapsed", "_error", "_outcome", "_unacked")
+    __slots__ = ("_outcome", "_elapsed", "_drained", "_unacked", "_error")
     __match_args__ = ("outcome", "elapsed", "drained", "unacked", "error")
 
     def __init__(

@@ -37,7 +37,7 @@ class Ioctl(Value):
 class Field(Value):
     """An unsigned number of `size` bytes at `offset` in what getsockopt() gives."""
 
-    __slots__ = ("level", "offset", "option", "size")
+    __slots__ = ("level", "option", "offset", "size")
 
     def __init__(self, level: int, option: int, offset: int, size: int) -> None:
         self.level: Final = level
@@ -63,7 +63,7 @@ class AckProbe(Value):
             kernel drops the queue and 0 proves nothing after a reset.
     """
 
-    __slots__ = ("fin_waits_in", "queue", "state", "survives_reset")
+    __slots__ = ("queue", "state", "fin_waits_in", "survives_reset")
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Sight(Value):
         kernel_lingers: For want of anything better, close() with {1, n} waits in the kernel.
     """
 
-    __slots__ = ("acks", "kernel_lingers", "survives_reset")
+    __slots__ = ("acks", "survives_reset", "kernel_lingers")
 
     def __init__(self, *, acks: bool, survives_reset: bool, kernel_lingers: bool) -> None:
         self.acks: Final = acks

@@ -27,7 +27,7 @@ class LingerOption(Value):
             shut in both directions (macOS and illumos), not only to a bad value.
     """
 
-    __slots__ = ("einval_means_gone", "layout", "level", "longest", "number")
+    __slots__ = ("level", "number", "layout", "longest", "einval_means_gone")
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ class System(Value):
             holds its descriptor (connect(2), tcp_disconnect() in net/ipv4/tcp.c).
     """
 
-    __slots__ = ("acks", "disconnects", "linger", "name", "truncates")
+    __slots__ = ("name", "linger", "acks", "truncates", "disconnects")
 
     def __init__(
         self,
