@@ -181,7 +181,9 @@ def test_a_pipe_gets_no_control_codes_and_80_columns(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a child alone")
 def test_an_interrupt_ends_it_without_a_traceback() -> None:
-    command = [sys.executable, "-W", "error", "-c", INTERRUPTIBLE]
+    # No warnings as errors here: the signal may come between an accept() and its `with`, and then
+    # it is the interpreter that closes the socket.
+    command = [sys.executable, "-c", INTERRUPTIBLE]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as lab:

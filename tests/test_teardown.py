@@ -132,6 +132,8 @@ def test_delivery_ends_at_the_acknowledgement_without_the_peers_fin() -> None:
     assert machine.woke(0.2) is Step.DRAIN
     assert machine.received(10, 0.2) is Step.DRAIN, "an edge must find nothing unread"
     assert machine.would_block(0.2) is Step.PROBE
+    assert machine.probed(10, 0.2) is Step.WAIT_ACK
+    assert machine.woke(0.2, readable=False) is Step.PROBE, "nothing came but the news"
     assert machine.probed(0, 0.2) is Step.LET_GO
     assert machine.parting is LingerPolicy.BACKGROUND
     assert machine.released(0.2) == CloseResult(DELIVERED, 0.2, 10, 0, None)
@@ -456,6 +458,8 @@ class World:
             self.early_wakes -= 1
         else:
             self.now = max(self.now, wake_at)
+        if step is Step.WAIT_ACK:
+            return self.machine.woke(self.now, readable=self.draw(st.booleans()))
         return self.machine.woke(self.now)
 
 

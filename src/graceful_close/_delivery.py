@@ -67,19 +67,22 @@ class AckWatch:
             descriptor left for one (EMFILE, ENFILE), or no memory (ENOMEM, ENOSPC).
     """
 
-    _poll: Callable[[float, int], object]
+    _poll: Callable[[float, int], list[tuple[int, int]]]
     _close: Callable[[], None]
+    _no_input: int
 
     def __init__(self, sock: socket.socket) -> None:
         if sys.platform == "linux" and hasattr(select, "epoll"):
             epoll = select.epoll(1)
             epoll.register(sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
             self._poll, self._close = epoll.poll, epoll.close
+            self._no_input = select.EPOLLOUT
         else:
             raise OSError("no epoll on this system")
 
-    def wait(self, seconds: float) -> None:
-        self._poll(seconds, 1)
+    def wait(self, seconds: float) -> bool:
+        """Sleep, at most so long; whether there is input or an error to be read."""
+        return any(events != self._no_input for _, events in self._poll(seconds, 1))
 
     def close(self) -> None:
         self._close()

@@ -228,8 +228,8 @@ def _carry_out(machine: Teardown, sock: socket.socket, *, tcp: bool) -> None:
                     shut_for_writing(sock)
                     step = machine.shut(monotonic())
                 elif step is WAIT_ACK:
-                    sleeper.until_anything(machine.wake_at)
-                    step = machine.woke(monotonic())
+                    readable = sleeper.until_anything(machine.wake_at)
+                    step = machine.woke(monotonic(), readable=readable)
                 elif step is READ_ERROR:
                     error, now = pending_error(sock), monotonic()
                     step = machine.failed(error, now) if error else machine.no_error(now)
@@ -269,10 +269,10 @@ class _Sleeper:
             self._readable = _readable(self._sock)
         self._readable(_left(wake_at))
 
-    def until_anything(self, wake_at: float) -> None:
+    def until_anything(self, wake_at: float) -> bool:
         if self._watch is None:
             self._watch = AckWatch(self._sock)
-        self._watch.wait(_left(wake_at))
+        return self._watch.wait(_left(wake_at))
 
     def close(self) -> None:
         if self._watch is not None:

@@ -321,13 +321,13 @@ class Teardown:
             return self._look_and_conclude(NOT_CONNECTED)
         return self._conclude(self._success()) if self._unacked == 0 else self._rest(now)
 
-    def woke(self, now: float) -> Step:
-        """A wait is over, for whatever reason."""
+    def woke(self, now: float, *, readable: bool = True) -> Step:
+        """A wait is over; `readable`: for all the driver knows, there is input or an error."""
         if self._outcome:
             return self._conclude()
         if self._notifying:
             return SEND_CLOSE_NOTIFY if now < self.wake_at else self.notified()
-        return PROBE if self._peer_fin else DRAIN
+        return DRAIN if readable and not self._peer_fin else PROBE
 
     def cannot_watch(self, now: float) -> Step:
         """WAIT_ACK is not to be had: no epoll on this system, or no descriptor left for it."""

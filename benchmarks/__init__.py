@@ -1,0 +1,1 @@
+"""What the package costs, each figure measured against a peer in the same run."""

@@ -1,0 +1,55 @@
+"""Run the benchmarks: `python -m benchmarks [NAME ...] [--json FILE] [--calls]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from importlib import import_module
+from pathlib import Path
+
+from .figures import Figure, table
+from .system_calls import listing
+
+_NAMES = ("one_close", "drain", "acknowledgement", "system_calls", "import_time")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="What the package costs, against a peer."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(_NAMES)}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--calls", action="store_true", help="list the system calls")
+    given = parser.parse_args()
+    for name in given.names:
+        if name not in _NAMES:
+            parser.error(f"{name} is none of {', '.join(_NAMES)}")
+
+    figures: list[Figure] = []
+    for name in given.names or _NAMES:
+        print(f"{name} ...", flush=True)
+        figures += import_module(f"benchmarks.{name}").measure()
+    print()
+    print(table(figures))
+    if given.calls:
+        print()
+        print(listing(figures))
+    if given.json:
+        given.json.write_text(
+            json.dumps(
+                {
+                    "python": platform.python_version(),
+                    "system": platform.platform(),
+                    "processors": os.cpu_count(),
+                    "figures": [figure.as_dict() for figure in figures],
+                },
+                indent=2,
+            )
+            + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What a benchmark reports, and how its two sides take turns."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a figure should stay under. Nothing fails when it does not.
+
+    Attributes:
+        of: The number meant: ours, the ratio (ours / theirs) or the excess (ours - theirs).
+        at_most: The bound, in the figure's unit (a ratio has none).
+    """
+
+    of: Literal["ours", "ratio", "excess"]
+    at_most: float
+
+    def text(self) -> str:
+        """For the table."""
+        return f"{self.of} <= {self.at_most:g}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table.
+
+    Attributes:
+        what: What was measured.
+        unit: Of both sides.
+        ours: This package's number, a median.
+        theirs: The peer's number from the same run, a median; None: there is no peer.
+        against: What the peer is.
+        target: What it should stay under; None: shown for information.
+        details: What else is worth keeping, for the JSON file.
+    """
+
+    what: str
+    unit: str
+    ours: float
+    theirs: float | None = None
+    against: str = ""
+    target: Target | None = None
+    details: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours / theirs; None: there is no peer."""
+        return self.ours / self.theirs if self.theirs else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target was met in this run; None: there is none."""
+        if self.target is None:
+            return None
+        if self.target.of == "ours":
+            number = self.ours
+        elif self.theirs is None:
+            raise ValueError(f"{self.what}: {self.target.of} needs a peer")
+        elif self.target.of == "ratio":
+            number = self.ours / self.theirs
+        else:
+            number = self.ours - self.theirs
+        return number <= self.target.at_most
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the JSON file."""
+        return asdict(self) | {"ratio": self.ratio, "met": self.met}
+
+
+def take_turns(
+    rounds: int, ours: Callable[[], float], theirs: Callable[[], float]
+) -> tuple[list[float], list[float]]:
+    """Measure both sides `rounds` times, one after the other: A B A B.
+
+    Each runs once before that, uncounted. A machine that slows down half way slows both down.
+    """
+    ours()
+    theirs()
+    pairs = [(ours(), theirs()) for _ in range(rounds)]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def percentile(values: list[float], percent: int) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def table(figures: list[Figure]) -> str:
+    """All figures, for people."""
+    rows = [("", "ours", "theirs", "unit", "ratio", "target", "met", "theirs is")]
+    rows += [
+        (
+            figure.what,
+            f"{figure.ours:.4g}",
+            "" if figure.theirs is None else f"{figure.theirs:.4g}",
+            figure.unit,
+            "" if figure.ratio is None else f"{figure.ratio:.2f}",
+            "" if figure.target is None else figure.target.text(),
+            {None: "", True: "yes", False: "NO"}[figure.met],
+            figure.against,
+        )
+        for figure in figures
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if 1 <= column <= 2 or column == 4 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)
