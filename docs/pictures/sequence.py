@@ -1,0 +1,222 @@
+"""Draw a recorded exchange as a sequence diagram: time goes down, each arrow is a packet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from html import escape
+from itertools import pairwise
+from typing import Literal
+
+Side = Literal["left", "right"]
+
+_OTHER: dict[Side, Side] = {"left": "right", "right": "left"}
+
+# All in pixels. Two things that happen at about the same time stand this far apart, so that both can be
+# read; and however long nothing happens, it takes no more than the longest gap.
+_SHORTEST_GAP = 19.0
+_LONGEST_GAP = 54.0
+_PER_SECOND = 1100.0
+
+_WIDTH = 760.0
+_LIFELINE: dict[Side, float] = {"left": 236.0, "right": 536.0}
+_TOP = 78.0
+_LABEL_AT = 66.0
+
+# Colours that can be told apart in both modes, and by those who cannot tell red from green.
+_STYLE = """
+    text { font: 12px system-ui, sans-serif; fill: #1f2937 }
+    .title { font-size: 15px; font-weight: 600 }
+    .who { font-weight: 600; text-anchor: middle }
+    .time, .state { font-size: 10.5px; fill: #6b7280 }
+    .state { letter-spacing: .02em }
+    .label { text-anchor: middle; font-size: 11.5px; paint-order: stroke; stroke: #fff;
+             stroke-width: 4px; stroke-linejoin: round }
+    .life { stroke: #9ca3af; stroke-width: 1.5 }
+    .gap { stroke: #fff; stroke-width: 4; stroke-dasharray: 2 5 }
+    .arrow { stroke: #2563eb; stroke-width: 1.6; fill: none }
+    .head { fill: #2563eb }
+    .fin .arrow { stroke: #047857 } .fin .head { fill: #047857 }
+    .rst .arrow { stroke: #c2410c; stroke-width: 2.2 } .rst .head { fill: #c2410c }
+    .ack .arrow { stroke: #9ca3af } .ack .head { fill: #9ca3af }
+    .fin text, .rst text { font-weight: 600 }
+    .lost .arrow { stroke-dasharray: 5 4 }
+    .said { font-size: 11px }
+    .doing { fill: #fef3c7; stroke: #d97706; stroke-width: .8 }
+    .ground { fill: #fff }
+    @media (prefers-color-scheme: dark) {
+        text { fill: #e5e7eb } .time, .state { fill: #9ca3af }
+        .ground { fill: #131416 } .label { stroke: #131416 } .gap { stroke: #131416 }
+        .arrow { stroke: #60a5fa } .head { fill: #60a5fa }
+        .fin .arrow { stroke: #34d399 } .fin .head { fill: #34d399 }
+        .rst .arrow { stroke: #fb923c } .rst .head { fill: #fb923c }
+        .doing { fill: #3b2f12; stroke: #b45309 }
+    }
+"""
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """One packet.
+
+    Attributes:
+        left_at: When it left, in seconds.
+        arrived_at: When it was there; None: it never was.
+        from_: The side that sent it.
+        label: What it says.
+        kind: "data", "ack", "fin" or "rst".
+    """
+
+    left_at: float
+    arrived_at: float | None
+    from_: Side
+    label: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What a program did, or was told, at a moment."""
+
+    at: float
+    side: Side
+    text: str
+
+
+@dataclass(frozen=True)
+class State:
+    """A side's TCP state, from a moment on."""
+
+    at: float
+    side: Side
+    name: str
+
+
+@dataclass
+class Exchange:
+    """Everything in one picture."""
+
+    title: str
+    left: str
+    right: str
+    arrows: list[Arrow] = field(default_factory=list[Arrow])
+    doings: list[Doing] = field(default_factory=list[Doing])
+    states: list[State] = field(default_factory=list[State])
+
+
+def draw(exchange: Exchange) -> str:
+    """The picture, as SVG."""
+    level = _levels(exchange)
+    bottom = max(level.values()) + 26
+    height = bottom + 14
+    title = escape(exchange.title)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {height:.0f}"',
+        f' role="img" aria-label="{title}">',
+        f"<style>{_STYLE}</style>",
+        '<rect class="ground" width="100%" height="100%"/>',
+        f'<text class="title" x="20" y="28">{title}</text>',
+    ]
+    whose: dict[Side, str] = {"left": exchange.left, "right": exchange.right}
+    for side, who in whose.items():
+        x = _LIFELINE[side]
+        parts.append(f'<text class="who" x="{x:.0f}" y="56">{escape(who)}</text>')
+        parts.append(
+            f'<line class="life" x1="{x:.0f}" x2="{x:.0f}" y1="64" y2="{bottom:.0f}"/>'
+        )
+    parts += _gaps(level)
+    parts += [_arrow(arrow, level) for arrow in exchange.arrows]
+    parts += [_state(state, level) for state in exchange.states]
+    parts += [_doing(doing, level) for doing in exchange.doings]
+    parts += _clock(exchange, level)
+    parts.append("</svg>")
+    return "\n".join(parts) + "\n"
+
+
+def _levels(exchange: Exchange) -> dict[float, float]:
+    """How far down each moment stands."""
+    moments = {arrow.left_at for arrow in exchange.arrows}
+    moments |= {arrow.arrived_at for arrow in exchange.arrows if arrow.arrived_at is not None}
+    moments |= {doing.at for doing in exchange.doings}
+    moments |= {state.at for state in exchange.states}
+    level: dict[float, float] = {}
+    y, before = _TOP, min(moments)
+    for moment in sorted(moments):
+        if moment > before:
+            y += min(max((moment - before) * _PER_SECOND, _SHORTEST_GAP), _LONGEST_GAP)
+        level[moment] = y
+        before = moment
+    return level
+
+
+def _gaps(level: dict[float, float]) -> list[str]:
+    """Break the lifelines where more time went by than there is room for."""
+    moments = sorted(level)
+    parts: list[str] = []
+    for before, after in pairwise(moments):
+        if (after - before) * _PER_SECOND > 2 * _LONGEST_GAP:
+            middle = (level[before] + level[after]) / 2
+            parts += [
+                f'<line class="gap" x1="{x:.0f}" x2="{x:.0f}" y1="{middle - 12:.0f}" '
+                f'y2="{middle + 12:.0f}"/>'
+                for x in _LIFELINE.values()
+            ]
+    return parts
+
+
+def _arrow(arrow: Arrow, level: dict[float, float]) -> str:
+    x1, y1 = _LIFELINE[arrow.from_], level[arrow.left_at]
+    x2 = _LIFELINE[_OTHER[arrow.from_]]
+    kind = arrow.kind
+    if arrow.arrived_at is None:
+        x2, y2, kind = (x1 + x2) / 2, y1 + 14, f"{kind} lost"
+        end = f'<text class="label" x="{x2:.0f}" y="{y2 + 4:.0f}">&#10005;</text>'
+    else:
+        y2 = level[arrow.arrived_at]
+        back = 7 if x2 < x1 else -7
+        slope = (y2 - y1) / (x2 - x1)
+        tip = f"{x2:.1f},{y2:.1f}"
+        wing = [f"{x2 + back:.1f},{y2 + back * slope + rise:.1f}" for rise in (-3.5, 3.5)]
+        end = f'<polygon class="head" points="{tip} {" ".join(wing)}"/>'
+    # Near to where it comes from, where the arrows of one side are as far apart as can be.
+    x = x1 + _LABEL_AT * (1 if x2 > x1 else -1)
+    y = y1 + (y2 - y1) * (x - x1) / (x2 - x1) - 3
+    return (
+        f'<g class="{kind}"><line class="arrow" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" '
+        f'y2="{y2:.1f}"/>{end}<text class="label" x="{x:.0f}" y="{y:.1f}">'
+        f"{escape(arrow.label)}</text></g>"
+    )
+
+
+def _state(state: State, level: dict[float, float]) -> str:
+    outwards = -8 if state.side == "left" else 8
+    anchor = "end" if state.side == "left" else "start"
+    return (
+        f'<text class="state" text-anchor="{anchor}" x="{_LIFELINE[state.side] + outwards:.0f}" '
+        f'y="{level[state.at] + 4:.1f}">{escape(state.name)}</text>'
+    )
+
+
+def _doing(doing: Doing, level: dict[float, float]) -> str:
+    width = 6.5 * len(doing.text) + 12
+    x = _LIFELINE[doing.side] + (-width - 8 if doing.side == "left" else 8)
+    y = level[doing.at]
+    return (
+        f'<rect class="doing" x="{x:.0f}" y="{y - 8:.1f}" width="{width:.0f}" height="16" rx="4"/>'
+        f'<text class="said" x="{x + 6:.0f}" y="{y + 4:.1f}">{escape(doing.text)}</text>'
+    )
+
+
+def _clock(exchange: Exchange, level: dict[float, float]) -> list[str]:
+    """The time, where something happened on the left."""
+    start = min(level)
+    moments = {doing.at for doing in exchange.doings}
+    parts: list[str] = []
+    last = 0.0
+    for moment in sorted(moments):
+        if level[moment] - last >= 13:
+            last = level[moment]
+            parts.append(
+                f'<text class="time" x="8" y="{last + 4:.1f}">'
+                f"{(moment - start) * 1000:.0f} ms</text>"
+            )
+    return parts
