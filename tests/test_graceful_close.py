@@ -265,6 +265,13 @@ def test_a_drain_limit_ends_it(stream: Connection) -> None:
     assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 1000)
 
 
+def test_a_drain_limit_is_noticed_in_the_middle_of_a_flood(tcp: Connection) -> None:
+    tcp.peer.sendall(bytes(200_000))  # and then nothing more: the peer stays
+    result = graceful_close(tcp.ours, timeout=PATIENCE, drain_limit=150_000)
+    assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 150_001)
+    assert result.elapsed < PATIENCE / 2
+
+
 def test_a_drain_limit_that_is_met_exactly_is_not_exceeded(stream: Connection) -> None:
     stream.peer.sendall(bytes(1000))
     stream.peer.close()

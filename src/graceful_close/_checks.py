@@ -76,9 +76,13 @@ def require_seconds(name: str, value: float) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
-    if not 0 <= value < math.inf:
+    try:
+        seconds = float(value)
+    except OverflowError:  # an int with more digits than a float can have
+        seconds = math.inf
+    if not 0 <= seconds < math.inf:
         raise ValueError(f"{name} must be finite and 0 or more seconds, not {value!r}")
-    return value
+    return seconds
 
 
 def require_count(name: str, value: int) -> int:

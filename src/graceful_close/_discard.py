@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # One read's most. Arbitrary: more than a receive buffer usually holds, so that a read takes all
 # there is; the mapping is never touched and costs nothing but address space.
-_IN_KERNEL = 16 << 20
+_IN_KERNEL = 4 << 20
 
 # One read's most where the bytes are copied to us. Arbitrary: larger reads are not cheaper any
 # more, and a processor's cache still holds it.
@@ -46,6 +46,7 @@ class Discard:
         "_recv_into",
         "_size",
         "_sock",
+        "_would_wait",
     )
 
     def __init__(self, sock: socket.socket, *, tcp: bool) -> None:
@@ -62,12 +63,10 @@ class Discard:
         else:
             self._buffer, self._size, self._flags = _scribbled(), _COPIED, 0
         timeout = sock.gettimeout()
+        self._would_wait = timeout != 0
         if timeout is None and native and _MSG_DONTWAIT:
             self._flags |= _MSG_DONTWAIT  # a dup shares the blocking mode: leave it
-        elif timeout != 0:
-            # Where a timeout is set the descriptor is non-blocking already, and this only
-            # stops Python from waiting. Windows has no MSG_DONTWAIT: there the mode changes.
-            sock.settimeout(0)
+            self._would_wait = False
 
     def read(self, allowance: int | None) -> int:
         """Read once, at most `allowance` bytes, and throw them away.
@@ -78,10 +77,16 @@ class Discard:
         Raises:
             OSError: There is nothing to read (EWOULDBLOCK), or the connection failed.
         """
+        if self._would_wait:
+            # Where a timeout is set the descriptor is non-blocking already, and this only
+            # stops Python from waiting. Windows has no MSG_DONTWAIT: there the mode changes.
+            self._sock.settimeout(0)
+            self._would_wait = False
         size = self._size if allowance is None else min(allowance, self._size)
         count = self._recv_into(self._buffer, size, self._flags)
-        if count >= _FLOOD and self._in_kernel and not self._low_water:
-            # Wake for much at a time (socket(7)); the FIN and a reset wake us all the same.
+        if count >= _FLOOD and self._in_kernel and allowance is None and not self._low_water:
+            # Wake for much at a time (socket(7)); the FIN and a reset wake us all the same. Not
+            # under a limit, which is to be noticed when it is exceeded.
             option = (socket.SOL_SOCKET, socket.SO_RCVLOWAT)
             self._low_water = self._sock.getsockopt(*option)
             self._sock.setsockopt(*option, _WAKE_FOR)
@@ -90,7 +95,10 @@ class Discard:
     def restore(self) -> None:
         """Undo what a dup could notice."""
         if self._low_water:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._low_water)
+            try:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._low_water)
+            except OSError:
+                pass  # EBADF: another thread closed the socket, and nothing is left to undo
 
 
 # Both are shared by every thread: nobody ever looks into them.
