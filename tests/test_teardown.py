@@ -260,10 +260,12 @@ def test_silence_ends_at_the_idle_deadline_and_not_before() -> None:
     machine = Teardown(terms(60.0, idle_timeout=2.0), 0.0, LINUX)
     machine.shut(0.0)
     assert machine.would_block(0.0) is Step.PROBE
-    assert machine.probed(7, 0.0) is Step.WAIT_READABLE
+    assert machine.probed(7, 0.0) is Step.WAIT_ACK
     assert machine.wake_at == 2.0
     machine.woke(1.0)
-    assert machine.received(1, 1.0) is Step.WAIT_READABLE
+    assert machine.received(1, 1.0) is Step.DRAIN
+    assert machine.would_block(1.0) is Step.PROBE
+    assert machine.probed(7, 1.0) is Step.WAIT_ACK
     assert machine.wake_at == 3.0
     machine.woke(3.0)
     assert machine.would_block(3.0) is Step.PROBE
@@ -280,12 +282,35 @@ def test_a_slow_reader_that_acknowledges_is_not_idle() -> None:
     for now in (2.0, 4.0, 6.0):
         assert machine.woke(now) is Step.DRAIN
         assert machine.would_block(now) is Step.PROBE
-        assert machine.probed(50_000 - int(now), now) is Step.WAIT_READABLE
+        assert machine.probed(50_000 - int(now), now) is Step.WAIT_ACK
         assert machine.wake_at == now + 2.0
     machine.woke(8.0)
     machine.would_block(8.0)
     machine.probed(50_000 - 6, 8.0)
     assert machine.released(8.0).outcome is CloseOutcome.IDLE_TIMED_OUT
+
+
+def test_the_idle_time_begins_anew_when_the_last_acknowledgement_comes() -> None:
+    machine = Teardown(terms(60.0, idle_timeout=2.0), 0.0, LINUX)
+    machine.shut(0.0)
+    machine.would_block(0.0)
+    assert machine.probed(100, 0.0) is Step.WAIT_ACK
+    assert machine.woke(0.1, readable=False) is Step.PROBE
+    assert machine.probed(0, 0.1) is Step.WAIT_READABLE, "no more acknowledgements can come"
+    assert machine.wake_at == 2.1
+
+
+def test_without_a_watch_acknowledgements_are_noticed_when_the_idle_time_is_up() -> None:
+    machine = Teardown(terms(60.0, idle_timeout=2.0), 0.0, BSD)
+    machine.shut(0.0)
+    machine.would_block(0.0)
+    assert machine.probed(100, 0.0) is Step.WAIT_ACK
+    assert machine.cannot_watch(0.0) is Step.WAIT_READABLE
+    assert machine.wake_at == 2.0
+    machine.woke(2.0)
+    machine.would_block(2.0)
+    assert machine.probed(0, 2.0) is Step.WAIT_READABLE
+    assert machine.wake_at == 4.0
 
 
 def test_the_drain_limit_is_what_may_be_read_and_one_more_ends_it() -> None:

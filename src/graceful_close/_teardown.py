@@ -256,7 +256,7 @@ class Teardown:
         if now >= self._deadline:
             return self._look_and_conclude(TIMED_OUT)
         # WAIT_ACK sleeps on an edge: nothing may be left unread before it.
-        return DRAIN if self._wants_acks else self._sleep(now)
+        return DRAIN if self._follows_acks() else self._sleep(now)
 
     def would_block(self, now: float) -> Step:
         """DRAIN found nothing to read for now."""
@@ -265,10 +265,11 @@ class Teardown:
         self._it_lives()
         sight, terms = self._sight, self._terms
         if sight.acks:
-            # Acknowledgements are signs of life too. To notice them without being woken by
-            # them, count when an idle time begins and when it ends.
+            # Acknowledgements are signs of life too, so an idle time begins with a count; and
+            # whatever the end, a fresh count goes into the result.
             baseline = self._unacked is None and terms.idle_timeout < math.inf
-            if self._wants_acks or baseline or now >= min(self._deadline, self._idle_at):
+            late = now >= min(self._deadline, self._idle_at)
+            if baseline or late or self._follows_acks():
                 return PROBE
         elif sight.kernel_lingers and terms.until is DELIVERED:
             self.linger_seconds = self._deadline - now
@@ -357,6 +358,12 @@ class Teardown:
             self._fin_sent = True
             self._error = None
 
+    def _follows_acks(self) -> bool:
+        """Whether the next wait is to end with an acknowledgement, too."""
+        if self._wants_acks or self._peer_fin:
+            return True
+        return bool(self._unacked) and self._terms.idle_timeout < math.inf
+
     def _success(self) -> CloseOutcome:
         return DELIVERED if self._wants_acks else PEER_CLOSED
 
@@ -370,10 +377,12 @@ class Teardown:
 
     def _sleep(self, now: float) -> Step:
         self.wake_at = min(self._deadline, self._idle_at)
-        if not (self._wants_acks or self._peer_fin):
+        if not self._follows_acks():
             return WAIT_READABLE
         if self._watchable:
             return WAIT_ACK
+        if not (self._wants_acks or self._peer_fin):
+            return WAIT_READABLE  # then an acknowledgement is noticed when the idle time is up
         self.wake_at = min(self.wake_at, now + self._pause)
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
         # After the peer's FIN the socket is readable for good: waiting for input would spin.
