@@ -1,0 +1,332 @@
+"""The wire as a test holds it: connections across it, rules for it, the record of it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from typing import NamedTuple, Self
+
+from graceful_close import LingerPolicy, set_linger
+from streams import PATIENCE
+
+from .link import ADDRESSES, Journey, Link
+from .packets import OURS, PEER, Conversation, Fate, Packet, Segment, Side
+from .record import Record
+from .rules import Which, acknowledging, first
+from .states import StateMonitor
+from .table import Proof
+
+
+class Passage(NamedTuple):
+    """A packet that is about to cross, and when it would arrive."""
+
+    packet: Packet
+    raw: bytes
+    due: float
+    conversation: Conversation
+
+
+Act = Callable[[Passage], list[Journey]]
+
+
+class OurSocket(socket.socket):
+    """A socket that counts what is written to it: the witness for `unacked`."""
+
+    written = 0
+
+    def send(self, data: bytes, flags: int = 0, /) -> int:  # type: ignore[override]
+        count = super().send(data, flags)
+        self.written += count
+        return count
+
+    def sendall(self, data: bytes, flags: int = 0, /) -> None:  # type: ignore[override]
+        super().sendall(data, flags)
+        self.written += len(data)
+
+
+class Connection(NamedTuple):
+    """Both ends of one connection across the wire."""
+
+    ours: OurSocket
+    peer: socket.socket
+
+
+class _Rule:
+    def __init__(self, which: Which, act: Act) -> None:
+        self._which = which
+        self._act = act
+        self._count = 0
+
+    def takes(self, packet: Packet) -> bool:
+        if not self._which.is_one(packet):
+            return False
+        self._count += 1
+        return self._which.counts(self._count)
+
+    def apply(self, passage: Passage) -> list[Journey]:
+        return self._act(passage)
+
+
+class Wire(Record):
+    """A wire between two machines that are one. Close it, or leave its block.
+
+    Without a rule every packet passes at once and in order. Rules are asked in the order in
+    which they were laid down, and the first that means a packet has it.
+
+    Args:
+        link: What carries it, and carries no other meanwhile.
+        version: "IPv4" or "IPv6".
+        recording: Keep a record and ask the rules. Without it there is only `delay()`, for
+            more traffic than a record should hold.
+    """
+
+    def __init__(self, link: Link, version: str, *, recording: bool = True) -> None:
+        super().__init__()
+        self.version = version
+        self._recording = recording
+        self.proofs: list[Proof] = []
+        self._link = link
+        self._held = ExitStack()
+        self._ports: dict[int, Side] = {}
+        self._conversations: dict[tuple[int, int], Conversation] = {}
+        self._rules: list[_Rule] = []
+        self._delay = 0.0
+        self._dark: set[Side] = set()
+        self._waiting_to_swap: dict[Side, Journey] = {}
+        self._monitors: dict[Side, StateMonitor] = {}
+        link.hand_to(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every socket made here, and leave what is on its way."""
+        self._link.hand_to(None)
+        self._held.close()
+
+    # --- connections -----------------------------------------------------------------------------
+
+    def inside(self, side: Side) -> AbstractContextManager[None]:
+        """What this thread makes meanwhile is on that side: sockets, and child processes."""
+        return self._link.inside(side)
+
+    def listen(self, side: Side = OURS) -> socket.socket:
+        """A listener on that side. What connects to it is recorded."""
+        address = ADDRESSES[self.version][side]
+        with self._link.inside(side):
+            listener = socket.create_server((address, 0), family=self._family, backlog=512)
+        self._held.callback(listener.close)
+        self._ports[listener.getsockname()[1]] = side
+        return listener
+
+    def unconnected(self, side: Side = PEER) -> socket.socket:
+        """A fresh TCP socket on that side."""
+        with self._link.inside(side):
+            sock = socket.socket(self._family, socket.SOCK_STREAM)
+        sock.settimeout(PATIENCE)
+        self._held.callback(_vanish, sock)
+        return sock
+
+    def connect(self, *, peer_buffer: int | None = None) -> Connection:
+        """A connection whose `ours` is the accepting side. `peer_buffer`: bytes it can take."""
+        with self.listen() as listener:
+            peer = self.unconnected(PEER)
+            if peer_buffer is not None:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, peer_buffer)
+            peer.connect(listener.getsockname())
+            accepted, _ = listener.accept()
+        ours = OurSocket(fileno=accepted.detach())
+        self._held.callback(_vanish, ours)
+        return Connection(ours, peer)
+
+    @property
+    def _family(self) -> socket.AddressFamily:
+        return socket.AF_INET if self.version == "IPv4" else socket.AF_INET6
+
+    # --- rules -----------------------------------------------------------------------------------
+
+    def delay(self, seconds: float) -> None:
+        """From now on every packet takes this long, in each direction."""
+        with self.changed:
+            self._delay = seconds
+
+    def drop(self, which: Which) -> None:
+        """It never arrives."""
+
+        def act(passage: Passage) -> list[Journey]:
+            passage.packet.fate = Fate.DROPPED
+            return []
+
+        self._lay_down(which, act)
+
+    def hold(self, which: Which, seconds: float) -> None:
+        """It arrives this much later, and what comes after it may be faster."""
+
+        def act(passage: Passage) -> list[Journey]:
+            passage.packet.fate = Fate.HELD
+            return [self._journey(passage._replace(due=passage.due + seconds))]
+
+        self._lay_down(which, act)
+
+    def duplicate(self, which: Which) -> None:
+        """It arrives twice."""
+
+        def act(passage: Passage) -> list[Journey]:
+            passage.packet.fate = Fate.DOUBLED
+            return [self._journey(passage)] * 2
+
+        self._lay_down(which, act)
+
+    def swap(self, which: Which) -> None:
+        """It arrives right after the packet that follows it."""
+
+        def act(passage: Passage) -> list[Journey]:
+            passage.packet.fate = Fate.SWAPPED
+            self._waiting_to_swap[passage.packet.from_] = self._journey(passage)
+            return []
+
+        self._lay_down(which, act)
+
+    def reset(self, side: Side, *, at: Which, too_far: int = 0) -> None:
+        """In place of this packet, `side` gets an RST that the other side never sent.
+
+        Its sequence number is the one that `side` expects, or `too_far` bytes past it.
+        """
+
+        def act(passage: Passage) -> list[Journey]:
+            passage.packet.fate = Fate.REFUSED
+
+            def load(now: float) -> tuple[bytes, Callable[[], None]]:
+                reset, raw = passage.conversation.forge_reset(side, now, too_far=too_far)
+                self.add(reset)
+                return raw, partial(self.mark_delivered, reset, now)
+
+            return [Journey(passage.due, side, load)]
+
+        self._lay_down(at, act)
+
+    def cut(self, *, from_: Side | None = None, at: Which | None = None) -> None:
+        """Nothing passes any more: from one side, or from both.
+
+        Args:
+            from_: Whose packets are lost; None: everybody's.
+            at: The first packet to be lost; None: the next that comes.
+        """
+        sides = set(Side) if from_ is None else {from_}
+        if at is None:
+            with self.changed:
+                self._dark |= sides
+            return
+
+        def act(passage: Passage) -> list[Journey]:
+            self._dark |= sides
+            return self._pass(passage)
+
+        self._lay_down(at, act)
+
+    def mend(self) -> None:
+        """Undo every cut."""
+        with self.changed:
+            self._dark.clear()
+
+    def deliver(self, data: bytes, ours: OurSocket) -> None:
+        """Send it, and wait for the acknowledgement of all that was ever sent on `ours`."""
+        ours.sendall(data)
+        self.await_delivery(first(acknowledging(ours.written), from_=PEER))
+
+    def sample_states(self) -> None:
+        """From now on, note with each packet which TCP state each side is in."""
+        for side in Side:
+            with self._link.inside(side):
+                monitor = StateMonitor()
+            self._held.callback(monitor.close)
+            self._monitors[side] = monitor
+
+    def settle(self) -> None:
+        """Until all that was sent so far has arrived, or never will."""
+        self._link.come_to_rest()
+
+    def _lay_down(self, which: Which, act: Act) -> None:
+        with self.changed:
+            self._rules.append(_Rule(which, act))
+
+    # --- carrying --------------------------------------------------------------------------------
+
+    def carry(self, raw: bytes, from_: Side, now: float) -> list[Journey] | None:
+        """The forwarder's question. Not for tests."""
+        if not self._recording:
+
+            def load(_now: float) -> tuple[bytes, Callable[[], None]]:
+                return raw, _nothing
+
+            return [Journey(now + self._delay, from_.other, load)]
+        segment = Segment.read(raw)
+        conversation = segment and self._conversation_of(segment, from_)
+        if segment is None or conversation is None:
+            return None
+        with self.changed:
+            packet = conversation.tell(from_, segment, now)
+            if len(self._monitors) == len(Side):
+                packet.states = self._states_of(conversation)
+            self.add(packet)
+            passage = Passage(packet, raw, now + self._delay, conversation)
+            swapped = self._waiting_to_swap.pop(from_, None)
+            if from_ in self._dark:
+                return self._pass(passage)
+            rule = next((rule for rule in self._rules if rule.takes(packet)), None)
+            journeys = self._pass(passage) if rule is None else rule.apply(passage)
+            if swapped is not None:
+                journeys = [*journeys, swapped._replace(due=passage.due)]
+            return journeys
+
+    def _states_of(self, conversation: Conversation) -> tuple[str, str]:
+        ours, peer = conversation.addresses[OURS], conversation.addresses[PEER]
+        return self._monitors[OURS].state(ours, peer), self._monitors[PEER].state(peer, ours)
+
+    def _pass(self, passage: Passage) -> list[Journey]:
+        if passage.packet.from_ in self._dark:
+            passage.packet.fate = Fate.DROPPED
+            return []
+        return [self._journey(passage)]
+
+    def _journey(self, passage: Passage) -> Journey:
+        packet = passage.packet
+
+        def load(now: float) -> tuple[bytes, Callable[[], None]]:
+            def landed() -> None:
+                # Dated before it was written, because the answer may be quicker than this
+                # thread; told after it was written, because whoever waits may act on it.
+                passage.conversation.arrived(packet)
+                self.mark_delivered(packet, now)
+
+            return passage.raw, landed
+
+        return Journey(passage.due, packet.from_.other, load)
+
+    def _conversation_of(self, segment: Segment, from_: Side) -> Conversation | None:
+        ports = segment.source_port, segment.target_port
+        ours, peer = ports if from_ is OURS else ports[::-1]
+        if ours not in self._ports and peer not in self._ports:
+            return None
+        conversation = self._conversations.get((ours, peer))
+        if conversation is None:
+            ends = ADDRESSES[self.version]
+            conversation = Conversation({OURS: (ends[OURS], ours), PEER: (ends[PEER], peer)})
+            self._conversations[ours, peer] = conversation
+        return conversation
+
+
+def _nothing() -> None:
+    pass
+
+
+def _vanish(sock: socket.socket) -> None:
+    """Close without a trace: nothing of it troubles the next test."""
+    if sock.fileno() != -1:
+        set_linger(sock, LingerPolicy.ABORT)
+        sock.close()

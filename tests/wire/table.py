@@ -1,0 +1,109 @@
+"""`docs/wire.md`, written from what a run of the tests has seen."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from graceful_close import CloseResult
+
+PAGE = Path(__file__).parents[2] / "docs" / "wire.md"
+
+_HEAD = """\
+# On the wire
+
+What the closers put on the network and what they say about it, packet by packet. Each row is a
+test in `tests/wire/`: two network namespaces of one Linux machine, joined by a wire that loses,
+delays, repeats, reorders and forges packets as the test says. For every row, over IPv4 and IPv6,
+the test compares the result with the record of the packets:
+
+- DELIVERED and PEER_CLOSED are said only once an acknowledgement of our FIN had arrived, and
+  PEER_CLOSED only after the peer's FIN; PEER_RESET only after an RST.
+- `unacked` is what was written, and the FIN, less the highest acknowledgement that had arrived.
+- The wait ended within 50 ms of the packet that ended it, or of its deadline.
+- A clean end is exactly one FIN and no RST; an abort is RST and no FIN; nothing is reset while
+  a call is waiting.
+
+"We sent" leaves out the handshake, plain acknowledgements, and what a kernel repeats though it
+was not lost.
+
+This page is written by `WRITE_DOCS=1 pytest tests/wire`, as root.
+"""
+
+_COLUMNS = "| What happens | Call | Outcome | `unacked` | Ended by | We sent |\n" + "| --- " * 6
+
+
+class Proof(NamedTuple):
+    """One close, as it was claimed and as it was seen."""
+
+    call: str
+    result: CloseResult
+    unacked: str
+    ended_by: str
+    sent: Callable[[], str]  # asked when the test is over
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    section: str
+    sentence: str
+    call: str
+    outcome: str
+    unacked: str
+    ended_by: str
+    sent: str
+
+
+class Page:
+    """What a run has seen. What is the same over IPv4 and IPv6 is one row."""
+
+    def __init__(self) -> None:
+        self._versions: dict[Row, list[str]] = {}
+
+    def add(
+        self, proof: Proof, module_doc: str, name: str, doc: str | None, version: str
+    ) -> None:
+        """A row for one close.
+
+        Args:
+            proof: What was seen.
+            module_doc: Its first line is the heading.
+            name: The test's, which is a sentence.
+            doc: The test's, if the name alone does not say what happens on the wire.
+            version: "IPv4" or "IPv6".
+        """
+        row = Row(
+            module_doc.strip().splitlines()[0].rstrip("."),
+            " ".join(inspect.cleandoc(doc).split()) if doc else _sentence(name),
+            f"`{proof.call}`",
+            proof.result.outcome.name,
+            proof.unacked,
+            proof.ended_by,
+            proof.sent(),
+        )
+        self._versions.setdefault(row, []).append(version)
+
+    def write(self) -> None:
+        parts = [_HEAD]
+        for section, rows in groupby(self._versions, key=lambda row: row.section):
+            parts.append(f"\n## {section}\n\n{_COLUMNS}|\n")
+            for row in rows:
+                sentence = row.sentence
+                versions = set(self._versions[row])
+                if len(versions) == 1:
+                    sentence += f" ({versions.pop()})"
+                parts.append(f"| {sentence} | {' | '.join(row[2:])} |\n")
+        PAGE.write_text("".join(parts), encoding="utf-8")
+
+
+def _sentence(name: str) -> str:
+    words = name.removeprefix("test_").split("_")
+    text = " ".join(_SPELT.get(word, word) for word in words)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+_SPELT = {"fin": "FIN", "rst": "RST", "peers": "peer's"}

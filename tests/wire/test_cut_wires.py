@@ -1,0 +1,119 @@
+"""Wires that are cut."""
+
+from __future__ import annotations
+
+import pytest
+
+from graceful_close import (
+    CloseOutcome,
+    CloseResult,
+    LingerPolicy,
+    closing,
+    graceful_close,
+    timed_linger_close,
+)
+from streams import meanwhile, read_all, read_and_close
+
+from .laid import OurSocket, Wire
+from .packets import OURS, PEER
+from .proof import proven
+from .rules import FIN, RST, first, nth, past
+
+REPLY = b"reply" * 200
+LARGE = bytes(200_000)
+
+
+def test_nothing_of_ours_arrives(wire: Wire) -> None:
+    """Nothing of ours arrives any more."""
+    ours, _peer = wire.connect()
+    wire.cut(from_=OURS)
+    ours.sendall(REPLY)
+    result = proven(wire, graceful_close, ours, timeout=0.3)
+    assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, len(REPLY) + 1)
+
+
+def test_nothing_of_the_peers_arrives(wire: Wire) -> None:
+    """Nothing of the peer's arrives any more: it has all of it, and we do not know."""
+    ours, peer = wire.connect()
+    wire.cut(from_=PEER)
+    ours.sendall(REPLY)
+    with meanwhile(read_and_close, peer) as received:
+        result = proven(wire, graceful_close, ours, timeout=0.3)
+    assert received == [REPLY]
+    assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, len(REPLY) + 1)
+
+
+@pytest.mark.parametrize("side", [OURS, PEER], ids=["ours", "peer"])
+def test_delivered_is_never_said_of_a_wire_that_is_cut(wire: Wire, side: object) -> None:
+    """Nothing of one side's arrives any more, from our FIN on."""
+    ours, _peer = wire.connect()
+    wire.deliver(REPLY, ours)
+    wire.cut(from_=OURS if side is OURS else PEER)
+    result = proven(wire, timed_linger_close, ours, 0.3)
+    assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 1)
+
+
+def test_a_block_that_ends_on_a_wire_that_is_cut(wire: Wire) -> None:
+    """Nothing of ours arrives any more."""
+    ours, _peer = wire.connect()
+    wire.cut(from_=OURS)
+    ours.sendall(REPLY)
+
+    def end_a_block(sock: OurSocket, *, timeout: float) -> CloseResult:
+        """with closing(sock, timeout=0.3): (the body ends)"""
+        with (block := closing(sock, timeout=timeout)):
+            pass
+        assert block.result is not None
+        return block.result
+
+    result = proven(wire, end_a_block, ours, timeout=0.3)
+    assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, len(REPLY) + 1)
+
+
+def test_the_wire_is_cut_after_100_kb(wire: Wire) -> None:
+    """Nothing passes any more, in either direction, after 100 kB of the reply."""
+    ours, _peer = wire.connect()
+    wire.cut(at=first(past(100_000), from_=OURS))
+    ours.sendall(LARGE)
+    result = proven(wire, graceful_close, ours, timeout=0.3, until=CloseOutcome.DELIVERED)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert result.unacked is not None
+    assert result.unacked >= 100_000
+
+
+def test_the_wire_is_cut_and_we_give_up_with_abort(wire: Wire) -> None:
+    """Nothing passes any more, in either direction, after 100 kB of the reply."""
+    ours, _peer = wire.connect()
+    wire.cut(at=first(past(100_000), from_=OURS))
+    ours.sendall(LARGE)
+    result = proven(wire, graceful_close, ours, timeout=0.3, on_timeout=LingerPolicy.ABORT)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    wire.await_packet(first(RST, from_=OURS))
+
+
+def test_a_wire_that_is_mended_in_time(wire: Wire) -> None:
+    """Nothing passes from our FIN on, until we have sent it twice."""
+    ours, peer = wire.connect()
+    wire.cut(at=first(FIN, from_=OURS))
+    ours.sendall(REPLY)
+
+    def mend_and_read() -> bytes:
+        wire.await_packet(nth(2, FIN, from_=OURS))
+        wire.mend()
+        return read_and_close(peer)
+
+    with meanwhile(mend_and_read) as received:
+        result = proven(wire, graceful_close, ours)
+    assert received == [REPLY]
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+
+
+def test_what_we_leave_to_the_kernel_arrives_when_the_wire_is_mended(wire: Wire) -> None:
+    """Nothing of ours arrives until we have given up; the kernel goes on in the background."""
+    ours, peer = wire.connect()
+    wire.cut(from_=OURS)
+    ours.sendall(REPLY)
+    result = proven(wire, timed_linger_close, ours, 0.1)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    wire.mend()
+    assert read_all(peer) == REPLY

@@ -1,0 +1,111 @@
+"""Half-closed peers, and both sides closing at once."""
+
+from __future__ import annotations
+
+import socket
+
+from graceful_close import CloseOutcome, graceful_close, timed_linger_close
+from streams import meanwhile, read_all, read_and_close
+
+from .laid import Connection, Wire
+from .packets import OURS, PEER
+from .proof import proven
+from .rules import ACK_OF_FIN, FIN, every, first
+
+REPLY = b"reply" * 200
+
+
+def half_closed(wire: Wire) -> Connection:
+    """A connection on which the peer's FIN has come."""
+    connection = wire.connect()
+    connection.peer.shutdown(socket.SHUT_WR)
+    wire.await_delivery(first(FIN, from_=PEER))
+    wire.settle()
+    return connection
+
+
+def test_a_half_closed_peer_gets_everything(wire: Wire) -> None:
+    """The peer has sent its FIN, and reads on."""
+    ours, peer = half_closed(wire)
+    ours.sendall(REPLY)
+    with meanwhile(read_all, peer) as received:
+        result = proven(wire, graceful_close, ours)
+    assert received == [REPLY]
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+
+
+def test_peer_closed_is_not_said_before_the_acknowledgement(wire: Wire) -> None:
+    """The peer has sent its FIN; every packet takes 100 ms."""
+    wire.delay(0.1)
+    ours, _peer = half_closed(wire)
+    ours.sendall(REPLY)
+    result = proven(wire, graceful_close, ours)
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert result.elapsed >= 0.2
+
+
+def test_peer_closed_is_never_said_without_the_acknowledgement(wire: Wire) -> None:
+    """The peer has sent its FIN; every acknowledgement of ours is lost."""
+    ours, _peer = half_closed(wire)
+    wire.drop(every(ACK_OF_FIN, from_=PEER))
+    result = proven(wire, graceful_close, ours, timeout=0.3)
+    assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 1)
+
+
+def test_a_timed_linger_after_the_peers_fin(wire: Wire) -> None:
+    """The peer has sent its FIN; every packet takes 100 ms."""
+    wire.delay(0.1)
+    ours, _peer = half_closed(wire)
+    ours.sendall(REPLY)
+    result = proven(wire, timed_linger_close, ours, 2)
+    assert result.outcome is CloseOutcome.DELIVERED
+
+
+def test_both_close_at_once(wire: Wire) -> None:
+    """Both FINs are on the way at the same time: ours takes 100 ms."""
+    ours, peer = wire.connect()
+    wire.hold(first(FIN, from_=OURS), 0.1)
+    ours.sendall(REPLY)
+
+    def close_at_once() -> None:
+        wire.await_packet(first(FIN, from_=OURS))
+        peer.shutdown(socket.SHUT_WR)
+        assert read_all(peer) == REPLY
+
+    with meanwhile(close_at_once):
+        result = proven(wire, graceful_close, ours)
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert result.elapsed >= 0.1
+
+
+def test_both_close_at_once_and_delivery_is_asked_for(wire: Wire) -> None:
+    """Both FINs are on the way at the same time: ours takes 100 ms."""
+    ours, peer = wire.connect()
+    wire.hold(first(FIN, from_=OURS), 0.1)
+    ours.sendall(REPLY)
+
+    def close_at_once() -> None:
+        wire.await_packet(first(FIN, from_=OURS))
+        peer.shutdown(socket.SHUT_WR)
+        assert read_all(peer) == REPLY
+
+    with meanwhile(close_at_once):
+        result = proven(wire, timed_linger_close, ours, 2)
+    assert result.outcome is CloseOutcome.DELIVERED
+    assert result.elapsed >= 0.1
+
+
+def test_both_close_at_once_and_our_fin_is_lost(wire: Wire) -> None:
+    """Both FINs are on the way at the same time, and ours is lost."""
+    ours, peer = wire.connect()
+    wire.drop(first(FIN, from_=OURS))
+    ours.sendall(REPLY)
+
+    def close_at_once() -> None:
+        wire.await_packet(first(FIN, from_=OURS))
+        read_and_close(peer)
+
+    peer.shutdown(socket.SHUT_WR)
+    with meanwhile(close_at_once):
+        result = proven(wire, graceful_close, ours)
+    assert result.outcome is CloseOutcome.PEER_CLOSED
