@@ -11,7 +11,7 @@ from streams import await_input, fill, meanwhile, read_all, read_and_close
 from .laid import Wire
 from .packets import OURS, PEER
 from .proof import LATE, proven
-from .rules import DATA, FIN, PROBE, RST, ZERO_WINDOW, first, nth
+from .rules import ACK_OF_FIN, DATA, FIN, PROBE, RST, ZERO_WINDOW, first, nth
 
 REPLY = b"reply" * 200
 
@@ -244,7 +244,8 @@ def test_keep_alive_probes_of_the_peer_are_no_sign_of_life(wire: Wire) -> None:
     keep_alive_after_a_second(peer)
     result = proven(wire, graceful_close, ours, timeout=3, idle_timeout=1.2)
     assert result.outcome is CloseOutcome.IDLE_TIMED_OUT
-    assert result.elapsed < 2.45
+    acknowledged = wire.await_delivery(first(ACK_OF_FIN, from_=PEER)).delivered[0]
+    assert wire.began + result.elapsed <= acknowledged + 1.2 + LATE
     assert wire.await_delivery(first(PROBE, from_=PEER)).time - wire.began < 1.2
 
 
