@@ -5,15 +5,17 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).parent
 sys.path += [str(HERE), str(HERE.parent.parent / "tests")]
 
 from sequence import Arrow, Doing, Exchange, Side, State, draw
 
-from graceful_close import abortive_close, graceful_close, timed_linger_close
+from graceful_close import CloseResult, abortive_close, graceful_close, timed_linger_close
 from wire.laid import Connection, Wire
 from wire.link import Link, why_not
 from wire.packets import OURS, PEER, Packet
@@ -24,12 +26,9 @@ REPLY = b"r" * 2600  # two segments
 CHUNK = b"u" * 1300  # one segment of an upload
 UPLOAD = 3
 
-Play = Callable[[Wire, Connection], None]
 
-
-def send_reply(wire: Wire, ours: socket.socket) -> None:
-    wire.note(OURS, "send(reply)")
-    ours.sendall(REPLY)
+def do_nothing(wire: Wire, peer: socket.socket) -> None:
+    """The client keeps its side open."""
 
 
 def read_and_close(wire: Wire, peer: socket.socket) -> None:
@@ -51,91 +50,96 @@ def upload(wire: Wire, peer: socket.socket) -> None:
         for _ in range(UPLOAD):
             wire.note(PEER, "send(body)")
             peer.sendall(CHUNK)
-            # A busy client: the next piece takes it a moment.
-            threading.Event().wait(0.015)
+            time.sleep(0.015)  # a busy client: the next piece takes it a moment
     except OSError as error:
         wire.note(PEER, f"send(): {type(error).__name__}")
     read_and_close(wire, peer)
 
 
-def while_(wire: Wire, peer_does: Callable[[Wire, socket.socket], None], peer: socket.socket,
-           we_do: Callable[[], None]) -> None:  # fmt: skip
-    thread = threading.Thread(target=peer_does, args=(wire, peer))
-    thread.start()
-    we_do()
-    thread.join()
+def plain_close(sock: socket.socket) -> None:
+    sock.close()
 
 
-def default_close(wire: Wire, connection: Connection) -> None:
+def play(wire: Wire, scene: Scene, connection: Connection) -> None:
+    """The server in this thread, the client in another."""
     ours, peer = connection
-
-    def server() -> None:
-        send_reply(wire, ours)
-        wire.note(OURS, "close()")
-        ours.close()
-
-    while_(wire, read_and_close, peer, server)
-
-
-def lost_reply(wire: Wire, connection: Connection) -> None:
-    ours, peer = connection
-
-    def server() -> None:
+    client = threading.Thread(target=scene.client, args=(wire, peer))
+    client.start()
+    if scene.client is upload:
         ours.recv(100)
         wire.note(OURS, "recv(): the head")
-        send_reply(wire, ours)
-        wire.note(OURS, "close()")
-        ours.close()
-
-    while_(wire, upload, peer, server)
-
-
-def graceful(wire: Wire, connection: Connection) -> None:
-    ours, peer = connection
-
-    def server() -> None:
-        ours.recv(100)
-        wire.note(OURS, "recv(): the head")
-        send_reply(wire, ours)
-        wire.note(OURS, "graceful_close()")
-        result = graceful_close(ours)
-        wire.note(OURS, f"{result.outcome.name}, drained {result.drained}")
-
-    while_(wire, upload, peer, server)
+    wire.note(OURS, "send(reply)")
+    ours.sendall(REPLY)
+    wire.note(OURS, scene.call)
+    result = scene.close(ours)
+    if result is not None:
+        what = f"drained {result.drained}" if result.drained else f"{result.unacked} unacked"
+        wire.note(OURS, f"{result.outcome.name}, {what}")
+    client.join()
 
 
-def abort(wire: Wire, connection: Connection) -> None:
-    ours, peer = connection
+class Scene(NamedTuple):
+    """One picture.
 
-    def server() -> None:
-        send_reply(wire, ours)
-        wire.note(OURS, "abortive_close()")
-        result = abortive_close(ours)
-        wire.note(OURS, f"{result.outcome.name}, {result.unacked} unacked")
+    Attributes:
+        name: Of the file.
+        title: Above the drawing.
+        client: What the peer does.
+        call: What the server calls, as the drawing says it.
+        close: The same, to be called.
+        cut: Whether the link is dead from our FIN on.
+    """
 
-    while_(wire, read_and_close, peer, server)
-
-
-def linger(wire: Wire, connection: Connection) -> None:
-    ours, _peer = connection
-    send_reply(wire, ours)
-    wire.note(OURS, "timed_linger_close(0.3)")
-    result = timed_linger_close(ours, 0.3)
-    wire.note(OURS, f"{result.outcome.name}, {result.unacked} unacked")
-
-
-def linger_in_vain(wire: Wire, connection: Connection) -> None:
-    wire.cut(at=first(FIN, from_=OURS))
-    linger(wire, connection)
+    name: str
+    title: str
+    client: Callable[[Wire, socket.socket], None]
+    call: str
+    close: Callable[[socket.socket], CloseResult | None]
+    cut: bool = False
 
 
-SCENES: list[tuple[str, str, Play]] = [
-    ("default-close", "close(): nothing unread, and nothing goes wrong", default_close),
-    ("lost-reply", "close() over unread input: the lost reply", lost_reply),
-    ("graceful-close", "graceful_close() in the same place", graceful),
-    ("abort", "abortive_close()", abort),
-    ("timed-linger-met", "timed_linger_close(): the acknowledgement comes", linger),
-    ("timed-linger-expired", "timed_linger_close(): the link is dead", linger_in_vain),
+def linger(sock: socket.socket) -> CloseResult:
+    return timed_linger_close(sock, 0.3)
+
+
+SCENES = [
+    Scene(
+        "default-close",
+        "close(): nothing unread, and nothing goes wrong",
+        read_and_close,
+        "close()",
+        plain_close,
+    ),
+    Scene(
+        "lost-reply",
+        "close() over unread input: the lost reply",
+        upload,
+        "close()",
+        plain_close,
+    ),
+    Scene(
+        "graceful-close",
+        "graceful_close() in the same place",
+        upload,
+        "graceful_close()",
+        graceful_close,
+    ),
+    Scene("abort", "abortive_close()", read_and_close, "abortive_close()", abortive_close),
+    Scene(
+        "timed-linger-met",
+        "timed_linger_close(): the acknowledgement comes",
+        do_nothing,
+        "timed_linger_close(0.3)",
+        linger,
+    ),
+    Scene(
+        "timed-linger-expired",
+        "timed_linger_close(): the link is dead",
+        do_nothing,
+        "timed_linger_close(0.3)",
+        linger,
+        cut=True,
+    ),
 ]
 
 _SIDES: dict[object, Side] = {OURS: "left", PEER: "right"}
@@ -188,16 +192,18 @@ def main() -> None:
         sys.exit(f"the wire cannot be laid here: {reason}")
     link = Link()
     try:
-        for name, title, play in SCENES:
+        for scene in SCENES:
             with Wire(link, "IPv4") as wire:
                 wire.sample_states()
                 wire.delay(DELAY)  # before the handshake, from which the kernels learn it
                 connection = wire.connect()
                 connection.peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                play(wire, connection)
+                if scene.cut:
+                    wire.cut(at=first(FIN, from_=OURS))
+                play(wire, scene, connection)
                 wire.settle()
-                picture = HERE / f"{name}.svg"
-                picture.write_text(draw(exchange_of(wire, title)), encoding="utf-8")
+                picture = HERE / f"{scene.name}.svg"
+                picture.write_text(draw(exchange_of(wire, scene.title)), encoding="utf-8")
                 print(picture.name)
     finally:
         link.close()
