@@ -163,12 +163,12 @@ def test_without_a_descriptor_for_epoll_it_looks_for_the_acknowledgement() -> No
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         fill(ours)
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        lowest_free = os.dup(0)
+        lowest_free = os.dup(ours.fileno())
         os.close(lowest_free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
         try:
             with pytest.raises(OSError, match="Too many open files"):
-                os.dup(0)
+                os.dup(ours.fileno())
             result = timed_linger_close(ours, 0.05)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
