@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
@@ -488,7 +488,7 @@ class World:
         return self.machine.woke(self.now)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data(), ANY_TERMS, SIGHTS, st.booleans())
 def test_no_network_makes_it_break_a_promise(
     data: st.DataObject, terms: Terms, sight: Sight, tls: bool
@@ -557,7 +557,7 @@ def tell(machine: Teardown, event: str, now: float, data: st.DataObject) -> Step
 WAITS = {Step.WAIT_READABLE, Step.WAIT_WRITABLE, Step.WAIT_ACK, Step.PAUSE}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data(), ANY_TERMS, SIGHTS, st.booleans(), st.lists(EVENTS, max_size=40))
 def test_no_order_of_reports_at_all_makes_it_wait_too_long_or_go_on_after_the_end(
     data: st.DataObject, terms: Terms, sight: Sight, tls: bool, events: list[str]
