@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -54,6 +55,18 @@ def pending_error(sock: socket.socket) -> OSError | None:
     return OSError(number, os.strerror(number)) if number else None
 
 
+def open_descriptor(sock: socket.socket) -> int:
+    """The number to wait on.
+
+    Raises:
+        OSError: There is none any more (EBADF). poll() and epoll would say ValueError.
+    """
+    number = sock.fileno()
+    if number == -1:
+        raise OSError(errno.EBADF, "another thread closed the socket")
+    return number
+
+
 class AckWatch:
     """Sleep until a TCP connection changes in any way, its acknowledgements included.
 
@@ -64,7 +77,8 @@ class AckWatch:
 
     Raises:
         OSError: There is no epoll here (only Linux has it, and gevent takes it away), no
-            descriptor left for one (EMFILE, ENFILE), or no memory (ENOMEM, ENOSPC).
+            descriptor left for one (EMFILE, ENFILE), no memory (ENOMEM, ENOSPC), or the
+            socket is closed (EBADF).
     """
 
     _poll: Callable[[float, int], list[tuple[int, int]]]
@@ -72,9 +86,10 @@ class AckWatch:
     _no_input: int
 
     def __init__(self, sock: socket.socket) -> None:
+        number = open_descriptor(sock)
         if sys.platform == "linux" and hasattr(select, "epoll"):
             epoll = select.epoll(1)
-            epoll.register(sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+            epoll.register(number, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
             self._poll, self._close = epoll.poll, epoll.close
             self._no_input = select.EPOLLOUT
         else:

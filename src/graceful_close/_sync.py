@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import select
 import selectors
 import sys
@@ -11,7 +10,7 @@ from time import monotonic
 
 from . import _platform
 from ._checks import is_tcp, require_seconds, require_stream
-from ._delivery import AckWatch, count_unacked, pending_error
+from ._delivery import AckWatch, count_unacked, open_descriptor, pending_error
 from ._discard import Discard
 from ._linger import LingerPolicy
 from ._platform import Meaning, disconnect, meaning
@@ -281,9 +280,7 @@ class _Sleeper:
 
 def _readable(sock: socket.socket) -> Callable[[float], object]:
     """What waits for so many seconds until there is input."""
-    number = sock.fileno()
-    if number == -1:
-        raise OSError(errno.EBADF, "another thread closed the socket")
+    number = open_descriptor(sock)
     # Looked up late, because gevent and eventlet replace them; and no select(), which ends at
     # descriptor 1023. Windows has no poll().
     if sys.platform != "win32" and hasattr(select, "poll"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from graceful_close import (
     LingerPolicy,
@@ -17,10 +17,10 @@ from graceful_close import (
 
 from . import loopback
 from .kernel_view import standing
+from .ways import Way
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
 
     from graceful_close import CloseResult
 
@@ -33,13 +33,6 @@ SECONDS = 1
 # The peer's receive buffer: small, so that most of what is written stays with us. Arbitrary;
 # Linux doubles it.
 _RECEIVE_BUFFER = 16 << 10
-
-
-class Way(NamedTuple):
-    """One way to close a socket: its name, and the doing."""
-
-    name: str
-    close: Callable[[socket.socket], CloseResult | None]
 
 
 @dataclass(frozen=True)

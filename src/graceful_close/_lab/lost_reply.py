@@ -9,14 +9,15 @@ import socket
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from graceful_close import LingerPolicy, graceful_close, set_linger
 
 from .loopback import HOST, PATIENCE
+from .ways import Way
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 UPLOAD = 5_000_000
 REPLY = 64 << 10
@@ -32,13 +33,6 @@ _ANSWER = (
     b"Content-Type: text/plain\r\n"
     b"Content-Length: %d\r\n\r\n" % REPLY
 ) + _BODY
-
-
-class Way(NamedTuple):
-    """One way to close a socket: its name, and the doing."""
-
-    name: str
-    close: Callable[[socket.socket], object]
 
 
 @dataclass(frozen=True)
