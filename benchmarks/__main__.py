@@ -12,7 +12,7 @@ from pathlib import Path
 from .figures import Figure, table
 from .system_calls import listing
 
-_NAMES = ("one_close", "drain", "acknowledgement", "system_calls", "import_time")
+_NAMES = ("one_close", "many", "drain", "acknowledgement", "system_calls", "import_time")
 
 
 def main() -> None:

@@ -81,10 +81,21 @@ def take_turns(
 
     Each runs once before that, uncounted. A machine that slows down half way slows both down.
     """
-    ours()
-    theirs()
-    pairs = [(ours(), theirs()) for _ in range(rounds)]
-    return [a for a, _ in pairs], [b for _, b in pairs]
+    taken = all_take_turns(rounds, {"ours": ours, "theirs": theirs})
+    return taken["ours"], taken["theirs"]
+
+
+def all_take_turns(
+    rounds: int, sides: dict[str, Callable[[], float]]
+) -> dict[str, list[float]]:
+    """`take_turns` for more than two sides, by name: A B C A B C."""
+    for side in sides.values():
+        side()
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            taken[name].append(side())
+    return taken
 
 
 def percentile(values: list[float], percent: int) -> float:

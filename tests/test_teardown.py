@@ -364,8 +364,26 @@ def test_tls_says_goodbye_before_the_fin() -> None:
     assert machine.notify_would_block(0.0) is Step.WAIT_WRITABLE
     assert machine.wake_at == 5.0
     assert machine.woke(1.0) is Step.SEND_CLOSE_NOTIFY
-    assert machine.notified() is Step.SHUT_WR
+    assert machine.notified(True, peers=False) is Step.SHUT_WR
     assert machine.shut(1.0) is Step.DRAIN
+    assert machine.received(0, 1.0) is Step.PROBE
+    assert machine.probed(0, 1.0) is Step.LET_GO
+    result = machine.released(1.0)
+    assert result.notified
+    assert result.peer_notified is False
+
+
+def test_a_driver_that_polls_waits_before_it_reads() -> None:
+    machine = Teardown(terms(), 0.0, LINUX, polls=True)
+    assert machine.shut(0.0) is Step.WAIT_READABLE
+    assert machine.wake_at == 5.0
+    assert machine.woke(1.0) is Step.DRAIN
+
+
+@pytest.mark.parametrize("options", [{"idle_timeout": 1.0}, {"until": DELIVERED}])
+def test_a_driver_that_polls_reads_first_where_a_count_is_needed(options: Any) -> None:
+    machine = Teardown(terms(**options), 0.0, LINUX, polls=True)
+    assert machine.shut(0.0) is Step.DRAIN
 
 
 @pytest.mark.parametrize("moment", ["at the wait", "at the write"])
@@ -378,7 +396,9 @@ def test_a_close_notify_that_finds_no_room_in_time_is_left_out(moment: str) -> N
     assert machine.shut(1.0) is Step.DRAIN
     assert machine.would_block(1.0) is Step.PROBE
     assert machine.probed(9, 1.0) is Step.LET_GO
-    assert machine.released(1.0).outcome is CloseOutcome.TIMED_OUT
+    result = machine.released(1.0)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert result.notified is False
 
 
 # --- every story -------------------------------------------------------------------------------
@@ -405,7 +425,8 @@ class World:
     def __init__(self, data: st.DataObject, terms: Terms, sight: Sight, tls: bool) -> None:
         self.data, self.terms, self.sight = data, terms, sight
         self.now = self.life = 1000.0
-        self.machine = Teardown(terms, self.now, sight, tls=tls)
+        polls = data.draw(st.booleans())
+        self.machine = Teardown(terms, self.now, sight, tls=tls, polls=polls)
         self.fin_came = False
         self.last_count: int | None = None
         self.drained = 0
@@ -426,9 +447,9 @@ class World:
     def answer(self, step: Step) -> Step:
         match step:
             case Step.SEND_CLOSE_NOTIFY:
-                blocked = self.draw(st.booleans())
-                machine = self.machine
-                return machine.notify_would_block(self.now) if blocked else machine.notified()
+                if self.draw(st.booleans()):
+                    return self.machine.notify_would_block(self.now)
+                return self.machine.notified(self.draw(st.sampled_from([None, True, False])))
             case Step.SHUT_WR:
                 return self.machine.shut(self.now, self.draw(st.none() | ERRORS))
             case Step.DRAIN:
@@ -529,7 +550,7 @@ EVENTS = st.sampled_from(
 def tell(machine: Teardown, event: str, now: float, data: st.DataObject) -> Step:
     match event:
         case "notified":
-            return machine.notified()
+            return machine.notified(True)
         case "blocked":
             return machine.notify_would_block(now)
         case "shut":

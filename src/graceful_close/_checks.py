@@ -6,7 +6,6 @@ import _socket  # where gevent patches nothing
 import math
 import operator
 import socket
-import sys
 
 
 def require_socket(sock: object) -> None:
@@ -20,19 +19,14 @@ def require_socket(sock: object) -> None:
 
 
 def require_stream(sock: socket.socket) -> None:
-    """Refuse what is no stream, or one whose close this package cannot decide.
+    """Refuse what is no stream.
 
     Raises:
-        TypeError: It is no socket, no stream (SOCK_STREAM), or speaks TLS.
+        TypeError: It is no socket, or no stream (SOCK_STREAM).
     """
     require_socket(sock)
     if _type_of(sock) != _SOCK_STREAM:
         raise TypeError(f"a stream socket is needed (SOCK_STREAM), not {sock!r}")
-    ssl = sys.modules.get("ssl")  # a caller with a TLS socket has imported it
-    if ssl is not None and isinstance(sock, ssl.SSLSocket):
-        raise TypeError(
-            f"TLS is not supported yet; hand in what unwrap() returns, not {sock!r}"
-        )
 
 
 def is_native(sock: socket.socket) -> bool:

@@ -72,8 +72,24 @@ class CloseResult(Value):
     It cannot be changed, and compares equal to one that says the same.
     """
 
-    __slots__ = ("_outcome", "_elapsed", "_drained", "_unacked", "_error")
-    __match_args__ = ("outcome", "elapsed", "drained", "unacked", "error")
+    __slots__ = (
+        "_outcome",
+        "_elapsed",
+        "_drained",
+        "_unacked",
+        "_error",
+        "_notified",
+        "_peer_notified",
+    )
+    __match_args__ = (
+        "outcome",
+        "elapsed",
+        "drained",
+        "unacked",
+        "error",
+        "notified",
+        "peer_notified",
+    )
 
     def __init__(
         self,
@@ -82,12 +98,16 @@ class CloseResult(Value):
         drained: int,
         unacked: int | None,
         error: OSError | None,
+        notified: bool | None = None,
+        peer_notified: bool | None = None,
     ) -> None:
         self._outcome = outcome
         self._elapsed = elapsed
         self._drained = drained
         self._unacked = unacked
         self._error = error
+        self._notified = notified
+        self._peer_notified = peer_notified
 
     @property
     def outcome(self) -> CloseOutcome:
@@ -119,14 +139,34 @@ class CloseResult(Value):
         return self._error
 
     @property
+    def notified(self) -> bool | None:
+        """TLS: whether our close_notify was handed to the kernel whole.
+
+        False: it could not be sent, and the peer must take the stream for cut. None: there was
+        no TLS session to end.
+        """
+        return self._notified
+
+    @property
+    def peer_notified(self) -> bool | None:
+        """TLS: whether the peer's close_notify was there before ours went out.
+
+        False: the peer's FIN came without one: what it sent may be cut (RFC 8446, section
+        6.1). None: nobody looked, because what comes later is thrown away undecrypted.
+        """
+        return self._peer_notified
+
+    @property
     def clean(self) -> bool:
         """Whether the end was seen to be the one asked for.
 
         True for PEER_CLOSED, DELIVERED and ABORTED (which only comes when it was asked for),
         and for NOT_CONNECTED if no byte was left unacknowledged. False when something is known
         to be unfinished, and also when nothing was observed: ALREADY_CLOSED is no proof that
-        the peer got anything.
+        the peer got anything. False also if the peer must take a TLS stream for cut.
         """
+        if self.notified is False:
+            return self.outcome is CloseOutcome.ABORTED
         if self.outcome is CloseOutcome.NOT_CONNECTED:
             return self.unacked == 0
         return self.outcome in _CLEAN

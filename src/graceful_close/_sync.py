@@ -10,32 +10,18 @@ from time import monotonic
 
 from . import _platform
 from ._checks import is_tcp, require_seconds, require_stream
+from ._connection import Connection
 from ._delivery import AckWatch, count_unacked, open_descriptor, pending_error
-from ._discard import Discard
 from ._linger import LingerPolicy
 from ._platform import Meaning, disconnect, meaning
-from ._release import let_go, shut_for_writing
+from ._release import let_go
 from ._result import CloseOutcome, CloseResult
-from ._teardown import (
-    DRAIN,
-    LET_GO,
-    PROBE,
-    READ_ERROR,
-    SHUT_WR,
-    WAIT_ACK,
-    WAIT_READABLE,
-    Step,
-    Teardown,
-    Terms,
-)
+from ._teardown import LET_GO, PAUSE, WAIT_ACK, WAIT_READABLE, WAIT_WRITABLE, Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-
-# Python repeats an interrupted call by itself (PEP 475); elsewhere EINTR means the same.
-NOT_NOW = (Meaning.WOULD_BLOCK, Meaning.INTERRUPTED)
 
 
 def graceful_close(
@@ -195,62 +181,45 @@ def close_on(terms: Terms, sock: socket.socket) -> CloseResult:
     try:
         if sock.fileno() == -1:
             return CloseResult(CloseOutcome.ALREADY_CLOSED, 0.0, 0, None, None)
-        tcp = is_tcp(sock)
-        sight = _platform.HERE.tcp_sight if tcp else _platform.BLIND
-        machine = Teardown(terms, monotonic(), sight)
-        _carry_out(machine, sock, tcp=tcp)
-        complaint = let_go(sock, machine.parting, machine.linger_seconds)
-        return machine.released(monotonic(), complaint)
+        connection = Connection(sock, terms)
+        _drive(connection)
+        return connection.let_go()
     except BaseException:
         # Something foreign: KeyboardInterrupt, a bug. Close at once, without lingering.
         let_go(sock, LingerPolicy.BACKGROUND)
         raise
 
 
-def _carry_out(machine: Teardown, sock: socket.socket, *, tcp: bool) -> None:
-    """Do what the machine says, and report, until it says to let go."""
-    sleeper = _Sleeper(sock)
+def _drive(connection: Connection) -> None:
+    """Wait as the machine says, and have the rest carried out, until it says to let go."""
+    machine = connection.machine
+    sleeper = _Sleeper(connection.sock)
     try:
-        discard = Discard(sock, tcp=tcp)
         step = machine.start()
-        while step is not LET_GO:
+        while True:
+            step = connection.carry_out(step)
+            if step is LET_GO:
+                return
+            readable = True
             try:
-                if step is DRAIN:
-                    count = discard.read(machine.allowance)
-                    step = machine.received(count, monotonic())
-                elif step is WAIT_READABLE:
+                if step is WAIT_READABLE:
                     sleeper.until_readable(machine.wake_at)
-                    step = machine.woke(monotonic())
-                elif step is PROBE:
-                    step = machine.probed(count_unacked(sock, tcp=tcp), monotonic())
-                elif step is SHUT_WR:
-                    shut_for_writing(sock)
-                    step = machine.shut(monotonic())
                 elif step is WAIT_ACK:
                     readable = sleeper.until_anything(machine.wake_at)
-                    step = machine.woke(monotonic(), readable=readable)
-                elif step is READ_ERROR:
-                    error, now = pending_error(sock), monotonic()
-                    step = machine.failed(error, now) if error else machine.no_error(now)
-                else:
+                elif step is WAIT_WRITABLE:
+                    sleeper.until_writable(machine.wake_at)
+                elif step is PAUSE:
                     time.sleep(_left(machine.wake_at))
-                    step = machine.woke(monotonic())
+                else:
+                    continue  # its fill of reads, but nobody else is waiting for a turn
             except OSError as error:
-                step = _report_failure(machine, step, error)
-        discard.restore()
+                now = monotonic()
+                watching = step is WAIT_ACK
+                step = machine.cannot_watch(now) if watching else machine.failed(error, now)
+            else:
+                step = machine.woke(monotonic(), readable=readable)
     finally:
         sleeper.close()
-
-
-def _report_failure(machine: Teardown, step: Step, error: OSError) -> Step:
-    now = monotonic()
-    if step is DRAIN and meaning(error) in NOT_NOW:
-        return machine.would_block(now)
-    if step is SHUT_WR:
-        return machine.shut(now, error)
-    if step is WAIT_ACK:
-        return machine.cannot_watch(now)
-    return machine.failed(error, now)
 
 
 class _Sleeper:
@@ -265,8 +234,11 @@ class _Sleeper:
 
     def until_readable(self, wake_at: float) -> None:
         if self._readable is None:
-            self._readable = _readable(self._sock)
+            self._readable = _sleep_on(self._sock, selectors.EVENT_READ)
         self._readable(_left(wake_at))
+
+    def until_writable(self, wake_at: float) -> None:
+        _sleep_on(self._sock, selectors.EVENT_WRITE)(_left(wake_at))
 
     def until_anything(self, wake_at: float) -> bool:
         if self._watch is None:
@@ -278,19 +250,21 @@ class _Sleeper:
             self._watch.close()
 
 
-def _readable(sock: socket.socket) -> Callable[[float], object]:
-    """What waits for so many seconds until there is input."""
+def _sleep_on(sock: socket.socket, event: int) -> Callable[[float], object]:
+    """What waits for so many seconds until there is input, or room for output."""
     number = open_descriptor(sock)
     # Looked up late, because gevent and eventlet replace them; and no select(), which ends at
     # descriptor 1023. Windows has no poll().
     if sys.platform != "win32" and hasattr(select, "poll"):
         poller = select.poll()
-        poller.register(number, select.POLLIN)
+        poller.register(
+            number, select.POLLIN if event == selectors.EVENT_READ else select.POLLOUT
+        )
         return lambda seconds: poller.poll(seconds * 1000)
 
     def select_once(seconds: float) -> None:
         with selectors.DefaultSelector() as selector:
-            selector.register(number, selectors.EVENT_READ)
+            selector.register(number, event)
             selector.select(seconds)
 
     return select_once

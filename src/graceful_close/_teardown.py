@@ -144,6 +144,8 @@ class Teardown:
         now: Seconds on a clock that never goes back; every report brings a newer reading.
         sight: What can be seen of this connection.
         tls: Begin with close_notify.
+        polls: The driver learns of input without a system call for each socket, so that a
+            wait costs it less than a read that finds nothing.
 
     Attributes:
         wake_at: The latest reading of the clock at which a wait must end.
@@ -159,11 +161,14 @@ class Teardown:
         "_error",
         "_fin_sent",
         "_idle_at",
+        "_notified",
         "_notifying",
         "_outcome",
         "_over",
         "_pause",
         "_peer_fin",
+        "_peer_notified",
+        "_polls",
         "_sight",
         "_started",
         "_terms",
@@ -176,9 +181,18 @@ class Teardown:
         "wake_at",
     )
 
-    def __init__(self, terms: Terms, now: float, sight: Sight, *, tls: bool = False) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        now: float,
+        sight: Sight,
+        *,
+        tls: bool = False,
+        polls: bool = False,
+    ) -> None:
         self._terms = terms
         self._sight = sight
+        self._polls = polls
         # Is it the acknowledgement that we were asked to see, and can we?
         self._wants_acks = sight.acks and terms.until is DELIVERED
 
@@ -190,6 +204,8 @@ class Teardown:
         self._watchable = True
 
         self._notifying = tls
+        self._notified: bool | None = None
+        self._peer_notified: bool | None = None
         self._fin_sent = False
         self._peer_fin = False
         self._over = False
@@ -209,17 +225,26 @@ class Teardown:
         """Nothing yet."""
         return SEND_CLOSE_NOTIFY if self._notifying else SHUT_WR
 
-    def notified(self) -> Step:
-        """The close_notify is out, or can never go out."""
+    def notified(self, sent: bool | None, peers: bool | None = None) -> Step:
+        """The close_notify is out, or can never go out.
+
+        Args:
+            sent: It is out; None: there was no TLS session to end.
+            peers: The peer's has come; False: its stream was cut; None: nobody looked.
+        """
+        if self._outcome:
+            return self._conclude()
         self._notifying = False
-        return self._conclude() if self._outcome else SHUT_WR
+        self._notified, self._peer_notified = sent, peers
+        return SHUT_WR
 
     def notify_would_block(self, now: float) -> Step:
         """There was no room for the close_notify."""
         # When the time is up our FIN goes out all the same: it needs no room, and a peer that
         # sees it without a close_notify knows that the stream was cut (RFC 8446, section 6.1).
         if self._outcome or now >= self.wake_at:
-            return self.notified()
+            return self.notified(False)
+        self.wake_at = min(self._deadline, self._idle_at)
         return WAIT_WRITABLE
 
     def shut(self, now: float, error: OSError | None = None) -> Step:
@@ -234,6 +259,10 @@ class Teardown:
             self._error = error.with_traceback(None)
         else:
             return self.failed(error, now)
+        # An idle time begins with a count, and that comes after a first read.
+        counts = self._sight.acks and self._terms.idle_timeout < math.inf
+        if self._polls and error is None and not (counts or self._wants_acks):
+            return self._sleep(now)
         return DRAIN
 
     def received(self, count: int, now: float) -> Step:
@@ -327,7 +356,7 @@ class Teardown:
         if self._outcome:
             return self._conclude()
         if self._notifying:
-            return SEND_CLOSE_NOTIFY if now < self.wake_at else self.notified()
+            return SEND_CLOSE_NOTIFY if now < self.wake_at else self.notified(False)
         return DRAIN if readable and not self._peer_fin else PROBE
 
     def cannot_watch(self, now: float) -> Step:
@@ -347,7 +376,13 @@ class Teardown:
             if self._error is None:
                 self._error = error.with_traceback(None)
         return CloseResult(
-            outcome, now - self._started, self._drained, self._unacked, self._error
+            outcome,
+            now - self._started,
+            self._drained,
+            self._unacked,
+            self._error,
+            self._notified,
+            self._peer_notified,
         )
 
     # --- decisions ---------------------------------------------------------------------------

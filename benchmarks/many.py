@@ -1,0 +1,95 @@
+"""The CPU time of closing 10,000 connections: close_all, and everything else one could use.
+
+The same kind of connections for each, whose peers answer the FIN at once, and the same clock.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .closers import (
+    Spent,
+    by_asyncio,
+    by_close_all,
+    by_threads,
+    by_trio,
+    compiled,
+    one_by_one,
+)
+from .crowd import affordable, crowd, why_not
+from .figures import Figure, Target, all_take_turns
+
+if TYPE_CHECKING:
+    from .closers import Closer
+
+_COUNT = 10_000
+_ROUNDS = 5
+_TIMEOUT = 60.0
+
+_TARGETS = {"C program, epoll": Target("ratio", 1.5), "asyncio streams": Target("ratio", 0.4)}
+
+
+def measure() -> list[Figure]:
+    """A figure for each of the others."""
+    if reason := why_not():
+        print(f"many: not measured: {reason}", file=sys.stderr)
+        return []
+    count = affordable(_COUNT)
+    asleep: dict[str, list[int]] = {}
+    with compiled() as by_c, crowd() as peers:
+
+        def batch(name: str, close: Closer) -> float:
+            """Microseconds of CPU for one connection."""
+            spent = close(peers.connect(count), _TIMEOUT)
+            require_all(spent, count)
+            asleep.setdefault(name, []).append(spent.asleep)
+            return spent.cpu / count * 1e6
+
+        closers = {
+            "close_all": by_close_all,
+            "C program, epoll": by_c,
+            "asyncio streams": by_asyncio,
+            "trio": by_trio,
+            "32 threads, graceful_close": by_threads,
+            "graceful_close, one by one": one_by_one,
+        }
+        taken = all_take_turns(
+            _ROUNDS, {name: partial(batch, name, close) for name, close in closers.items()}
+        )
+    ours = taken.pop("close_all")
+    return [
+        Figure(
+            f"closing {count:,}, for each",
+            "us CPU",
+            statistics.median(ours),
+            statistics.median(theirs),
+            name,
+            _TARGETS.get(name),
+            {
+                "connections": count,
+                "wanted": _COUNT,
+                "rounds": _ROUNDS,
+                "least_ours": min(ours),
+                "least_theirs": min(theirs),
+                "median_of_pairs": statistics.median(
+                    a / b for a, b in zip(ours, theirs, strict=True)
+                ),
+                "asleep_ours": statistics.median(asleep["close_all"]),
+                "asleep_theirs": statistics.median(asleep[name]),
+            },
+        )
+        for name, theirs in taken.items()
+    ]
+
+
+def require_all(spent: Spent, count: int) -> None:
+    """Refuse a measurement in which not all was done.
+
+    Raises:
+        RuntimeError: Some connections ended in another way.
+    """
+    if spent.answered != count:
+        raise RuntimeError(f"{spent.answered} of {count} peers were seen to answer")

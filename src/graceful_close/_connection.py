@@ -1,0 +1,128 @@
+"""One connection on its way out: what every driver does between two waits."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from . import _platform
+from ._checks import is_tcp
+from ._delivery import count_unacked, pending_error
+from ._discard import Discard
+from ._linger import LingerPolicy
+from ._platform import Meaning, meaning
+from ._release import let_go, shut_for_writing
+from ._teardown import (
+    DRAIN,
+    PROBE,
+    READ_ERROR,
+    SEND_CLOSE_NOTIFY,
+    SHUT_WR,
+    Step,
+    Teardown,
+    Terms,
+)
+from ._tls import send_close_notify, speaks_tls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from ._result import CloseResult
+
+# Python repeats an interrupted call by itself (PEP 475); elsewhere EINTR means the same.
+_NOT_NOW = (Meaning.WOULD_BLOCK, Meaning.INTERRUPTED)
+
+# Reads in a row before a driver with other connections gets its turn. Arbitrary: each takes at
+# most what a receive buffer holds, and so many take about a millisecond.
+_READS_IN_A_ROW = 8
+
+
+class Connection:
+    """A socket and the machine that closes it.
+
+    A driver waits where the machine says to, reports that to `machine`, and hands every other
+    step to `carry_out`:
+
+        step = connection.machine.start()
+        while step is not LET_GO:
+            if step is WAIT_READABLE:
+                ...
+                step = connection.machine.woke(monotonic())
+            else:
+                step = connection.carry_out(step)
+        result = connection.let_go()
+
+    Whatever exception comes out of that is foreign (a KeyboardInterrupt, a cancellation, a
+    bug), and the driver answers it with `abandon()`.
+
+    Args:
+        sock: A stream socket that is open.
+        terms: What the caller asked for.
+        polls: The driver learns of input without a system call for each socket: it can wait
+            before the first read.
+    """
+
+    __slots__ = ("_discard", "_tcp", "machine", "sock")
+
+    def __init__(self, sock: socket.socket, terms: Terms, *, polls: bool = False) -> None:
+        self.sock = sock
+        self._tcp = tcp = is_tcp(sock)
+        self._discard: Discard | None = None
+        sight = _platform.HERE.tcp_sight if tcp else _platform.BLIND
+        self.machine = Teardown(terms, monotonic(), sight, tls=speaks_tls(sock), polls=polls)
+
+    def carry_out(self, step: Step) -> Step:
+        """Carry out `step`, and what follows from it, without ever waiting.
+
+        Returns:
+            The next step that waits; LET_GO; or DRAIN after many reads in a row, so that
+            others get their turn.
+        """
+        machine, sock = self.machine, self.sock
+        reads = 0
+        while True:
+            try:
+                if step is DRAIN:
+                    if reads == _READS_IN_A_ROW:
+                        return step
+                    reads += 1
+                    if self._discard is None:
+                        self._discard = Discard(sock, tcp=self._tcp)
+                    count = self._discard.read(machine.allowance)
+                    step = machine.received(count, monotonic())
+                elif step is PROBE:
+                    step = machine.probed(count_unacked(sock, tcp=self._tcp), monotonic())
+                elif step is SHUT_WR:
+                    shut_for_writing(sock)
+                    step = machine.shut(monotonic())
+                elif step is READ_ERROR:
+                    error, now = pending_error(sock), monotonic()
+                    step = machine.failed(error, now) if error else machine.no_error(now)
+                elif step is SEND_CLOSE_NOTIFY:
+                    step = machine.notified(*send_close_notify(sock))
+                else:
+                    return step
+            except OSError as error:
+                step = self._report_failure(step, error)
+
+    def _report_failure(self, step: Step, error: OSError) -> Step:
+        now = monotonic()
+        if step is DRAIN and meaning(error) in _NOT_NOW:
+            return self.machine.would_block(now)
+        if step is SHUT_WR:
+            return self.machine.shut(now, error)
+        if step is SEND_CLOSE_NOTIFY:
+            return self.machine.notify_would_block(now)
+        return self.machine.failed(error, now)
+
+    def let_go(self) -> CloseResult:
+        """Release the descriptor as the machine decided. What LET_GO asks for."""
+        machine = self.machine
+        if self._discard is not None:
+            self._discard.restore()
+        complaint = let_go(self.sock, machine.parting, machine.linger_seconds)
+        return machine.released(monotonic(), complaint)
+
+    def abandon(self) -> None:
+        """Close at once, without lingering: something foreign happened."""
+        let_go(self.sock, LingerPolicy.BACKGROUND)
