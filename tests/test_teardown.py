@@ -373,16 +373,46 @@ def test_tls_says_goodbye_before_the_fin() -> None:
     assert result.peer_notified is False
 
 
-def test_a_driver_that_polls_waits_before_it_reads() -> None:
-    machine = Teardown(terms(), 0.0, LINUX, polls=True)
+def test_a_driver_of_many_waits_before_it_reads() -> None:
+    machine = Teardown(terms(), 0.0, LINUX, one_of_many=True)
     assert machine.shut(0.0) is Step.WAIT_READABLE
     assert machine.wake_at == 5.0
     assert machine.woke(1.0) is Step.DRAIN
 
 
+def test_a_driver_of_many_is_never_held_up_by_the_kernels_linger() -> None:
+    machine = Teardown(terms(until=DELIVERED), 0.0, WINDOWS, one_of_many=True)
+    machine.shut(0.0)
+    assert machine.would_block(0.0) is Step.WAIT_READABLE
+    assert machine.woke(5.0) is Step.DRAIN
+    assert machine.would_block(5.0) is Step.LET_GO
+    assert machine.parting is LingerPolicy.BACKGROUND
+
+
+def test_a_driver_that_can_wait_no_longer_decides_how_to_part() -> None:
+    machine = Teardown(terms(), 0.0, LINUX)
+    machine.shut(0.0)
+    machine.would_block(0.0)
+    assert machine.time_is_up(1.0, LingerPolicy.ABORT) is Step.DRAIN
+    assert machine.would_block(1.0) is Step.PROBE
+    assert machine.probed(7, 1.0) is Step.LET_GO
+    assert machine.parting is LingerPolicy.ABORT
+    assert machine.released(1.0) == CloseResult(CloseOutcome.TIMED_OUT, 1.0, 0, 7, None)
+
+
+def test_a_fin_that_came_just_in_time_is_seen_when_the_driver_can_wait_no_longer() -> None:
+    machine = Teardown(terms(), 0.0, LINUX)
+    machine.shut(0.0)
+    machine.would_block(0.0)
+    machine.time_is_up(1.0, LingerPolicy.ABORT)
+    machine.received(0, 1.0)
+    machine.probed(0, 1.0)
+    assert machine.released(1.0).outcome is PEER_CLOSED
+
+
 @pytest.mark.parametrize("options", [{"idle_timeout": 1.0}, {"until": DELIVERED}])
-def test_a_driver_that_polls_reads_first_where_a_count_is_needed(options: Any) -> None:
-    machine = Teardown(terms(**options), 0.0, LINUX, polls=True)
+def test_a_driver_of_many_reads_first_where_a_count_is_needed(options: Any) -> None:
+    machine = Teardown(terms(**options), 0.0, LINUX, one_of_many=True)
     assert machine.shut(0.0) is Step.DRAIN
 
 
@@ -425,8 +455,8 @@ class World:
     def __init__(self, data: st.DataObject, terms: Terms, sight: Sight, tls: bool) -> None:
         self.data, self.terms, self.sight = data, terms, sight
         self.now = self.life = 1000.0
-        polls = data.draw(st.booleans())
-        self.machine = Teardown(terms, self.now, sight, tls=tls, polls=polls)
+        one_of_many = data.draw(st.booleans())
+        self.machine = Teardown(terms, self.now, sight, tls=tls, one_of_many=one_of_many)
         self.fin_came = False
         self.last_count: int | None = None
         self.drained = 0
@@ -543,7 +573,7 @@ def test_no_network_makes_it_break_a_promise(
 
 EVENTS = st.sampled_from(
     ["notified", "blocked", "shut", "shut badly", "fin", "data", "nothing", "failed",
-     "probed", "no error", "woke", "cannot watch"]
+     "probed", "no error", "woke", "cannot watch", "time is up"]
 )  # fmt: skip
 
 
@@ -571,6 +601,8 @@ def tell(machine: Teardown, event: str, now: float, data: st.DataObject) -> Step
             return machine.no_error(now)
         case "woke":
             return machine.woke(now)
+        case "time is up":
+            return machine.time_is_up(now, LingerPolicy.ABORT)
         case _:
             return machine.cannot_watch(now)
 

@@ -3,6 +3,8 @@
 from ._context import closing
 from ._delivery import unacked_bytes
 from ._linger import Linger, LingerPolicy, get_linger, set_linger
+from ._many import close_all
+from ._reaper import Reaper
 from ._result import CloseOutcome, CloseResult, UncleanCloseError
 from ._sync import abortive_close, graceful_close, timed_linger_close
 
@@ -11,8 +13,10 @@ __all__ = [
     "CloseResult",
     "Linger",
     "LingerPolicy",
+    "Reaper",
     "UncleanCloseError",
     "abortive_close",
+    "close_all",
     "closing",
     "get_linger",
     "graceful_close",

@@ -79,20 +79,20 @@ def require_seconds(name: str, value: float) -> float:
     return seconds
 
 
-def require_count(name: str, value: int) -> int:
-    """Give a number of bytes back that is 0 or more.
+def require_count(name: str, value: int, of: str = "bytes", least: int = 0) -> int:
+    """Give a whole number back that is `least` or more.
 
     Raises:
         TypeError, ValueError: It is not.
     """
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be a number of bytes, 0 or more, not {value!r}")
     try:
         count = operator.index(value)
+        if isinstance(value, bool):
+            raise TypeError
     except TypeError:
         raise TypeError(
-            f"{name} must be a whole number of bytes, 0 or more, not {value!r}"
+            f"{name} must be a whole number of {of}, {least} or more, not {value!r}"
         ) from None
-    if count < 0:
-        raise ValueError(f"{name} must be 0 or more bytes, not {value!r}")
+    if count < least:
+        raise ValueError(f"{name} must be {least} or more {of}, not {value!r}")
     return count

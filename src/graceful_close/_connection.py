@@ -7,7 +7,7 @@ from time import monotonic
 from . import _platform
 from ._checks import is_tcp
 from ._delivery import count_unacked, pending_error
-from ._discard import Discard
+from ._discard import FLOOD, Discard, discard_of, wake_for, wake_for_much
 from ._linger import LingerPolicy
 from ._platform import Meaning, meaning
 from ._release import let_go, shut_for_writing
@@ -58,18 +58,23 @@ class Connection:
     Args:
         sock: A stream socket that is open.
         terms: What the caller asked for.
-        polls: The driver learns of input without a system call for each socket: it can wait
-            before the first read.
+        now: A reading of time.monotonic(), from which the deadlines count.
+        one_of_many: The driver serves others too; see `Teardown`.
     """
 
-    __slots__ = ("_discard", "_tcp", "machine", "sock")
+    __slots__ = ("_discard", "_low_water", "_tcp", "machine", "sock")
 
-    def __init__(self, sock: socket.socket, terms: Terms, *, polls: bool = False) -> None:
+    def __init__(
+        self, sock: socket.socket, terms: Terms, now: float, *, one_of_many: bool = False
+    ) -> None:
         self.sock = sock
         self._tcp = tcp = is_tcp(sock)
         self._discard: Discard | None = None
+        self._low_water = 0  # SO_RCVLOWAT before we changed it; 0: we did not
         sight = _platform.HERE.tcp_sight if tcp else _platform.BLIND
-        self.machine = Teardown(terms, monotonic(), sight, tls=speaks_tls(sock), polls=polls)
+        self.machine = Teardown(
+            terms, now, sight, tls=speaks_tls(sock), one_of_many=one_of_many
+        )
 
     def carry_out(self, step: Step) -> Step:
         """Carry out `step`, and what follows from it, without ever waiting.
@@ -87,8 +92,10 @@ class Connection:
                         return step
                     reads += 1
                     if self._discard is None:
-                        self._discard = Discard(sock, tcp=self._tcp)
-                    count = self._discard.read(machine.allowance)
+                        self._discard = discard_of(sock, tcp=self._tcp)
+                    count = self._discard.read(sock, machine.allowance)
+                    if count >= FLOOD and self._discard.in_kernel:
+                        self._flooded()
                     step = machine.received(count, monotonic())
                 elif step is PROBE:
                     step = machine.probed(count_unacked(sock, tcp=self._tcp), monotonic())
@@ -111,15 +118,20 @@ class Connection:
             return self.machine.would_block(now)
         if step is SHUT_WR:
             return self.machine.shut(now, error)
-        if step is SEND_CLOSE_NOTIFY:
+        if step is SEND_CLOSE_NOTIFY and meaning(error) in _NOT_NOW:
             return self.machine.notify_would_block(now)
         return self.machine.failed(error, now)
+
+    def _flooded(self) -> None:
+        """The peer is in full flow. Under a limit it is to be noticed when that is exceeded."""
+        if not self._low_water and self.machine.allowance is None:
+            self._low_water = wake_for_much(self.sock)
 
     def let_go(self) -> CloseResult:
         """Release the descriptor as the machine decided. What LET_GO asks for."""
         machine = self.machine
-        if self._discard is not None:
-            self._discard.restore()
+        if self._low_water:
+            wake_for(self.sock, self._low_water)
         complaint = let_go(self.sock, machine.parting, machine.linger_seconds)
         return machine.released(monotonic(), complaint)
 

@@ -6,7 +6,7 @@ import _socket
 import mmap
 import socket
 import sys
-from functools import cache, partial
+from functools import cache
 
 from . import _platform
 from ._checks import is_native
@@ -26,7 +26,7 @@ _COPIED = 256 << 10
 # A read this large means a peer in full flow; from then on, wait for as much before waking.
 # Arbitrary within a factor of four: at 512 KiB a gigabyte takes a third of the wake-ups, and the
 # receive buffer that Linux makes for it (tcp_set_rcvlowat()) is still an ordinary one.
-_FLOOD = 64 << 10
+FLOOD = 64 << 10
 _WAKE_FOR = 512 << 10
 
 # Plain numbers, because `|` on the socket module's flags costs more than a system call does. No
@@ -36,39 +36,26 @@ _MSG_DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
 
 
 class Discard:
-    """Throws a socket's input away, a read at a time, without ever waiting."""
+    """A way to throw input away, shared by all sockets of a kind."""
 
-    __slots__ = (
-        "_buffer",
-        "_flags",
-        "_in_kernel",
-        "_low_water",
-        "_recv_into",
-        "_size",
-        "_sock",
-        "_would_wait",
-    )
+    __slots__ = ("_buffer", "_flags", "_recv_into", "_size", "in_kernel")
 
-    def __init__(self, sock: socket.socket, *, tcp: bool) -> None:
-        self._sock = sock
-        native = is_native(sock)
-        self._recv_into = partial(_socket.socket.recv_into, sock) if native else sock.recv_into
-        self._in_kernel = tcp and _platform.HERE.truncates
-        self._low_water = 0  # what to restore; 0: it was not changed
+    in_kernel: bool
+    """The bytes are never copied to us."""
+
+    def __init__(self, *, native: bool, in_kernel: bool) -> None:
+        self._recv_into = _socket.socket.recv_into if native else _wrapped_recv_into
+        self._flags = _MSG_DONTWAIT if native else 0
+        self.in_kernel = in_kernel
         self._buffer: Buffer
-        self._flags: int
-        if self._in_kernel:
+        if in_kernel:
             # MSG_TRUNC: the kernel drops the bytes and leaves the buffer alone (tcp(7)).
-            self._buffer, self._size, self._flags = _untouched(), _IN_KERNEL, _MSG_TRUNC
+            self._buffer, self._size = _untouched(), _IN_KERNEL
+            self._flags |= _MSG_TRUNC
         else:
-            self._buffer, self._size, self._flags = _scribbled(), _COPIED, 0
-        timeout = sock.gettimeout()
-        self._would_wait = timeout != 0
-        if timeout is None and native and _MSG_DONTWAIT:
-            self._flags |= _MSG_DONTWAIT  # a dup shares the blocking mode: leave it
-            self._would_wait = False
+            self._buffer, self._size = bytearray(_COPIED), _COPIED
 
-    def read(self, allowance: int | None) -> int:
+    def read(self, sock: socket.socket, allowance: int | None) -> int:
         """Read once, at most `allowance` bytes, and throw them away.
 
         Returns:
@@ -77,41 +64,56 @@ class Discard:
         Raises:
             OSError: There is nothing to read (EWOULDBLOCK), or the connection failed.
         """
-        if self._would_wait:
-            # Where a timeout is set the descriptor is non-blocking already, and this only
-            # stops Python from waiting. Windows has no MSG_DONTWAIT: there the mode changes.
-            self._sock.settimeout(0)
-            self._would_wait = False
-        size = self._size if allowance is None else min(allowance, self._size)
-        count = self._recv_into(self._buffer, size, self._flags)
-        if count >= _FLOOD and self._in_kernel and allowance is None and not self._low_water:
-            # Wake for much at a time (socket(7)); the FIN and a reset wake us all the same. Not
-            # under a limit, which is to be noticed when it is exceeded.
-            option = (socket.SOL_SOCKET, socket.SO_RCVLOWAT)
-            self._low_water = self._sock.getsockopt(*option)
-            self._sock.setsockopt(*option, _WAKE_FOR)
-        return count
-
-    def restore(self) -> None:
-        """Undo what a dup could notice."""
-        if self._low_water:
-            try:
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._low_water)
-            except OSError:
-                pass  # EBADF: another thread closed the socket, and nothing is left to undo
+        size = self._size
+        if allowance is not None and allowance < size:
+            size = allowance
+        return self._recv_into(sock, self._buffer, size, self._flags)
 
 
-# Both are shared by every thread: nobody ever looks into them.
+def discard_of(sock: socket.socket, *, tcp: bool) -> Discard:
+    """The way to read `sock`, which from now on never waits."""
+    native = is_native(sock)
+    timeout = sock.gettimeout()
+    if timeout != 0 and not (timeout is None and native and _MSG_DONTWAIT):
+        # A blocking socket is left alone if it can be, because a dup shares the mode; reads
+        # then say MSG_DONTWAIT. With a timeout the descriptor is non-blocking already, and
+        # this only stops Python from waiting.
+        sock.settimeout(0)
+    return _shared(native, tcp and _platform.HERE.truncates)
 
 
+def wake_for_much(sock: socket.socket) -> int:
+    """Have the kernel wake us for much input at a time; the FIN and a reset wake all the same.
+
+    Returns:
+        What it was before, for `wake_for`.
+    """
+    option = (socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+    before = sock.getsockopt(*option)
+    sock.setsockopt(*option, _WAKE_FOR)
+    return before
+
+
+def wake_for(sock: socket.socket, size: int) -> None:
+    """Undo `wake_for_much`, which a dup could notice."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+    except OSError:
+        pass  # EBADF: another thread closed the socket, and nothing is left to undo
+
+
+# The buffers are shared by every thread: nobody ever looks into them.
 @cache
+def _shared(native: bool, in_kernel: bool) -> Discard:
+    return Discard(native=native, in_kernel=in_kernel)
+
+
+def _wrapped_recv_into(sock: socket.socket, buffer: Buffer, size: int, flags: int) -> int:
+    return sock.recv_into(buffer, size, flags)
+
+
 def _untouched() -> mmap.mmap:
     if sys.platform == "win32":
         return mmap.mmap(-1, _IN_KERNEL)
     else:  # noqa: RET505  (type checkers follow this form)
         return mmap.mmap(-1, _IN_KERNEL, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
-@cache
-def _scribbled() -> bytearray:
-    return bytearray(_COPIED)

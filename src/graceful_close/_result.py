@@ -142,17 +142,20 @@ class CloseResult(Value):
     def notified(self) -> bool | None:
         """TLS: whether our close_notify was handed to the kernel whole.
 
-        False: it could not be sent, and the peer must take the stream for cut. None: there was
-        no TLS session to end.
+        True also if the caller's own unwrap() had sent it and was not answered. False: it was
+        not, or the connection failed meanwhile; the peer must take the stream for cut. None:
+        there was no TLS session to end: no TLS, no handshake, an abort, or the caller's own
+        unwrap() or shutdown() had ended it.
         """
         return self._notified
 
     @property
     def peer_notified(self) -> bool | None:
-        """TLS: whether the peer's close_notify was there before ours went out.
+        """TLS: whether the peer's close_notify was there when ours went out.
 
-        False: the peer's FIN came without one: what it sent may be cut (RFC 8446, section
-        6.1). None: nobody looked, because what comes later is thrown away undecrypted.
+        False: its FIN was, without one: what it sent may be cut (RFC 8446, section 6.1). None:
+        nobody knows: there was nothing yet, or other data first, and what comes later is thrown
+        away undecrypted.
         """
         return self._peer_notified
 
@@ -187,6 +190,8 @@ class CloseResult(Value):
             f"{self.outcome.value} after {self.elapsed:.3f} s, "
             f"{self.drained} bytes drained, unacknowledged: {acks}"
         )
+        if self.notified is False:
+            line += ", close_notify not sent"
         return line if self.error is None else f"{line} ({self.error})"
 
 

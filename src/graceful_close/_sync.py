@@ -17,6 +17,7 @@ from ._platform import Meaning, disconnect, meaning
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
 from ._teardown import LET_GO, PAUSE, WAIT_ACK, WAIT_READABLE, WAIT_WRITABLE, Terms
+from ._tls import forget_session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ def abort_on(sock: socket.socket, every_holder: bool = False) -> CloseResult:
     except BaseException:
         let_go(sock, LingerPolicy.ABORT)
         raise
+    finally:
+        forget_session(sock)
 
 
 def _standing(sock: socket.socket) -> tuple[CloseOutcome, OSError | None]:
@@ -181,13 +184,15 @@ def close_on(terms: Terms, sock: socket.socket) -> CloseResult:
     try:
         if sock.fileno() == -1:
             return CloseResult(CloseOutcome.ALREADY_CLOSED, 0.0, 0, None, None)
-        connection = Connection(sock, terms)
+        connection = Connection(sock, terms, monotonic())
         _drive(connection)
         return connection.let_go()
     except BaseException:
         # Something foreign: KeyboardInterrupt, a bug. Close at once, without lingering.
         let_go(sock, LingerPolicy.BACKGROUND)
         raise
+    finally:
+        forget_session(sock)
 
 
 def _drive(connection: Connection) -> None:

@@ -39,7 +39,7 @@ class Step(enum.Enum):
 
     SEND_CLOSE_NOTIFY = enum.auto()
     """TLS: send close_notify and do not wait for the peer's (RFC 8446, section 6.1).
-    Report notified() or notify_would_block()."""
+    Report notified(), notify_would_block() or failed()."""
 
     SHUT_WR = enum.auto()
     """shutdown(SHUT_WR). Report shut(), with the error if it failed."""
@@ -71,6 +71,17 @@ class Step(enum.Enum):
     """The end: release the descriptor as `parting` says. Report released()."""
 
 
+def require_parting(name: str, policy: LingerPolicy) -> LingerPolicy:
+    """Give a policy back that says what to do with what is unacknowledged when giving up.
+
+    Raises:
+        ValueError: It is none of the two that do.
+    """
+    if policy is not LingerPolicy.BACKGROUND and policy is not LingerPolicy.ABORT:
+        raise ValueError(f"{name} must be BACKGROUND or ABORT, not {policy!r}")
+    return policy
+
+
 class Terms:
     """What the caller asked for, checked.
 
@@ -99,10 +110,8 @@ class Terms:
         )
         if until is not CloseOutcome.PEER_CLOSED and until is not CloseOutcome.DELIVERED:
             raise ValueError(f"until must be PEER_CLOSED or DELIVERED, not {until!r}")
-        if on_timeout is not LingerPolicy.BACKGROUND and on_timeout is not LingerPolicy.ABORT:
-            raise ValueError(f"on_timeout must be BACKGROUND or ABORT, not {on_timeout!r}")
         self.until: Final = until
-        self.on_timeout: Final = on_timeout
+        self.on_timeout: Final = require_parting("on_timeout", on_timeout)
 
 
 # By their own names, because an enum's member costs more to look up than most of what follows.
@@ -144,8 +153,9 @@ class Teardown:
         now: Seconds on a clock that never goes back; every report brings a newer reading.
         sight: What can be seen of this connection.
         tls: Begin with close_notify.
-        polls: The driver learns of input without a system call for each socket, so that a
-            wait costs it less than a read that finds nothing.
+        one_of_many: The driver serves others too. It learns of input without a system call for
+            each socket, so that a wait costs it less than a read that finds nothing; and it
+            cannot let the kernel's linger hold it up.
 
     Attributes:
         wake_at: The latest reading of the clock at which a wait must end.
@@ -163,12 +173,13 @@ class Teardown:
         "_idle_at",
         "_notified",
         "_notifying",
+        "_on_timeout",
+        "_one_of_many",
         "_outcome",
         "_over",
         "_pause",
         "_peer_fin",
         "_peer_notified",
-        "_polls",
         "_sight",
         "_started",
         "_terms",
@@ -188,11 +199,11 @@ class Teardown:
         sight: Sight,
         *,
         tls: bool = False,
-        polls: bool = False,
+        one_of_many: bool = False,
     ) -> None:
         self._terms = terms
         self._sight = sight
-        self._polls = polls
+        self._one_of_many = one_of_many
         # Is it the acknowledgement that we were asked to see, and can we?
         self._wants_acks = sight.acks and terms.until is DELIVERED
 
@@ -216,6 +227,7 @@ class Teardown:
         self._unacked: int | None = None
         self._error: OSError | None = None
         self._outcome: CloseOutcome | None = None
+        self._on_timeout = terms.on_timeout
         self.parting: LingerPolicy | None = None
         self.linger_seconds = 0.0
 
@@ -261,7 +273,8 @@ class Teardown:
             return self.failed(error, now)
         # An idle time begins with a count, and that comes after a first read.
         counts = self._sight.acks and self._terms.idle_timeout < math.inf
-        if self._polls and error is None and not (counts or self._wants_acks):
+        patient = self._one_of_many and now < self.wake_at
+        if patient and error is None and not (counts or self._wants_acks):
             return self._sleep(now)
         return DRAIN
 
@@ -300,7 +313,7 @@ class Teardown:
             late = now >= min(self._deadline, self._idle_at)
             if baseline or late or self._follows_acks():
                 return PROBE
-        elif sight.kernel_lingers and terms.until is DELIVERED:
+        elif sight.kernel_lingers and terms.until is DELIVERED and not self._one_of_many:
             self.linger_seconds = self._deadline - now
             if self.linger_seconds > 0:
                 self.parting = LingerPolicy.TIMED
@@ -308,7 +321,7 @@ class Teardown:
         return self._rest(now)
 
     def failed(self, error: OSError, now: float) -> Step:
-        """DRAIN, SHUT_WR or a wait failed, or READ_ERROR found `error`.
+        """A step or a wait failed, or READ_ERROR found `error`.
 
         Raises:
             OSError: `error`, if it is nothing that a network does.
@@ -319,6 +332,8 @@ class Teardown:
         if what not in _OUTCOMES:
             raise error
         self._error = error.with_traceback(None)  # a traceback would keep the socket alive
+        if self._notifying:
+            self._notifying, self._notified = False, False
         return self._look_and_conclude(_OUTCOMES[what])
 
     def probed(self, unacked: int | None, now: float) -> Step:
@@ -358,6 +373,12 @@ class Teardown:
         if self._notifying:
             return SEND_CLOSE_NOTIFY if now < self.wake_at else self.notified(False)
         return DRAIN if readable and not self._peer_fin else PROBE
+
+    def time_is_up(self, now: float, on_timeout: LingerPolicy) -> Step:
+        """The driver can wait no longer, and wants `on_timeout` done. No step waits any more."""
+        self._deadline = self.wake_at = min(self._deadline, now)
+        self._on_timeout = on_timeout
+        return self.woke(now)
 
     def cannot_watch(self, now: float) -> Step:
         """WAIT_ACK is not to be had: no epoll on this system, or no descriptor left for it."""
@@ -447,7 +468,7 @@ class Teardown:
         if outcome is DELIVERED:
             return LingerPolicy.BACKGROUND
         if outcome in (TIMED_OUT, IDLE_TIMED_OUT, DRAIN_LIMIT) and self._error is None:
-            return self._terms.on_timeout
+            return self._on_timeout
         return None  # the connection is gone: nothing is left to linger for
 
 

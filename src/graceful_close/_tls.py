@@ -1,40 +1,142 @@
-"""TLS: say close_notify, then leave the rest to the raw sequence."""
+"""TLS: say close_notify, then leave the rest to the raw sequence.
+
+close_notify ends one direction and needs no answer (RFC 8446, section 6.1). It is sent once, and
+nobody waits for the peer's. What the peer still sends is thrown away undecrypted.
+
+Only sockets of the ssl module are known here. An `ssl.SSLObject` over `MemoryBIO` is no socket:
+its owner calls its `unwrap()`, sends what that leaves in the outgoing BIO, and hands in the plain
+socket. An SSLSocket holds no unsent data back: what send() took, the kernel has.
+
+No other thread may be using the TLS socket meanwhile; OpenSSL does not allow it.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 import sys
+
+from ._checks import is_native
+from ._delivery import pending_error
+from ._platform import Meaning, meaning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
+    from ssl import SSLError, SSLSocket
+
+# Where the classes of TLS sockets live; who has such a socket has imported its module. gevent's
+# stands in for the ssl module's only where that is patched.
+_MODULES = ("ssl", "gevent.ssl")
+
+# A socket says these once: after OpenSSL has heard one, nobody else will.
+_SAID_ONCE = (Meaning.RESET, Meaning.LOST, Meaning.CLOSED)
 
 
 def speaks_tls(sock: socket.socket) -> bool:
-    """Whether this is a TLS socket of the ssl module."""
-    ssl = sys.modules.get("ssl")  # a caller with a TLS socket has imported it
-    return ssl is not None and isinstance(sock, ssl.SSLSocket)
+    """Whether this is a TLS socket of the ssl module, or of gevent's."""
+    return _class_of(sock) is not None
 
 
 def send_close_notify(sock: socket.socket) -> tuple[bool | None, bool | None]:
-    """Send close_notify once, and do not wait for the peer's (RFC 8446, section 6.1).
+    """Send close_notify, once in a session's life, and do not wait for the peer's.
 
     Returns:
-        Whether ours went out (None: there is no TLS session to end), and whether the peer's
-        has come (False: its stream was cut without one; None: nobody looked that far).
+        Whether ours is out (None: there is no TLS session to end), and whether the peer's was
+        there (False: its stream was cut without one; None: nobody looked that far).
 
     Raises:
         BlockingIOError: There is no room for it in the send buffer; try again when there is.
+        OSError: The connection is gone: reset, lost, or closed by another thread.
     """
-    import ssl  # the caller has it: see speaks_tls()
-
-    assert isinstance(sock, ssl.SSLSocket)
-    sock.settimeout(0)
+    tls = _class_of(sock)
+    if tls is None or not isinstance(sock, tls):
+        return None, None
     try:
-        ssl.SSLSocket.unwrap(sock)
-    except ssl.SSLWantReadError:
-        return True, None  # ours is out, and the peer's is what it wants to read
+        # Before the handshake there is neither. An error that ended a session takes the first.
+        if tls.version(sock) is None and tls.get_channel_binding(sock) is None:
+            return None, None
+        error = pending_error(sock)
+        if error is not None:
+            raise error  # OpenSSL would take it from the socket, and not always tell
+        blocking = sock.gettimeout() is None
+        # OpenSSL knows no MSG_DONTWAIT, so the descriptor itself must not block, and every dup
+        # shares that: a blocking one gets its mode back at once. With a timeout it never was
+        # blocking, and this only stops Python from waiting.
+        sock.settimeout(0)
+        try:
+            return _send(sock, tls)
+        finally:
+            if blocking:
+                sock.settimeout(None)
+    except (AttributeError, ValueError):
+        return None, None  # another thread has just closed or unwrapped it
+
+
+def _send(sock: SSLSocket, tls: type[SSLSocket]) -> tuple[bool | None, bool | None]:
+    import ssl  # the caller has it: see _class_of()
+
+    try:
+        # Writes nothing, and says what stands in the way (SSL_write_ex(3)): a record of which
+        # only a part is out (only its owner could finish it), or an error that ended the session.
+        # unwrap() would guess, because SSL_shutdown() then fails without touching the socket.
+        tls.send(sock, b"")
+    except OSError as error:
+        if getattr(error, "reason", None) != "PROTOCOL_IS_SHUTDOWN":
+            return False, None
+        # It was begun before: by us, and there was no room, or by the caller.
+    try:
+        # Calls SSL_shutdown() twice: the first sends ours, the second looks for the peer's.
+        tls.unwrap(sock)
     except ssl.SSLWantWriteError:
-        raise BlockingIOError from None
-    except (ValueError, OSError):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+    except ssl.SSLError as error:
+        return _after(error)
+    except OSError as error:
+        # EPIPE: shut for writing before, which is no news of the connection.
+        if meaning(error) in _SAID_ONCE and not isinstance(error, BrokenPipeError):
+            raise
         return False, None
-    return True, True
+    # gevent, and everybody under this option, take the bare end of the stream for a close_notify.
+    cannot_tell = not is_native(sock) or (
+        sock.context.options & getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    )
+    return True, None if cannot_tell else True
+
+
+def _after(error: SSLError) -> tuple[bool, bool | None]:
+    """What unwrap() has done when it says `error`."""
+    import ssl
+
+    if isinstance(error, ssl.SSLWantReadError):
+        return True, None
+    if isinstance(error, ssl.SSLEOFError):
+        return True, False
+    if isinstance(error, ssl.SSLZeroReturnError):
+        return False, True  # the peer's was there, and ours failed
+    # The second call fails over what the peer sends (APPLICATION_DATA_AFTER_CLOSE_NOTIFY), or did
+    # so before; the first only if the caller's own unwrap() met a record that is half out.
+    return error.reason not in (None, "BAD_WRITE_RETRY"), None
+
+
+def forget_session(sock: socket.socket) -> None:
+    """Take the TLS session out of a socket object that is closed.
+
+    OpenSSL keeps the descriptor's number and would go on using it, whoever has it by then.
+    """
+    tls = _class_of(sock)
+    if tls is None or not isinstance(sock, tls):
+        return
+    try:
+        tls.shutdown(sock, socket.SHUT_WR)  # forgets first, and then finds nothing to shut down
+    except OSError:
+        pass  # EBADF
+
+
+def _class_of(sock: socket.socket) -> type[SSLSocket] | None:
+    for name in _MODULES:
+        # Another thread may be in the middle of importing it: the class is not there yet.
+        tls: type[SSLSocket] | None = getattr(sys.modules.get(name), "SSLSocket", None)
+        if tls is not None and isinstance(sock, tls):
+            return tls
+    return None

@@ -13,6 +13,7 @@ import sys
 from .acks import BLIND, Sight
 from .disconnect import disconnect
 from .errors import Meaning, meaning
+from .limits import descriptor_limit
 from .systems import SYSTEMS, System, identify
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Meaning",
     "Sight",
     "System",
+    "descriptor_limit",
     "disconnect",
     "identify",
     "meaning",

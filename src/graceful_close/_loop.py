@@ -1,0 +1,227 @@
+"""Many connections on their way out, and one wait for all of them."""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import math
+from time import monotonic
+
+from ._connection import Connection
+from ._release import release
+from ._selector import new_selector
+from ._teardown import DRAIN, LET_GO, PAUSE, WAIT_ACK, WAIT_READABLE, Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from ._linger import LingerPolicy
+    from ._result import CloseResult
+    from ._teardown import Terms
+
+
+# Alarms that may be out of date before it is worth sorting them out. Arbitrary.
+_FEW = 64
+
+
+class Closing(Connection):
+    """A connection in a `CloseLoop`.
+
+    Attributes:
+        ticket: Whatever whoever added it wants to find again at its end.
+    """
+
+    __slots__ = ("alarm", "armed", "known", "number", "ticket")
+
+    def __init__(self, sock: socket.socket, terms: Terms, now: float, ticket: Any) -> None:
+        super().__init__(sock, terms, now, one_of_many=True)
+        self.ticket = ticket
+        self.number = sock.fileno()
+        self.armed: Step | None = None  # the wait whose end the selector will tell
+        self.known = False  # to the selector
+        self.alarm = math.inf  # the earliest reading of the clock at which it is looked at
+
+
+class CloseLoop:
+    """Closes connections; whoever owns it decides when to wait and for how long.
+
+    Not safe for use from several threads at once.
+
+    Args:
+        ended: Called with each connection that has ended and its result; or with the exception
+            that ended it, if it was none of the network's. Its socket is closed by then.
+    """
+
+    def __init__(self, ended: Callable[[Closing, CloseResult | Exception], object]) -> None:
+        self._ended = ended
+        self._selector = new_selector()
+        self._waker = -1
+        self._closings: dict[int, Closing] = {}
+        self._unfinished: set[Closing] = set()  # read their fill, and have more to read
+        self._alarms: list[tuple[float, int]] = []  # a heap, of (when, descriptor)
+
+    def __len__(self) -> int:
+        return len(self._closings)
+
+    def __iter__(self) -> Iterator[Closing]:
+        """All that are left, in the order in which they were added."""
+        return iter(list(self._closings.values()))
+
+    def fileno(self) -> int:
+        """What becomes readable when `turn` has something to do before `wake_at`, or -1."""
+        return self._selector.fileno()
+
+    @property
+    def wake_at(self) -> float:
+        """The latest reading of the clock at which `turn` must be called."""
+        if self._unfinished:
+            return 0.0
+        return self._alarms[0][0] if self._alarms else math.inf
+
+    def add(
+        self,
+        sock: socket.socket,
+        terms: Terms,
+        now: float,
+        ticket: Any = None,
+        said: tuple[bool | None, bool | None] | None = None,
+    ) -> Closing:
+        """Begin to close a stream socket that is open.
+
+        Args:
+            sock: As for `Connection`, as are the next two.
+            terms: What the caller asked for.
+            now: From when the deadlines count.
+            ticket: As for `Closing`.
+            said: What `send_close_notify` gave, if it was called already.
+        """
+        closing = Closing(sock, terms, now, ticket)
+        number, machine = closing.number, closing.machine
+        stranger = self._closings.get(number)
+        if stranger is not None:
+            # Its descriptor is ours now, so another thread must have closed it.
+            gone = OSError(errno.EBADF, "another thread closed the socket")
+            self._go_on(stranger, stranger.machine.failed(gone, now))
+        self._closings[number] = closing
+        self._go_on(closing, machine.start() if said is None else machine.notified(*said))
+        return closing
+
+    def hurry(self, closing: Closing, on_timeout: LingerPolicy) -> None:
+        """End a connection now, as if its time were up."""
+        self._go_on(closing, closing.machine.time_is_up(monotonic(), on_timeout))
+
+    def oldest(self) -> Closing:
+        """The connection that was added first of all that are left."""
+        return next(iter(self._closings.values()))
+
+    def wake_for(self, number: int) -> None:
+        """Let `turn` return when a descriptor of somebody else's is readable."""
+        self._waker = number
+        self._selector.arm(number, WAIT_READABLE, known=False)
+
+    def turn(self, until: float) -> None:
+        """Wait for the first event, or until `until`, and carry out what follows."""
+        now = monotonic()
+        events = self._selector.wait(max(0.0, min(until, self.wake_at) - now))
+        now = monotonic()
+        unfinished, self._unfinished = self._unfinished, set()
+        closings = self._closings
+        for closing in unfinished:
+            if closings.get(closing.number) is closing:
+                self._go_on(closing, DRAIN)
+        for number, readable in events:
+            woken = closings.get(number)
+            if woken is not None:
+                if woken.armed is not WAIT_ACK:
+                    woken.armed = None
+                self._go_on(woken, woken.machine.woke(now, readable=readable))
+            elif number == self._waker:
+                self._selector.arm(number, WAIT_READABLE, known=True)
+        while self._alarms and self._alarms[0][0] <= now:
+            when, number = heapq.heappop(self._alarms)
+            late = closings.get(number)
+            if late is None or late.alarm != when:
+                continue  # it has ended, and the number may be another's
+            late.alarm = math.inf
+            if late.machine.wake_at <= now:
+                self._go_on(late, late.machine.woke(now))
+            else:
+                self._set_alarm(late)
+
+    def remove(self, closing: Closing) -> None:
+        """Close one at once, without lingering; nothing is told of its end."""
+        self._forget(closing)
+        closing.abandon()
+
+    def close(self) -> None:
+        """Close all that are left at once, without lingering; nothing is told of their ends."""
+        for closing in self:
+            self.remove(closing)
+        self._selector.close()
+
+    def disown(self) -> None:
+        """In a forked child: give our copies of the descriptors back, and touch nothing else.
+
+        The epoll behind the selector is the parent's, too: what is told to it counts there.
+        """
+        for closing in self:
+            release(closing.sock)
+        self._closings.clear()
+        self._selector.close()
+
+    def _go_on(self, closing: Closing, step: Step) -> None:
+        """Carry out `step` and what follows from it, until there is something to wait for."""
+        outcome: CloseResult | Exception
+        try:
+            while True:
+                step = closing.carry_out(step)
+                if step is LET_GO:
+                    self._forget(closing)
+                    outcome = closing.let_go()
+                    break
+                if step is DRAIN:
+                    self._unfinished.add(closing)
+                    return
+                if step is closing.armed or step is PAUSE or self._armed(closing, step):
+                    self._set_alarm(closing)
+                    return
+                step = closing.machine.cannot_watch(monotonic())
+        except Exception as error:  # noqa: BLE001 (whatever it is, others are not to blame)
+            self.remove(closing)
+            outcome = error
+        self._ended(closing, outcome)
+
+    def _armed(self, closing: Closing, step: Step) -> bool:
+        """Have the end of a wait told. False: acknowledgements cannot be waited for."""
+        try:
+            self._selector.arm(closing.number, step, closing.known)
+        except NotImplementedError:
+            return False
+        closing.known, closing.armed = True, step
+        return True
+
+    def _forget(self, closing: Closing) -> None:
+        if self._closings.get(closing.number) is closing:
+            del self._closings[closing.number]
+        if closing.armed is not None:
+            closing.armed = None
+            try:
+                self._selector.forget(closing.number)
+            except OSError:
+                pass  # EBADF, ENOENT: another thread closed it, and the kernel forgot it then
+
+    def _set_alarm(self, closing: Closing) -> None:
+        """See to it that it is looked at when its wait is over."""
+        when = closing.machine.wake_at
+        if when < closing.alarm:
+            closing.alarm = when
+            alarms = self._alarms
+            heapq.heappush(alarms, (when, closing.number))
+            if len(alarms) > 2 * len(self._closings) + _FEW:
+                # Most are of connections that ended long before: a server would collect
+                # them for as long as a timeout.
+                self._alarms = [(c.alarm, c.number) for c in self._closings.values()]
+                heapq.heapify(self._alarms)

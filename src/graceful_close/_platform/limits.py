@@ -1,0 +1,16 @@
+"""How many descriptors a process may have."""
+
+from __future__ import annotations
+
+import sys
+
+
+def descriptor_limit() -> int | None:
+    """The soft limit of this process (RLIMIT_NOFILE, getrlimit(2)); None: there is none."""
+    if sys.platform == "win32":
+        return None
+    else:  # noqa: RET505  (type checkers follow this form)
+        import resource  # not at import time: few need it
+
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return None if soft == resource.RLIM_INFINITY else soft

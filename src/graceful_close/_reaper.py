@@ -1,0 +1,231 @@
+"""A place to leave connections that are to be closed, so that a worker can go on."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+
+from . import _platform
+from ._checks import require_count, require_seconds, require_stream
+from ._crew import Crew, Handed, Orders, leave_behind, take_over
+from ._linger import LingerPolicy
+from ._release import let_go
+from ._result import CloseOutcome, CloseResult
+from ._teardown import ALREADY_CLOSED, Terms, require_parting
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from concurrent.futures import Future
+    from types import TracebackType
+    from typing import ClassVar, Self
+
+# Where a process may have as many descriptors as it likes (Windows). Arbitrary: what a server
+# that is asked to hold ten thousand connections may leave behind.
+_MAX_SOCKETS = 10_000
+
+
+class Reaper:
+    """Closes connections gracefully in a thread of its own, so that a worker can go on.
+
+    A worker that waits in `graceful_close` for a slow client serves nobody meanwhile. It can
+    leave the socket here instead:
+
+        reaper = Reaper()
+        ...
+        sock.sendall(reply)
+        reaper.submit(sock)
+
+    One thread serves all connections, from the first `submit` until `close`. Any thread may
+    submit; a Reaper that is forgotten finishes by itself. After a fork the child's Reaper is empty and starts a thread of its own; the
+    connections in flight, and their futures, remain the parent's.
+
+    The thread is a daemon, because the interpreter waits for other threads before anything
+    could tell this one to end. At exit the Reaper is closed as `close()` does it: connections in
+    flight are given what is left of their time, and no more.
+
+    Args:
+        timeout: Seconds for each connection, from its submission.
+        idle_timeout, drain_limit, until, on_timeout: For each; see `graceful_close`.
+        max_sockets: How many connections may be in flight, 1 or more. None: half of the
+            descriptors that the process may have (RLIMIT_NOFILE), or 10,000 without a limit.
+        on_overflow: When there are more, the one that has waited longest is let go, as if its
+            time were up, with this in the place of `on_timeout`.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it says there.
+    """
+
+    _all: ClassVar[weakref.WeakSet[Reaper] | None] = None  # that have had a thread
+
+    def __init__(
+        self,
+        *,
+        timeout: float = 30.0,
+        idle_timeout: float | None = 5.0,
+        drain_limit: int | None = None,
+        until: CloseOutcome = CloseOutcome.PEER_CLOSED,
+        on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+        max_sockets: int | None = None,
+        on_overflow: LingerPolicy = LingerPolicy.ABORT,
+    ) -> None:
+        terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
+        require_parting("on_overflow", on_overflow)
+        if max_sockets is None:
+            limit = _platform.descriptor_limit()
+            max_sockets = _MAX_SOCKETS if limit is None else max(1, limit // 2)
+        require_count("max_sockets", max_sockets, "sockets", least=1)
+        self._orders = Orders(terms, max_sockets, on_overflow)
+        # Reentrant: a signal handler or a finalizer may submit while this thread does.
+        self._lock = threading.RLock()
+        self._closed = False
+        self._crew: Crew | None = None
+
+    # --- for callers -------------------------------------------------------------------------
+
+    def submit(self, sock: socket.socket) -> Future[CloseResult]:
+        """Take a connection over and close it gracefully; never waits.
+
+        `sock` is closed when this returns, or was not touched if it raises: its descriptor is
+        the Reaper's. (The one exception is a TLS socket that found no room for its close_notify;
+        that object is closed with the connection.)
+
+        Args:
+            sock: A stream socket; see `graceful_close`.
+
+        Returns:
+            The future of the result. It cannot be cancelled. Its callbacks run in the Reaper's
+            thread, and everybody waits while they do. If the Reaper itself fails (no descriptor
+            or no thread to be had for it, a bug), the connection is closed at once, and the
+            future has the exception.
+
+        Raises:
+            TypeError: `sock` is not a stream socket.
+            RuntimeError: The Reaper is closed.
+        """
+        from concurrent.futures import Future  # not at import time: it loads logging
+
+        require_stream(sock)
+        future: Future[CloseResult] = Future()
+        future.set_running_or_notify_cancel()
+        excess: Handed | None = None
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(f"the Reaper is closed, and cannot take {sock!r}")
+            handed = take_over(sock, future)
+            if handed is None:
+                nothing = CloseResult(ALREADY_CLOSED, 0.0, 0, None, None)
+                self._orders.tell(future, nothing)
+                return future
+            try:
+                if self._crew is None or self._crew.over:
+                    self._crew = Crew(self._orders, self._lock)
+                    self._register(self)
+                excess = self._crew.hand(handed)
+            except BaseException as error:
+                # No descriptor (EMFILE), no thread (RuntimeError): not the network's doing.
+                let_go(handed.sock, LingerPolicy.BACKGROUND)
+                future.set_exception(error)
+                if not isinstance(error, Exception):
+                    raise
+        if excess is not None:
+            leave_behind(excess, self._orders)
+        return future
+
+    def stats(self) -> dict[CloseOutcome, int]:
+        """How many connections have ended in which way; every outcome is there."""
+        return dict(self._orders.counts)
+
+    @property
+    def overflowed(self) -> int:
+        """How many connections were let go to make room for others."""
+        return self._orders.overflowed
+
+    def __len__(self) -> int:
+        """How many connections are in flight."""
+        crew = self._crew
+        return 0 if crew is None else len(crew)
+
+    def __bool__(self) -> bool:
+        return True  # or an idle one would be taken for none
+
+    def close(self, timeout: float | None = None) -> None:
+        """Take no more connections, finish those in flight, and end the thread.
+
+        When this returns, all connections are closed, and nearly all callbacks have run: one
+        that blocks is waited for no longer than a second. Calling it again is harmless. A
+        KeyboardInterrupt closes all connections at once and goes on.
+
+        Args:
+            timeout: Seconds after which what is unfinished is let go as `on_timeout` says.
+                None: each connection has the time that it was given.
+
+        Raises:
+            TypeError, ValueError: `timeout` is no number of seconds, 0 or more.
+        """
+        patience = (
+            self._orders.terms.timeout
+            if timeout is None
+            else require_seconds("timeout", timeout)
+        )
+        try:
+            self._begin_to_close(patience)
+            self._join(patience)
+        except BaseException:
+            self._begin_to_close(0)
+            self._join(0)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it; at once if the block was left by an exception that is no Exception."""
+        self.close(None if error is None or isinstance(error, Exception) else 0)
+
+    def __del__(self) -> None:
+        crew = getattr(self, "_crew", None)  # not there if the arguments were refused
+        if crew is not None:
+            crew.end(self._orders.terms.timeout)
+
+    # --- behind it ---------------------------------------------------------------------------
+
+    def _begin_to_close(self, patience: float) -> None:
+        with self._lock:
+            self._closed = True
+            if self._crew is not None:
+                self._crew.end(patience)
+
+    def _join(self, patience: float) -> None:
+        if self._crew is not None:
+            self._crew.join(patience)
+
+    def _forget_parent(self) -> None:
+        """In a forked child, where only the thread that forked goes on."""
+        self._lock = threading.RLock()  # another may have held it
+        self._orders = Orders(
+            self._orders.terms, self._orders.max_sockets, self._orders.on_overflow
+        )
+        crew, self._crew = self._crew, None
+        if crew is not None:
+            crew.disown()
+
+    @classmethod
+    def _register(cls, reaper: Reaper) -> None:
+        """Have a fork told to it."""
+        if cls._all is None:
+            cls._all = weakref.WeakSet()
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=cls._forget_parents)
+        cls._all.add(reaper)
+
+    @classmethod
+    def _forget_parents(cls) -> None:
+        for reaper in cls._all or ():
+            reaper._forget_parent()
