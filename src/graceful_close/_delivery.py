@@ -82,6 +82,7 @@ class AckWatch:
     """
 
     _poll: Callable[[float, int], list[tuple[int, int]]]
+    _fileno: Callable[[], int]
     _close: Callable[[], None]
     _no_input: int
 
@@ -90,10 +91,14 @@ class AckWatch:
         if sys.platform == "linux" and hasattr(select, "epoll"):
             epoll = select.epoll(1)
             epoll.register(number, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
-            self._poll, self._close = epoll.poll, epoll.close
+            self._poll, self._fileno, self._close = epoll.poll, epoll.fileno, epoll.close
             self._no_input = select.EPOLLOUT
         else:
             raise OSError("no epoll on this system")
+
+    def fileno(self) -> int:
+        """What an event loop can wait on instead; `wait(0)` must follow."""
+        return self._fileno()
 
     def wait(self, seconds: float) -> bool:
         """Sleep, at most so long; whether there is input or an error to be read."""

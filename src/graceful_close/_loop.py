@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ._teardown import Terms
 
 
+# How many are looked at in one turn because their time is up. Arbitrary: a few milliseconds of
+# work, after which an event loop that we share gets its turn.
+_ALARMS = 128
+
 # Alarms that may be out of date before it is worth sorting them out. Arbitrary.
 _FEW = 64
 
@@ -140,7 +144,9 @@ class CloseLoop:
                 self._go_on(woken, woken.machine.woke(now, readable=readable))
             elif number == self._waker:
                 self._selector.arm(number, WAIT_READABLE, known=True)
-        while self._alarms and self._alarms[0][0] <= now:
+        for _ in range(_ALARMS):
+            if not self._alarms or self._alarms[0][0] > now:
+                break
             when, number = heapq.heappop(self._alarms)
             late = closings.get(number)
             if late is None or late.alarm != when:

@@ -15,7 +15,9 @@ from ._teardown import ALREADY_CLOSED, Terms
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+    from typing import Self
 
     from ._loop import Closing
 
@@ -63,51 +65,85 @@ def close_all(
         (EMFILE), it uses poll(), which needs none and costs more for each wake-up.
     """
     terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
+    with Crowd(terms, require_streams(socks)) as crowd:
+        for _ in crowd.begin():
+            pass
+        told = 0
+        while True:
+            if progress is not None and crowd.done > told:
+                told = crowd.done
+                progress(told, crowd.total)
+            if not crowd.loop:
+                return crowd.results()
+            crowd.loop.turn(math.inf)
+
+
+def require_streams(socks: Iterable[socket.socket]) -> list[socket.socket]:
+    """Refuse them all if one of them is no stream socket.
+
+    Raises:
+        TypeError: One of them is none; the message says which.
+    """
     socks = list(socks)
     for index, sock in enumerate(socks):
         try:
             require_stream(sock)
         except TypeError as error:
             raise TypeError(f"socks[{index}]: {error}") from None
-    return close_all_on(terms, socks, progress)
+    return socks
 
 
-def close_all_on(
-    terms: Terms,
-    socks: list[socket.socket],
-    progress: Callable[[int, int], object] | None = None,
-) -> list[CloseResult]:
-    """`close_all` with everything checked."""
-    results: dict[int, CloseResult] = {}
+class Crowd:
+    """What `close_all` closes. A context manager that closes all whatever happens.
 
-    def ended(closing: Closing, outcome: CloseResult | Exception) -> None:
+    Attributes:
+        loop: What is to be turned until it is empty.
+        total: How many different sockets there are.
+    """
+
+    def __init__(self, terms: Terms, socks: list[socket.socket]) -> None:
+        self._terms = terms
+        self._socks = socks
+        self._different = {id(sock): sock for sock in socks}
+        self._results: dict[int, CloseResult] = {}
+        self.loop = CloseLoop(self._ended)
+        self.total = len(self._different)
+
+    @property
+    def done(self) -> int:
+        """How many of them are closed."""
+        return len(self._results)
+
+    def begin(self) -> Iterator[None]:
+        """Begin to close one at each step."""
+        now = monotonic()
+        for name, sock in self._different.items():
+            if sock.fileno() == -1:
+                self._results[name] = CloseResult(ALREADY_CLOSED, 0.0, 0, None, None)
+            else:
+                self.loop.add(sock, self._terms, now, name)
+            yield
+
+    def results(self) -> list[CloseResult]:
+        """How each ended, in the order in which they were given."""
+        return [self._results[id(sock)] for sock in self._socks]
+
+    def _ended(self, closing: Closing, outcome: CloseResult | Exception) -> None:
         if isinstance(outcome, Exception):
             raise outcome
-        results[closing.ticket] = outcome
+        self._results[closing.ticket] = outcome
 
-    now = monotonic()
-    try:
-        loop = CloseLoop(ended)
-        try:
-            different = {id(sock): sock for sock in socks}
-            for name, sock in different.items():
-                if sock.fileno() == -1:
-                    results[name] = CloseResult(ALREADY_CLOSED, 0.0, 0, None, None)
-                else:
-                    loop.add(sock, terms, now, name)
-            told = 0
-            while True:
-                if progress is not None and len(results) > told:
-                    told = len(results)
-                    progress(told, len(different))
-                if not loop:
-                    break
-                loop.turn(math.inf)
-        finally:
-            loop.close()
-    except BaseException:
-        # Something foreign: KeyboardInterrupt, a bug. Close all at once, without lingering.
-        for sock in socks:
-            let_go(sock, LingerPolicy.BACKGROUND)
-        raise
-    return [results[id(sock)] for sock in socks]
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.loop.close()
+        if error is not None:
+            # Something foreign: KeyboardInterrupt, a bug. Close all at once, without lingering.
+            for sock in self._socks:
+                let_go(sock, LingerPolicy.BACKGROUND)

@@ -46,8 +46,9 @@ if TYPE_CHECKING:
             ...
 
 
-# How many events are taken at a time. Arbitrary: enough to spread the cost of the call.
-_EVENTS = 512
+# How many events are taken at a time. Arbitrary: enough to spread the cost of the call, and
+# a few milliseconds of work at most, after which an event loop that we share gets its turn.
+_EVENTS = 128
 
 # poll() counts milliseconds in an int.
 _LONGEST = 1_000_000.0

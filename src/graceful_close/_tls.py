@@ -25,9 +25,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ssl import SSLError, SSLSocket
 
-# Where the classes of TLS sockets live; who has such a socket has imported its module. gevent's
-# stands in for the ssl module's only where that is patched.
-_MODULES = ("ssl", "gevent.ssl")
+# By name, because importing ssl costs more than the rest of the package, and because gevent may
+# have put its own class in the place of the one that the socket was made with.
+_TLS_CLASSES = (("ssl", "SSLSocket"), ("gevent.ssl", "SSLSocket"))
 
 # A socket says these once: after OpenSSL has heard one, nobody else will.
 _SAID_ONCE = (Meaning.RESET, Meaning.LOST, Meaning.CLOSED)
@@ -134,9 +134,8 @@ def forget_session(sock: socket.socket) -> None:
 
 
 def _class_of(sock: socket.socket) -> type[SSLSocket] | None:
-    for name in _MODULES:
-        # Another thread may be in the middle of importing it: the class is not there yet.
-        tls: type[SSLSocket] | None = getattr(sys.modules.get(name), "SSLSocket", None)
-        if tls is not None and isinstance(sock, tls):
+    """The class whose methods a subclass may have made something else of."""
+    for tls in type(sock).__mro__:
+        if (tls.__module__, tls.__name__) in _TLS_CLASSES:
             return tls
     return None
