@@ -3,6 +3,7 @@
 from ._context import closing
 from ._delivery import unacked_bytes
 from ._linger import Linger, LingerPolicy, get_linger, set_linger
+from ._listener import GracefulListener
 from ._many import close_all
 from ._reaper import Reaper
 from ._result import CloseOutcome, CloseResult, UncleanCloseError
@@ -11,6 +12,7 @@ from ._sync import abortive_close, graceful_close, timed_linger_close
 __all__ = [
     "CloseOutcome",
     "CloseResult",
+    "GracefulListener",
     "Linger",
     "LingerPolicy",
     "Reaper",

@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     import socket
     from concurrent.futures import Future
     from types import TracebackType
-    from typing import ClassVar, Self
+    from typing import ClassVar, Self, TypedDict
+
+    class ReaperOptions(TypedDict, total=False):
+        """What a `Reaper` can be asked for."""
+
+        timeout: float
+        idle_timeout: float | None
+        drain_limit: int | None
+        until: CloseOutcome
+        on_timeout: LingerPolicy
+        max_sockets: int | None
+        on_overflow: LingerPolicy
+
 
 # Where a process may have as many descriptors as it likes (Windows). Arbitrary: what a server
 # that is asked to hold ten thousand connections may leave behind.

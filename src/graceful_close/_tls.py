@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import sys
 
 from ._checks import is_native
 from ._delivery import pending_error
@@ -134,8 +133,11 @@ def forget_session(sock: socket.socket) -> None:
 
 
 def _class_of(sock: socket.socket) -> type[SSLSocket] | None:
-    """The class whose methods a subclass may have made something else of."""
-    for tls in type(sock).__mro__:
+    """The class itself, because a subclass may have made something else of its methods."""
+    kind = type(sock)
+    if kind is socket.socket:
+        return None  # nearly always, and four times as fast
+    for tls in kind.__mro__:
         if (tls.__module__, tls.__name__) in _TLS_CLASSES:
             return tls
     return None
