@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks [NAME ...] [--json FILE] [--calls]`."""
+"""Run the benchmarks: `python -m benchmarks [NAME ...] [--json FILE] [--markdown] [--calls]`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,24 @@ import json
 import os
 import platform
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
-from .figures import Figure, table
+from .figures import Figure, markdown, table
 from .system_calls import listing
 
-_NAMES = ("one_close", "many", "drain", "acknowledgement", "system_calls", "import_time")
+_NAMES = (
+    "one_close",
+    "many",
+    "silent_peers",
+    "scaling",
+    "reaper_memory",
+    "loop_stall",
+    "drain",
+    "acknowledgement",
+    "system_calls",
+    "import_time",
+)
 
 
 def main() -> None:
@@ -21,18 +33,20 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(_NAMES)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--markdown", action="store_true", help="print the table for a page")
     parser.add_argument("--calls", action="store_true", help="list the system calls")
     given = parser.parse_args()
     for name in given.names:
         if name not in _NAMES:
             parser.error(f"{name} is none of {', '.join(_NAMES)}")
 
-    figures: list[Figure] = []
+    measured: dict[str, list[Figure]] = {}
     for name in given.names or _NAMES:
         print(f"{name} ...", flush=True)
-        figures += import_module(f"benchmarks.{name}").measure()
+        measured[name] = import_module(f"benchmarks.{name}").measure()
+    figures = list(chain.from_iterable(measured.values()))
     print()
-    print(table(figures))
+    print((markdown if given.markdown else table)(figures))
     if given.calls:
         print()
         print(listing(figures))
@@ -43,7 +57,10 @@ def main() -> None:
                     "python": platform.python_version(),
                     "system": platform.platform(),
                     "processors": os.cpu_count(),
-                    "figures": [figure.as_dict() for figure in figures],
+                    "figures": {
+                        name: [figure.as_dict() for figure in some]
+                        for name, some in measured.items()
+                    },
                 },
                 indent=2,
             )

@@ -11,7 +11,6 @@ import asyncio
 import ctypes
 import gc
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from graceful_close import CloseOutcome, close_all, graceful_close
 from .peers import times_asleep
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Generator, Iterable
 
     from graceful_close import CloseResult

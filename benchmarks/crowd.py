@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 from contextlib import ExitStack, contextmanager
-from itertools import cycle
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .peers import apart, peer, receive_exactly
@@ -38,31 +38,38 @@ _FORGET = _CONNECT.pack(-1, 0, 0)  # close those that do not answer
 _SPARE = 64
 
 
+@dataclass
 class Crowd:
-    """Makes connections, and gives our ends of them."""
+    """Makes connections, and gives our ends of them.
 
-    def __init__(self, orders: socket.socket, listeners: list[socket.socket]) -> None:
-        self._orders = orders
-        self._listeners = listeners
-        self._turn = cycle(range(len(listeners)))
+    Attributes:
+        orders: Where the peers take orders.
+        listeners: Where they connect to.
+        chunks: How many orders to connect there have been.
+    """
+
+    orders: socket.socket
+    listeners: list[socket.socket]
+    chunks: int = 0
 
     def connect(self, count: int, *, silent: int = 0) -> list[socket.socket]:
         """Connections whose peers answer at once, but `silent` of them, here and there, never."""
         socks: list[socket.socket] = []
-        address = next(self._turn)
         while len(socks) < count:
+            address = self.chunks % len(self.listeners)
+            self.chunks += 1
             size = min(_CHUNK, count - len(socks))
             made = len(socks) + size
             quiet = silent * made // count - silent * len(socks) // count
-            self._orders.sendall(_CONNECT.pack(address, size, quiet))
-            receive_exactly(self._orders, 1)
-            socks += [self._listeners[address].accept()[0] for _ in range(size)]
+            self.orders.sendall(_CONNECT.pack(address, size, quiet))
+            receive_exactly(self.orders, 1)
+            socks += [self.listeners[address].accept()[0] for _ in range(size)]
         return socks
 
     def forget(self) -> None:
         """Have the silent peers close, so that their descriptors are free again."""
-        self._orders.sendall(_FORGET)
-        receive_exactly(self._orders, 1)
+        self.orders.sendall(_FORGET)
+        receive_exactly(self.orders, 1)
 
 
 @contextmanager
@@ -84,7 +91,9 @@ def crowd() -> Generator[Crowd]:
 
 def why_not() -> str | None:
     """The reason why there can be no crowd here."""
-    return None if sys.platform == "linux" else "there is no epoll, and 127.0.0.2 is no loopback"
+    return (
+        None if sys.platform == "linux" else "it needs epoll, and a loopback of many addresses"
+    )
 
 
 def affordable(count: int) -> int:

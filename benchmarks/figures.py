@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,11 @@ def take_turns(
     return taken["ours"], taken["theirs"]
 
 
-def all_take_turns(
-    rounds: int, sides: dict[str, Callable[[], float]]
-) -> dict[str, list[float]]:
+def all_take_turns(rounds: int, sides: dict[K, Callable[[], T]]) -> dict[K, list[T]]:
     """`take_turns` for more than two sides, by name: A B C A B C."""
     for side in sides.values():
         side()
-    taken: dict[str, list[float]] = {name: [] for name in sides}
+    taken: dict[K, list[T]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
             taken[name].append(side())
@@ -104,27 +105,43 @@ def percentile(values: list[float], percent: int) -> float:
 
 def table(figures: list[Figure]) -> str:
     """All figures, for people."""
-    rows = [("", "ours", "theirs", "unit", "ratio", "target", "met", "theirs is")]
-    rows += [
-        (
-            figure.what,
-            f"{figure.ours:.4g}",
-            "" if figure.theirs is None else f"{figure.theirs:.4g}",
-            figure.unit,
-            "" if figure.ratio is None else f"{figure.ratio:.2f}",
-            "" if figure.target is None else figure.target.text(),
-            {None: "", True: "yes", False: "NO"}[figure.met],
-            figure.against,
-        )
-        for figure in figures
-    ]
+    rows = _rows(figures)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
-            cell.rjust(width) if 1 <= column <= 2 or column == 4 else cell.ljust(width)
+            cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
     lines.insert(1, "-" * max(map(len, lines)))
     return "\n".join(lines)
+
+
+def markdown(figures: list[Figure]) -> str:
+    """The same table, for a page."""
+    head, *rows = _rows(figures)
+    rule = ["---:" if column in _NUMBERS else "---" for column in range(len(head))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+_NUMBERS = (1, 2, 4)
+
+
+def _rows(figures: list[Figure]) -> list[tuple[str, ...]]:
+    return [
+        ("what", "ours", "theirs", "unit", "ratio", "target", "met", "theirs is"),
+        *(
+            (
+                figure.what,
+                f"{figure.ours:.4g}",
+                "" if figure.theirs is None else f"{figure.theirs:.4g}",
+                figure.unit,
+                "" if figure.ratio is None else f"{figure.ratio:.2f}",
+                "" if figure.target is None else figure.target.text(),
+                {None: "", True: "yes", False: "NO"}[figure.met],
+                figure.against,
+            )
+            for figure in figures
+        ),
+    ]

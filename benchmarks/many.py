@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _COUNT = 10_000
 _ROUNDS = 5
-_TIMEOUT = 60.0
+TIMEOUT = 60.0
 
 _TARGETS = {"C program, epoll": Target("ratio", 1.5), "asyncio streams": Target("ratio", 0.4)}
 
@@ -43,7 +43,7 @@ def measure() -> list[Figure]:
 
         def batch(name: str, close: Closer) -> float:
             """Microseconds of CPU for one connection."""
-            spent = close(peers.connect(count), _TIMEOUT)
+            spent = close(peers.connect(count), TIMEOUT)
             require_all(spent, count)
             asleep.setdefault(name, []).append(spent.asleep)
             return spent.cpu / count * 1e6

@@ -90,13 +90,13 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes:
     return bytes(whole)
 
 
-def idiom(sock: socket.socket, timeout: float = 5.0) -> int:
-    """The close that careful people write by hand, and how much it read."""
+def idiom(sock: socket.socket, timeout: float = 5.0, size: int = 65536) -> int:
+    """The close that careful people write by hand, `size` at a time, and how much it read."""
     count = 0
     sock.shutdown(socket.SHUT_WR)
     sock.settimeout(timeout)
     try:
-        while data := sock.recv(65536):
+        while data := sock.recv(size):
             count += len(data)
     except OSError:  # reset, or the time is up: closing is all that is left to do
         pass

@@ -1,0 +1,150 @@
+"""The memory of a connection that waits in the Reaper for a peer that does not answer."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graceful_close import CloseOutcome, Reaper
+
+from .crowd import Crowd, affordable, crowd, why_not
+from .figures import Figure, Target
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from graceful_close import CloseResult
+
+_COUNT = 5_000
+
+
+def measure() -> list[Figure]:
+    """Five figures, in bytes: all of it, its parts, and all of it if the futures are dropped."""
+    if reason := why_not():
+        print(f"reaper_memory: not measured: {reason}", file=sys.stderr)
+        return []
+    parts = _run("kept")
+    dropped = _run("dropped")
+    details = {"connections": affordable(_COUNT), **_run("resident")}
+    what = "waiting in the Reaper, for each"
+    return [
+        Figure(
+            what, "bytes", sum(parts.values()), target=Target("ours", 1536), details=details
+        ),
+        *(Figure(f"{what}: {part}", "bytes", size) for part, size in parts.items()),
+        Figure(f"{what}, nobody keeps the Future", "bytes", sum(dropped.values())),
+    ]
+
+
+def _run(what: str) -> dict[str, float]:
+    """Measure in an interpreter of its own, whose memory has no room left over from others."""
+    output = subprocess.run(
+        [sys.executable, "-m", "benchmarks.reaper_memory", what],
+        check=True,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+        timeout=120,
+    ).stdout
+    answer: dict[str, float] = json.loads(output)
+    return answer
+
+
+def _traced(*, keep: bool) -> dict[str, float]:
+    """Bytes that Python's allocator gave out, by what for.
+
+    The sockets are as accept() made them, and the futures as if nobody else held anything of
+    theirs. The rest is the Reaper's own.
+    """
+    with crowd() as peers, _reaper() as reaper:
+        count = affordable(_COUNT)
+        _see_one_closed(peers, reaper)  # what is made once is not counted
+        tracemalloc.start()
+        empty = _held()
+        futures: list[Future[CloseResult]] = [Future() for _ in range(count)]
+        for_futures = _held() - empty
+        futures.clear()
+        empty = _held()
+        socks = peers.connect(count, silent=count)
+        for_sockets = _held() - empty
+        _submit(socks, reaper, futures if keep else None)
+        _see_one_closed(peers, reaper)  # it came last, so the others are with the Reaper by now
+        for_all = _held() - empty
+        tracemalloc.stop()
+        _finish(peers, reaper, count)
+    return {
+        "socket object": for_sockets / count,
+        "Future": for_futures / count,
+        "the rest": (for_all - for_sockets - for_futures) / count,
+    }
+
+
+def _resident() -> dict[str, float]:
+    """Bytes by which the memory of the whole process grows, in pages (proc_pid_statm(5))."""
+    with crowd() as peers, _reaper() as reaper:
+        count = affordable(_COUNT)
+        _see_one_closed(peers, reaper)
+        empty = _pages()
+        futures: list[Future[CloseResult]] = []
+        _submit(peers.connect(count, silent=count), reaper, futures)
+        _see_one_closed(peers, reaper)
+        for_all = _pages() - empty
+        _finish(peers, reaper, count)
+    return {"resident": for_all * os.sysconf("SC_PAGE_SIZE") / count}
+
+
+_MEASUREMENTS: dict[str, Callable[[], dict[str, float]]] = {
+    "kept": partial(_traced, keep=True),
+    "dropped": partial(_traced, keep=False),
+    "resident": _resident,
+}
+
+
+def _reaper() -> Reaper:
+    return Reaper(timeout=300, idle_timeout=None, max_sockets=_COUNT + 1)
+
+
+def _submit(
+    socks: list[socket.socket], reaper: Reaper, futures: list[Future[CloseResult]] | None
+) -> None:
+    """Hand all of them over, and keep nothing but the futures."""
+    while socks:
+        future = reaper.submit(socks.pop())
+        if futures is not None:
+            futures.append(future)
+
+
+def _see_one_closed(peers: Crowd, reaper: Reaper) -> None:
+    """Hand over one connection whose peer answers, and wait for that."""
+    reaper.submit(peers.connect(1)[0]).result(timeout=60).check()
+
+
+def _finish(peers: Crowd, reaper: Reaper, count: int) -> None:
+    """Let the silent peers close, and see that all of them were waited for."""
+    peers.forget()
+    reaper.close()
+    closed = reaper.stats()[CloseOutcome.PEER_CLOSED]
+    if closed != count + 2:
+        raise RuntimeError(f"{count} peers should have been waited for, and 2 more: {closed}")
+
+
+def _held() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+def _pages() -> int:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+
+if __name__ == "__main__":
+    print(json.dumps(_MEASUREMENTS[sys.argv[1]]()))
