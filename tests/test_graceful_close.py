@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import socket
-import ssl
 import sys
 import threading
 from collections.abc import Callable
@@ -430,15 +429,6 @@ def test_a_wrong_argument_leaves_the_connection_as_it_was(stream: Connection) ->
         graceful_close(stream.ours, timeout=-1)
     stream.ours.sendall(b"still here")
     assert stream.peer.recv(100) == b"still here"
-
-
-def test_a_tls_socket_is_refused_before_it_is_touched(tcp: Connection) -> None:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    with context.wrap_socket(tcp.peer, do_handshake_on_connect=False) as tls:
-        with pytest.raises(TypeError, match="TLS is not supported yet"):
-            graceful_close(tls)
-        assert tls.fileno() != -1
 
 
 # --- what comes from inside ----------------------------------------------------------------------

@@ -54,3 +54,18 @@ graceful_close.graceful_close(a)
 print("ctypes" in sys.modules, "ssl" in sys.modules)
 """
     assert run(code).split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    "close", ["graceful_close(a)", "timed_linger_close(a, 5)", "abortive_close(a)"]
+)
+def test_a_close_of_a_plain_socket_does_not_load_ssl(close: str) -> None:
+    code = f"""
+from graceful_close import *
+import socket, sys
+a, b = socket.socketpair()
+b.close()
+{close}
+print("ssl" in sys.modules, "_ssl" in sys.modules)
+"""
+    assert run(code).split() == ["False", "False"]

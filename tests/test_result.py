@@ -78,6 +78,23 @@ def test_the_line_says_what_is_not_known() -> None:
     assert str(result) == "peer closed after 1.500 s, 0 bytes drained, unacknowledged: unknown"
 
 
+def test_the_line_says_that_the_peer_must_take_a_tls_stream_for_cut() -> None:
+    result = CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, 0, None, notified=False)
+    assert str(result) == (
+        "peer closed after 1.500 s, 0 bytes drained, unacknowledged: 0 bytes, "
+        "close_notify not sent"
+    )
+    assert "close_notify" not in str(CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, 0, None))
+
+
+@pytest.mark.parametrize("outcome", CloseOutcome)
+def test_a_tls_stream_that_looks_cut_is_clean_only_if_it_was_to_be_aborted(
+    outcome: CloseOutcome,
+) -> None:
+    result = CloseResult(outcome, 0.0, 0, 0, None, notified=False)
+    assert result.clean == (outcome is CloseOutcome.ABORTED)
+
+
 def test_a_result_is_a_plain_value() -> None:
     result = result_of(CloseOutcome.DELIVERED)
     assert repr(result).startswith("CloseResult(outcome=<CloseOutcome.DELIVERED")

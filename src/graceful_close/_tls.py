@@ -60,8 +60,8 @@ def send_close_notify(sock: socket.socket) -> tuple[bool | None, bool | None]:
             raise error  # OpenSSL would take it from the socket, and not always tell
         blocking = sock.gettimeout() is None
         # OpenSSL knows no MSG_DONTWAIT, so the descriptor itself must not block, and every dup
-        # shares that: a blocking one gets its mode back at once. With a timeout it never was
-        # blocking, and this only stops Python from waiting.
+        # shares that: a blocking one gets its mode back at once. With a timeout, even of 0, it
+        # should not be blocking anyway, but a dup may have made it so.
         sock.settimeout(0)
         try:
             return _send(sock, tls)

@@ -1,0 +1,1007 @@
+"""TLS: one close_notify, then the raw sequence; what the peer reads, and what the caller is told."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+from typing import Any, NamedTuple
+
+import pytest
+
+import graceful_close as graceful_close_package
+from certificates import NAME, client_context, server_context
+from graceful_close import (
+    CloseOutcome,
+    CloseResult,
+    UncleanCloseError,
+    abortive_close,
+    closing,
+    graceful_close,
+    timed_linger_close,
+)
+from graceful_close._connection import Connection as ClosingConnection
+from graceful_close._sync import abort_on, close_on
+from graceful_close._teardown import LET_GO, WAIT_WRITABLE, Terms
+from streams import (
+    PATIENCE,
+    await_fin,
+    await_input,
+    await_reset,
+    connect,
+    fill,
+    meanwhile,
+    reset,
+)
+
+REPLY = b"reply" * 13_000
+UPLOAD = b"upload" * 1000
+
+ALERT, APPLICATION_DATA = 21, 23
+
+MODES: list[Any] = [
+    pytest.param(None, id="blocking"),
+    pytest.param(0.0, id="non-blocking"),
+    pytest.param(30.0, id="timeout"),
+]
+
+
+class Session(NamedTuple):
+    """Both ends of one TLS connection."""
+
+    ours: ssl.SSLSocket
+    peer: ssl.SSLSocket
+
+
+@pytest.fixture(params=["1.2", "1.3"])
+def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
+    return ssl.TLSVersion.TLSv1_2 if request.param == "1.2" else ssl.TLSVersion.TLSv1_3
+
+
+@pytest.fixture(params=["server", "client"])
+def side(request: pytest.FixtureRequest) -> str:
+    """Which side is ours."""
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.fixture(params=["tcp4", "unix"])
+def family(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
+@contextmanager
+def wrapped(
+    version: ssl.TLSVersion,
+    family: str = "tcp4",
+    side: str = "server",
+    *,
+    peer_buffer: int | None = None,
+    options: int = 0,
+) -> Generator[Session, None, None]:
+    """A connection between two TLS sockets that have not said anything yet."""
+    server, client = server_context(version), client_context(version)
+    server.options |= options
+    client.options |= options
+
+    def wrap(sock: socket.socket, *, serves: bool) -> ssl.SSLSocket:
+        return (server if serves else client).wrap_socket(
+            sock,
+            server_side=serves,
+            server_hostname=None if serves else NAME,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+        )
+
+    with connect(family, peer_buffer=peer_buffer) as (raw, raw_peer):
+        with wrap(raw, serves=side == "server") as ours:
+            with wrap(raw_peer, serves=side == "client") as peer:
+                yield Session(ours, peer)
+
+
+@contextmanager
+def session(
+    version: ssl.TLSVersion,
+    family: str = "tcp4",
+    side: str = "server",
+    *,
+    peer_buffer: int | None = None,
+    options: int = 0,
+) -> Generator[Session, None, None]:
+    """The same after the handshake, and with no session ticket left to read."""
+    with wrapped(version, family, side, peer_buffer=peer_buffer, options=options) as both:
+        shake_hands(both)
+        exchange(both.ours, both.peer)
+        exchange(both.peer, both.ours)
+        yield both
+
+
+def shake_hands(both: Session) -> None:
+    with meanwhile(both.ours.do_handshake):
+        both.peer.do_handshake()
+
+
+def exchange(sender: ssl.SSLSocket, receiver: ssl.SSLSocket) -> None:
+    sender.sendall(b"hello")
+    assert receiver.recv(100) == b"hello"
+
+
+def read_raw(sock: socket.socket) -> bytes:
+    """The bytes of the connection itself, to its FIN; ConnectionResetError if it is reset."""
+    sock.settimeout(PATIENCE)
+    chunks: list[bytes] = []
+    while chunk := socket.socket.recv(sock, 1 << 20):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def read_raw_and_close(sock: socket.socket) -> bytes:
+    received = read_raw(sock)
+    sock.close()
+    return received
+
+
+def read_tls(sock: ssl.SSLSocket) -> bytes:
+    """What the stream says, to its close_notify; SSLEOFError if it is cut."""
+    sock.settimeout(PATIENCE)
+    chunks: list[bytes] = []
+    while chunk := sock.recv(1 << 16):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def read_tls_and_close(sock: socket.socket) -> bytes:
+    assert isinstance(sock, ssl.SSLSocket)
+    received = read_tls(sock)
+    sock.close()
+    return received
+
+
+def records(stream: bytes) -> list[tuple[int, int]]:
+    """The type and the length of each record (RFC 8446, section 5.1)."""
+    found: list[tuple[int, int]] = []
+    while stream:
+        length = int.from_bytes(stream[3:5], "big")
+        assert len(stream) >= 5 + length, "the last record is cut"
+        found.append((stream[0], length))
+        stream = stream[5 + length :]
+    return found
+
+
+def is_one_close_notify(stream: bytes, version: ssl.TLSVersion) -> bool:
+    """TLS 1.3 hides the alert: two bytes of it, one that says what it is, and a tag of 16."""
+    if version is ssl.TLSVersion.TLSv1_3:
+        return records(stream) == [(APPLICATION_DATA, 2 + 1 + 16)]
+    return [kind for kind, _ in records(stream)] == [ALERT]
+
+
+def hold_too(sock: socket.socket) -> socket.socket:
+    """A plain socket on the same connection."""
+    return socket.socket(fileno=os.dup(sock.fileno()))
+
+
+def fill_raw(sock: socket.socket) -> int:
+    """Leave no room at all, with bytes that no TLS peer could read."""
+    with hold_too(sock) as holder:
+        return fill(holder)
+
+
+def send_half_a_record(sock: ssl.SSLSocket) -> None:
+    sock.setblocking(False)
+    with suppress(ssl.SSLWantWriteError):
+        while True:
+            sock.send(bytes(60_000))
+
+
+def say_goodbye(sock: ssl.SSLSocket) -> None:
+    """close_notify, and no more."""
+    sock.setblocking(False)
+    with pytest.raises(ssl.SSLWantReadError):
+        sock.unwrap()
+
+
+def send_fin(sock: socket.socket) -> None:
+    """A FIN without close_notify; the TLS session does not notice."""
+    socket.socket.shutdown(sock, socket.SHUT_WR)
+
+
+# --- the point of it all ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_wire_carries_one_close_notify_then_fin_and_no_reset(
+    version: ssl.TLSVersion, family: str, side: str, mode: float | None
+) -> None:
+    with session(version, family, side) as (ours, peer):
+        ours.settimeout(mode)
+        with meanwhile(read_raw_and_close, peer) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert is_one_close_notify(received[0], version)
+        assert result.outcome is CloseOutcome.PEER_CLOSED
+        assert (result.notified, result.peer_notified) == (True, None)
+        assert result.clean
+        assert ours.fileno() == -1
+
+
+def test_the_peer_reads_the_whole_reply_and_its_end(
+    version: ssl.TLSVersion, family: str, side: str
+) -> None:
+    with session(version, family, side) as (ours, peer):
+        ours.sendall(REPLY)
+        with meanwhile(read_tls_and_close, peer) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert received == [REPLY]
+        assert result.check().notified
+
+
+def test_a_plain_shutdown_and_close_looks_like_a_cut(version: ssl.TLSVersion) -> None:
+    with session(version) as (ours, peer):
+        ours.sendall(b"reply")
+        ours.shutdown(socket.SHUT_WR)
+        ours.close()
+        with pytest.raises(ssl.SSLEOFError):
+            read_tls(peer)
+
+
+def test_unread_input_does_not_destroy_the_reply(
+    version: ssl.TLSVersion, family: str, side: str
+) -> None:
+    with session(version, family, side) as (ours, peer):
+        peer.sendall(UPLOAD)
+        await_input(ours)
+        ours.sendall(REPLY)
+
+        def upload_more_and_read() -> bytes:
+            peer.sendall(UPLOAD)
+            return read_tls_and_close(peer)
+
+        with meanwhile(upload_more_and_read) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert received == [REPLY]
+        assert result.outcome is CloseOutcome.PEER_CLOSED
+        # The other data came first, so nobody looked for the peer's close_notify.
+        assert (result.notified, result.peer_notified) == (True, None)
+        assert result.drained > 0
+
+
+def test_input_that_was_half_read_is_no_hindrance(version: ssl.TLSVersion) -> None:
+    with session(version) as (ours, peer):
+        peer.sendall(UPLOAD)
+        assert ours.recv(1) == b"u"
+        assert ours.pending() > 0
+        with meanwhile(read_raw_and_close, peer) as received:
+            assert graceful_close(ours, timeout=PATIENCE).check().notified
+        assert is_one_close_notify(received[0], version)
+
+
+def test_a_makefile_object_does_not_keep_the_descriptor(version: ssl.TLSVersion) -> None:
+    with session(version) as (ours, peer):
+        file = ours.makefile("rb")
+        with meanwhile(read_tls_and_close, peer):
+            assert graceful_close(ours, timeout=PATIENCE).check().notified
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            file.read(1)
+        file.close()
+
+
+def test_the_blocking_mode_of_a_dup_is_left_alone(version: ssl.TLSVersion) -> None:
+    with session(version) as (ours, peer), hold_too(ours) as holder:
+        assert os.get_blocking(holder.fileno())
+        with meanwhile(read_tls_and_close, peer):
+            assert graceful_close(ours, timeout=PATIENCE).check().notified
+        assert os.get_blocking(holder.fileno())
+
+
+def test_a_dup_that_made_the_connection_blocking_cannot_make_us_wait(
+    version: ssl.TLSVersion,
+) -> None:
+    with session(version) as (ours, peer), hold_too(ours) as holder:
+        ours.setblocking(False)
+        holder.setblocking(True)
+
+        def leave_when_it_takes_too_long() -> None:
+            with peer:
+                read_raw(peer)
+
+        with meanwhile(leave_when_it_takes_too_long):
+            assert graceful_close(ours, timeout=PATIENCE).check().notified
+
+
+# --- peers that do not play along ------------------------------------------------------------------
+
+
+def test_a_peer_that_never_answers_costs_the_deadline(
+    version: ssl.TLSVersion, family: str
+) -> None:
+    with session(version, family) as (ours, peer):
+        result = graceful_close(ours, timeout=0.05)
+        assert (result.outcome, result.notified) == (CloseOutcome.TIMED_OUT, True)
+        assert is_one_close_notify(read_raw(peer), version)
+
+
+def test_a_timeout_of_zero_still_says_close_notify(version: ssl.TLSVersion) -> None:
+    with session(version) as (ours, peer):
+        assert graceful_close(ours, timeout=0).notified
+        assert read_tls(peer) == b""
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["read", "unread"])
+def test_a_peer_that_said_close_notify_first(
+    version: ssl.TLSVersion, family: str, side: str, seen: bool
+) -> None:
+    with session(version, family, side) as (ours, peer):
+        say_goodbye(peer)
+        if seen:
+            assert ours.recv(1) == b""
+        else:
+            await_input(ours)
+        with meanwhile(read_raw_and_close, peer) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert is_one_close_notify(received[0], version)
+        assert result.outcome is CloseOutcome.PEER_CLOSED
+        assert (result.notified, result.peer_notified) == (True, True)
+
+
+def test_a_close_notify_behind_other_data_is_not_looked_for(version: ssl.TLSVersion) -> None:
+    with session(version) as (ours, peer):
+        peer.sendall(b"more")
+        say_goodbye(peer)
+        send_fin(peer)
+        await_fin(ours)
+        result = graceful_close(ours)
+        assert result.outcome is CloseOutcome.PEER_CLOSED
+        assert (result.notified, result.peer_notified) == (True, None)
+
+
+def test_a_peer_that_ends_its_stream_without_close_notify_may_have_been_cut(
+    version: ssl.TLSVersion, family: str, side: str
+) -> None:
+    with session(version, family, side) as (ours, peer):
+        send_fin(peer)
+        await_fin(ours)
+        result = graceful_close(ours)
+        assert result.outcome is CloseOutcome.PEER_CLOSED
+        assert (result.notified, result.peer_notified) == (True, False)
+        assert result.clean, "our own stream is whole"
+        assert read_tls(peer) == b""
+
+
+@pytest.mark.skipif(not hasattr(ssl, "OP_IGNORE_UNEXPECTED_EOF"), reason="needs OpenSSL 3")
+def test_where_a_cut_is_to_be_ignored_it_is_not_taken_for_a_close_notify(
+    version: ssl.TLSVersion,
+) -> None:
+    with session(version, options=ssl.OP_IGNORE_UNEXPECTED_EOF) as (ours, peer):
+        send_fin(peer)
+        await_fin(ours)
+        result = graceful_close(ours)
+        assert (result.notified, result.peer_notified) == (True, None)
+        assert is_one_close_notify(read_raw(peer), version)
+
+
+def test_a_peer_that_talks_nonsense_after_our_close_notify_has_got_it(
+    version: ssl.TLSVersion,
+) -> None:
+    with session(version) as (ours, peer):
+        socket.socket.sendall(peer, b"GET / HTTP/1.1\r\n\r\n")
+        await_input(ours)
+        with meanwhile(read_tls_and_close, peer) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert received == [b""]
+        assert (result.notified, result.peer_notified) == (True, None)
+
+
+def test_tickets_that_our_client_never_read_reset_nobody() -> None:
+    with wrapped(ssl.TLSVersion.TLSv1_3, side="client") as (ours, peer):
+        shake_hands(Session(ours, peer))
+        await_input(ours)
+        with meanwhile(read_tls_and_close, peer) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert received == [b""]
+        assert result.outcome is CloseOutcome.PEER_CLOSED
+        assert result.notified
+
+
+def test_a_client_that_never_read_its_tickets_resets_when_it_closes() -> None:
+    with wrapped(ssl.TLSVersion.TLSv1_3) as (ours, peer):
+        shake_hands(Session(ours, peer))
+
+        def close_at_our_fin() -> None:
+            await_fin(peer)
+            peer.close()
+
+        with meanwhile(close_at_our_fin):
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, True)
+
+
+# --- no room for it --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_room_the_fin_goes_all_the_same_when_the_time_is_up(
+    version: ssl.TLSVersion, mode: float | None
+) -> None:
+    with session(version, peer_buffer=4096) as (ours, peer):
+        ours.settimeout(mode)
+        written = fill_raw(ours)
+        result = graceful_close(ours, timeout=0.05)
+        assert (result.outcome, result.notified) == (CloseOutcome.TIMED_OUT, False)
+        assert result.elapsed >= 0.05
+        assert len(read_raw(peer)) == written, "and then the FIN"
+        with pytest.raises(UncleanCloseError, match="close_notify not sent"):
+            result.check()
+
+
+def test_when_there_is_room_again_it_goes_out_once(
+    version: ssl.TLSVersion, family: str
+) -> None:
+    with session(version, family, peer_buffer=4096) as (ours, peer):
+        written = fill_raw(ours)
+        connection = ClosingConnection(ours, Terms(PATIENCE), monotonic())
+        machine = connection.machine
+        assert connection.carry_out(machine.start()) is WAIT_WRITABLE
+        with meanwhile(read_raw, peer) as received:
+            step = WAIT_WRITABLE
+            while step is WAIT_WRITABLE:
+                await_room(ours)
+                step = connection.carry_out(machine.woke(monotonic()))
+        assert is_one_close_notify(received[0][written:], version)
+        peer.close()
+        await_fin(ours)
+        assert connection.carry_out(machine.woke(monotonic())) is LET_GO
+        result = connection.let_go()
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
+
+
+def await_room(sock: socket.socket) -> None:
+    poller = select.poll()
+    poller.register(sock, select.POLLOUT)
+    assert poller.poll(PATIENCE * 1000)
+
+
+def test_a_wait_for_room_ends_with_the_room(version: ssl.TLSVersion) -> None:
+    with session(version, peer_buffer=4096) as (ours, peer):
+        written = fill_raw(ours)
+        with meanwhile(read_raw_and_close, peer) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert is_one_close_notify(received[0][written:], version)
+        assert result.check().notified
+        assert result.elapsed < PATIENCE / 2
+
+
+def test_a_peer_that_resets_while_we_wait_for_room(version: ssl.TLSVersion) -> None:
+    with session(version, peer_buffer=4096) as (ours, peer):
+        fill_raw(ours)
+        with meanwhile(reset, peer):
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, False)
+        assert result.error is not None
+        assert result.error.errno == errno.ECONNRESET
+
+
+@pytest.mark.parametrize("then", ["nothing", "a read that finds nothing", "a read"])
+def test_after_half_a_record_there_is_no_close_notify(
+    version: ssl.TLSVersion, family: str, side: str, then: str
+) -> None:
+    """OpenSSL would wait for the owner of the record, or claim that it has sent the alert."""
+    with session(version, family, side, peer_buffer=4096) as (ours, peer):
+        send_half_a_record(ours)
+        if then == "a read":
+            peer.sendall(b"more")
+            await_input(ours)
+            assert ours.recv(100) == b"more"
+        elif then == "a read that finds nothing":
+            with pytest.raises(ssl.SSLWantReadError):
+                ours.recv(1)
+        with meanwhile(read_raw_and_close, peer) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
+        assert not result.clean
+        # TCP has taken a part of the record; AF_UNIX takes all of it or nothing.
+        if family != "unix":
+            with pytest.raises(AssertionError, match="the last record is cut"):
+                records(received[0])
+        else:
+            assert records(received[0])[-1] == records(received[0])[0]
+
+
+# --- connections that are gone -----------------------------------------------------------------------
+
+
+def test_a_reset_that_nobody_has_read_yet(version: ssl.TLSVersion, side: str) -> None:
+    with session(version, side=side) as (ours, peer):
+        reset(peer)
+        await_reset(ours)
+        result = graceful_close(ours)
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, False)
+        assert result.error is not None
+        assert result.error.errno == errno.ECONNRESET
+
+
+def test_a_reset_after_the_peers_goodbye_is_a_reset(version: ssl.TLSVersion) -> None:
+    """Then Linux says EPIPE, and OpenSSL says that all is well."""
+    with session(version, peer_buffer=4096) as (ours, peer):
+        say_goodbye(peer)
+        send_fin(peer)
+        await_fin(ours)
+        assert ours.recv(1) == b""
+        fill_raw(ours)
+        reset(peer)
+        await_reset(ours)
+        result = graceful_close(ours)
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, False)
+        assert result.unacked
+
+
+def test_a_reset_that_the_caller_has_read_is_no_connection_any_more(
+    version: ssl.TLSVersion,
+) -> None:
+    with session(version) as (ours, peer):
+        reset(peer)
+        await_reset(ours)
+        with pytest.raises(OSError, match="EOF|reset"):  # some versions call it a cut
+            ours.recv(1)
+        result = graceful_close(ours)
+        assert (result.outcome, result.notified) == (CloseOutcome.NOT_CONNECTED, False)
+        assert not result.clean
+
+
+def test_a_unix_peer_that_is_gone_cannot_be_told(version: ssl.TLSVersion) -> None:
+    with session(version, "unix") as (ours, peer):
+        peer.close()
+        result = graceful_close(ours)
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
+        assert result.error is None
+
+
+def test_a_unix_peer_that_said_close_notify_and_is_gone_cannot_be_told(
+    version: ssl.TLSVersion,
+) -> None:
+    with session(version, "unix") as (ours, peer):
+        say_goodbye(peer)
+        peer.close()
+        assert ours.recv(1) == b""
+        result = graceful_close(ours)
+        assert result.outcome is CloseOutcome.PEER_CLOSED
+        assert (result.notified, result.peer_notified) == (False, True)
+
+
+def test_a_unix_peer_that_left_our_data_unread_is_a_reset(version: ssl.TLSVersion) -> None:
+    with session(version, "unix") as (ours, peer):
+        ours.sendall(b"never read")
+        peer.close()
+        result = graceful_close(ours)
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, False)
+
+
+def test_a_connection_that_another_holder_has_shut_still_waits_for_the_peer(
+    version: ssl.TLSVersion,
+) -> None:
+    with session(version) as (ours, peer):
+        with hold_too(ours) as holder:
+            holder.shutdown(socket.SHUT_WR)
+        with meanwhile(read_raw_and_close, peer):
+            result = graceful_close(ours, timeout=PATIENCE)
+        # NOT_CONNECTED if the peer is faster than the call.
+        assert result.outcome in (CloseOutcome.PEER_CLOSED, CloseOutcome.NOT_CONNECTED)
+        assert result.notified is False
+
+
+# --- every state a TLS socket can be in --------------------------------------------------------------
+
+
+def test_without_a_handshake_there_is_no_session_to_end(
+    version: ssl.TLSVersion, family: str, side: str
+) -> None:
+    with wrapped(version, family, side) as (ours, peer):
+        with meanwhile(read_raw_and_close, peer) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert received[0] == b""
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
+        assert result.clean
+
+
+def test_half_a_handshake_is_no_session(version: ssl.TLSVersion, family: str) -> None:
+    with wrapped(version, family, "client") as (ours, peer):
+        ours.setblocking(False)
+        with pytest.raises(ssl.SSLWantReadError):
+            ours.do_handshake()
+        with meanwhile(read_raw_and_close, peer) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert [kind for kind, _ in records(received[0])] == [22], "the hello, and no more"
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
+
+
+def test_a_handshake_that_failed_left_no_session(version: ssl.TLSVersion) -> None:
+    with wrapped(version) as (ours, peer):
+        socket.socket.sendall(peer, b"GET / HTTP/1.1\r\n\r\n")
+        with pytest.raises(ssl.SSLError, match="HTTP_REQUEST|WRONG_VERSION"):
+            ours.do_handshake()
+        with meanwhile(read_raw_and_close, peer):
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
+
+
+def test_a_session_that_an_error_has_ended_cannot_say_goodbye(
+    version: ssl.TLSVersion, family: str, side: str
+) -> None:
+    with session(version, family, side) as (ours, peer):
+        socket.socket.sendall(peer, bytes([APPLICATION_DATA, 3, 3, 0, 32]) + bytes(32))
+        with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC"):
+            ours.recv(1)
+        with meanwhile(read_raw_and_close, peer):
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
+        assert not result.clean
+
+
+def test_a_cut_that_the_caller_has_read_has_ended_the_session(
+    version: ssl.TLSVersion, side: str
+) -> None:
+    with session(version, side=side) as (ours, peer):
+        send_fin(peer)
+        with pytest.raises(ssl.SSLEOFError):
+            ours.recv(1)
+        result = graceful_close(ours)
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
+
+
+def test_a_session_that_the_caller_has_ended_is_over(version: ssl.TLSVersion) -> None:
+    with session(version) as (ours, peer):
+        say_goodbye(peer)
+        await_input(ours)
+        ours.unwrap()
+        with meanwhile(read_raw_and_close, peer) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert is_one_close_notify(received[0], version)
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
+
+
+def test_a_close_notify_that_the_caller_has_sent_is_not_sent_again(
+    version: ssl.TLSVersion, family: str, side: str
+) -> None:
+    with session(version, family, side) as (ours, peer):
+        say_goodbye(ours)
+        with meanwhile(read_raw_and_close, peer) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert is_one_close_notify(received[0], version)
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
+
+
+def test_an_unwrap_that_met_late_data_has_sent_its_close_notify(
+    version: ssl.TLSVersion,
+) -> None:
+    with session(version) as (ours, peer):
+        peer.sendall(b"late")
+        await_input(ours)
+        with pytest.raises(ssl.SSLError, match="APPLICATION_DATA_AFTER_CLOSE_NOTIFY"):
+            ours.unwrap()
+        with meanwhile(read_raw_and_close, peer) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert is_one_close_notify(received[0], version)
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
+
+
+def test_an_unwrap_that_met_half_a_record_has_sent_nothing(version: ssl.TLSVersion) -> None:
+    with session(version, peer_buffer=4096) as (ours, peer):
+        send_half_a_record(ours)
+        with pytest.raises(ssl.SSLWantWriteError):
+            ours.unwrap()
+        with meanwhile(read_raw_and_close, peer):
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
+
+
+def test_a_session_that_shutdown_has_dropped_is_over(version: ssl.TLSVersion) -> None:
+    with session(version) as (ours, peer):
+        ours.shutdown(socket.SHUT_WR)
+        with meanwhile(read_raw_and_close, peer):
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert result.outcome in (CloseOutcome.PEER_CLOSED, CloseOutcome.NOT_CONNECTED)
+        assert result.notified is None
+
+
+def test_a_closed_tls_socket_is_already_closed(version: ssl.TLSVersion) -> None:
+    with session(version) as (ours, _):
+        ours.close()
+        assert graceful_close(ours).outcome is CloseOutcome.ALREADY_CLOSED
+
+
+def test_a_tls_socket_that_never_connected_is_closed(version: ssl.TLSVersion) -> None:
+    ours = client_context(version).wrap_socket(socket.socket(), server_hostname=NAME)
+    result = graceful_close(ours)
+    assert (result.outcome, result.notified) == (CloseOutcome.NOT_CONNECTED, None)
+    assert ours.fileno() == -1
+
+
+def test_a_listening_tls_socket_is_closed(
+    version: ssl.TLSVersion, listener: socket.socket
+) -> None:
+    ours = server_context(version).wrap_socket(listener, server_side=True)
+    result = graceful_close(ours)
+    assert (result.outcome, result.notified) == (CloseOutcome.NOT_CONNECTED, None)
+    assert ours.fileno() == -1
+
+
+def test_a_tls_socket_made_from_another_is_the_only_one(version: ssl.TLSVersion) -> None:
+    """The ssl module has no TLS within TLS: the new one takes the connection itself."""
+    with session(version) as (outer, peer):
+        inner = server_context(version).wrap_socket(
+            outer, server_side=True, do_handshake_on_connect=False
+        )
+        assert graceful_close(outer).outcome is CloseOutcome.ALREADY_CLOSED
+        with meanwhile(read_raw_and_close, peer) as received:
+            result = graceful_close(inner, timeout=PATIENCE)
+        assert received[0] == b""
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
+
+
+def test_what_a_subclass_made_of_unwrap_is_not_called(version: ssl.TLSVersion) -> None:
+    class Own(ssl.SSLSocket):
+        def unwrap(self) -> socket.socket:
+            raise NotImplementedError
+
+    context = server_context(version)
+    context.sslsocket_class = Own
+    with connect("tcp4") as (raw, raw_peer):
+        ours = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+        peer = client_context(version).wrap_socket(
+            raw_peer, server_hostname=NAME, do_handshake_on_connect=False
+        )
+        with ours, peer:
+            assert isinstance(ours, Own)
+            shake_hands(Session(ours, peer))
+            with meanwhile(read_tls_and_close, peer) as received:
+                assert graceful_close(ours, timeout=PATIENCE).notified
+            assert received == [b""]
+
+
+# --- the other calls ----------------------------------------------------------------------------------
+
+
+def test_a_timed_linger_is_over_when_the_close_notify_is_acknowledged(
+    version: ssl.TLSVersion, side: str
+) -> None:
+    with session(version, side=side) as (ours, peer):
+        ours.sendall(b"reply")
+        result = timed_linger_close(ours, PATIENCE)
+        assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
+        assert result.notified
+        assert read_tls(peer) == b"reply"
+
+
+def test_an_abort_says_nothing_before_the_reset(
+    version: ssl.TLSVersion, family: str, side: str
+) -> None:
+    with session(version, family, side) as (ours, peer):
+        result = abortive_close(ours)
+        assert (result.outcome, result.notified) == (CloseOutcome.ABORTED, None)
+        assert ours.fileno() == -1
+        if family == "unix":  # knows no reset, but would keep what was said before
+            assert read_raw(peer) == b""
+        else:
+            with pytest.raises(ConnectionResetError):
+                read_raw(peer)
+
+
+def test_a_body_that_ends_is_committed(version: ssl.TLSVersion) -> None:
+    with session(version) as (ours, peer):
+        with meanwhile(read_tls_and_close, peer) as received:
+            with closing(ours, timeout=PATIENCE) as sock:
+                sock.sendall(b"whole")
+        assert received == [b"whole"]
+
+
+def test_a_body_that_raises_is_rolled_back(version: ssl.TLSVersion) -> None:
+    with session(version) as (ours, peer):
+        with suppress(ZeroDivisionError), closing(ours) as sock:
+            sock.sendall(b"half")
+            raise ZeroDivisionError
+        with pytest.raises(ConnectionResetError):
+            read_raw(peer)
+
+
+# --- what is left when all is over ---------------------------------------------------------------------
+
+
+def close_gracefully(sock: socket.socket) -> CloseResult:
+    return graceful_close(sock, timeout=0)
+
+
+@pytest.mark.parametrize("close", [close_gracefully, abortive_close])
+def test_a_closed_tls_socket_does_not_touch_who_has_its_number_now(
+    version: ssl.TLSVersion, close: Callable[[socket.socket], CloseResult]
+) -> None:
+    """OpenSSL remembers the descriptor's number."""
+    stranger, other_end = socket.socketpair()
+    with stranger, other_end, session(version) as (ours, _):
+        number = ours.fileno()
+        file = ours.makefile("rb")
+        close(ours)
+        os.dup2(stranger.fileno(), number)
+        try:
+            other_end.sendall(b"private")
+            for use in (lambda: ours.send(b"x"), lambda: ours.recv(1), lambda: file.read(1)):
+                with pytest.raises((OSError, ValueError)):
+                    use()
+        finally:
+            os.close(number)
+        file.close()
+        assert stranger.recv(100) == b"private"
+        stranger.close()
+        assert other_end.recv(100) == b""
+
+
+# --- what comes from inside ----------------------------------------------------------------------------
+
+
+class Stop(BaseException):
+    """Stands for KeyboardInterrupt: pytest would take the real one for its own."""
+
+
+def test_an_exception_from_a_signal_closes_at_once_and_goes_on(version: ssl.TLSVersion) -> None:
+    def stop(*_: object) -> None:
+        raise Stop
+
+    with session(version, peer_buffer=4096) as (ours, peer):
+        written = fill_raw(ours)
+        before = signal.signal(signal.SIGALRM, stop)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(Stop):
+                graceful_close(ours, timeout=PATIENCE)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert ours.fileno() == -1
+        assert len(read_raw(peer)) == written, "it was still waiting for room"
+
+
+@pytest.mark.parametrize(
+    "close",
+    [partial(close_on, Terms(0)), abort_on],
+    ids=["graceful", "abort"],
+)
+def test_a_signal_before_or_after_any_call_leaves_the_socket_closed(
+    close: Callable[[socket.socket], object],
+) -> None:
+    """Raise once at each moment at which the interpreter could run a signal handler."""
+    package = str(Path(graceful_close_package.__file__).parent)
+    moment = to_go = 0
+
+    def raise_when_it_comes(frame: FrameType, event: str, _: object) -> None:
+        nonlocal to_go
+        if event != "return" and frame.f_code.co_filename.startswith(package):
+            to_go -= 1
+            if to_go == 0:
+                raise Stop
+
+    interrupted = True
+    while interrupted:
+        moment += 1
+        to_go = moment + 1  # the first is the entry of the call: nothing has begun then
+        with session(ssl.TLSVersion.TLSv1_3) as (ours, _):
+            sys.setprofile(raise_when_it_comes)
+            try:
+                close(ours)
+                interrupted = False
+            except Stop:
+                pass
+            finally:
+                sys.setprofile(None)
+            assert ours.fileno() == -1, f"at moment {moment}"
+    assert moment > 10
+
+
+# --- what speaks TLS, and what does not -----------------------------------------------------------------
+
+
+def test_tls_without_a_socket_is_refused(version: ssl.TLSVersion) -> None:
+    held: Any = client_context(version).wrap_bio(
+        ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=NAME
+    )
+    with pytest.raises(TypeError, match="a socket is needed"):
+        graceful_close(held)
+
+
+GEVENT = """
+import gevent.monkey
+{patch}
+import gevent, socket, ssl, sys
+from certificates import NAME, client_context, server_context
+from graceful_close import CloseOutcome, abortive_close, graceful_close
+{patch_late}
+import gevent.ssl
+V = ssl.TLSVersion.{version}
+assert ssl.SSLSocket is gevent.ssl.SSLSocket
+
+def session():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname())
+        ours = listener.accept()[0]
+    ours = server_context(V).wrap_socket(ours, server_side=True, do_handshake_on_connect=False)
+    shaking = gevent.spawn(ours.do_handshake)
+    peer = client_context(V).wrap_socket(peer, server_hostname=NAME, suppress_ragged_eofs=False)
+    shaking.get()
+    peer.sendall(b"hello")
+    assert ours.recv(100) == b"hello"
+    ours.sendall(b"hello")
+    assert peer.recv(100) == b"hello"
+    return ours, peer
+
+turns = 0
+def others():
+    global turns
+    while True:
+        turns += 1
+        gevent.sleep(0.01)
+gevent.spawn(others)
+
+ours, peer = session()
+ours.sendall(b"reply")
+peer.sendall(b"unread")
+def read():
+    assert peer.recv(100) == b"reply" and peer.recv(1) == b""
+    peer.close()
+reader = gevent.spawn(read)
+result = graceful_close(ours, timeout=10)
+assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True), result
+assert ours.fileno() == -1
+reader.get()
+
+ours, peer = session()
+before = turns
+result = graceful_close(ours, timeout=0.2)
+assert (result.outcome, result.notified) == (CloseOutcome.TIMED_OUT, True), result
+assert turns > before + 3, "the wait must let other greenlets run"
+peer.close()
+
+ours, peer = session()
+socket.socket.shutdown(peer, socket.SHUT_WR)  # a cut
+gevent.sleep(0)
+result = graceful_close(ours, timeout=10)
+assert result.peer_notified in (None, False), "gevent takes it for a close_notify"
+peer.close()
+
+ours, peer = session()
+abortive_close(ours)
+try:
+    socket.socket.recv(peer, 1)
+except ConnectionResetError:
+    print("all well")
+peer.close()
+"""
+
+
+@pytest.mark.parametrize("when", ["before the import", "after it"])
+def test_under_gevent_it_is_the_same(version: ssl.TLSVersion, when: str) -> None:
+    pytest.importorskip("gevent", reason="needs gevent", exc_type=ImportError)
+    patch = "gevent.monkey.patch_all()"
+    early = when == "before the import"
+    program = GEVENT.replace("{patch}", patch if early else "")
+    program = program.replace("{patch_late}", "" if early else patch)
+    program = program.replace("{version}", version.name)
+    ran = run_here(program)
+    assert ran.stdout == "all well\n", ran.stderr
+
+
+def run_here(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
