@@ -361,7 +361,8 @@ def test_an_error_that_no_network_makes_is_raised() -> None:
 def test_tls_says_goodbye_before_the_fin() -> None:
     machine = Teardown(terms(), 0.0, LINUX, tls=True)
     assert machine.start() is Step.SEND_CLOSE_NOTIFY
-    assert machine.notify_would_block(0.0) is Step.WAIT_WRITABLE
+    assert machine.notify_would_block(0.0) is Step.DRAIN
+    assert machine.would_block(0.0) is Step.WAIT_EITHER
     assert machine.wake_at == 5.0
     assert machine.woke(1.0) is Step.SEND_CLOSE_NOTIFY
     assert machine.notified(True, peers=False) is Step.SHUT_WR
@@ -414,6 +415,23 @@ def test_a_fin_that_came_just_in_time_is_seen_when_the_driver_can_wait_no_longer
 def test_a_driver_of_many_reads_first_where_a_count_is_needed(options: Any) -> None:
     machine = Teardown(terms(**options), 0.0, LINUX, one_of_many=True)
     assert machine.shut(0.0) is Step.DRAIN
+
+
+def test_a_close_notify_that_waits_for_room_lets_the_peer_finish_meanwhile() -> None:
+    machine = Teardown(terms(), 0.0, LINUX, tls=True)
+    machine.start()
+    machine.notify_would_block(0.0)
+    assert machine.received(70_000, 0.0) is Step.WAIT_EITHER
+    assert machine.woke(0.5) is Step.SEND_CLOSE_NOTIFY
+    assert machine.notify_would_block(0.5) is Step.DRAIN
+    assert machine.received(0, 0.5) is Step.WAIT_WRITABLE  # and not for input, which would spin
+    assert machine.woke(1.0) is Step.SEND_CLOSE_NOTIFY
+    assert machine.notified(True) is Step.SHUT_WR
+    assert machine.shut(1.0) is Step.PROBE
+    assert machine.probed(0, 1.0) is Step.LET_GO
+    result = machine.released(1.0)
+    assert result.outcome is PEER_CLOSED
+    assert result.drained == 70_000
 
 
 @pytest.mark.parametrize("moment", ["at the wait", "at the write"])
@@ -528,7 +546,8 @@ class World:
         if step is not Step.WAIT_WRITABLE:
             assert wake_at <= self.life + self.terms.idle_timeout
         if self.fin_came:
-            assert step is not Step.WAIT_READABLE, "readable for good: this would spin"
+            spins = {Step.WAIT_READABLE, Step.WAIT_EITHER}
+            assert step not in spins, "readable for good: this would spin"
         # Early, for nothing or for something, or at the end of the time.
         if self.early_wakes and self.draw(st.booleans()):
             self.early_wakes -= 1
@@ -607,7 +626,7 @@ def tell(machine: Teardown, event: str, now: float, data: st.DataObject) -> Step
             return machine.cannot_watch(now)
 
 
-WAITS = {Step.WAIT_READABLE, Step.WAIT_WRITABLE, Step.WAIT_ACK, Step.PAUSE}
+WAITS = {Step.WAIT_READABLE, Step.WAIT_WRITABLE, Step.WAIT_EITHER, Step.WAIT_ACK, Step.PAUSE}
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -33,7 +33,7 @@ from graceful_close import (
 )
 from graceful_close._connection import Connection as ClosingConnection
 from graceful_close._sync import abort_on, close_on
-from graceful_close._teardown import LET_GO, WAIT_WRITABLE, Terms
+from graceful_close._teardown import LET_GO, WAIT_EITHER, Terms
 from streams import (
     PATIENCE,
     await_fin,
@@ -451,10 +451,10 @@ def test_when_there_is_room_again_it_goes_out_once(
         written = fill_raw(ours)
         connection = ClosingConnection(ours, Terms(PATIENCE), monotonic())
         machine = connection.machine
-        assert connection.carry_out(machine.start()) is WAIT_WRITABLE
+        assert connection.carry_out(machine.start()) is WAIT_EITHER
         with meanwhile(read_raw, peer) as received:
-            step = WAIT_WRITABLE
-            while step is WAIT_WRITABLE:
+            step = WAIT_EITHER
+            while step is WAIT_EITHER:
                 await_room(ours)
                 step = connection.carry_out(machine.woke(monotonic()))
         assert is_one_close_notify(received[0][written:], version)
@@ -479,6 +479,24 @@ def test_a_wait_for_room_ends_with_the_room(version: ssl.TLSVersion) -> None:
         assert is_one_close_notify(received[0][written:], version)
         assert result.check().notified
         assert result.elapsed < PATIENCE / 2
+
+
+def test_a_peer_that_sends_all_before_it_reads_makes_room_in_the_end(
+    version: ssl.TLSVersion,
+) -> None:
+    with session(version, peer_buffer=4096) as (ours, peer):
+        written = fill_raw(ours)
+
+        def upload_then_read() -> bytes:
+            peer.settimeout(PATIENCE)
+            socket.socket.sendall(peer, bytes(20_000_000))
+            return read_raw_and_close(peer)
+
+        with meanwhile(upload_then_read) as received:
+            result = graceful_close(ours, timeout=PATIENCE)
+        assert is_one_close_notify(received[0][written:], version)
+        assert result.outcome is CloseOutcome.PEER_CLOSED
+        assert result.notified
 
 
 def test_a_peer_that_resets_while_we_wait_for_room(version: ssl.TLSVersion) -> None:

@@ -16,7 +16,7 @@ from ._linger import LingerPolicy
 from ._platform import Meaning, disconnect, meaning
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
-from ._teardown import LET_GO, PAUSE, WAIT_ACK, WAIT_READABLE, WAIT_WRITABLE, Terms
+from ._teardown import LET_GO, PAUSE, WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE, Terms
 from ._tls import forget_session
 
 TYPE_CHECKING = False
@@ -211,8 +211,8 @@ def _drive(connection: Connection) -> None:
                     sleeper.until_readable(machine.wake_at)
                 elif step is WAIT_ACK:
                     readable = sleeper.until_anything(machine.wake_at)
-                elif step is WAIT_WRITABLE:
-                    sleeper.until_writable(machine.wake_at)
+                elif step is WAIT_WRITABLE or step is WAIT_EITHER:
+                    sleeper.until_room(machine.wake_at, or_input=step is WAIT_EITHER)
                 elif step is PAUSE:
                     time.sleep(_left(machine.wake_at))
                 else:
@@ -242,8 +242,9 @@ class _Sleeper:
             self._readable = _sleep_on(self._sock, selectors.EVENT_READ)
         self._readable(_left(wake_at))
 
-    def until_writable(self, wake_at: float) -> None:
-        _sleep_on(self._sock, selectors.EVENT_WRITE)(_left(wake_at))
+    def until_room(self, wake_at: float, *, or_input: bool) -> None:
+        events = selectors.EVENT_WRITE | (selectors.EVENT_READ if or_input else 0)
+        _sleep_on(self._sock, events)(_left(wake_at))
 
     def until_anything(self, wake_at: float) -> bool:
         if self._watch is None:
@@ -255,21 +256,21 @@ class _Sleeper:
             self._watch.close()
 
 
-def _sleep_on(sock: socket.socket, event: int) -> Callable[[float], object]:
+def _sleep_on(sock: socket.socket, events: int) -> Callable[[float], object]:
     """What waits for so many seconds until there is input, or room for output."""
     number = open_descriptor(sock)
     # Looked up late, because gevent and eventlet replace them; and no select(), which ends at
     # descriptor 1023. Windows has no poll().
     if sys.platform != "win32" and hasattr(select, "poll"):
         poller = select.poll()
-        poller.register(
-            number, select.POLLIN if event == selectors.EVENT_READ else select.POLLOUT
-        )
+        readable = select.POLLIN if events & selectors.EVENT_READ else 0
+        writable = select.POLLOUT if events & selectors.EVENT_WRITE else 0
+        poller.register(number, readable | writable)
         return lambda seconds: poller.poll(seconds * 1000)
 
     def select_once(seconds: float) -> None:
         with selectors.DefaultSelector() as selector:
-            selector.register(number, event)
+            selector.register(number, events)
             selector.select(seconds)
 
     return select_once

@@ -60,6 +60,9 @@ class Step(enum.Enum):
     WAIT_WRITABLE = enum.auto()
     """Wait until output is possible, or until `wake_at`. Report woke()."""
 
+    WAIT_EITHER = enum.auto()
+    """Wait until there is input, or output is possible, or until `wake_at`. Report woke()."""
+
     WAIT_ACK = enum.auto()
     """Wait until anything at all changes, input or acknowledgement, or until `wake_at`.
     Report woke(), or cannot_watch() if the system has no such watch to spare."""
@@ -122,6 +125,7 @@ PROBE = Step.PROBE
 READ_ERROR = Step.READ_ERROR
 WAIT_READABLE = Step.WAIT_READABLE
 WAIT_WRITABLE = Step.WAIT_WRITABLE
+WAIT_EITHER = Step.WAIT_EITHER
 WAIT_ACK = Step.WAIT_ACK
 PAUSE = Step.PAUSE
 LET_GO = Step.LET_GO
@@ -256,8 +260,8 @@ class Teardown:
         # sees it without a close_notify knows that the stream was cut (RFC 8446, section 6.1).
         if self._outcome or now >= self.wake_at:
             return self.notified(False)
-        self.wake_at = min(self._deadline, self._idle_at)
-        return WAIT_WRITABLE
+        # A peer that sends all before it reads makes no room as long as nobody reads.
+        return self._wait_for_room() if self._peer_fin else DRAIN
 
     def shut(self, now: float, error: OSError | None = None) -> Step:
         """shutdown(SHUT_WR) was called."""
@@ -271,6 +275,8 @@ class Teardown:
             self._error = error.with_traceback(None)
         else:
             return self.failed(error, now)
+        if self._peer_fin:
+            return self._after_the_peers_fin()
         # An idle time begins with a count, and that comes after a first read.
         counts = self._sight.acks and self._terms.idle_timeout < math.inf
         patient = self._one_of_many and now < self.wake_at
@@ -284,9 +290,7 @@ class Teardown:
             return self._conclude()
         if count == 0:
             self._peer_fin = True
-            if not self._fin_sent:
-                return READ_ERROR  # shutdown() found no connection: what ended it?
-            return PROBE if self._sight.acks else self._conclude(PEER_CLOSED)
+            return self._wait_for_room() if self._notifying else self._after_the_peers_fin()
         self._it_lives()
         self._drained += count
         self._idle_at = now + self._terms.idle_timeout
@@ -295,6 +299,8 @@ class Teardown:
             if self._drained > limit:
                 return self._look_and_conclude(DRAIN_LIMIT)
             self.allowance = limit - self._drained + 1
+        if self._notifying:
+            return self._wait_for_room()
         if now >= self._deadline:
             return self._look_and_conclude(TIMED_OUT)
         # WAIT_ACK sleeps on an edge: nothing may be left unread before it.
@@ -304,6 +310,8 @@ class Teardown:
         """DRAIN found nothing to read for now."""
         if self._outcome:
             return self._conclude()
+        if self._notifying:
+            return self._wait_for_room()
         self._it_lives()
         sight, terms = self._sight, self._terms
         if sight.acks:
@@ -410,9 +418,20 @@ class Teardown:
 
     def _it_lives(self) -> None:
         """There is a connection, whatever shutdown() said: an earlier FIN is ours."""
-        if not self._fin_sent:
+        if not (self._fin_sent or self._notifying):
             self._fin_sent = True
             self._error = None
+
+    def _after_the_peers_fin(self) -> Step:
+        if not self._fin_sent:
+            return READ_ERROR  # shutdown() found no connection: what ended it?
+        return PROBE if self._sight.acks else self._conclude(PEER_CLOSED)
+
+    def _wait_for_room(self) -> Step:
+        """Wait until the close_notify can go out."""
+        self.wake_at = min(self._deadline, self._idle_at)
+        # After the peer's FIN the socket is readable for good: waiting for input would spin.
+        return WAIT_WRITABLE if self._peer_fin else WAIT_EITHER
 
     def _follows_acks(self) -> bool:
         """Whether the next wait is to end with an acknowledgement, too."""
