@@ -15,9 +15,17 @@ from ._teardown import ALREADY_CLOSED, LET_GO, PAUSE, WAIT_ACK, WAIT_READABLE, W
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Protocol
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+    from typing import Generic, Protocol, TypeVar
 
+    from ._loop import Said
     from ._teardown import Terms
+
+    S = TypeVar("S")
+
+    class _Of(Generic[S]):
+        """What `Closing` is of."""
 
     class Wait(Protocol):
         """How an event loop waits. Each ends by itself after `seconds`, and is cancellable."""
@@ -33,28 +41,60 @@ if TYPE_CHECKING:
         async def pause(self, seconds: float) -> None:
             """Until the time is over; 0: let others run."""
             ...
+else:
+
+    class _Of:
+        # The typing module is slow to import.
+        def __class_getitem__(cls, _: object) -> type:
+            return cls
 
 
 # Where no descriptor is left to wait on for all (EMFILE), look so often. Arbitrary: a fiftieth of
 # a second more for a close, against some percent of a processor.
-_LOOK_EVERY = 0.02
+LOOK_EVERY = 0.02
 
 # How many connections are begun before others run. Arbitrary: a millisecond of work.
-_BATCH = 64
+BATCH = 64
 
 
-async def close_on(terms: Terms, sock: socket.socket, wait: Wait) -> CloseResult:
+async def close_on(
+    terms: Terms,
+    sock: socket.socket,
+    wait: Wait,
+    since: float | None = None,
+    said: Said = None,
+    *,
+    fin_sent: bool = False,
+) -> CloseResult:
     """`graceful_close` in an event loop, with everything checked.
 
     A cancellation closes at once, without lingering, and goes on.
+
+    Args:
+        terms: What the caller asked for.
+        sock: What to close.
+        wait: How to wait.
+        since: From when the deadlines count; None: from now.
+        said: What became of the close_notify, if the framework speaks TLS and not the socket.
+        fin_sent: shutdown(SHUT_WR) was called already. Once the peer's FIN is there too, a
+            second call says ENOTCONN.
     """
     watch: AckWatch | None = None
     try:
         if sock.fileno() == -1:
             return CloseResult(ALREADY_CLOSED, 0.0, 0, None, None)
-        connection = Connection(sock, terms, monotonic(), one_of_many=True)
+        since = monotonic() if since is None else since
+        connection = Connection(sock, terms, since, one_of_many=True)
         machine = connection.machine
-        step = machine.start()
+        if fin_sent:
+            step = machine.shut(monotonic())
+        elif said is None:
+            step = machine.start()
+        elif isinstance(said, OSError):
+            machine.notified(False)
+            step = machine.failed(said, monotonic())
+        else:
+            step = machine.notified(*said)
         while True:
             step = connection.carry_out(step)
             if step is LET_GO:
@@ -96,17 +136,69 @@ async def close_all_on(
     """`close_all` in an event loop, with everything checked."""
     with Crowd(terms, socks) as crowd:
         for index, _ in enumerate(crowd.begin()):
-            if index % _BATCH == _BATCH - 1:
+            if index % BATCH == BATCH - 1:
                 await wait.pause(0)
-        loop = crowd.loop
-        while loop:
-            left = max(0.0, loop.wake_at - monotonic())
-            descriptor = loop.fileno()
-            if left == 0:
-                await wait.pause(0)
-            elif descriptor == -1:
-                await wait.pause(min(left, _LOOK_EVERY))
-            else:
-                await wait.readable(descriptor, left)
-            loop.turn(0)
+        while crowd.loop:
+            await wait_on(crowd.loop.fileno(), crowd.loop.wake_at, wait)
+            crowd.loop.turn(0)
         return crowd.results()
+
+
+async def wait_on(selector: int, wake_at: float, wait: Wait) -> None:
+    """Wait for many: until a selector has something to tell, or until `wake_at`.
+
+    Args:
+        selector: Its descriptor, or -1 if it has none and must be asked.
+        wake_at: A reading of time.monotonic().
+        wait: How to wait.
+    """
+    left = max(0.0, wake_at - monotonic())
+    if left == 0:
+        await wait.pause(0)
+    elif selector == -1:
+        await wait.pause(min(left, LOOK_EVERY))
+    else:
+        await wait.readable(selector, left)
+
+
+class Closing(_Of["S"]):
+    """What an event loop's `closing` is made of.
+
+    Args:
+        stream: What the body gets.
+        commit: Closes it gracefully.
+        roll_back: Closes it with a reset.
+
+    Attributes:
+        result: How the connection ended; None until the block is left.
+    """
+
+    result: CloseResult | None
+
+    def __init__(
+        self,
+        stream: S,
+        commit: Callable[[], Awaitable[CloseResult]],
+        roll_back: Callable[[], Awaitable[CloseResult]],
+    ) -> None:
+        self._stream = stream
+        self._commit = commit
+        self._roll_back = roll_back
+        self.result = None
+
+    async def __aenter__(self) -> S:
+        return self._stream
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.result = await self._commit()
+            return
+        try:
+            self.result = await self._roll_back()
+        except OSError:
+            pass  # no descriptor was left (EMFILE); what the body raised matters more

@@ -5,103 +5,130 @@ from __future__ import annotations
 import _socket
 import atexit
 import math
+import os
 import socket
+import sys
 import threading
+import weakref
 from collections import deque
+from functools import partial
 from time import monotonic
 
 from ._checks import is_native
 from ._linger import LingerPolicy
 from ._loop import CloseLoop
+from ._platform import meaning
 from ._release import let_go, release
 from ._result import CloseOutcome, CloseResult
 from ._teardown import TIMED_OUT
-from ._tls import send_close_notify, speaks_tls
+from ._tls import forget_session, send_close_notify, speaks_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Future
-    from typing import Final
+    from typing import Any, ClassVar, Final
 
-    from ._loop import Closing
+    from ._loop import Closing, Said
+    from ._selector import Events
     from ._teardown import Terms
 
-    Said = tuple[bool | None, bool | None] | None
-
-# How much longer than its connections the thread may take, for callbacks of the caller's.
+# How much longer than its connections the thread may take, for callbacks of the caller's; and
+# how long to wait for a lock that is held for some milliseconds at most.
 _GRACE = 1.0
 
 
 class Orders:
-    """What a Reaper was asked for, and what has become of it.
+    """What a Reaper was asked for, what has become of it, and the locks around that.
+
+    Both locks are reentrant, because a signal handler or a finalizer may come in between, and
+    want the same. Nobody waits for one while holding the other.
 
     Attributes:
         terms: For each connection.
         max_sockets: How many may be in flight.
         on_overflow: How the oldest parts when there are more.
+        taken: How many connections it has taken over.
+        ended: How many of them have ended, or failed.
         counts: How many have ended in which way.
         overflowed: How many had to make room.
+        lock: Held for the few lines that hand something from one thread to another.
+        work: Held by the thread while it touches sockets, and by whoever must not meet it then.
     """
-
-    __slots__ = ("counts", "max_sockets", "on_overflow", "overflowed", "terms")
 
     def __init__(self, terms: Terms, max_sockets: int, on_overflow: LingerPolicy) -> None:
         self.terms: Final = terms
         self.max_sockets: Final = max_sockets
         self.on_overflow: Final = on_overflow
+        self.begin_anew()
+        _ORDERS[id(self)] = self
+
+    def begin_anew(self) -> None:
+        """Nothing has happened yet, and nobody holds a lock."""
+        self.taken = self.ended = 0
         self.counts = dict.fromkeys(CloseOutcome, 0)
         self.overflowed = 0
+        self.lock = threading.RLock()
+        self.work = threading.RLock()
 
-    def tell(self, future: Future[CloseResult], result: CloseResult) -> None:
-        """A connection has ended."""
-        self.counts[result.outcome] += 1
-        future.set_result(result)
+
+_ORDERS: weakref.WeakValueDictionary[int, Orders] = weakref.WeakValueDictionary()
+
+
+def _all_orders() -> list[Orders]:
+    # Not values(), which another thread may disturb.
+    return [orders for ref in _ORDERS.valuerefs() if (orders := ref()) is not None]
 
 
 class Handed:
     """A connection that is the Reaper's, and that nobody has begun to close yet."""
 
-    __slots__ = ("future", "said", "since", "sock")
+    __slots__ = ("_held", "future", "said", "since")
 
-    def __init__(
-        self, sock: socket.socket, said: Said, since: float, future: Future[CloseResult]
-    ) -> None:
-        self.sock: Final = sock
-        self.said: Final = said
-        self.since: Final = since
+    def __init__(self, future: Future[CloseResult]) -> None:
         self.future: Final = future
+        self.since: Final = monotonic()
+        self.said: Said = None
+        self._held: list[Any] = []
 
+    @property
+    def sock(self) -> socket.socket:
+        """The object that has the descriptor now."""
+        held: socket.socket = self._held[0]
+        return held
 
-def take_over(sock: socket.socket, future: Future[CloseResult]) -> Handed | None:
-    """Move the descriptor to an object of our own. None: it was closed already."""
-    since = monotonic()
-    said: Said = None
-    if speaks_tls(sock) and sock.fileno() != -1:
-        # The TLS session stays with the caller's object, so its goodbye is said first.
+    def take(self, sock: socket.socket) -> bool:
+        """Move the descriptor to an object of our own. False: it was closed already."""
+        if sock.fileno() == -1:
+            return False
+        if speaks_tls(sock):
+            # The TLS session stays with the caller's object, so its goodbye is said first.
+            try:
+                self.said = send_close_notify(sock)
+            except BlockingIOError:
+                self._held.append(sock)
+                return True
+            except OSError as error:
+                if meaning(error) is None:
+                    raise
+                self.said = error
+        detach = _socket.socket.detach if is_native(sock) else type(sock).detach
+        adopt = partial(_socket.socket, sock.family, sock.type, sock.proto)
         try:
-            said = send_close_notify(sock)
-        except BlockingIOError:
-            return Handed(sock, None, since, future)
-    family, kind, proto = sock.family, sock.type, sock.proto
-    number = _socket.socket.detach(sock) if is_native(sock) else sock.detach()
-    if number == -1:
-        return None
-    try:
-        return Handed(socket.socket(family, kind, proto, number), said, since, future)
-    except BaseException:
-        socket.close(number)
-        raise
+            # In one call, because a signal's exception between two would lose the descriptor.
+            self._held.extend(map(adopt, map(detach, (sock,))))
+        except (OSError, ValueError):
+            return False  # EBADF, or the number is -1: another thread closed it
+        sock.detach()  # finds nothing, but lets the object know that it is closed
+        forget_session(sock)
+        return True
 
-
-_RUNNING: set[Crew] = set()
-
-
-def _end_all() -> None:
-    """At the exit of the interpreter: all of them together, each within its time."""
-    for crew in list(_RUNNING):
-        crew.end(crew.patience)
-    for crew in list(_RUNNING):
-        crew.join(crew.patience)
+    def let_go(self, parting: LingerPolicy) -> OSError | None:
+        """Close it at once."""
+        complaint: OSError | None = None
+        for sock in self._held:
+            complaint = let_go(sock, parting)
+            forget_session(sock)
+        return complaint
 
 
 class Crew:
@@ -109,160 +136,300 @@ class Crew:
 
     Args:
         orders: What to do.
-        lock: Held by whoever calls `hand`, and by the thread when it fails.
 
     Attributes:
         patience: The seconds that each connection has.
-        over: It takes no more: it was told to end and has, or failed by a bug.
-
-    Raises:
-        OSError: No descriptor is left for it (EMFILE, ENFILE).
-        RuntimeError: No thread is to be had, at the exit of the interpreter for example.
+        running: All that have a thread.
+        exiting: The interpreter is; no thread can be had any more.
+        over: It takes no more: not begun yet, or told to end and has, or failed by a bug.
     """
 
-    def __init__(self, orders: Orders, lock: threading.RLock) -> None:
-        self.over = False
+    running: ClassVar[set[Crew]] = set()
+    exiting: ClassVar[bool] = False
+
+    def __init__(self, orders: Orders) -> None:
+        self.over = True
         self.patience: Final = orders.terms.timeout
         self._orders = orders
-        self._lock = lock
         self._end_at = math.inf  # finite: when the last connection is to be let go
         self._intake: deque[Handed] = deque()
-        self._in_hand: Handed | None = None  # between the intake and the loop
+        self._in_hand: deque[Handed] = deque()  # between the intake and the loop
+        self._ended: list[tuple[Future[CloseResult], CloseResult | BaseException]] = []
+        self._hurried = 0  # to make room
+        self._all_closed = threading.Event()
+        self._loop = CloseLoop(self._note)
+        self._pair: tuple[socket.socket, ...] = ()  # a byte for the first wakes the thread
         self._waking = False
-        self._loop = CloseLoop(self._ended)
+        self._making_room = False
+        # A daemon: see `Reaper`.
+        self._thread = threading.Thread(
+            target=self._run, name="graceful-close reaper", daemon=True
+        )
+
+    # --- from other threads; the first three by whoever holds `lock` -------------------------
+
+    def begin(self) -> None:
+        """Start the thread, which does nothing before `lock` is free.
+
+        Raises:
+            OSError: No descriptor is left for it (EMFILE, ENFILE).
+            RuntimeError: No thread is to be had, at the exit of the interpreter for example.
+        """
+        if Crew.exiting:
+            raise RuntimeError("the interpreter is exiting")
         try:
-            self._waker, self._wakened = socket.socketpair()
-        except BaseException:
-            self._loop.close()
-            raise
-        try:
-            self._waker.setblocking(False)
-            self._wakened.setblocking(False)
-            self._loop.wake_for(self._wakened.fileno())
-            # A daemon: see `Reaper`.
-            self._thread = threading.Thread(
-                target=self._run, name="graceful-close reaper", daemon=True
-            )
-            if not _RUNNING:
-                atexit.unregister(_end_all)
-                atexit.register(_end_all)
-            _RUNNING.add(self)
+            self._pair = socket.socketpair()
+            for sock in self._pair:
+                sock.setblocking(False)
+            self._loop.wake_for(self._pair[1].fileno())
+            Crew.running.add(self)
             self._thread.start()
         except BaseException:
-            self._put_away()
+            self._put_away()  # if the thread did start, it will see that this is `over`
             raise
+        self.over = False
 
-    def __len__(self) -> int:
-        """How many connections are in flight."""
-        return len(self._intake) + len(self._loop)
-
-    # --- from other threads ------------------------------------------------------------------
-
-    def hand(self, handed: Handed) -> Handed | None:
-        """Take a connection over; if too many wait for the thread, give back the first."""
+    def hand(self, handed: Handed) -> None:
+        """Take a connection over; if too many wait for the thread, let go of the first."""
         self._intake.append(handed)
-        self._wake()
-        too_many = len(self._intake) > self._orders.max_sockets
-        return self._intake.popleft() if too_many else None
+        if not self._waking:
+            self._wake()
+            self._waking = True
+        if self._making_room:
+            return  # this is a signal handler that came in between, and will be counted there
+        self._making_room = True
+        try:
+            while len(self._intake) > self._orders.max_sockets:
+                self._make_room()
+        finally:
+            self._making_room = False
+
+    def _make_room(self) -> None:
+        first = self._intake[0]
+        complaint = first.let_go(self._orders.on_overflow)
+        waited = monotonic() - first.since
+        result = CloseResult(TIMED_OUT, waited, 0, None, complaint)
+        self._ended.append((first.future, result))  # told where all callbacks run
+        self._intake.popleft()
+        self._orders.overflowed += 1
+
+    def take_back(self, handed: Handed) -> None:
+        """Forget a connection whose handing over was interrupted."""
+        try:
+            self._intake.remove(handed)
+        except ValueError:
+            pass  # it did not come so far
 
     def end(self, patience: float) -> None:
         """Finish, and let go after `patience` seconds of what is unfinished then."""
-        self._end_at = min(self._end_at, monotonic() + patience)
-        self._wake()
+        with self._orders.lock:
+            self._end_at = min(self._end_at, monotonic() + patience)
+            self._wake()
 
-    def join(self, patience: float) -> None:
-        """Wait for the end, unless it is the thread itself that asks."""
-        if self._thread is not threading.current_thread():
-            self._thread.join(patience + _GRACE)
+    def join(self) -> None:
+        """Wait for the end that was ordered, unless it is the thread itself that asks."""
+        thread = self._thread
+        if thread is threading.current_thread() or not thread.is_alive():
+            return
+        if self._has_connections():
+            self._all_closed.wait(max(0.0, self._end_at - monotonic()))
+        thread.join(_GRACE)
+        if thread.is_alive():
+            self._close_for_it()
 
     def disown(self) -> None:
         """In a forked child: give our copies of the descriptors back, and touch nothing else."""
-        _RUNNING.discard(self)
-        for handed in (*self._intake, self._in_hand):
-            if handed is not None:
-                release(handed.sock)
+        self.over = True
+        for handed in (*self._intake, *self._in_hand):
+            release(handed.sock)
+        self._intake.clear()
+        self._in_hand.clear()
         self._loop.disown()
-        self._waker.close()
-        self._wakened.close()
+        self._put_away()
 
     def _wake(self) -> None:
-        if not self._waking:
-            self._waking = True
+        try:
+            self._pair[0].send(b"\0")
+        except OSError:
+            pass  # EWOULDBLOCK: it has enough to wake for. EBADF: it is gone.
+
+    def _has_connections(self) -> bool:
+        with self._orders.lock:
+            waiting = bool(self._in_hand or self._intake)  # one of them is always in one place
+        return waiting or bool(self._loop)
+
+    def _close_for_it(self) -> None:
+        """A callback keeps the thread. Close what it has; it finds that out if it comes back."""
+        work, parting = self._orders.work, self._orders.terms.on_timeout
+        if work.acquire(timeout=_GRACE):
             try:
-                self._waker.send(b"\0")
-            except OSError:
-                pass  # EWOULDBLOCK: it has enough to wake for. EBADF: it is gone.
+                for closing in self._loop:
+                    let_go(closing.sock, parting)
+                for handed in (*self._in_hand, *self._intake):
+                    handed.let_go(parting)
+            finally:
+                work.release()
 
     # --- in the thread -----------------------------------------------------------------------
 
     def _run(self) -> None:
-        orders, loop = self._orders, self._loop
+        with self._orders.lock:
+            abandoned = self.over  # whoever began it was interrupted
         try:
-            while not self._finished():
-                self._take_in()
-                for _ in range(len(loop) - orders.max_sockets):
-                    orders.overflowed += 1
-                    loop.hurry(loop.oldest(), orders.on_overflow)
-                if monotonic() >= self._end_at:
-                    for closing in loop:
-                        loop.hurry(closing, orders.terms.on_timeout)
-                else:
-                    loop.turn(self._end_at)
-        except BaseException as bug:  # noqa: BLE001 (nobody else would hear of it)
+            if not abandoned:
+                self._serve()
+        except BaseException as bug:
             self._fail(bug)
+            raise
         finally:
-            self._put_away()
+            with self._orders.work:
+                self._put_away()
 
-    def _finished(self) -> bool:
-        with self._lock:
-            self.over = self._end_at < math.inf and len(self) == 0
-            return self.over
+    def _serve(self) -> None:
+        orders, loop = self._orders, self._loop
+        events: Events = []
+        while True:
+            with orders.lock:
+                self._take_in()
+            with orders.work:
+                self._go_on(events)
+            with orders.lock:
+                ended = self._write_down()
+            if self.over:
+                self._all_closed.set()
+            _tell(ended)
+            if self.over:
+                return
+            events = loop.wait(self._end_at)
 
     def _take_in(self) -> None:
-        """Begin to close what was handed in."""
         try:
-            self._wakened.recv(4096)
+            self._pair[1].recv(4096)
         except BlockingIOError:
             pass
         self._waking = False
-        terms, loop = self._orders.terms, self._loop
-        while self._intake:
-            with self._lock:
-                if not self._intake:
-                    break  # it made room for another
-                handed = self._in_hand = self._intake.popleft()
-            loop.add(handed.sock, terms, handed.since, handed.future, handed.said)
-            self._in_hand = None
+        self._in_hand.extend(self._intake)
+        self._intake.clear()
 
-    def _ended(self, closing: Closing, outcome: CloseResult | Exception) -> None:
-        if isinstance(outcome, Exception):
-            closing.ticket.set_exception(outcome)
-        else:
-            self._orders.tell(closing.ticket, outcome)
+    def _go_on(self, events: Events) -> None:
+        """Close what can be closed now."""
+        orders, loop, in_hand = self._orders, self._loop, self._in_hand
+        loop.serve(events)
+        while in_hand:
+            handed = in_hand[0]
+            loop.add(handed.sock, orders.terms, handed.since, handed.future, handed.said)
+            in_hand.popleft()
+        for _ in range(len(loop) - orders.max_sockets):
+            self._hurried += 1
+            loop.hurry(loop.oldest(), orders.on_overflow)
+        if monotonic() >= self._end_at:
+            for closing in loop:
+                loop.hurry(closing, orders.terms.on_timeout)
+
+    def _note(self, closing: Closing, outcome: CloseResult | Exception) -> None:
+        self._ended.append((closing.ticket, outcome))
+
+    def _write_down(self) -> dict[Future[CloseResult], CloseResult | BaseException]:
+        """Count what has ended; is it the end?"""
+        ended = dict(self._ended)
+        self._ended.clear()
+        self._orders.ended += len(ended)
+        for outcome in ended.values():
+            if isinstance(outcome, CloseResult):
+                self._orders.counts[outcome.outcome] += 1
+        self._orders.overflowed += self._hurried
+        self._hurried = 0
+        self.over = self._end_at < math.inf and not self._intake and not self._loop
+        return ended
 
     def _fail(self, bug: BaseException) -> None:
         """Strand nobody: close all, and let their futures have the exception."""
-        with self._lock:
+        orders = self._orders
+        with orders.lock:
             self.over = True
-            handed = [*self._intake, self._in_hand]
+            self._in_hand.extend(self._intake)
             self._intake.clear()
-        stranded = [(one.sock, one.future) for one in handed if one is not None]
-        stranded += [(closing.sock, closing.ticket) for closing in self._loop]
-        for sock, future in stranded:
-            let_go(sock, LingerPolicy.BACKGROUND)
-            if not future.done():
-                future.set_exception(bug)
+        with orders.work:
+            stranded: dict[Future[CloseResult], BaseException] = {}
+            for closing in self._loop:
+                stranded[closing.ticket] = bug
+            for handed in self._in_hand:
+                stranded[handed.future] = bug
+                handed.let_go(LingerPolicy.BACKGROUND)
+            self._loop.close()
+        with orders.lock:
+            for future, _ in self._ended:
+                stranded.pop(future, None)
+            self._ended += stranded.items()
+            ended = self._write_down()
+            self.over = True
+        self._all_closed.set()
+        _tell(ended)
 
     def _put_away(self) -> None:
-        _RUNNING.discard(self)
+        Crew.running.discard(self)
         self._loop.close()
-        self._waker.close()
-        self._wakened.close()
+        for sock in self._pair:
+            sock.close()
 
 
-def leave_behind(handed: Handed, orders: Orders) -> None:
-    """Let go of a connection for which there is no room, before the thread has seen it."""
-    orders.overflowed += 1
-    complaint = let_go(handed.sock, orders.on_overflow)
-    waited = monotonic() - handed.since
-    orders.tell(handed.future, CloseResult(TIMED_OUT, waited, 0, None, complaint))
+def _tell(ended: dict[Future[CloseResult], CloseResult | BaseException]) -> None:
+    """Let the futures know, whose callbacks belong to the caller."""
+    for future, outcome in ended.items():
+        try:
+            if isinstance(outcome, CloseResult):
+                future.set_result(outcome)
+            else:
+                future.set_exception(outcome)
+        except BaseException:  # noqa: BLE001 (no callback's SystemExit may end the others)
+            threading.excepthook(
+                threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))
+            )
+
+
+def _end_all() -> None:
+    """At the exit of the interpreter: all of them together, each within its time."""
+    Crew.exiting = True
+    crews = list(Crew.running)
+    for crew in crews:
+        crew.end(crew.patience)
+    for crew in crews:
+        crew.join()
+
+
+# Handlers run last in, first out: whoever registers one later than this may still submit in it.
+atexit.register(_end_all)
+
+
+# --- around a fork, in whose child only the thread that forked goes on -----------------------------
+
+
+def _be_at_rest() -> None:
+    """Have no thread in the middle of anything: the child would hold what nobody knows of."""
+    for orders in _all_orders():
+        orders.work.acquire(timeout=_GRACE)
+        orders.lock.acquire(timeout=_GRACE)
+
+
+def _go_on_in_parent() -> None:
+    for orders in _all_orders():
+        for lock in (orders.lock, orders.work):
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not to be had, or is new
+
+
+def _begin_anew_in_child() -> None:
+    for crew in list(Crew.running):
+        crew.disown()
+    for orders in _all_orders():
+        orders.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_be_at_rest,
+        after_in_parent=_go_on_in_parent,
+        after_in_child=_begin_anew_in_child,
+    )

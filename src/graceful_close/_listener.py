@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import _socket
 import os
+import selectors
 import socket
+import sys
 
-from ._checks import require_stream
-from ._linger import LingerPolicy, get_linger
+from . import _platform
+from ._checks import is_native, require_stream
 from ._reaper import Reaper
 from ._sync import graceful_close
+from ._tls import send_close_notify, speaks_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._reaper import ReaperOptions
+
+    Socket = socket.socket
+else:
+    Socket = object
 
 
 class GracefulListener(socket.socket):
@@ -32,10 +40,13 @@ class GracefulListener(socket.socket):
     "Closes" means close(), or the end of the last makefile() object after it. `shutdown(SHUT_WR)`
     does what it says. `shutdown(SHUT_RDWR)` sends our FIN too but does not stop the reading, and
     `shutdown(SHUT_RD)` does nothing: after either, what the peer still sends would be answered
-    with RST. A server that sets SO_LINGER {1, 0} and closes wants to abort, and does.
+    with RST. A server that sets SO_LINGER {1, 0} and closes wants to abort, and does; {1, n} does
+    not make anybody wait. A socket that is forgotten is not closed: Python warns and closes it
+    plainly, as ever.
 
     Closing the listener leaves its connections alone; `reaper` goes on until it is closed, or
-    until the interpreter exits.
+    until the interpreter exits. Once the reaper is closed, a close() waits by itself, at most
+    5 seconds, or not at all if the socket is non-blocking.
 
     Args:
         address: As for `socket.create_server`, as are the next four.
@@ -55,21 +66,28 @@ class GracefulListener(socket.socket):
         OSError: As for `socket.create_server`.
 
     Notes:
-        A process that forked after accept() may close its copy of a socket; only in the process
-        that accepted it is the close graceful. For socketserver.ForkingMixIn, which accepts in
-        one process and serves in the other, see `graceful_close.socketserver`.
+        Only the process that accepted a connection closes it gracefully; one that was forked
+        after accept() drops its reference, and no more. For socketserver.ForkingMixIn, which
+        accepts in one process and serves in the other, see `graceful_close.socketserver`.
 
         `dup()` gives a plain socket, and the connection, which has two owners from then on, is
         closed plainly by both. `detach()` gives it away altogether; that is also what
-        `SSLContext.wrap_socket` does, see `tls`.
+        `SSLContext.wrap_socket` does, see `tls`. Whoever hands the descriptor's number on
+        (socket.fromfd, socket.send_fds) must use one of the two: close() ends the connection
+        for every holder. Pickling is refused.
 
-        What takes the descriptor instead of calling accept() is not served: uvloop (see
-        `graceful_close.asyncio`) and trio (see `graceful_close.trio`).
+        A thread that waits in recv() while another calls `shutdown(SHUT_RDWR)` is not woken by
+        that, but by the peer's end of the stream.
+
+        What takes the descriptor instead of calling accept() is not served: uvloop and trio,
+        which are refused (see `graceful_close.asyncio` and `graceful_close.trio`), asyncio's
+        proactor loop on Windows, and gevent's own servers.
     """
 
-    __slots__ = ("reaper",)
+    __slots__ = ("_kinds", "reaper")
 
     reaper: Reaper
+    _kinds: dict[tuple[type[socket.socket], int], type[socket.socket]]
 
     def __init__(
         self,
@@ -83,6 +101,7 @@ class GracefulListener(socket.socket):
         **options: Unpack[ReaperOptions],
     ) -> None:
         self.reaper = _one_reaper(reaper, options)
+        self._kinds = {}
         made = socket.create_server(
             address,
             family=family,
@@ -110,16 +129,20 @@ class GracefulListener(socket.socket):
             options: As for the class.
 
         Raises:
-            TypeError: It is no stream socket, or the rest is wrong as for the class.
+            TypeError: It is no stream socket, or a TLS socket (wrap what this returns), or the
+                rest is wrong as for the class.
             ValueError: It does not listen.
         """
         require_stream(listener)
-        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if speaks_tls(listener):
+            raise TypeError(f"a socket without TLS is needed, not {listener!r}")
+        if not _listens(listener):
             raise ValueError(f"a listening socket is needed, not {listener!r}")
         reaper = _one_reaper(reaper, options)
         self = cls.__new__(cls)
-        timeout = listener.gettimeout()
         self.reaper = reaper
+        self._kinds = {}
+        timeout = listener.gettimeout()
         socket.socket.__init__(
             self, listener.family, listener.type, listener.proto, listener.detach()
         )
@@ -132,10 +155,33 @@ class GracefulListener(socket.socket):
         Returns:
             A socket that closes gracefully, and the peer's address.
         """
-        plain, address = super().accept()
-        accepted = _Accepted(plain.family, plain.type, plain.proto, plain.detach())
-        accepted.close_with(self.reaper)
+        if is_native(self) and not issubclass(socket.socket, _socket.socket):
+            _let_others_run(self)
+        accepted, address = super().accept()
+        accepted.__class__ = self._kind_for(type(accepted))
         return accepted, address
+
+    def dup(self) -> Self:
+        """Another listener for the same connections, with the same reaper."""
+        return self.adopt(
+            socket.fromfd(self.fileno(), self.family, self.type, self.proto), reaper=self.reaper
+        )
+
+    def setblocking(self, flag: bool) -> None:
+        """As for any socket.
+
+        Raises:
+            TypeError: It is uvloop that asks, which accepts without accept().
+        """
+        # uvloop.Loop.create_server() begins with this; then it has the number, and nothing
+        # more is heard of it.
+        if not flag and "uvloop" in sys.modules and _uvloop_runs():
+            raise TypeError(
+                "uvloop does not accept through a GracefulListener: use a plain socket and "
+                "graceful_close.asyncio, or asyncio's own event loop. (For loop.sock_accept(), "
+                "make the listener non-blocking before the loop runs.)"
+            )
+        super().setblocking(flag)
 
     def tls(self, context: ssl.SSLContext) -> None:
         """Have the server's side of `context`'s TLS sockets close gracefully, too.
@@ -153,47 +199,90 @@ class GracefulListener(socket.socket):
             raise TypeError(f"sslsocket_class is {context.sslsocket_class!r} already")
         reaper = self.reaper
 
-        class GracefulSSLSocket(ssl.SSLSocket):
-            def _real_close(self) -> None:
-                if not (self.server_side and hand_over(self, reaper)):
-                    super()._real_close()  # type: ignore[misc]  # see _Accepted
+        class GracefulSSLSocket(_Accepted, ssl.SSLSocket):
+            _reaper = reaper
+
+            def __new__(cls, *_args: object, **_options: object) -> Self:
+                self = super().__new__(cls)
+                self._accepted_in = os.getpid()
+                return self
+
+            def shutdown(self, how: int) -> None:
+                if how != socket.SHUT_RD:
+                    # ssl's own forgets the session, and the peer would take the stream for cut.
+                    try:
+                        send_close_notify(self)
+                    except OSError:
+                        pass  # no room, or no connection: what shutdown() says counts
+                super().shutdown(how)
+
+            def _real_close(self, *args: Any) -> None:
+                if self.server_side and _has_peer(self):
+                    super()._real_close(*args)
+                else:  # a client's, or the listening socket itself
+                    ssl.SSLSocket._real_close(self, *args)  # type: ignore[attr-defined]
 
         context.sslsocket_class = GracefulSSLSocket
 
+    def _kind_for(self, plain: type[socket.socket]) -> type[socket.socket]:
+        """The class of what was accepted, in this process, as a `plain` one."""
+        here = os.getpid()
+        kind = self._kinds.get((plain, here))
+        if kind is None:
+            members = {"__slots__": (), "_reaper": self.reaper, "_accepted_in": here}
+            kind = self._kinds[plain, here] = type("Accepted", (_Accepted, plain), members)
+        return kind
 
-class _Accepted(socket.socket):
-    """A connection that a `GracefulListener` accepted."""
 
-    __slots__ = ("_accepted_by", "_reaper")
+class _Accepted(Socket):
+    """What makes a class of sockets close gracefully.
 
-    _reaper: Reaper | None
-    _accepted_by: int
+    accept() changes the class of the socket that it was given, so there is no room in the object
+    for more: what is to be known of it is the class's.
+    """
 
-    def close_with(self, reaper: Reaper | None) -> None:
-        """Where the connection is to go when it is closed; None: close plainly."""
-        self._reaper = reaper
-        self._accepted_by = os.getpid()
+    __slots__ = ()
+
+    _reaper: Reaper
+    _accepted_in: int  # process
 
     def shutdown(self, how: int) -> None:
         """Send our FIN, if writing is to end. Reading goes on until the close."""
         if how != socket.SHUT_RD:
-            super().shutdown(socket.SHUT_WR)
+            super().shutdown(socket.SHUT_WR if how == socket.SHUT_RDWR else how)
 
-    def dup(self) -> socket.socket:  # type: ignore[override]  # typeshed wants this class
+    def dup(self) -> Self:
         """A plain socket for the same connection. From now on neither closes it for both."""
-        self.close_with(None)
-        twin = socket.fromfd(self.fileno(), self.family, self.type, self.proto)
-        twin.settimeout(self.gettimeout())
+        twin = super().dup()
+        plain: Any = type(self).__base__
+        twin.__class__ = self.__class__ = plain
         return twin
 
     def _real_close(self, *args: Any) -> None:
         # What socket.close() and the last makefile() object's end come to. The standard
         # library's own subclass, SSLSocket, hangs on here, and so must we: close() alone cannot
         # know whether a makefile() object is still open.
-        reaper = self._reaper
-        here = self._accepted_by == os.getpid()
-        if reaper is None or not here or not hand_over(self, reaper):
+        if self._accepted_in != os.getpid() or not hand_over(self, self._reaper):
             super()._real_close(*args)  # type: ignore[misc]
+
+
+def hand_over(sock: socket.socket, reaper: Reaper) -> bool:
+    """Have a connection closed gracefully. False: it is closed, or its server wants an abort."""
+    try:
+        if sock.fileno() == -1 or _is_to_abort(sock):
+            return False
+        reaper.submit(sock)
+    except OSError:
+        return False  # EBADF: another thread has just closed it
+    except RuntimeError:
+        # The Reaper is closed already. Now whoever closes must wait, unless it is an event loop.
+        graceful_close(sock, timeout=0.0 if sock.gettimeout() == 0 else 5.0)
+    return True
+
+
+def _is_to_abort(sock: socket.socket) -> bool:
+    option = _platform.HERE.linger
+    return option is not None and option.get(sock) == (True, 0)
 
 
 def _one_reaper(reaper: Reaper | None, options: ReaperOptions) -> Reaper:
@@ -206,12 +295,37 @@ def _one_reaper(reaper: Reaper | None, options: ReaperOptions) -> Reaper:
     return reaper
 
 
-def hand_over(sock: socket.socket, reaper: Reaper) -> bool:
-    """Have a connection closed gracefully. False: its server wants to abort it."""
-    if sock.fileno() == -1 or get_linger(sock).policy is LingerPolicy.ABORT:
-        return False
+def _listens(sock: socket.socket) -> bool:
     try:
-        reaper.submit(sock)
-    except RuntimeError:
-        graceful_close(sock)  # the Reaper is closed already: now whoever closes must wait
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0
+    except OSError:
+        return True  # ENOPROTOOPT: macOS does not say
+
+
+def _let_others_run(listener: socket.socket) -> None:
+    """Wait as gevent and eventlet do, which patched the modules after we were imported."""
+    timeout = listener.gettimeout()
+    if timeout == 0:
+        return
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        if not selector.select(timeout):
+            raise TimeoutError("timed out")
+
+
+def _has_peer(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False  # ENOTCONN: it listens, or the peer has reset it
     return True
+
+
+def _uvloop_runs() -> bool:
+    """Whether it is uvloop's event loop that this thread runs just now."""
+    import asyncio
+
+    try:
+        return type(asyncio.get_running_loop()).__module__.startswith("uvloop")
+    except RuntimeError:
+        return False

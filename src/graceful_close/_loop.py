@@ -10,7 +10,16 @@ from time import monotonic
 from ._connection import Connection
 from ._release import release
 from ._selector import new_selector
-from ._teardown import DRAIN, LET_GO, PAUSE, WAIT_ACK, WAIT_READABLE, Step
+from ._teardown import (
+    DRAIN,
+    LET_GO,
+    PAUSE,
+    SEND_CLOSE_NOTIFY,
+    WAIT_ACK,
+    WAIT_READABLE,
+    Step,
+)
+from ._tls import forget_session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +29,11 @@ if TYPE_CHECKING:
 
     from ._linger import LingerPolicy
     from ._result import CloseResult
+    from ._selector import Events
     from ._teardown import Terms
+
+    # What send_close_notify() gave, or the error that it raised.
+    Said = tuple[bool | None, bool | None] | OSError | None
 
 
 # How many are looked at in one turn because their time is up. Arbitrary: a few milliseconds of
@@ -38,12 +51,13 @@ class Closing(Connection):
         ticket: Whatever whoever added it wants to find again at its end.
     """
 
-    __slots__ = ("alarm", "armed", "known", "number", "ticket")
+    __slots__ = ("alarm", "armed", "known", "number", "ticket", "tls")
 
     def __init__(self, sock: socket.socket, terms: Terms, now: float, ticket: Any) -> None:
         super().__init__(sock, terms, now, one_of_many=True)
         self.ticket = ticket
         self.number = sock.fileno()
+        self.tls = False  # the socket object has a session to forget at the end
         self.armed: Step | None = None  # the wait whose end the selector will tell
         self.known = False  # to the selector
         self.alarm = math.inf  # the earliest reading of the clock at which it is looked at
@@ -91,7 +105,7 @@ class CloseLoop:
         terms: Terms,
         now: float,
         ticket: Any = None,
-        said: tuple[bool | None, bool | None] | None = None,
+        said: Said = None,
     ) -> Closing:
         """Begin to close a stream socket that is open.
 
@@ -100,17 +114,25 @@ class CloseLoop:
             terms: What the caller asked for.
             now: From when the deadlines count.
             ticket: As for `Closing`.
-            said: What `send_close_notify` gave, if it was called already.
+            said: What `send_close_notify` gave, if it was called already, or the error of the
+                network's that it raised.
         """
         closing = Closing(sock, terms, now, ticket)
         number, machine = closing.number, closing.machine
         stranger = self._closings.get(number)
         if stranger is not None:
             # Its descriptor is ours now, so another thread must have closed it.
-            gone = OSError(errno.EBADF, "another thread closed the socket")
-            self._go_on(stranger, stranger.machine.failed(gone, now))
+            self._go_on(stranger, stranger.machine.failed(_closed_by_another(), now))
         self._closings[number] = closing
-        self._go_on(closing, machine.start() if said is None else machine.notified(*said))
+        if said is None:
+            step = machine.start()
+            closing.tls = step is SEND_CLOSE_NOTIFY
+        elif isinstance(said, OSError):
+            machine.notified(False)
+            step = machine.failed(said, now)
+        else:
+            step = machine.notified(*said)
+        self._go_on(closing, step)
         return closing
 
     def hurry(self, closing: Closing, on_timeout: LingerPolicy) -> None:
@@ -128,8 +150,14 @@ class CloseLoop:
 
     def turn(self, until: float) -> None:
         """Wait for the first event, or until `until`, and carry out what follows."""
-        now = monotonic()
-        events = self._selector.wait(max(0.0, min(until, self.wake_at) - now))
+        self.serve(self.wait(until))
+
+    def wait(self, until: float) -> Events:
+        """The first half of a turn, which touches no socket."""
+        return self._selector.wait(max(0.0, min(until, self.wake_at) - monotonic()))
+
+    def serve(self, events: Events) -> None:
+        """The second half, which never waits."""
         now = monotonic()
         unfinished, self._unfinished = self._unfinished, set()
         closings = self._closings
@@ -161,6 +189,8 @@ class CloseLoop:
         """Close one at once, without lingering; nothing is told of its end."""
         self._forget(closing)
         closing.abandon()
+        if closing.tls:
+            forget_session(closing.sock)
 
     def close(self) -> None:
         """Close all that are left at once, without lingering; nothing is told of their ends."""
@@ -176,7 +206,10 @@ class CloseLoop:
         for closing in self:
             release(closing.sock)
         self._closings.clear()
-        self._selector.close()
+        try:
+            self._selector.close()
+        except OSError:
+            pass  # EBADF: a kqueue is not inherited (kqueue(2))
 
     def _go_on(self, closing: Closing, step: Step) -> None:
         """Carry out `step` and what follows from it, until there is something to wait for."""
@@ -187,27 +220,36 @@ class CloseLoop:
                 if step is LET_GO:
                     self._forget(closing)
                     outcome = closing.let_go()
+                    if closing.tls:
+                        forget_session(closing.sock)
                     break
                 if step is DRAIN:
                     self._unfinished.add(closing)
                     return
-                if step is closing.armed or step is PAUSE or self._armed(closing, step):
-                    self._set_alarm(closing)
-                    return
-                step = closing.machine.cannot_watch(monotonic())
+                if step is not closing.armed and step is not PAUSE:
+                    failed = self._arm(closing, step)
+                    if failed is not None:
+                        step = failed
+                        continue
+                self._set_alarm(closing)
+                return
         except Exception as error:  # noqa: BLE001 (whatever it is, others are not to blame)
             self.remove(closing)
             outcome = error
         self._ended(closing, outcome)
 
-    def _armed(self, closing: Closing, step: Step) -> bool:
-        """Have the end of a wait told. False: acknowledgements cannot be waited for."""
+    def _arm(self, closing: Closing, step: Step) -> Step | None:
+        """Have the end of a wait told. If that is not to be had: what to do instead."""
         try:
             self._selector.arm(closing.number, step, closing.known)
         except NotImplementedError:
-            return False
+            return closing.machine.cannot_watch(monotonic())
+        except OSError as error:
+            # EBADF, ENOENT or EPERM, by what has its number now.
+            gone = closing.sock.fileno() != closing.number
+            return closing.machine.failed(_closed_by_another() if gone else error, monotonic())
         closing.known, closing.armed = True, step
-        return True
+        return None
 
     def _forget(self, closing: Closing) -> None:
         if self._closings.get(closing.number) is closing:
@@ -231,3 +273,7 @@ class CloseLoop:
                 # them for as long as a timeout.
                 self._alarms = [(c.alarm, c.number) for c in self._closings.values()]
                 heapq.heapify(self._alarms)
+
+
+def _closed_by_another() -> OSError:
+    return OSError(errno.EBADF, "another thread closed the socket")

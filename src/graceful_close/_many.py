@@ -11,6 +11,7 @@ from ._loop import CloseLoop
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
 from ._teardown import ALREADY_CLOSED, Terms
+from ._tls import forget_session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def close_all(
 
     When this returns or raises, every socket is closed and its descriptor released; only if
     something was wrong with the arguments, none is touched. A KeyboardInterrupt closes all at
-    once and goes on.
+    once and goes on. One that fails by nothing that a network does is closed at once; the
+    others end as they would have, and only then is its error raised.
 
     Args:
         socks: Stream sockets; see `graceful_close`. The same object twice is closed once, and
@@ -65,17 +67,30 @@ def close_all(
         (EMFILE), it uses poll(), which needs none and costs more for each wake-up.
     """
     terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
-    with Crowd(terms, require_streams(socks)) as crowd:
-        for _ in crowd.begin():
-            pass
-        told = 0
-        while True:
-            if progress is not None and crowd.done > told:
-                told = crowd.done
-                progress(told, crowd.total)
-            if not crowd.loop:
-                return crowd.results()
-            crowd.loop.turn(math.inf)
+    return close_all_on(terms, require_streams(socks), progress)
+
+
+def close_all_on(
+    terms: Terms,
+    socks: list[socket.socket],
+    progress: Callable[[int, int], object] | None = None,
+) -> list[CloseResult]:
+    """`close_all` with everything checked."""
+    try:
+        with Crowd(terms, socks) as crowd:
+            for _ in crowd.begin():
+                pass
+            told = 0
+            while True:
+                if progress is not None and crowd.done > told:
+                    told = crowd.done
+                    progress(told, crowd.total)
+                if not crowd.loop:
+                    return crowd.results()
+                crowd.loop.turn(math.inf)
+    except BaseException:
+        _close_at_once(socks)  # also if a signal's exception came on the way into the crowd
+        raise
 
 
 def require_streams(socks: Iterable[socket.socket]) -> list[socket.socket]:
@@ -106,13 +121,14 @@ class Crowd:
         self._socks = socks
         self._different = {id(sock): sock for sock in socks}
         self._results: dict[int, CloseResult] = {}
+        self._failures: list[Exception] = []
         self.loop = CloseLoop(self._ended)
         self.total = len(self._different)
 
     @property
     def done(self) -> int:
         """How many of them are closed."""
-        return len(self._results)
+        return len(self._results) + len(self._failures)
 
     def begin(self) -> Iterator[None]:
         """Begin to close one at each step."""
@@ -125,13 +141,20 @@ class Crowd:
             yield
 
     def results(self) -> list[CloseResult]:
-        """How each ended, in the order in which they were given."""
+        """How each ended, in the order in which they were given.
+
+        Raises:
+            Exception: What the first of them failed by, if one did.
+        """
+        if self._failures:
+            raise self._failures[0]
         return [self._results[id(sock)] for sock in self._socks]
 
     def _ended(self, closing: Closing, outcome: CloseResult | Exception) -> None:
         if isinstance(outcome, Exception):
-            raise outcome
-        self._results[closing.ticket] = outcome
+            self._failures.append(outcome)  # the others are not to blame
+        else:
+            self._results[closing.ticket] = outcome
 
     def __enter__(self) -> Self:
         return self
@@ -144,6 +167,11 @@ class Crowd:
     ) -> None:
         self.loop.close()
         if error is not None:
-            # Something foreign: KeyboardInterrupt, a bug. Close all at once, without lingering.
-            for sock in self._socks:
-                let_go(sock, LingerPolicy.BACKGROUND)
+            _close_at_once(self._socks)
+
+
+def _close_at_once(socks: list[socket.socket]) -> None:
+    """Something foreign happened, a KeyboardInterrupt or a bug: do not linger over any."""
+    for sock in socks:
+        let_go(sock, LingerPolicy.BACKGROUND)
+        forget_session(sock)

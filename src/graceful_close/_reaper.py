@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
-
 from . import _platform
 from ._checks import require_count, require_seconds, require_stream
-from ._crew import Crew, Handed, Orders, leave_behind, take_over
+from ._crew import Crew, Handed, Orders
 from ._linger import LingerPolicy
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
 from ._teardown import ALREADY_CLOSED, Terms, require_parting
+from ._tls import forget_session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from concurrent.futures import Future
     from types import TracebackType
-    from typing import ClassVar, Self, TypedDict
+    from typing import Self, TypedDict
 
     class ReaperOptions(TypedDict, total=False):
         """What a `Reaper` can be asked for."""
@@ -50,8 +47,9 @@ class Reaper:
         reaper.submit(sock)
 
     One thread serves all connections, from the first `submit` until `close`. Any thread may
-    submit; a Reaper that is forgotten finishes by itself. After a fork the child's Reaper is empty and starts a thread of its own; the
-    connections in flight, and their futures, remain the parent's.
+    submit, and so may a signal handler. A Reaper that is forgotten finishes by itself. After a
+    fork the child's Reaper is empty, and starts a thread of its own; the connections in flight
+    and their futures remain the parent's, and the child holds no copies of them.
 
     The thread is a daemon, because the interpreter waits for other threads before anything
     could tell this one to end. At exit the Reaper is closed as `close()` does it: connections in
@@ -62,14 +60,13 @@ class Reaper:
         idle_timeout, drain_limit, until, on_timeout: For each; see `graceful_close`.
         max_sockets: How many connections may be in flight, 1 or more. None: half of the
             descriptors that the process may have (RLIMIT_NOFILE), or 10,000 without a limit.
+            While a callback keeps the thread, as many again may wait for it.
         on_overflow: When there are more, the one that has waited longest is let go, as if its
             time were up, with this in the place of `on_timeout`.
 
     Raises:
         TypeError, ValueError: An argument is not what it says there.
     """
-
-    _all: ClassVar[weakref.WeakSet[Reaper] | None] = None  # that have had a thread
 
     def __init__(
         self,
@@ -89,8 +86,6 @@ class Reaper:
             max_sockets = _MAX_SOCKETS if limit is None else max(1, limit // 2)
         require_count("max_sockets", max_sockets, "sockets", least=1)
         self._orders = Orders(terms, max_sockets, on_overflow)
-        # Reentrant: a signal handler or a finalizer may submit while this thread does.
-        self._lock = threading.RLock()
         self._closed = False
         self._crew: Crew | None = None
 
@@ -110,7 +105,7 @@ class Reaper:
             The future of the result. It cannot be cancelled. Its callbacks run in the Reaper's
             thread, and everybody waits while they do. If the Reaper itself fails (no descriptor
             or no thread to be had for it, a bug), the connection is closed at once, and the
-            future has the exception.
+            future has the exception. A KeyboardInterrupt closes it at once and goes on.
 
         Raises:
             TypeError: `sock` is not a stream socket.
@@ -121,28 +116,27 @@ class Reaper:
         require_stream(sock)
         future: Future[CloseResult] = Future()
         future.set_running_or_notify_cancel()
-        excess: Handed | None = None
-        with self._lock:
+        handed = Handed(future)
+        with self._orders.lock:
             if self._closed:
                 raise RuntimeError(f"the Reaper is closed, and cannot take {sock!r}")
-            handed = take_over(sock, future)
-            if handed is None:
-                nothing = CloseResult(ALREADY_CLOSED, 0.0, 0, None, None)
-                self._orders.tell(future, nothing)
-                return future
             try:
-                if self._crew is None or self._crew.over:
-                    self._crew = Crew(self._orders, self._lock)
-                    self._register(self)
-                excess = self._crew.hand(handed)
+                if handed.take(sock):
+                    self._crew_at_work().hand(handed)
+                    self._orders.taken += 1
+                else:
+                    self._orders.counts[ALREADY_CLOSED] += 1
+                    future.set_result(CloseResult(ALREADY_CLOSED, 0.0, 0, None, None))
             except BaseException as error:
-                # No descriptor (EMFILE), no thread (RuntimeError): not the network's doing.
-                let_go(handed.sock, LingerPolicy.BACKGROUND)
-                future.set_exception(error)
+                # No descriptor (EMFILE), no thread (RuntimeError), a signal's exception.
+                if self._crew is not None:
+                    self._crew.take_back(handed)
+                handed.let_go(LingerPolicy.BACKGROUND)
+                let_go(sock, LingerPolicy.BACKGROUND)
+                forget_session(sock)
                 if not isinstance(error, Exception):
                     raise
-        if excess is not None:
-            leave_behind(excess, self._orders)
+                future.set_exception(error)
         return future
 
     def stats(self) -> dict[CloseOutcome, int]:
@@ -156,8 +150,7 @@ class Reaper:
 
     def __len__(self) -> int:
         """How many connections are in flight."""
-        crew = self._crew
-        return 0 if crew is None else len(crew)
+        return self._orders.taken - self._orders.ended
 
     def __bool__(self) -> bool:
         return True  # or an idle one would be taken for none
@@ -166,8 +159,9 @@ class Reaper:
         """Take no more connections, finish those in flight, and end the thread.
 
         When this returns, all connections are closed, and nearly all callbacks have run: one
-        that blocks is waited for no longer than a second. Calling it again is harmless. A
-        KeyboardInterrupt closes all connections at once and goes on.
+        that blocks is waited for no longer than a second after the last connection's time.
+        Calling it again is harmless; a callback that calls it does not wait. A KeyboardInterrupt
+        closes all connections at once and goes on.
 
         Args:
             timeout: Seconds after which what is unfinished is let go as `on_timeout` says.
@@ -182,11 +176,11 @@ class Reaper:
             else require_seconds("timeout", timeout)
         )
         try:
-            self._begin_to_close(patience)
-            self._join(patience)
+            self._end(patience)
+            self._join()
         except BaseException:
-            self._begin_to_close(0)
-            self._join(0)
+            self._end(0)
+            self._join()
             raise
 
     def __enter__(self) -> Self:
@@ -208,36 +202,22 @@ class Reaper:
 
     # --- behind it ---------------------------------------------------------------------------
 
-    def _begin_to_close(self, patience: float) -> None:
-        with self._lock:
+    def _crew_at_work(self) -> Crew:
+        if self._crew is None or self._crew.over:
+            crew = Crew(self._orders)
+            crew.begin()
+            if self._crew is None or self._crew.over:
+                self._crew = crew
+            else:
+                crew.end(0)  # a signal handler that submits came in between, and made its own
+        return self._crew
+
+    def _end(self, patience: float) -> None:
+        with self._orders.lock:
             self._closed = True
             if self._crew is not None:
                 self._crew.end(patience)
 
-    def _join(self, patience: float) -> None:
+    def _join(self) -> None:
         if self._crew is not None:
-            self._crew.join(patience)
-
-    def _forget_parent(self) -> None:
-        """In a forked child, where only the thread that forked goes on."""
-        self._lock = threading.RLock()  # another may have held it
-        self._orders = Orders(
-            self._orders.terms, self._orders.max_sockets, self._orders.on_overflow
-        )
-        crew, self._crew = self._crew, None
-        if crew is not None:
-            crew.disown()
-
-    @classmethod
-    def _register(cls, reaper: Reaper) -> None:
-        """Have a fork told to it."""
-        if cls._all is None:
-            cls._all = weakref.WeakSet()
-            if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=cls._forget_parents)
-        cls._all.add(reaper)
-
-    @classmethod
-    def _forget_parents(cls) -> None:
-        for reaper in cls._all or ():
-            reaper._forget_parent()
+            self._crew.join()

@@ -5,12 +5,17 @@ from __future__ import annotations
 import select
 import selectors
 import sys
+import time
+from time import monotonic
 
-from ._teardown import WAIT_ACK, WAIT_WRITABLE, Step
+from ._teardown import WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
+
+    # To whom something happened, and whether it is input, or an error.
+    Events = list[tuple[int, bool]]
 
     class Selector(Protocol):
         """Descriptors, each armed for the end of one wait at a time."""
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
 
             Args:
                 number: The descriptor.
-                step: WAIT_READABLE, WAIT_WRITABLE or WAIT_ACK.
+                step: WAIT_READABLE, WAIT_WRITABLE, WAIT_EITHER or WAIT_ACK.
                 known: It was armed before.
 
             Raises:
@@ -33,8 +38,8 @@ if TYPE_CHECKING:
             """Disarm, as must be done before an armed descriptor is closed."""
             ...
 
-        def wait(self, seconds: float) -> list[tuple[int, bool]]:
-            """Sleep, at most so long; to whom something happened, and whether it is input."""
+        def wait(self, seconds: float) -> Events:
+            """Sleep, at most so long, until something happens to one that is armed."""
             ...
 
         def fileno(self) -> int:
@@ -53,6 +58,20 @@ _EVENTS = 128
 # poll() counts milliseconds in an int.
 _LONGEST = 1_000_000.0
 
+# What one select() takes on Windows, FD_SETSIZE in CPython's selectmodule.c.
+_SELECTABLE = 512
+
+# Where one select() cannot take all, look at each lot so often. Arbitrary: a fiftieth of a second
+# more for a close, against some percent of a processor.
+_LOOK_EVERY = 0.02
+
+
+_EVENTS_OF = {
+    WAIT_READABLE: selectors.EVENT_READ,
+    WAIT_WRITABLE: selectors.EVENT_WRITE,
+    WAIT_EITHER: selectors.EVENT_READ | selectors.EVENT_WRITE,
+}
+
 
 class Portable:
     """What `selectors` has to offer; acknowledgements wake nobody."""
@@ -63,15 +82,17 @@ class Portable:
     def arm(self, number: int, step: Step, known: bool) -> None:
         if step is WAIT_ACK:
             raise NotImplementedError
-        event = selectors.EVENT_WRITE if step is WAIT_WRITABLE else selectors.EVENT_READ
         self.forget(number)
-        self._selector.register(number, event)
+        self._selector.register(number, _EVENTS_OF[step])
 
     def forget(self, number: int) -> None:
         if number in self._selector.get_map():
             self._selector.unregister(number)
 
-    def wait(self, seconds: float) -> list[tuple[int, bool]]:
+    def wait(self, seconds: float) -> Events:
+        if not self._selector.get_map():
+            time.sleep(min(seconds, _LONGEST))  # all pause
+            return []
         numbers = [key.fd for key, _ in self._selector.select(min(seconds, _LONGEST))]
         for number in numbers:
             self._selector.unregister(number)
@@ -85,6 +106,55 @@ class Portable:
         self._selector.close()
 
 
+class Lots:
+    """select(), where there is nothing better (Windows), in lots that it can take."""
+
+    def __init__(self) -> None:
+        self._armed: dict[int, int] = {}  # for which events
+
+    def arm(self, number: int, step: Step, known: bool) -> None:
+        if step is WAIT_ACK:
+            raise NotImplementedError
+        self._armed[number] = _EVENTS_OF[step]
+
+    def forget(self, number: int) -> None:
+        self._armed.pop(number, None)
+
+    def wait(self, seconds: float) -> Events:
+        wake_at = monotonic() + min(seconds, _LONGEST)
+        armed = list(self._armed)
+        lots = [armed[i : i + _SELECTABLE] for i in range(0, len(armed), _SELECTABLE)]
+        while True:
+            left = max(0.0, wake_at - monotonic())
+            patience = left if len(lots) == 1 else 0.0
+            ready = [number for lot in lots for number in self._look(lot, patience)]
+            for number in ready:
+                del self._armed[number]
+            if ready or left == 0:
+                return [(number, True) for number in ready]
+            if len(lots) != 1:
+                time.sleep(min(left, _LOOK_EVERY) if lots else left)
+
+    def _look(self, lot: list[int], patience: float) -> list[int]:
+        readers = [number for number in lot if self._armed[number] & selectors.EVENT_READ]
+        writers = [number for number in lot if self._armed[number] & selectors.EVENT_WRITE]
+        try:
+            readable, writable, _ = select.select(readers, writers, [], patience)
+        except OSError:
+            # EBADF, WSAENOTSOCK: another thread closed one of them, who is to hear of it.
+            if len(lot) == 1:
+                return lot
+            half = len(lot) // 2
+            return self._look(lot[:half], 0) + self._look(lot[half:], 0)
+        return list({*readable, *writable})
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        self._armed.clear()
+
+
 def new_selector() -> Selector:
     """The best of this system.
 
@@ -95,6 +165,8 @@ def new_selector() -> Selector:
         # Looked for late, because gevent and eventlet take epoll away.
         if sys.platform == "linux" and hasattr(select, "epoll"):
             return Epoll()
+        if issubclass(selectors.DefaultSelector, selectors.SelectSelector):
+            return Lots()
         return Portable(selectors.DefaultSelector())
     except OSError:
         return Portable(getattr(selectors, "PollSelector", selectors.SelectSelector)())
@@ -122,11 +194,21 @@ if sys.platform == "linux":
                 events = self._ANYTHING
             elif step is WAIT_WRITABLE:
                 events = self._WRITABLE
-            (self._modify if known else self._register)(number, events)
+            elif step is WAIT_EITHER:
+                events = self._READABLE | self._WRITABLE
+            if known:
+                self._modify(number, events)
+                return
+            try:
+                self._register(number, events)
+            except FileExistsError:
+                # A dup kept the connection in the list when an earlier owner of this very
+                # number, one that had had its event, was closed; and was dup'd to it again.
+                self._modify(number, events)
 
         def forget(self, number: int) -> None:
             self._epoll.unregister(number)
 
-        def wait(self, seconds: float) -> list[tuple[int, bool]]:
+        def wait(self, seconds: float) -> Events:
             events = self._epoll.poll(min(seconds, _LONGEST), _EVENTS)
             return [(number, what != select.EPOLLOUT) for number, what in events]

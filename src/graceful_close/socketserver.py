@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import socketserver
-from functools import cached_property
-from socket import SOCK_STREAM, socket
+import os
+import socket
 
 from ._listener import hand_over
 from ._reaper import Reaper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socketserver
     from typing import Any, ClassVar
 
     from ._reaper import ReaperOptions
@@ -21,8 +21,6 @@ else:
 
 __all__ = ["GracefulMixIn"]
 
-_FORKS: type = getattr(socketserver, "ForkingMixIn", type(None))  # not on Windows
-
 
 class GracefulMixIn(Server):
     """Ends each connection gracefully; named first among the bases of a server.
@@ -31,34 +29,49 @@ class GracefulMixIn(Server):
             pass
 
     It overrides the documented `shutdown_request`: a connection goes to a Reaper, so that the
-    thread that served it is free at once. `server_close` waits for what is in flight. A server
-    with ForkingMixIn closes in the child, which waits itself, because it exits afterwards.
+    thread that served it is free at once. What it overrides is called after that, and finds the
+    request closed. `server_close` waits for what is in flight, at most the Reaper's `timeout`.
 
-    A server that sets SO_LINGER {1, 0} on a request wants to abort it, and does.
+    A server that sets SO_LINGER {1, 0} on a request wants to abort it, and does. Datagrams pass
+    through.
 
     Attributes:
         reaper_options: What the server's Reaper is made with; a subclass may set it.
+
+    Notes:
+        With ForkingMixIn the child that served a connection is what closes it, and waits for
+        that, because it exits afterwards. It counts among `max_children` meanwhile.
     """
 
     reaper_options: ClassVar[ReaperOptions] = {}
 
-    @cached_property
+    @property
     def reaper(self) -> Reaper:
         """Where the connections go."""
-        return Reaper(**self.reaper_options)
+        made: Reaper | None = self.__dict__.get("_reaper")
+        # Two threads may come here at once. A Reaper that was never used has left no trace.
+        return made or self.__dict__.setdefault("_reaper", Reaper(**self.reaper_options))
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve one connection; in a child with ForkingMixIn."""
+        self._serving_process = os.getpid()
+        super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         """End one connection, and do not wait for it."""
-        if not isinstance(request, socket) or request.type != SOCK_STREAM:
+        if not isinstance(request, socket.socket) or request.type != socket.SOCK_STREAM:
             super().shutdown_request(request)  # a datagram, and where to answer it
-        elif isinstance(self, _FORKS):
-            with Reaper(**self.reaper_options) as reaper:  # the process exits after this
-                if not hand_over(request, reaper):
-                    self.close_request(request)
-        elif not hand_over(request, self.reaper):
+            return
+        if hand_over(request, self.reaper):
+            super().shutdown_request(request)  # finds it closed
+        else:
             self.close_request(request)  # SO_LINGER {1, 0}: a FIN first would spoil the reset
+        if self.__dict__.get("_serving_process", os.getpid()) != os.getpid():
+            self.reaper.close()  # a child, which ends without another word
 
     def server_close(self) -> None:
         """Close the listening socket, and wait for the connections in flight."""
-        super().server_close()
-        self.reaper.close()
+        try:
+            super().server_close()
+        finally:
+            self.reaper.close()

@@ -1,0 +1,460 @@
+"""The closes of `graceful_close`, for asyncio's streams, transports and sockets, and for uvloop's.
+
+A transport closes by itself: it flushes its buffer, says TLS's close_notify, and lets go of its
+descriptor, which resets the connection if there is input that nobody has read. So a dup of the
+descriptor is taken before `transport.close()`. It keeps the connection open past the transport's
+own end, and the close sequence runs on it. Everything here goes by public interfaces alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from functools import partial
+from time import monotonic
+
+from ._awaiting import Closing, close_all_on, close_on
+from ._checks import require_seconds, require_stream
+from ._handover import (
+    FEW_TURNS,
+    Handover,
+    can_watch,
+    info_of,
+    reset,
+    take_over,
+    told,
+    until_woken,
+    wake,
+)
+from ._linger import LingerPolicy
+from ._many import close_all as close_all_in_thread
+from ._release import let_go
+from ._result import CloseOutcome, CloseResult
+from ._sync import abort_on
+from ._sync import close_on as close_in_thread
+from ._teardown import ALREADY_CLOSED, Terms
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, TypeVar
+
+    Stream = asyncio.StreamWriter | asyncio.Transport | socket.socket
+    S = TypeVar("S", bound=Stream)
+
+    # What there is to close behind it.
+    End = asyncio.Transport | socket.socket
+
+__all__ = ["abortive_close", "close_all", "closing", "graceful_close", "timed_linger_close"]
+
+# How many transports are closed before they get their turns. Arbitrary: some milliseconds of
+# work, and so many descriptors more at a time.
+_BATCH = 64
+
+
+async def graceful_close(
+    stream: Stream,
+    *,
+    timeout: float = 5.0,
+    idle_timeout: float | None = None,
+    drain_limit: int | None = None,
+    until: CloseOutcome = CloseOutcome.PEER_CLOSED,
+    on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+) -> CloseResult:
+    """End a connection so that the peer can read all that was written to it.
+
+    Call it instead of `writer.close()` and `writer.wait_closed()`. It flushes what the transport
+    holds, says close_notify if it speaks TLS, sends our FIN, reads and throws away what the peer
+    still sends, until its FIN, then lets go. All of that is under one deadline.
+
+    When this returns or raises, the transport is closed, its protocol has had connection_lost(),
+    and no descriptor is left. What the network does is in the result. A cancellation closes at
+    once and goes on. The loop never waits for a SO_LINGER that somebody set.
+
+    Args:
+        stream: An `asyncio.StreamWriter`, a transport of asyncio's or uvloop's (TCP, UNIX or TLS
+            over them), or a stream socket that nobody is waiting on. One that is closing already
+            is finished off; one that is closed is left alone.
+        timeout: Seconds for all of it, 0 or more; 0 looks once and does not wait.
+        idle_timeout: Give up after this many seconds of silence, as `graceful_close.graceful_close`
+            does; while the transport flushes, after that many to twice as many.
+        drain_limit: Give up when the peer has sent more than this many bytes after our FIN.
+        until: PEER_CLOSED, or DELIVERED to end as soon as all is acknowledged.
+        on_timeout: What to do with what the kernel holds when giving up. What the transport still
+            holds is dropped, and then the peer gets a reset in any case: the end of the stream
+            would tell it that the message is whole.
+
+    Returns:
+        How the connection ended. ALREADY_CLOSED is also what a transport says that closed itself
+        because the peer reset the connection or, under TLS, said close_notify.
+
+    Raises:
+        TypeError: `stream` is none of these (a pipe, a subprocess, UDP), or an argument is of
+            the wrong kind.
+        ValueError: An argument is out of its range.
+        NotImplementedError: A TLS transport of a loop without `add_reader()`.
+        OSError: There was no descriptor left for the dup (EMFILE). The connection is reset.
+
+    Notes:
+        `notified` is True once close_notify was in the kernel; it and the FIN do not wait for the
+        peer's, and for no `ssl_shutdown_timeout`. With TLS over TLS only the inner session gets its
+        close_notify.
+        Under TLS on uvloop, what comes before the transport has ended is read by the transport: it
+        is not in `drained` and not under `drain_limit`.
+        On a loop without `add_reader()`, Windows' ProactorEventLoop, the waiting is done by the
+        blocking `graceful_close` in a thread of the loop's default executor.
+    """
+    since = monotonic()
+    terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
+    return await _close(terms, _require_end(stream), since)
+
+
+async def timed_linger_close(
+    stream: Stream, seconds: float, *, on_timeout: LingerPolicy = LingerPolicy.BACKGROUND
+) -> CloseResult:
+    """Wait for the peer's kernel to acknowledge everything, at most `seconds`, then close.
+
+    It flushes the transport first, in the same time, and does not wait for the peer's FIN. The
+    promises are those of `graceful_close`.
+
+    Args:
+        stream: As for `graceful_close`.
+        seconds: How long to wait, 0 or more; not rounded, and not bounded by SO_LINGER's range.
+        on_timeout: As for `graceful_close`.
+
+    Returns:
+        DELIVERED if everything was acknowledged; see `graceful_close.timed_linger_close`.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError, OSError: As `graceful_close`.
+    """
+    since = monotonic()
+    require_seconds("seconds", seconds)
+    terms = Terms(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
+    return await _close(terms, _require_end(stream), since)
+
+
+async def abortive_close(stream: Stream) -> CloseResult:
+    """Throw a connection away: drop what is unsent and tell the peer with RST.
+
+    Never waits for the network; the transport takes a turn or two of the loop to end. When this
+    returns or raises, the transport is closed, its protocol has had connection_lost(), and the
+    descriptor is released. A TLS peer gets no close_notify.
+
+    Args:
+        stream: As for `graceful_close`.
+
+    Returns:
+        ABORTED, with the count of what was dropped in `unacked`, the transport's buffer included
+        (None under TLS, where that cannot be seen); or NOT_CONNECTED, PEER_RESET, ALREADY_CLOSED.
+
+    Raises:
+        TypeError: `stream` is nothing that `graceful_close` takes.
+        OSError: There was no descriptor left (EMFILE). The connection is reset all the same.
+    """
+    since = monotonic()
+    end = _require_end(stream, waited_for=False)
+    if isinstance(end, socket.socket):
+        return abort_on(end)
+    handover = await take_over(end)
+    if handover is None:
+        return _closed_before(since)
+    try:
+        unsent = end.get_write_buffer_size()
+        result = abort_on(handover.sock)  # sets {1, 0} for the transport's descriptor, too
+    finally:
+        await handover.end()
+    unacked = None if handover.tls or result.unacked is None else result.unacked + unsent
+    return CloseResult(result.outcome, monotonic() - since, 0, unacked, result.error)
+
+
+async def close_all(
+    streams: Iterable[Stream],
+    *,
+    timeout: float = 5.0,
+    idle_timeout: float | None = None,
+    drain_limit: int | None = None,
+    until: CloseOutcome = CloseOutcome.PEER_CLOSED,
+    on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+) -> list[CloseResult]:
+    """`graceful_close` for many streams at once, under one deadline.
+
+    Peers that never answer cost the deadline once, not once each. When this returns or raises,
+    every stream is closed; only if something was wrong with the arguments, none is touched. A
+    cancellation closes all at once and goes on.
+
+    Args:
+        streams: As for `graceful_close`, in any mixture. The same one twice, or a writer and its
+            transport, is closed once, and both places get its result.
+        timeout: Seconds for all of them together, 0 or more.
+        idle_timeout: Seconds of silence after which one is given up; see `graceful_close`.
+        drain_limit: Bytes from one peer after which it is given up.
+        until: PEER_CLOSED or DELIVERED, for each.
+        on_timeout: BACKGROUND or ABORT, for each that is given up.
+
+    Returns:
+        How each connection ended, in the order of `streams`.
+
+    Raises:
+        TypeError: One of `streams` is nothing that can be closed here (the message says which),
+            or an argument is of the wrong kind.
+        ValueError, NotImplementedError, OSError: As `graceful_close`.
+    """
+    since = monotonic()
+    terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
+    ends: list[End] = []
+    for index, stream in enumerate(streams):
+        try:
+            ends.append(_require_end(stream))
+        except (TypeError, NotImplementedError) as error:
+            raise type(error)(f"streams[{index}]: {error}") from None
+    results = await _close_many(terms, {id(end): end for end in ends}, since)
+    return [results[id(end)] for end in ends]
+
+
+class closing(Closing["S"]):  # noqa: N801 (named for contextlib.closing)
+    """Commit and rollback for a stream.
+
+    When the body ends, `graceful_close`: a peer that sees the end of the stream knows that the
+    message is whole. When the body raises, and a cancellation counts, `abortive_close`: a peer
+    that sees a reset knows that it is not. Either way the stream is closed when the block is left,
+    and what the body raised goes on, whatever the closing met.
+
+        async with closing(writer, timeout=10) as writer:
+            writer.write(reply)
+
+    Args:
+        stream: As for `graceful_close`.
+        timeout, idle_timeout, drain_limit, until, on_timeout: For `graceful_close`.
+
+    Attributes:
+        result: How the connection ended; None until the block is left.
+
+    Raises:
+        TypeError, ValueError: As `graceful_close`, when it is made, not when it is left.
+    """
+
+    def __init__(  # noqa: D107 (the class says it)
+        self,
+        stream: S,
+        *,
+        timeout: float = 5.0,
+        idle_timeout: float | None = None,
+        drain_limit: int | None = None,
+        until: CloseOutcome = CloseOutcome.PEER_CLOSED,
+        on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+    ) -> None:
+        terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
+        end = _require_end(stream)
+        super().__init__(
+            stream,
+            lambda: _close(terms, end, monotonic()),
+            lambda: abortive_close(stream),
+        )
+
+
+# --- what can be closed ----------------------------------------------------------------------
+
+
+def _require_end(stream: object, *, waited_for: bool = True) -> End:
+    """What there is to close: a transport, or a socket.
+
+    Raises:
+        TypeError: It is neither, or no stream.
+        NotImplementedError: It is to be waited for, and this loop cannot.
+    """
+    end: Any = stream.transport if isinstance(stream, asyncio.StreamWriter) else stream
+    if isinstance(end, socket.socket):
+        require_stream(end)
+        return end
+    # By what they can do: uvloop's are no subclasses of asyncio.Transport.
+    if not (hasattr(end, "get_protocol") and hasattr(end, "write_eof")):
+        raise TypeError(
+            f"a StreamWriter, a transport or a stream socket is needed, not {end!r}"
+        )
+    transport: asyncio.Transport = end
+    sock = info_of(transport, "socket")
+    # One of TLS that has ended has no socket any more. A pipe never had.
+    ended = sock is None and transport.is_closing() and info_of(transport, "pipe") is None
+    if not ended and (sock is None or sock.type != socket.SOCK_STREAM):
+        raise TypeError(f"a transport over a stream socket is needed, not {end!r}")
+    tls = info_of(transport, "ssl_object") is not None
+    if tls and waited_for and not can_watch(asyncio.get_running_loop()):
+        raise NotImplementedError("TLS needs an event loop that has add_reader()")
+    return transport
+
+
+def _closed_before(since: float) -> CloseResult:
+    return CloseResult(ALREADY_CLOSED, monotonic() - since, 0, None, None)
+
+
+# --- closing one, and many -------------------------------------------------------------------
+
+
+async def _close(terms: Terms, end: End, since: float) -> CloseResult:
+    """`graceful_close` with everything checked."""
+    if isinstance(end, socket.socket):
+        return await _drive(terms, end)
+    handover = await take_over(end)
+    if handover is None:
+        return _closed_before(since)
+    return await _finish(handover, terms, since)
+
+
+async def _finish(handover: Handover, terms: Terms, since: float) -> CloseResult:
+    """Wait for the transport's end and close the dup, whatever happens."""
+    try:
+        handover.begin()
+        gave_up = await handover.flush(terms, since)
+        failure = handover.conclude(terms, since, gave_up)
+        if failure is None:
+            await handover.part()
+            failure = handover.conclude(
+                terms, since
+            )  # it may have met a reset in the last moment
+        if failure is not None:
+            await handover.end()
+            return failure
+        rest, before = _rest_of(terms, since), monotonic() - since
+        result = await _drive(rest, handover.sock, fin_sent=handover.fin_sent)
+        return told(result, before, handover)
+    except BaseException as error:
+        handover.drop()
+        if not isinstance(error, GeneratorExit):  # after which nothing may be awaited
+            await handover.end()
+        raise
+
+
+async def _close_many(
+    terms: Terms, ends: dict[int, End], since: float
+) -> dict[int, CloseResult]:
+    """`close_all` with everything checked."""
+    results: dict[int, CloseResult] = {}
+    crowd: dict[int, socket.socket] = {}  # closed together, by one epoll
+    alone: dict[int, asyncio.Task[CloseResult]] = {}  # TLS, and whatever has yet to be flushed
+    handovers: dict[int, Handover] = {}
+
+    async def sort(batch: list[int]) -> None:
+        for _ in range(FEW_TURNS):
+            await asyncio.sleep(0)
+        for name in batch:
+            handover = handovers[name]
+            if handover.has_ended_well:
+                crowd[name] = handover.sock
+            else:
+                alone[name] = asyncio.create_task(_finish(handover, terms, since))
+
+    try:
+        batch: list[int] = []
+        for name, end in ends.items():
+            if isinstance(end, socket.socket):
+                crowd[name] = end
+                continue
+            handover = await take_over(end)
+            if handover is None:
+                results[name] = _closed_before(since)
+                continue
+            handovers[name] = handover
+            handover.begin()
+            batch.append(name)
+            if len(batch) == _BATCH:
+                await sort(batch)
+                batch.clear()
+        await sort(batch)
+        rest, before = _rest_of(terms, since), monotonic() - since
+        closed = await _drive_all(rest, list(crowd.values()))
+        for name, result in zip(crowd, closed, strict=True):
+            results[name] = told(result, before, handovers.get(name))
+        if alone:
+            await asyncio.wait(alone.values())
+        for name, task in alone.items():
+            results[name] = task.result()
+    except BaseException as error:
+        for task in alone.values():
+            task.cancel()
+        for name, end in ends.items():
+            if isinstance(end, socket.socket):
+                let_go(end, LingerPolicy.BACKGROUND)
+            elif name in handovers:
+                handovers[name].drop()
+            else:
+                reset(end)
+        if not isinstance(error, GeneratorExit):
+            for handover in handovers.values():
+                await handover.end()
+            if alone:
+                await asyncio.wait(alone.values())
+        raise
+    return results
+
+
+def _rest_of(terms: Terms, since: float) -> Terms:
+    """The same terms, for what is left of the time."""
+    return Terms(
+        max(0.0, since + terms.timeout - monotonic()),
+        None if terms.idle_timeout == math.inf else terms.idle_timeout,
+        terms.drain_limit,
+        terms.until,
+        terms.on_timeout,
+    )
+
+
+# --- waiting ---------------------------------------------------------------------------------
+
+
+async def _drive(terms: Terms, sock: socket.socket, *, fin_sent: bool = False) -> CloseResult:
+    loop = asyncio.get_running_loop()
+    if can_watch(loop):
+        return await close_on(terms, sock, _LoopWait(loop), fin_sent=fin_sent)
+    try:
+        return await loop.run_in_executor(None, close_in_thread, terms, sock)
+    except BaseException:
+        let_go(sock, LingerPolicy.BACKGROUND)  # the thread finds out by its deadline
+        raise
+
+
+async def _drive_all(terms: Terms, socks: list[socket.socket]) -> list[CloseResult]:
+    loop = asyncio.get_running_loop()
+    if not socks:
+        return []
+    if can_watch(loop):
+        return await close_all_on(terms, socks, _LoopWait(loop))
+    in_thread = partial(
+        close_all_in_thread,
+        socks,
+        timeout=terms.timeout,
+        idle_timeout=None if terms.idle_timeout == math.inf else terms.idle_timeout,
+        drain_limit=terms.drain_limit,
+        until=terms.until,
+        on_timeout=terms.on_timeout,
+    )
+    return await loop.run_in_executor(None, in_thread)
+
+
+class _LoopWait:
+    """How asyncio waits; see `Wait`."""
+
+    __slots__ = ("_loop",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    async def readable(self, descriptor: int, seconds: float) -> None:
+        woken = self._loop.create_future()
+        self._loop.add_reader(descriptor, wake, woken)
+        try:
+            await until_woken(woken, seconds)
+        finally:
+            self._loop.remove_reader(descriptor)
+
+    async def writable(self, descriptor: int, seconds: float) -> None:
+        woken = self._loop.create_future()
+        self._loop.add_writer(descriptor, wake, woken)
+        try:
+            await until_woken(woken, seconds)
+        finally:
+            self._loop.remove_writer(descriptor)
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

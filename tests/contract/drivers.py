@@ -1,0 +1,170 @@
+"""The drivers: each writes a reply on an accepted socket, and closes it as it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import graceful_close.anyio
+import graceful_close.asyncio
+import graceful_close.trio
+import trio
+import uvloop
+from anyio.abc import SocketStream
+from anyio.streams.tls import TLSStream
+
+import graceful_close
+from graceful_close import CloseResult, Reaper
+
+# libuv makes a pipe for signals once in a process, and keeps it.
+uvloop.new_event_loop().close()
+
+# What is asked of a driver: the name of a call, its arguments, its options.
+Ask = tuple[str, tuple[float, ...], dict[str, Any]]
+
+# (our end, the TLS context of a server or None, what to write first, what is asked)
+Driver = Callable[[socket.socket, ssl.SSLContext | None, bytes, Ask], CloseResult]
+
+
+class Stop(Exception):  # noqa: N818  (it is no error)
+    """What a body raises so that its stream is rolled back."""
+
+
+def _served(ours: socket.socket, context: ssl.SSLContext | None, reply: bytes) -> socket.socket:
+    stream = context.wrap_socket(ours, server_side=True) if context else ours
+    stream.sendall(reply)
+    return stream
+
+
+def blocking(
+    ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
+) -> CloseResult:
+    stream = _served(ours, context, reply)
+    call, arguments, options = ask
+    if call == "close_all":
+        return graceful_close.close_all([stream, stream], **options)[1]
+    if call not in {"commit", "roll back"}:
+        result: CloseResult = getattr(graceful_close, call)(stream, *arguments, **options)
+        return result
+    closing = graceful_close.closing(stream, **options)
+    with suppress(Stop), closing:
+        if call == "roll back":
+            raise Stop
+    assert closing.result is not None
+    return closing.result
+
+
+def close_all(
+    ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
+) -> CloseResult:
+    stream = _served(ours, context, reply)
+    return graceful_close.close_all([stream, stream], **ask[2])[1]
+
+
+def reaper(
+    ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
+) -> CloseResult:
+    stream = _served(ours, context, reply)
+    with Reaper(**{"idle_timeout": None} | ask[2]) as owner:
+        return owner.submit(stream).result()
+
+
+async def _asked(module: Any, stream: Any, ask: Ask) -> CloseResult:
+    call, arguments, options = ask
+    result: CloseResult
+    if call == "close_all":
+        result = (await module.close_all([stream, stream], **options))[1]
+    elif call in {"commit", "roll back"}:
+        closing = module.closing(stream, **options)
+        with suppress(Stop):
+            async with closing:
+                if call == "roll back":
+                    raise Stop
+        result = closing.result
+    else:
+        result = await getattr(module, call)(stream, *arguments, **options)
+    return result
+
+
+async def _by_asyncio(
+    ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
+) -> CloseResult:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    ours.setblocking(False)
+    transport, _ = await loop.connect_accepted_socket(lambda: protocol, ours, ssl=context)
+    writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+    writer.write(reply)
+    return await _asked(graceful_close.asyncio, writer, ask)
+
+
+async def _by_trio(
+    ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
+) -> CloseResult:
+    raw = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+    stream = trio.SSLStream(raw, context, server_side=True) if context else raw
+    await stream.send_all(reply)
+    return await _asked(graceful_close.trio, stream, ask)
+
+
+async def _by_anyio(
+    ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
+) -> CloseResult:
+    raw = await SocketStream.from_socket(ours)
+    stream = (
+        await TLSStream.wrap(raw, server_side=True, ssl_context=context) if context else raw
+    )
+    await stream.send(reply)
+    return await _asked(graceful_close.anyio, stream, ask)
+
+
+def _run_by(
+    work: Callable[..., Awaitable[CloseResult]], run: Callable[..., CloseResult]
+) -> Driver:
+    def driver(
+        ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
+    ) -> CloseResult:
+        return run(work, ours, context, reply, ask)
+
+    return driver
+
+
+def _in_asyncio(work: Any, *arguments: Any) -> CloseResult:
+    with asyncio.Runner(debug=True) as runner:
+        result: CloseResult = runner.run(work(*arguments))
+        return result
+
+
+def _in_uvloop(work: Any, *arguments: Any) -> CloseResult:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        result: CloseResult = runner.run(work(*arguments))
+        return result
+
+
+def _in_anyio(backend: str) -> Callable[..., CloseResult]:
+    def run(work: Any, *arguments: Any) -> CloseResult:
+        result: CloseResult = anyio.run(work, *arguments, backend=backend)
+        return result
+
+    return run
+
+
+DRIVERS: dict[str, Driver] = {
+    "blocking": blocking,
+    "close_all": close_all,
+    "Reaper": reaper,
+    "asyncio": _run_by(_by_asyncio, _in_asyncio),
+    "uvloop": _run_by(_by_asyncio, _in_uvloop),
+    "trio": _run_by(_by_trio, trio.run),
+    "anyio on asyncio": _run_by(_by_anyio, _in_anyio("asyncio")),
+    "anyio on trio": _run_by(_by_anyio, _in_anyio("trio")),
+}
+
+# These close gracefully and nothing else.
+ONLY_GRACEFUL = {"close_all", "Reaper"}
