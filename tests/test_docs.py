@@ -1,0 +1,218 @@
+"""The tutorial works as it is printed, and the page of the API leaves nothing out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from streams import PATIENCE, connect_many, ends_in_reset, meanwhile, read_all, read_and_close
+from test_snippets import run_page
+
+ROOT = Path(__file__).parent.parent
+HOW_TO = ROOT / "docs/how-to.md"
+TUTORIAL = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
+
+
+def blocks(kind: str) -> list[str]:
+    """What the tutorial shows of one kind, in order."""
+    return re.findall(rf"^```{kind}\n(.*?)^```", TUTORIAL, re.MULTILINE | re.DOTALL)
+
+
+def patched(source: str, diff: str) -> str:
+    """What a file is after somebody followed a diff by hand."""
+    lines = diff.splitlines(keepends=True)
+    old = "".join(line[1:] for line in lines if line[0] in " -")
+    new = "".join(line[1:] for line in lines if line[0] in " +")
+    assert source.count(old) == 1, old
+    return source.replace(old, new)
+
+
+def is_as_shown(said: str, shown: str) -> bool:
+    """Whether a program said what the tutorial shows. Times and counts differ."""
+    words = re.split(r"\d[\d.]*", shown.strip())
+    return re.fullmatch(r"\d[\d.]*".join(map(re.escape, words)), said.strip()) is not None
+
+
+class Reader:
+    """Somebody who types what the tutorial says, except for the port."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = str(free.getsockname()[1])
+
+    def save(self, name: str, source: str) -> None:
+        assert f"`{name}`" in TUTORIAL
+        assert "8413" in source
+        (self._folder / name).write_text(source.replace("8413", self._port), encoding="utf-8")
+
+    @contextlib.contextmanager
+    def running(self, name: str) -> Generator[subprocess.Popen[str]]:
+        assert f".venv/bin/python {name}\n" in blocks("sh")
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        with subprocess.Popen(
+            [sys.executable, name],
+            cwd=self._folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as program:
+            try:
+                yield program
+            finally:
+                program.kill()  # has ended, if all went well
+
+    def run_both(self, client: str) -> tuple[str, str]:
+        """What the server said, and the client, who presses Enter when the server is done."""
+        with self.running("server.py") as server:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "listening\n"
+            with self.running(client) as peer:
+                told, _ = server.communicate(timeout=PATIENCE)
+                answer, _ = peer.communicate("\n", timeout=PATIENCE)
+                assert (server.returncode, peer.returncode) == (0, 0)
+        return told, answer
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the tutorial is for POSIX shells")
+def test_the_tutorial_loses_a_reply_and_delivers_it(tmp_path: Path) -> None:
+    install, *_ = blocks("sh")
+    assert install in (ROOT / "README.md").read_text(encoding="utf-8")
+
+    server, client, silent = blocks("python")
+    add_import, replace_close, one_second, import_outcome, delivered = blocks("diff")
+    lost, reply, closed, timed_out, acknowledged = blocks("text")
+    reader = Reader(tmp_path)
+    reader.save("server.py", server)
+    reader.save("client.py", client)
+    reader.save("silent.py", silent)
+
+    _, answer = reader.run_both("client.py")
+    assert is_as_shown(answer, lost)
+
+    server = patched(patched(server, add_import), replace_close)
+    reader.save("server.py", server)
+    told, answer = reader.run_both("client.py")
+    assert answer == reply
+    assert is_as_shown(told, closed)
+
+    server = patched(server, one_second)
+    reader.save("server.py", server)
+    told, _ = reader.run_both("silent.py")
+    assert is_as_shown(told, timed_out)
+
+    reader.save("server.py", patched(patched(server, import_outcome), delivered))
+    told, _ = reader.run_both("silent.py")
+    assert is_as_shown(told, acknowledged)
+
+
+class Door:
+    """What a server accepts from until somebody wants it to end."""
+
+    def __init__(self, waiting: list[socket.socket]) -> None:
+        self._waiting = waiting
+
+    def accept(self) -> tuple[socket.socket, None]:
+        if not self._waiting:
+            raise SystemExit
+        return self._waiting.pop(), None
+
+
+def test_the_how_tos_pool_loses_no_reply_when_it_ends() -> None:
+    def upload(peer: socket.socket) -> bytes:
+        peer.sendall(bytes(5_000_000))
+        return read_and_close(peer)
+
+    with connect_many(3) as connections, contextlib.ExitStack() as peers:
+        replies = [
+            peers.enter_context(meanwhile(upload, connection.peer))
+            for connection in connections
+        ]
+        with pytest.raises(SystemExit):
+            run_page(HOW_TO)["serve_from_pool"](Door([ours for ours, _ in connections]))
+    assert [reply[:12] for [reply] in replies] == [b"HTTP/1.1 200"] * 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no SIGTERM to be caught")
+def test_the_how_tos_server_ends_and_nobody_is_reset(listener: socket.socket) -> None:
+    names = run_page(HOW_TO)
+    idle_has_ended = asyncio.Event()
+
+    async def handle(request: bytes) -> bytes:
+        if request == b"stop, and then answer\n":
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.wait_for(idle_has_ended.wait(), PATIENCE)
+        return request
+
+    names["handle"] = handle
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+
+        def talk() -> tuple[bytes, bytes]:
+            with (
+                socket.create_connection(listener.getsockname(), PATIENCE) as idle,
+                socket.create_connection(listener.getsockname(), PATIENCE) as busy,
+            ):
+                idle.sendall(b"first\n")
+                assert idle.recv(100) == b"first\n"
+                busy.sendall(b"stop, and then answer\n")
+                at_idle = read_and_close(idle)
+                loop.call_soon_threadsafe(idle_has_ended.set)
+                return at_idle, read_all(busy)
+
+        with meanwhile(talk) as talks:
+            await names["serve_until_sigterm"](listener)
+        assert talks == [(b"", b"stop, and then answer\n")]
+
+    asyncio.run(serve())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no SIGTERM to be caught")
+def test_the_how_tos_server_resets_what_is_not_done_in_time(listener: socket.socket) -> None:
+    names = run_page(HOW_TO)
+    names["WORK"], names["CLOSE"] = 0.0, 0.05
+
+    async def handle(request: bytes) -> bytes:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(PATIENCE)
+        return request
+
+    names["handle"] = handle
+
+    async def serve() -> None:
+        with socket.create_connection(listener.getsockname(), PATIENCE) as late:
+            late.sendall(b"slow\n")
+            await names["serve_until_sigterm"](listener)
+            assert ends_in_reset(late)  # before asyncio.run() would cancel what is left
+
+    asyncio.run(serve())
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["", ".asyncio", ".trio", ".anyio", ".socketserver"],
+    ids=lambda name: name or "top",
+)
+def test_every_public_name_has_its_place_on_the_page_of_the_api(module: str) -> None:
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    full_name = f"graceful_close{module}"
+    shown = re.findall(
+        rf"^\.\. auto(?:function|class|exception):: {re.escape(full_name)}\.(\w+)$",
+        page,
+        re.MULTILINE,
+    )
+    names: list[str] = importlib.import_module(full_name).__all__
+    assert sorted(shown) == sorted(names)
