@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from functools import cache
+from pathlib import Path
 
 import trustme
 
@@ -17,7 +18,7 @@ def _authority() -> trustme.CA:
 
 @cache
 def _certificate() -> trustme.LeafCert:
-    return _authority().issue_cert(NAME, key_type=trustme.KeyType.ECDSA)
+    return _authority().issue_cert(NAME, "127.0.0.1", key_type=trustme.KeyType.ECDSA)
 
 
 def server_context(version: ssl.TLSVersion) -> ssl.SSLContext:
@@ -34,3 +35,15 @@ def client_context(version: ssl.TLSVersion) -> ssl.SSLContext:
     _authority().configure_trust(context)
     context.minimum_version = context.maximum_version = version
     return context
+
+
+def authority_file(folder: Path) -> Path:
+    """The authority, for clients that take a file."""
+    _authority().cert_pem.write_to_path(folder / "authority.pem")
+    return folder / "authority.pem"
+
+
+def certificate_file(folder: Path) -> Path:
+    """The certificate and its key, for servers that take a file."""
+    _certificate().private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    return folder / "server.pem"

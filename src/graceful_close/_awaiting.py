@@ -10,7 +10,16 @@ from ._linger import LingerPolicy
 from ._many import Crowd
 from ._release import let_go
 from ._result import CloseResult
-from ._teardown import ALREADY_CLOSED, LET_GO, PAUSE, WAIT_ACK, WAIT_READABLE, WAIT_WRITABLE
+from ._selector import new_selector
+from ._teardown import (
+    ALREADY_CLOSED,
+    LET_GO,
+    PAUSE,
+    WAIT_ACK,
+    WAIT_EITHER,
+    WAIT_READABLE,
+    WAIT_WRITABLE,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,6 +119,8 @@ async def close_on(
                     readable = watch.wait(0)
                 elif step is WAIT_WRITABLE:
                     await wait.writable(open_descriptor(sock), left)
+                elif step is WAIT_EITHER:
+                    await _either(open_descriptor(sock), machine.wake_at, wait)
                 elif step is PAUSE:
                     await wait.pause(left)
                 else:
@@ -128,6 +139,16 @@ async def close_on(
     finally:
         if watch is not None:
             watch.close()
+
+
+async def _either(descriptor: int, wake_at: float, wait: Wait) -> None:
+    """Wait until there is input or room for output."""
+    selector = new_selector()
+    try:
+        selector.arm(descriptor, WAIT_EITHER, known=False)
+        await wait_on(selector.fileno(), wake_at, wait)
+    finally:
+        selector.close()
 
 
 async def close_all_on(

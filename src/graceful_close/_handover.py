@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import sys
@@ -16,7 +17,7 @@ from ._linger import LingerPolicy, set_linger
 from ._platform import Meaning, meaning
 from ._release import let_go, shut_for_writing
 from ._result import CloseOutcome, CloseResult
-from ._teardown import IDLE_TIMED_OUT, TIMED_OUT, Terms
+from ._teardown import DRAIN_LIMIT, IDLE_TIMED_OUT, TIMED_OUT, Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ class Handover(asyncio.Protocol):
         self.tls = self._session is not None
         # uvloop's throws away what comes after close(), and would not stay paused.
         self._fails_over_input = self.tls and isinstance(transport, asyncio.Transport)
+        self._limit = math.inf  # of what may be drained
         self._begun = False
         self._watching = False
         self._turns_left = 0  # with room, until everything must be in the kernel
@@ -227,6 +229,7 @@ class Handover(asyncio.Protocol):
         await self._some_turns()
         if not self._is_through():
             self._watch()
+        self._limit = math.inf if terms.drain_limit is None else terms.drain_limit
         deadline = since + terms.timeout
         idle_at = monotonic() + terms.idle_timeout
         seen = self._signs_of_life()
@@ -237,6 +240,8 @@ class Handover(asyncio.Protocol):
             now = monotonic()
             if self._is_through():
                 break
+            if self.drained > self._limit:
+                return DRAIN_LIMIT
             if now >= deadline:
                 return TIMED_OUT
             if now >= idle_at:
@@ -288,7 +293,9 @@ class Handover(asyncio.Protocol):
             self._wake()
             count = 0
         self.drained += count
-        if count == 0:
+        if self.drained > self._limit:
+            self._wake()
+        if count == 0 or self.drained > self._limit:
             self._loop.remove_reader(self.sock.fileno())
 
     def _count_turn(self) -> None:

@@ -181,6 +181,7 @@ if sys.platform == "linux":
         # were it armed, a dup would keep it in the list, and its events coming.
         _READABLE = select.EPOLLIN | select.EPOLLONESHOT
         _WRITABLE = select.EPOLLOUT | select.EPOLLONESHOT
+        _EITHER = select.EPOLLIN | select.EPOLLOUT | select.EPOLLONESHOT
         _ANYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET  # see AckWatch
 
         def __init__(self) -> None:
@@ -194,6 +195,8 @@ if sys.platform == "linux":
                 events = self._ANYTHING
             elif step is WAIT_WRITABLE:
                 events = self._WRITABLE
+            elif step is WAIT_EITHER:
+                events = self._EITHER
             elif step is WAIT_EITHER:
                 events = self._READABLE | self._WRITABLE
             if known:

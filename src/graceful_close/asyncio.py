@@ -316,7 +316,7 @@ async def _finish(handover: Handover, terms: Terms, since: float) -> CloseResult
         if failure is not None:
             await handover.end()
             return failure
-        rest, before = _rest_of(terms, since), monotonic() - since
+        rest, before = _rest_of(terms, since, handover.drained), monotonic() - since
         result = await _drive(rest, handover.sock, fin_sent=handover.fin_sent)
         return told(result, before, handover)
     except BaseException as error:
@@ -389,12 +389,13 @@ async def _close_many(
     return results
 
 
-def _rest_of(terms: Terms, since: float) -> Terms:
-    """The same terms, for what is left of the time."""
+def _rest_of(terms: Terms, since: float, drained: int = 0) -> Terms:
+    """The same terms, for what is left of the time, and of what may be drained."""
+    limit = terms.drain_limit
     return Terms(
         max(0.0, since + terms.timeout - monotonic()),
         None if terms.idle_timeout == math.inf else terms.idle_timeout,
-        terms.drain_limit,
+        None if limit is None else max(0, limit - drained),
         terms.until,
         terms.on_timeout,
     )

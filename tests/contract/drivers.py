@@ -10,15 +10,16 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
-import graceful_close.anyio
-import graceful_close.asyncio
-import graceful_close.trio
+import pytest
 import trio
 import uvloop
 from anyio.abc import SocketStream
 from anyio.streams.tls import TLSStream
 
 import graceful_close
+import graceful_close.anyio
+import graceful_close.asyncio
+import graceful_close.trio
 from graceful_close import CloseResult, Reaper
 
 # libuv makes a pipe for signals once in a process, and keeps it.
@@ -48,6 +49,10 @@ def blocking(
     call, arguments, options = ask
     if call == "close_all":
         return graceful_close.close_all([stream, stream], **options)[1]
+    if call == "refuse":
+        with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+            graceful_close.graceful_close(stream, **options)
+        return graceful_close.abortive_close(stream)
     if call not in {"commit", "roll back"}:
         result: CloseResult = getattr(graceful_close, call)(stream, *arguments, **options)
         return result
@@ -63,6 +68,10 @@ def close_all(
     ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
 ) -> CloseResult:
     stream = _served(ours, context, reply)
+    if ask[0] == "refuse":
+        with pytest.raises((TypeError, ValueError), match=next(iter(ask[2]))):
+            graceful_close.close_all([stream], **ask[2])
+        return graceful_close.abortive_close(stream)
     return graceful_close.close_all([stream, stream], **ask[2])[1]
 
 
@@ -70,6 +79,10 @@ def reaper(
     ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
 ) -> CloseResult:
     stream = _served(ours, context, reply)
+    if ask[0] == "refuse":
+        with pytest.raises((TypeError, ValueError), match=next(iter(ask[2]))):
+            Reaper(**ask[2])
+        return graceful_close.abortive_close(stream)
     with Reaper(**{"idle_timeout": None} | ask[2]) as owner:
         return owner.submit(stream).result()
 
@@ -77,7 +90,11 @@ def reaper(
 async def _asked(module: Any, stream: Any, ask: Ask) -> CloseResult:
     call, arguments, options = ask
     result: CloseResult
-    if call == "close_all":
+    if call == "refuse":
+        with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+            await module.graceful_close(stream, **options)
+        result = await module.abortive_close(stream)
+    elif call == "close_all":
         result = (await module.close_all([stream, stream], **options))[1]
     elif call in {"commit", "roll back"}:
         closing = module.closing(stream, **options)

@@ -112,23 +112,27 @@ def holds_open(sock: socket.socket, closed: threading.Event) -> bytes:
     return received
 
 
-def floods(sock: socket.socket, closed: threading.Event) -> None:
+def reads_the_reply(sock: socket.socket) -> None:
     sock.settimeout(PATIENCE)
+    received = 0
+    while received < len(REPLY):
+        received += len(sock.recv(65536))
+
+
+def floods(sock: socket.socket, closed: threading.Event) -> None:
+    reads_the_reply(sock)
     with suppress(OSError):  # reset, because it had enough
         while not closed.is_set():
             sock.sendall(UPLOAD)
 
 
 def resets_after_the_reply(sock: socket.socket, closed: threading.Event) -> None:
-    sock.settimeout(PATIENCE)
-    received = 0
-    while received < len(REPLY):
-        received += len(sock.recv(65536))
+    reads_the_reply(sock)
     reset(sock)
 
 
-def is_reset(sock: socket.socket, closed: threading.Event) -> bool:
-    assert closed.wait(PATIENCE)
+def is_reset(sock: socket.socket, closed: threading.Event | None = None) -> bool:
+    assert closed is None or closed.wait(PATIENCE)
     try:
         read_all(sock)
     except OSError:
@@ -176,7 +180,7 @@ def test_a_silent_peer_costs_the_idle_time(stream: Stream) -> None:
 def test_a_peer_that_sends_too_much_meets_the_limit(stream: Stream) -> None:
     result, _ = stream.against(floods, drain_limit=10_000)
     assert result.outcome is CloseOutcome.DRAIN_LIMIT
-    assert result.drained == 10_001
+    assert result.drained > 10_000
 
 
 def test_a_peer_that_never_ends_meets_the_deadline(stream: Stream) -> None:
@@ -237,19 +241,21 @@ def test_all_of_one_are_closed_once_and_told_twice(able: Stream) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "error"),
+    "options",
     [
-        ({"timeout": -1}, ValueError),
-        ({"timeout": "5"}, TypeError),
-        ({"idle_timeout": float("nan")}, ValueError),
-        ({"drain_limit": 1.5}, TypeError),
-        ({"until": CloseOutcome.ABORTED}, ValueError),
-        ({"on_timeout": LingerPolicy.TIMED}, ValueError),
+        {"timeout": -1},
+        {"timeout": "5"},
+        {"idle_timeout": float("nan")},
+        {"drain_limit": 1.5},
+        {"until": CloseOutcome.ABORTED},
+        {"on_timeout": LingerPolicy.TIMED},
     ],
+    ids=str,
 )
-def test_what_cannot_be_is_refused(
-    driver: str, options: dict[str, Any], error: type[Exception]
+def test_what_cannot_be_is_refused_and_nothing_is_touched(
+    driver: str, options: dict[str, Any]
 ) -> None:
-    with connect("tcp4") as (ours, _):
-        with pytest.raises(error, match=next(iter(options))):
-            DRIVERS[driver](ours, None, b"", ("graceful_close", (), options))
+    with connect("tcp4") as (ours, peer):
+        result = DRIVERS[driver](ours, None, REPLY, ("refuse", (), options))
+        assert result.outcome is CloseOutcome.ABORTED  # it was still there to be aborted
+        assert is_reset(peer)
