@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -57,6 +57,26 @@ def connect(
         ours, _ = listener.accept()
         with ours:
             yield Connection(ours, peer)
+
+
+@contextmanager
+def connect_many(
+    count: int, family: str = "tcp4", *, peer_buffer: int | None = None
+) -> Generator[list[Connection], None, None]:
+    """Connections like those of `connect`, to one listener."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        listener = stack.enter_context(listen(family, Path(folder)))
+        connections: list[Connection] = []
+        for _ in range(count):
+            peer = stack.enter_context(socket.socket(listener.family, socket.SOCK_STREAM))
+            if peer_buffer is not None:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, peer_buffer)
+            peer.settimeout(PATIENCE)
+            peer.connect(listener.getsockname())
+            ours = stack.enter_context(listener.accept()[0])
+            connections.append(Connection(ours, peer))
+        yield connections
 
 
 def fill(sock: socket.socket) -> int:

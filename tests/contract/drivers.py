@@ -83,7 +83,8 @@ def reaper(
         with pytest.raises((TypeError, ValueError), match=next(iter(ask[2]))):
             Reaper(**ask[2])
         return graceful_close.abortive_close(stream)
-    with Reaper(**{"idle_timeout": None} | ask[2]) as owner:
+    options: dict[str, Any] = {"idle_timeout": None} | ask[2]
+    with Reaper(**options) as owner:
         return owner.submit(stream).result()
 
 

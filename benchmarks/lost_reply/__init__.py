@@ -1,0 +1,1 @@
+"""Replies that arrive whole: real servers that answer an upload early, and real clients."""
