@@ -40,8 +40,8 @@ _GRACE = 1.0
 class Orders:
     """What a Reaper was asked for, what has become of it, and the locks around that.
 
-    Both locks are reentrant, because a signal handler or a finalizer may come in between, and
-    want the same. Nobody waits for one while holding the other.
+    Both locks are reentrant, because a signal handler or a finalizer may come in between two
+    lines, and submit. Only who forks waits for one while holding the other.
 
     Attributes:
         terms: For each connection.
@@ -308,8 +308,11 @@ class Crew:
         except BlockingIOError:
             pass
         self._waking = False
-        self._in_hand.extend(self._intake)
-        self._intake.clear()
+        self._empty_intake()
+
+    def _empty_intake(self) -> None:
+        while self._intake:
+            self._in_hand.append(self._intake.popleft())
 
     def _go_on(self, events: Events) -> None:
         """Close what can be closed now."""
@@ -331,8 +334,8 @@ class Crew:
 
     def _write_down(self) -> dict[Future[CloseResult], CloseResult | BaseException]:
         """Count what has ended; is it the end?"""
-        ended = dict(self._ended)
-        self._ended.clear()
+        noted, self._ended = self._ended, []
+        ended = dict(noted)
         self._orders.ended += len(ended)
         for outcome in ended.values():
             if isinstance(outcome, CloseResult):
@@ -347,8 +350,7 @@ class Crew:
         orders = self._orders
         with orders.lock:
             self.over = True
-            self._in_hand.extend(self._intake)
-            self._intake.clear()
+            self._empty_intake()
         with orders.work:
             stranded: dict[Future[CloseResult], BaseException] = {}
             for closing in self._loop:

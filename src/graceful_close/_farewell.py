@@ -25,7 +25,7 @@ from ._teardown import Terms
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ._awaiting import Wait
     from ._loop import Closing, Said
@@ -101,9 +101,6 @@ class Farewell:
     def has_failed(self) -> bool:
         """The network ended it."""
         return isinstance(self._said, OSError)
-
-    async def part(self) -> None:
-        """Have the framework's own object let go, before our FIN. Never waits, never raises."""
 
     # --- the words --------------------------------------------------------------------------
 
@@ -203,14 +200,9 @@ class Farewell:
         self._said = (False, peers)
 
     def watch(self, selector: selectors.BaseSelector) -> None:
-        """Have `selector` tell when to `go_on`; again after each."""
+        """Have `selector`, which does not know it, tell when to `go_on`."""
         both = selectors.EVENT_READ | selectors.EVENT_WRITE
-        events = both if self._left > 0 else selectors.EVENT_WRITE
-        known = selector.get_map().get(self.sock)
-        if known is None:
-            selector.register(self.sock, events, self)
-        elif known.events != events:
-            selector.modify(self.sock, events, self)
+        selector.register(self.sock, both if self._left > 0 else selectors.EVENT_WRITE, self)
 
     # --- the close ----------------------------------------------------------------------------
 
@@ -259,11 +251,11 @@ async def close_one(farewell: Farewell, wait: Wait) -> CloseResult:
                 while True:
                     farewell.watch(selector)
                     await wait_on(_number_of(selector), farewell.wake_at, wait)
+                    selector.unregister(farewell.sock)
                     if farewell.go_on():
                         break
-        await farewell.part()
-    except BaseException as error:
-        await drop([farewell], error)
+    except BaseException:
+        drop([farewell])
         raise
     return await farewell.close(wait)
 
@@ -278,23 +270,25 @@ async def close_many(farewells: Sequence[Farewell], wait: Wait) -> None:
     crowd = _Crowd()
     try:
         for index, farewell in enumerate(farewells):
-            if not crowd.goes_on_without(farewell):
-                await farewell.part()
-                farewell.begin(crowd.loop)
+            crowd.add(farewell)
             if index % BATCH == BATCH - 1:
                 await wait.pause(0)
         while crowd.loop or crowd.speaking:
             await wait_on(crowd.loop.fileno(), crowd.wake_at, wait)
-            for farewell in crowd.turn():
-                await farewell.part()
-                farewell.begin(crowd.loop)
-    except BaseException as error:
+            crowd.turn()
+    except BaseException:
         crowd.close()
-        await drop(farewells, error)
+        drop(farewells)
         raise
     crowd.close()
     if crowd.failures:
         raise crowd.failures[0]
+
+
+def drop(farewells: Iterable[Farewell]) -> None:
+    """Close all at once, without lingering: something foreign happened."""
+    for farewell in farewells:
+        let_go(farewell.sock, LingerPolicy.BACKGROUND)
 
 
 class _Crowd:
@@ -306,22 +300,22 @@ class _Crowd:
         self.speaking: set[Farewell] = set()
         self._selector: selectors.BaseSelector | None = None
 
-    def goes_on_without(self, farewell: Farewell) -> bool:
-        """Whether it is not to be closed by the loop, or not yet."""
+    def add(self, farewell: Farewell) -> None:
+        """Go on with one: it has to say something yet, or is closed by the loop from now on."""
         try:
             if farewell.go_on():
-                return False
+                farewell.begin(self.loop)
+                return
             if self._selector is None:
                 self._selector = _new_selector()
                 if _number_of(self._selector) != -1:
                     self.loop.wake_for(_number_of(self._selector))
             farewell.watch(self._selector)
         except Exception as error:  # noqa: BLE001 (whatever it is, others are not to blame)
-            let_go(farewell.sock, LingerPolicy.BACKGROUND)
+            drop([farewell])
             self.failures.append(error)
         else:
             self.speaking.add(farewell)
-        return True
 
     @property
     def wake_at(self) -> float:
@@ -331,21 +325,17 @@ class _Crowd:
             wake_at = min(wake_at, monotonic() + LOOK_EVERY)
         return min(wake_at, self.loop.wake_at)
 
-    def turn(self) -> list[Farewell]:
-        """Carry out what can be without waiting; who has said all."""
+    def turn(self) -> None:
+        """Carry out what can be without waiting."""
         self.loop.turn(0)
         if self._selector is None or not self.speaking:
-            return []
+            return
         woken = {key.data for key, _ in self._selector.select(0)}
         now = monotonic()
-        done: list[Farewell] = []
-        for farewell in list(self.speaking):
-            if farewell in woken or now >= farewell.wake_at:
-                self.speaking.discard(farewell)
-                if not self.goes_on_without(farewell):
-                    self._selector.unregister(farewell.sock)
-                    done.append(farewell)
-        return done
+        for farewell in [f for f in self.speaking if f in woken or now >= f.wake_at]:
+            self.speaking.discard(farewell)
+            self._selector.unregister(farewell.sock)
+            self.add(farewell)
 
     def close(self) -> None:
         self.loop.close()
@@ -357,15 +347,6 @@ class _Crowd:
             self.failures.append(outcome)
         else:
             closing.ticket.told(outcome)
-
-
-async def drop(farewells: Sequence[Farewell], error: BaseException) -> None:
-    """Close all at once, without lingering: something foreign happened."""
-    for farewell in farewells:
-        let_go(farewell.sock, LingerPolicy.BACKGROUND)
-    if not isinstance(error, GeneratorExit):  # after which nothing may be awaited
-        for farewell in farewells:
-            await farewell.part()
 
 
 def _new_selector() -> selectors.BaseSelector:

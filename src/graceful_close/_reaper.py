@@ -79,6 +79,10 @@ class Reaper:
         max_sockets: int | None = None,
         on_overflow: LingerPolicy = LingerPolicy.ABORT,
     ) -> None:
+        # Not with this module, because it loads logging; and not in submit(), because a signal
+        # handler, or the child of a fork, may find another thread in the middle of an import.
+        from concurrent.futures import Future
+
         terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
         require_parting("on_overflow", on_overflow)
         if max_sockets is None:
@@ -86,6 +90,7 @@ class Reaper:
             max_sockets = _MAX_SOCKETS if limit is None else max(1, limit // 2)
         require_count("max_sockets", max_sockets, "sockets", least=1)
         self._orders = Orders(terms, max_sockets, on_overflow)
+        self._new_future: type[Future[CloseResult]] = Future
         self._closed = False
         self._crew: Crew | None = None
 
@@ -111,10 +116,8 @@ class Reaper:
             TypeError: `sock` is not a stream socket.
             RuntimeError: The Reaper is closed.
         """
-        from concurrent.futures import Future  # not at import time: it loads logging
-
         require_stream(sock)
-        future: Future[CloseResult] = Future()
+        future = self._new_future()
         future.set_running_or_notify_cancel()
         handed = Handed(future)
         with self._orders.lock:

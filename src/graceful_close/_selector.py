@@ -197,8 +197,6 @@ if sys.platform == "linux":
                 events = self._WRITABLE
             elif step is WAIT_EITHER:
                 events = self._EITHER
-            elif step is WAIT_EITHER:
-                events = self._READABLE | self._WRITABLE
             if known:
                 self._modify(number, events)
                 return

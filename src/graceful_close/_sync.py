@@ -48,10 +48,10 @@ def graceful_close(
         sock: A connected stream socket: TCP or AF_UNIX, blocking or not. Any other state is
             closed too, and the result says which it was.
         timeout: Seconds for all of it, 0 or more; 0 looks once and does not wait.
-        idle_timeout: Give up after this many seconds in which the peer sent nothing and (where
-            that can be seen) acknowledged nothing new. None: only `timeout` counts.
-        drain_limit: Give up when the peer has sent more than this many bytes after our FIN.
-            None: the deadline is what bounds the work; a small limit loses replies.
+        idle_timeout: Give up after this many seconds, 0 or more, in which the peer sent nothing
+            and (where that can be seen) acknowledged nothing new. None: only `timeout` counts.
+        drain_limit: Give up when the peer has sent more than this many bytes, 0 or more, after
+            our FIN. None: the deadline is what bounds the work; a small limit loses replies.
         until: PEER_CLOSED, or DELIVERED to end as soon as the peer's kernel has acknowledged
             everything. Where acknowledgements cannot be seen, DELIVERED waits for the peer's
             FIN instead, or (TCP on Windows and illumos) lets the kernel linger.

@@ -232,7 +232,7 @@ class closing(Closing["S"]):  # noqa: N801 (named for contextlib.closing)
         result: How the connection ended; None until the block is left.
 
     Raises:
-        TypeError, ValueError: As `graceful_close`, when it is made, not when it is left.
+        TypeError, ValueError, NotImplementedError: As `graceful_close`, when it is made, not when it is left.
     """
 
     def __init__(  # noqa: D107 (the class says it)

@@ -328,7 +328,7 @@ async def _begin(parting: list[tuple[_End, Farewell]]) -> None:
                 farewell.say(*await _last_words(end.layers))
                 await end.shut()
     except BaseException as error:
-        await drop([farewell for _, farewell in parting], error)
+        drop(farewell for _, farewell in parting)
         if not isinstance(error, GeneratorExit):
             for end, _ in parting:
                 await end.shut()

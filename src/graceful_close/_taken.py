@@ -1,0 +1,317 @@
+"""Taking a connection over from an anyio stream, by public interfaces alone."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import socket
+import ssl
+import sys
+from functools import partial
+from time import monotonic
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+from anyio.streams.tls import TLSAttribute, TLSStream
+
+from ._awaiting import LOOK_EVERY
+from ._farewell import Farewell
+from ._linger import LingerPolicy, set_linger
+from ._platform import meaning
+from ._release import let_go
+from ._result import CloseOutcome, CloseResult
+from ._sync import abort_on
+from ._teardown import IDLE_TIMED_OUT, TIMED_OUT, Terms
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    # TLS's last records, and `notified` and `peer_notified` of CloseResult.
+    Words = tuple[bytes, bool | None, bool | None]
+
+# In how many turns of the event loop a closed transport lets go of its descriptor. One or two do;
+# arbitrary above that, so that nothing waits for ever.
+_TURNS_TO_LET_GO = 50
+
+# How long a stream has to say whether it holds something back, whatever the timeout. It takes it
+# a turn of the event loop; arbitrary above that, for a loop that is busy.
+_TIME_TO_TELL = 0.1
+
+
+class End:
+    """What there is to close: a stream of a socket's, and the TLS over it, the uppermost first.
+
+    Attributes:
+        layers: The TLS sessions.
+        stream: What is below them.
+        raw: What stands for the stream's socket; None: it has ended.
+
+    Raises:
+        TypeError: It is no stream, or one of something else.
+    """
+
+    __slots__ = ("layers", "raw", "stream")
+
+    def __init__(self, stream: object) -> None:
+        self.layers: list[TLSStream] = []
+        below: object = stream
+        while isinstance(below, TLSStream):
+            self.layers.append(below)
+            below = below.transport_stream
+        if not isinstance(below, anyio.abc.SocketStream):
+            over = f"a TLSStream over a SocketStream is needed, not over {below!r}"
+            alone = f"a SocketStream or a TLSStream is needed, not {stream!r}"
+            raise TypeError(over if self.layers else alone)
+        self.stream = below
+        self.raw: socket.socket | None = None
+        try:
+            self.raw = below.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610 (no SQL)
+        except AttributeError:
+            pass  # uvloop's transport has no socket when it has ended, and anyio asks that
+
+    def take(self, terms: Terms, since: float) -> Taken | None:
+        """Take the descriptor, or a dup where the event loop keeps it. None: it is closed.
+
+        Raises:
+            OSError: There is no descriptor for the dup (EMFILE, ENFILE).
+        """
+        raw = self.raw
+        if raw is None or raw.fileno() == -1:
+            return None
+        # What asyncio and uvloop show of a transport is no socket.
+        if not (isinstance(raw, socket.socket) and _may_be_detached()):
+            return Taken(self, _dup(raw), terms, since, shared=True)
+        anyio.notify_closing(raw.fileno())
+        held: list[Any] = []
+        adopt = partial(_socket.socket, raw.family, raw.type, raw.proto)
+        # In one call, because a signal's exception between two would lose the descriptor.
+        held.extend(map(adopt, map(_socket.socket.detach, (raw,))))
+        raw.detach()  # finds nothing, but lets the object know that it is closed
+        return Taken(self, held[0], terms, since, shared=False)
+
+    async def close(self) -> None:
+        """Have the stream let go. Not cancelled by a scope."""
+        with anyio.CancelScope(shield=True):
+            await self.stream.aclose()
+            for _ in range(_TURNS_TO_LET_GO):
+                if self.raw is None or self.raw.fileno() == -1:
+                    return
+                await anyio.lowlevel.cancel_shielded_checkpoint()
+
+    async def reset(self) -> None:
+        """Have the stream reset the connection, when there is no descriptor to do it with."""
+        raw = self.raw
+        if raw is not None and raw.fileno() != -1:
+            borrowed = socket.socket(raw.family, raw.type, raw.proto, raw.fileno())
+            try:
+                set_linger(borrowed, LingerPolicy.ABORT)
+            except OSError:
+                pass  # ENOTCONN, EINVAL (macOS): it is over
+            finally:
+                borrowed.detach()
+        await self.close()
+
+
+def _may_be_detached() -> bool:
+    """Whether a stream that is waiting on its socket copes with a descriptor that is gone.
+
+    On trio and on asyncio's own loop. uvloop has to find the descriptor when the wait is over.
+    """
+    asyncio = sys.modules.get("asyncio")  # on trio nobody needs it
+    if asyncio is None:
+        return True
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return True  # trio
+    return isinstance(loop, asyncio.SelectorEventLoop)
+
+
+def _dup(sock: socket.socket) -> socket.socket:
+    """A socket object of our own for a connection that is an event loop's."""
+    if sys.platform == "win32":
+        return sock.dup()
+    else:  # noqa: RET505  (type checkers follow this form)
+        return socket.socket(sock.family, sock.type, sock.proto, os.dup(sock.fileno()))
+
+
+class Taken(Farewell):
+    """A connection that was taken from its stream.
+
+    Attributes:
+        shared: The stream keeps a descriptor of its own.
+        flushed: All that the stream held is in the kernel; False: not yet; None: not asked yet.
+    """
+
+    __slots__ = ("_closes_late", "_cut_short", "_end", "flushed", "shared")
+
+    def __init__(
+        self, end: End, sock: socket.socket, terms: Terms, since: float, *, shared: bool
+    ) -> None:
+        super().__init__(sock, terms, since)
+        self.shared = shared
+        self.flushed: bool | None = None
+        self._end = end
+        # What is closed while it is waited on stays in the event loop's epoll for as long as a dup
+        # lives, and wakes it for ever. A transport waits no more when it is closed; a stream that
+        # waits on the socket itself (UNIX) could, on uvloop.
+        self._closes_late = shared and isinstance(end.raw, socket.socket)
+        self._cut_short = False  # a send() goes on, and its record will be cut
+
+    async def ask(self, seconds: float = _TIME_TO_TELL) -> None:
+        """Ask the stream for so long whether it holds something back."""
+        scope = anyio.move_on_after(seconds)
+        try:
+            with scope:
+                # Waits until the transport's buffer is empty, if there is one.
+                await self._end.stream.send(b"")
+        except anyio.BusyResourceError:
+            self._cut_short = True
+        except anyio.ClosedResourceError:
+            pass
+        except anyio.BrokenResourceError as error:
+            if isinstance(error.__cause__, OSError) and meaning(error.__cause__) is not None:
+                self.failed(error.__cause__)
+        self.flushed = not scope.cancelled_caught
+
+    async def begin_to_end(self) -> None:
+        """Flush and close the stream, and have TLS say what it has to say.
+
+        If that takes too long, it has a result.
+        """
+        await self._flush()
+        if not self._closes_late:
+            await self._end.close()
+        if self.result is None and self._end.layers and not self.has_failed:
+            cut = (b"", False, None)
+            self.say(*(cut if self._cut_short else await _last_words(self._end.layers)))
+
+    async def _flush(self) -> None:
+        while not self.flushed:
+            try:
+                self.drain()
+            except OSError as error:
+                if meaning(error) is None:
+                    raise
+                self.failed(error)
+                return
+            now = monotonic()
+            if self.is_late(now):
+                # The end of the stream would tell the peer that the message is whole.
+                aborted = abort_on(self.sock)
+                outcome = aborted.outcome
+                if outcome is CloseOutcome.ABORTED:
+                    outcome = TIMED_OUT if now >= self.deadline else IDLE_TIMED_OUT
+                notified = False if self._end.layers else None
+                elapsed = now - self.last_sign
+                self.told(CloseResult(outcome, elapsed, 0, None, aborted.error, notified))
+                return
+            await self.ask(LOOK_EVERY)
+
+    async def end(self) -> None:
+        """Close the stream if that is not done yet. The dup is closed."""
+        if self._closes_late:
+            await self._end.close()
+
+    async def drop(self, error: BaseException) -> None:
+        """Close at once. A stream that is cut short by that ends in a reset."""
+        parting = LingerPolicy.ABORT if self.flushed is False else LingerPolicy.BACKGROUND
+        let_go(self.sock, parting)
+        if not isinstance(error, GeneratorExit):  # after which nothing may be awaited
+            await self._end.close()
+
+
+# --- TLS -------------------------------------------------------------------------------------
+
+
+class _NothingMore(anyio.ClosedResourceError):
+    """Nothing more has come in; and to a task that should not be there, what it is to read."""
+
+
+class _Tap(anyio.abc.ByteStream):
+    """Stands below a TLS session in the place of its connection, and only listens.
+
+    A session over the connection itself would wait for it, and could be waiting when the time is
+    up; and it would read on, although all that it reads stands in the way of its close_notify.
+    """
+
+    def __init__(self) -> None:
+        self.heard = bytearray()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return {}
+
+    async def send(self, item: bytes) -> None:
+        self.heard += item
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        raise _NothingMore
+
+    async def send_eof(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def _last_words(layers: list[TLSStream]) -> Words:
+    """What sessions over each other have to say, in the records of the lowest."""
+    words = b""
+    notified: bool | None = None
+    peers: bool | None = None
+    for layer in layers:
+        words, said, heard = await _ask(layer, words)
+        if layer is layers[0]:
+            peers = heard
+        notified = said and notified is not False
+    return words, notified, peers
+
+
+async def _ask(session: TLSStream, above: bytes) -> Words:
+    """What one session has to say, after what the one above it has."""
+    connection, tap = session.transport_stream, _Tap()
+    session.transport_stream = tap
+    try:
+        # What was read from the connection and not yet from the session stands in the way of its
+        # close_notify (APPLICATION_DATA_AFTER_CLOSE_NOTIFY): unwrap() and aclose() fail over it,
+        # and send nothing.
+        await _read_out(session)
+        if above:
+            await session.send(above)
+        peers = await _unwrap(session)
+    except anyio.EndOfStream:
+        return b"", False, False
+    except anyio.BrokenResourceError as error:
+        cut = isinstance(error.__cause__, ssl.SSLEOFError)
+        return b"", False, False if cut else None
+    except (anyio.ClosedResourceError, ssl.SSLError):
+        return b"", False, None
+    finally:
+        session.transport_stream = connection
+    session_object = session.extra(TLSAttribute.ssl_object)  # noqa: S610 (no SQL)
+    options = session_object.context.options
+    if options & getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0):
+        peers = None  # the bare end of the stream counts for one
+    return bytes(tap.heard), True, peers
+
+
+async def _read_out(session: TLSStream) -> None:
+    """Read what was received."""
+    try:
+        while True:
+            await session.receive()
+    except (_NothingMore, anyio.EndOfStream):
+        pass  # unwrap() knows better which end that is
+
+
+async def _unwrap(session: TLSStream) -> bool | None:
+    """Say close_notify. Whether the peer's was there; None: nobody looked that far."""
+    try:
+        await session.unwrap()
+    except _NothingMore:
+        return None
+    return True

@@ -1,0 +1,828 @@
+"""close_all: the same close for many sockets at once, and a deadline that is spent once."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import select
+import selectors
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import graceful_close as graceful_close_package
+from graceful_close import (
+    CloseOutcome,
+    CloseResult,
+    Linger,
+    LingerPolicy,
+    close_all,
+    get_linger,
+    set_linger,
+)
+from graceful_close._loop import Closing
+from graceful_close._many import close_all_on
+from graceful_close._teardown import Step, Terms
+from streams import (
+    PATIENCE,
+    Connection,
+    await_fin,
+    await_input,
+    await_reset,
+    connect,
+    connect_many,
+    ends_in_reset,
+    fill,
+    meanwhile,
+    read_and_close,
+    reset,
+)
+
+REPLY = b"reply" * 13_000
+
+
+@pytest.fixture(params=["epoll", "poll"], autouse=True)
+def selector(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything is the same whatever the system has to wait with."""
+    name: str = request.param
+    if name != "epoll":
+        monkeypatch.delattr(select, "epoll", raising=False)
+    if name == "poll":
+        monkeypatch.setattr(selectors, "DefaultSelector", selectors.PollSelector)
+    if name == "select":
+        monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
+        monkeypatch.setattr("graceful_close._selector._SELECTABLE", 3)
+    return name
+
+
+with_select_too = pytest.mark.parametrize(
+    "selector", ["epoll", "poll", "select"], indirect=True
+)
+
+
+@pytest.fixture
+def crowd() -> Iterator[list[Connection]]:
+    with connect_many(10) as connections:
+        yield connections
+
+
+def ours(connections: list[Connection]) -> list[socket.socket]:
+    return [connection.ours for connection in connections]
+
+
+def outcomes(results: list[CloseResult]) -> list[CloseOutcome]:
+    return [result.outcome for result in results]
+
+
+def note(told: list[tuple[int, int]], done: int, total: int) -> None:
+    """What hears of progress."""
+    told.append((done, total))
+
+
+def close_politely(*peers: socket.socket) -> list[bytes]:
+    return [read_and_close(peer) for peer in peers]
+
+
+# --- the point of it all -----------------------------------------------------------------------
+
+
+@with_select_too
+def test_unread_input_destroys_no_reply(any_family: str) -> None:
+    with connect_many(10, any_family) as crowd:
+        for sock, peer in crowd:
+            peer.sendall(b"upload" * 1000)
+            await_input(sock)
+            sock.sendall(REPLY)
+        with meanwhile(close_politely, *(peer for _, peer in crowd)) as replies:
+            results = close_all(ours(crowd), timeout=PATIENCE)
+        assert replies == [[REPLY] * 10]
+    assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
+    assert [result.drained for result in results] == [6000] * 10
+    assert {result.unacked for result in results} <= {0, None}
+
+
+@with_select_too
+def test_each_result_stands_where_its_socket_stood(
+    crowd: list[Connection], stack: ExitStack
+) -> None:
+    limited, silent, closed, resets, listening, unconnected, answers = crowd[:7]
+    limited.peer.sendall(bytes(2000))
+    await_input(limited.ours)
+    closed.peer.close()
+    await_fin(closed.ours)
+    reset(resets.peer)
+    await_reset(resets.ours)
+    listening.ours.close()
+    socks = ours(crowd[:7])
+    socks[4] = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    socks[5] = stack.enter_context(socket.socket(socket.AF_INET6))
+    with meanwhile(read_and_close, answers.peer):
+        results = close_all([*socks, listening.ours], timeout=0.3, drain_limit=1000)
+    assert outcomes(results) == [
+        CloseOutcome.DRAIN_LIMIT,
+        CloseOutcome.TIMED_OUT,
+        CloseOutcome.PEER_CLOSED,
+        CloseOutcome.PEER_RESET,
+        CloseOutcome.NOT_CONNECTED,
+        CloseOutcome.NOT_CONNECTED,
+        CloseOutcome.PEER_CLOSED,
+        CloseOutcome.ALREADY_CLOSED,
+    ]
+    assert [sock.fileno() for sock in socks] == [-1] * 7
+    assert silent.peer.recv(1) == b""
+    assert unconnected.ours.fileno() != -1, "it was not in the list"
+
+
+@with_select_too
+def test_peers_that_never_answer_cost_the_deadline_once(any_family: str) -> None:
+    with connect_many(20, any_family) as crowd:
+        results = close_all(ours(crowd), timeout=0.2)
+    assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 20
+    assert all(0.2 <= result.elapsed < 2 for result in results)
+
+
+def test_a_deadline_of_zero_looks_at_each_once(crowd: list[Connection]) -> None:
+    crowd[3].peer.close()
+    await_fin(crowd[3].ours)
+    results = close_all(ours(crowd), timeout=0)
+    expected = [CloseOutcome.TIMED_OUT] * 10
+    expected[3] = CloseOutcome.PEER_CLOSED
+    assert outcomes(results) == expected
+
+
+def test_every_fin_is_out_before_anybody_is_waited_for(crowd: list[Connection]) -> None:
+    def close_in_reverse(*peers: socket.socket) -> None:
+        for peer in reversed(peers):
+            read_and_close(peer)
+
+    with meanwhile(close_in_reverse, *(peer for _, peer in crowd)):
+        results = close_all(ours(crowd), timeout=PATIENCE)
+    assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
+
+
+def test_silence_ends_each_at_its_own_idle_deadline(crowd: list[Connection]) -> None:
+    talker = crowd[4]
+    talked = threading.Event()
+
+    def progress(done: int, total: int) -> None:
+        if done == total - 1:
+            talked.set()
+
+    def talk(peer: socket.socket) -> None:
+        while not talked.wait(0.02):
+            peer.sendall(b"x")
+        peer.close()
+
+    with meanwhile(talk, talker.peer):
+        results = close_all(ours(crowd), timeout=PATIENCE, idle_timeout=0.2, progress=progress)
+    expected = [CloseOutcome.IDLE_TIMED_OUT] * 10
+    expected[4] = CloseOutcome.PEER_CLOSED
+    assert outcomes(results) == expected
+
+
+def test_until_delivered_waits_for_nobody_who_has_acknowledged() -> None:
+    with connect_many(5) as read, connect_many(1, peer_buffer=4096) as unread:
+        fill(unread[0].ours)
+        results = close_all(ours(read + unread), timeout=0.3, until=CloseOutcome.DELIVERED)
+    assert outcomes(results) == [*[CloseOutcome.DELIVERED] * 5, CloseOutcome.TIMED_OUT]
+    assert results[5].unacked
+    assert all(result.elapsed < 0.3 for result in results[:5])
+
+
+@with_select_too
+def test_after_a_peers_fin_the_acknowledgement_of_our_data_is_waited_for() -> None:
+    with connect_many(3, peer_buffer=4096) as crowd:
+        for sock, peer in crowd:
+            fill(sock)
+            peer.shutdown(socket.SHUT_WR)
+            await_fin(sock)
+        with meanwhile(close_politely, *(peer for _, peer in crowd)):
+            results = close_all(ours(crowd), timeout=PATIENCE)
+    assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 3
+    assert [result.unacked for result in results] == [0] * 3
+
+
+@pytest.mark.parametrize("on_timeout", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
+def test_giving_up_leaves_the_rest_to_the_kernel_or_resets(on_timeout: LingerPolicy) -> None:
+    with connect_many(3, peer_buffer=4096) as crowd:
+        for sock, _ in crowd:
+            fill(sock)
+            set_linger(sock, LingerPolicy.TIMED, 20)
+        results = close_all(ours(crowd), timeout=0.05, on_timeout=on_timeout)
+        resets = [ends_in_reset(peer) for _, peer in crowd]
+    assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 3
+    assert resets == [on_timeout is LingerPolicy.ABORT] * 3
+
+
+# --- what may be handed in -----------------------------------------------------------------------
+
+
+def test_nothing_to_close_is_closed_at_once() -> None:
+    assert close_all([]) == []
+
+
+def test_the_same_object_twice_is_closed_once_and_has_one_result(
+    crowd: list[Connection],
+) -> None:
+    (a, peer_a), (b, peer_b) = crowd[:2]
+    told: list[tuple[int, int]] = []
+    with meanwhile(close_politely, peer_a, peer_b):
+        results = close_all([a, b, a], timeout=PATIENCE, progress=partial(note, told))
+    assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 3
+    assert results[0] is results[2]
+    assert told[-1] == (2, 2)
+
+
+def test_two_holders_of_one_connection_are_both_closed(tcp: Connection) -> None:
+    with tcp.ours.dup() as dup, meanwhile(read_and_close, tcp.peer):
+        results = close_all([tcp.ours, dup], timeout=PATIENCE)
+        assert dup.fileno() == -1
+    # The first to see the end has seen it all; for the other it was over before.
+    assert CloseOutcome.PEER_CLOSED in outcomes(results)
+    assert set(outcomes(results)) <= {CloseOutcome.PEER_CLOSED, CloseOutcome.NOT_CONNECTED}
+
+
+def test_a_dup_outside_keeps_its_mode_and_its_options(crowd: list[Connection]) -> None:
+    with ExitStack() as stack:
+        dups = [stack.enter_context(sock.dup()) for sock in ours(crowd)]
+        before = [options_of(dup) for dup in dups]
+        crowd[0].peer.sendall(
+            bytes(1_000_000)
+        )  # a flood, for which the low-water mark is raised
+        results = close_all(ours(crowd), timeout=0.05)
+        assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
+        assert [options_of(dup) for dup in dups] == before
+
+
+def options_of(sock: socket.socket) -> tuple[bool, int, Linger]:
+    return (
+        os.get_blocking(sock.fileno()),
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT),
+        get_linger(sock),
+    )
+
+
+@pytest.mark.parametrize("thing", [7, None, "socket"])
+def test_what_is_no_socket_is_named_by_its_place_and_nothing_is_touched(
+    crowd: list[Connection], thing: Any
+) -> None:
+    with pytest.raises(TypeError, match=r"socks\[10\]: a socket is needed"):
+        close_all([*ours(crowd), thing, thing])
+    assert_untouched(crowd)
+
+
+def test_a_datagram_socket_is_named_by_its_place_and_nothing_is_touched(
+    crowd: list[Connection],
+) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as datagram:
+        with pytest.raises(TypeError, match=r"socks\[0\]: a stream socket is needed"):
+            close_all([datagram, *ours(crowd)])
+        assert datagram.fileno() != -1
+    assert_untouched(crowd)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"timeout": -1},
+        {"timeout": float("inf")},
+        {"idle_timeout": -1},
+        {"drain_limit": -1},
+        {"until": CloseOutcome.ABORTED},
+        {"on_timeout": LingerPolicy.TIMED},
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_touches_nothing(crowd: list[Connection], wrong: Any) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        close_all(ours(crowd), **wrong)
+    assert_untouched(crowd)
+
+
+def test_a_generator_is_taken(crowd: list[Connection]) -> None:
+    results = close_all((sock for sock in ours(crowd)), timeout=0)
+    assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
+
+
+def test_a_generator_that_fails_half_way_leaves_all_untouched(
+    crowd: list[Connection],
+) -> None:
+    def half() -> Generator[socket.socket, None, None]:
+        yield from ours(crowd)[:5]
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        close_all(half())
+    assert_untouched(crowd)
+
+
+def assert_untouched(crowd: list[Connection]) -> None:
+    """Both directions still work."""
+    for sock, peer in crowd:
+        sock.sendall(b"to the peer")
+        peer.sendall(b"from the peer")
+        assert (peer.recv(100), sock.recv(100)) == (b"to the peer", b"from the peer")
+
+
+def test_it_is_the_same_in_every_mode_and_for_every_family(stack: ExitStack) -> None:
+    crowd: list[Connection] = []
+    for family in ("tcp4", "tcp6", "unix"):
+        modes: list[float | None] = [None, 0.0, 30.0]
+        for mode in modes:
+            connection = stack.enter_context(connect(family))
+            connection.ours.settimeout(mode)
+            crowd.append(connection)
+    for sock, peer in crowd:
+        sock.sendall(REPLY)
+        peer.sendall(b"unread")
+        await_input(sock)
+    with meanwhile(close_politely, *(peer for _, peer in crowd)) as replies:
+        results = close_all(ours(crowd), timeout=PATIENCE)
+    assert replies == [[REPLY] * 9]
+    assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 9
+    assert [result.drained for result in results] == [6] * 9
+
+
+def test_makefile_objects_keep_no_descriptor(crowd: list[Connection]) -> None:
+    files = [sock.makefile("rwb") for sock in ours(crowd)]
+    close_all(ours(crowd), timeout=0)
+    assert [sock.fileno() for sock in ours(crowd)] == [-1] * 10
+    assert [peer.recv(1) for _, peer in crowd] == [b""] * 10
+    for file in files:
+        file.close()
+
+
+# select() ends there. On Windows, where there is nothing else, it counts sockets instead.
+@pytest.mark.parametrize("selector", ["epoll", "poll"], indirect=True)
+def test_descriptors_above_1023_are_ordinary(crowd: list[Connection]) -> None:
+    high: list[socket.socket] = []
+    with room_for(3000), ExitStack() as stack:
+        for sock in ours(crowd):
+            number = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 2500)
+            high.append(stack.enter_context(socket.socket(fileno=number)))
+            sock.close()
+        with meanwhile(close_politely, *(peer for _, peer in crowd)):
+            results = close_all(high, timeout=PATIENCE)
+    assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
+
+
+@contextmanager
+def room_for(descriptors: int) -> Generator[None, None, None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < descriptors:
+        pytest.skip(f"a process may not have {descriptors} descriptors here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, descriptors), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextmanager
+def no_descriptor_left() -> Generator[None, None, None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 10, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        for number in taken:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_a_descriptor_left_it_works_all_the_same() -> None:
+    with connect_many(5) as crowd, connect_many(2, peer_buffer=4096) as slow:
+        for sock, peer in slow:
+            fill(sock)  # so that an acknowledgement has to be waited for
+            peer.shutdown(socket.SHUT_WR)
+            await_fin(sock)
+        both = crowd + slow
+        with no_descriptor_left(), meanwhile(close_politely, *(peer for _, peer in both)):
+            results = close_all(ours(both), timeout=PATIENCE)
+    assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 7
+
+
+def test_it_takes_one_descriptor_at_most(crowd: list[Connection]) -> None:
+    held: list[int] = []
+    before = len(os.listdir("/proc/self/fd"))
+    crowd[0].peer.close()
+
+    def count(_: int, __: int) -> None:
+        held.append(len(os.listdir("/proc/self/fd")))
+
+    close_all(ours(crowd), timeout=0.05, progress=count)
+    assert held[0] <= before  # one closed, and one taken
+
+
+# --- the peers -------------------------------------------------------------------------------------
+
+
+@with_select_too
+def test_a_flood_starves_nobody_and_gets_its_turn(crowd: list[Connection]) -> None:
+    floods, polite = crowd[:3], crowd[3:]
+    enough = threading.Event()
+
+    def progress(done: int, _: int) -> None:
+        if done == len(polite):
+            enough.set()
+
+    def flood(*peers: socket.socket) -> None:
+        block = bytes(1 << 20)
+        for peer in peers:
+            peer.setblocking(False)
+        while not enough.is_set():
+            for peer in peers:
+                with suppress(BlockingIOError):
+                    peer.send(block)
+        for peer in peers:
+            peer.close()
+
+    with (
+        meanwhile(flood, *(peer for _, peer in floods)),
+        meanwhile(close_politely, *(peer for _, peer in polite)),
+    ):
+        results = close_all(ours(crowd), timeout=PATIENCE, progress=progress)
+    assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
+    assert all(result.drained > 0 for result in results[:3])
+
+
+def test_a_flood_from_peers_that_read_nothing_starves_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then an acknowledgement is waited for, and all that comes must be read before."""
+    monkeypatch.setattr("graceful_close._connection._READS_IN_A_ROW", 1)
+    with connect_many(3, peer_buffer=4096) as floods, connect_many(5) as polite:
+        enough = threading.Event()
+
+        def progress(done: int, _: int) -> None:
+            if done == len(polite):
+                enough.set()
+
+        def flood(*peers: socket.socket) -> None:
+            assert enough.wait(PATIENCE)
+            for peer in peers:
+                peer.sendall(bytes(1 << 20))
+                read_and_close(peer)
+
+        for sock, peer in floods:
+            fill(sock)
+            peer.sendall(bytes(100_000))
+            await_input(sock)
+        with meanwhile(flood, *(peer for _, peer in floods)):
+            results = close_all(
+                ours(floods + polite),
+                timeout=PATIENCE,
+                until=CloseOutcome.DELIVERED,
+                progress=progress,
+            )
+    assert outcomes(results) == [CloseOutcome.DELIVERED] * 8
+    assert all(result.drained > 0 for result in results[:3])
+
+
+def test_peers_that_drip_are_bounded_by_the_one_deadline(crowd: list[Connection]) -> None:
+    done = threading.Event()
+
+    def drip(*peers: socket.socket) -> None:
+        while not done.wait(0.005):
+            for peer in peers:
+                with suppress(OSError):
+                    peer.send(b"x")
+
+    with meanwhile(drip, *(peer for _, peer in crowd)):
+        results = close_all(ours(crowd), timeout=0.2)
+        done.set()
+    assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
+    assert all(result.drained > 0 for result in results)
+    assert max(result.elapsed for result in results) < 2
+
+
+def test_peers_that_reset_meanwhile_are_results(crowd: list[Connection]) -> None:
+    def reset_all(*peers: socket.socket) -> None:
+        for peer in peers:
+            assert peer.recv(1) == b""
+            reset(peer)
+
+    with meanwhile(reset_all, *(peer for _, peer in crowd)):
+        results = close_all(ours(crowd), timeout=PATIENCE)
+    assert outcomes(results) == [CloseOutcome.PEER_RESET] * 10
+    assert all(isinstance(result.error, ConnectionResetError) for result in results)
+
+
+def test_half_open_peers_still_get_our_data(crowd: list[Connection]) -> None:
+    for sock, peer in crowd:
+        peer.shutdown(socket.SHUT_WR)
+        await_fin(sock)
+        sock.sendall(REPLY)
+    with meanwhile(close_politely, *(peer for _, peer in crowd)) as replies:
+        results = close_all(ours(crowd), timeout=PATIENCE)
+    assert replies == [[REPLY] * 10]
+    assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
+
+
+# --- other threads -----------------------------------------------------------------------------------
+
+
+@with_select_too
+def test_one_that_another_thread_closes_is_already_closed(crowd: list[Connection]) -> None:
+    victim = crowd[2]
+
+    def steal(*peers: socket.socket) -> None:
+        assert victim.peer.recv(1) == b""  # the close is under way
+        victim.ours.close()
+        close_politely(*peers)
+
+    others = crowd[:2] + crowd[3:]
+    with meanwhile(steal, *(peer for _, peer in others)):
+        results = close_all(ours(crowd), timeout=0.5)
+    expected = [CloseOutcome.PEER_CLOSED] * 10
+    expected[2] = CloseOutcome.ALREADY_CLOSED
+    assert outcomes(results) == expected
+
+
+@with_select_too
+def test_a_number_that_another_socket_of_the_call_gets_is_that_sockets(
+    crowd: list[Connection],
+) -> None:
+    (tenant, _), (later, peer) = crowd[:2]
+
+    class MovesIn(socket.socket):
+        """Gets the tenant's number when it is looked at: what a racing thread could do."""
+
+        def fileno(self) -> int:
+            number = tenant.fileno()
+            if number != -1:
+                mine = self.detach()
+                tenant.close()
+                os.dup2(mine, number)
+                os.close(mine)
+                socket.socket.__init__(self, fileno=number)
+            return super().fileno()
+
+    with MovesIn(fileno=later.detach()) as heir, meanwhile(read_and_close, peer):
+        results = close_all([tenant, heir], timeout=PATIENCE)
+    assert outcomes(results) == [CloseOutcome.ALREADY_CLOSED, CloseOutcome.PEER_CLOSED]
+
+
+@with_select_too
+@pytest.mark.parametrize("what_has_the_number", ["nothing", "a socket", "a file"])
+def test_one_that_is_closed_just_before_the_wait_is_already_closed(
+    crowd: list[Connection],
+    stack: ExitStack,
+    what_has_the_number: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    victim, stranger = crowd[0].ours, crowd[1]
+    carry_out = Closing.carry_out
+    file = os.open(os.devnull, os.O_RDONLY)
+    stack.callback(os.close, file)
+
+    def be_overtaken(closing: Closing, step: Step) -> Step:
+        step = carry_out(closing, step)
+        if closing.sock is victim and victim.fileno() != -1:
+            number = victim.fileno()
+            victim.close()
+            if what_has_the_number != "nothing":
+                os.dup2(
+                    stranger.ours.fileno() if what_has_the_number == "a socket" else file,
+                    number,
+                )
+                stack.callback(os.close, number)
+        return step
+
+    monkeypatch.setattr(Closing, "carry_out", be_overtaken)
+    polite = crowd[2:]
+    with meanwhile(close_politely, *(peer for _, peer in polite)):
+        results = close_all([victim, *ours(polite)], timeout=0.5)
+    assert outcomes(results) == [CloseOutcome.ALREADY_CLOSED, *[CloseOutcome.PEER_CLOSED] * 8]
+    assert_untouched([stranger])
+
+
+# --- progress ----------------------------------------------------------------------------------------
+
+
+def test_progress_is_told_as_it_happens_and_ends_with_all(crowd: list[Connection]) -> None:
+    told: list[tuple[int, int]] = []
+    crowd[9].ours.close()
+    with meanwhile(close_politely, *(peer for _, peer in crowd)):
+        close_all(ours(crowd), timeout=PATIENCE, progress=partial(note, told))
+    assert told[-1] == (10, 10)
+    assert {total for _, total in told} == {10}
+    done = [figure for figure, _ in told]
+    assert done == sorted(set(done)), "each time it says more than before"
+
+
+def test_what_progress_raises_is_raised_after_all_are_closed(crowd: list[Connection]) -> None:
+    crowd[0].peer.close()
+
+    def give_up(_: int, __: int) -> None:
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        close_all(ours(crowd), timeout=PATIENCE, progress=give_up)
+    assert [sock.fileno() for sock in ours(crowd)] == [-1] * 10
+
+
+# --- what comes from inside -------------------------------------------------------------------------
+
+
+class Stop(BaseException):
+    """Stands for KeyboardInterrupt: pytest would take the real one for its own."""
+
+
+@with_select_too
+def test_an_exception_from_a_signal_closes_all_at_once_and_goes_on(
+    crowd: list[Connection],
+) -> None:
+    def stop(*_: object) -> None:
+        raise Stop
+
+    set_linger(crowd[0].ours, LingerPolicy.TIMED, 20)
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Stop):
+            close_all(ours(crowd), timeout=PATIENCE)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert [sock.fileno() for sock in ours(crowd)] == [-1] * 10
+
+
+def test_a_signal_that_raises_nothing_does_not_cut_the_wait_short(
+    crowd: list[Connection],
+) -> None:
+    def do_nothing(*_: object) -> None:
+        pass
+
+    before = signal.signal(signal.SIGALRM, do_nothing)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+        results = close_all(ours(crowd), timeout=0.1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
+    assert all(result.elapsed >= 0.1 for result in results)
+
+
+@pytest.mark.parametrize("selector", ["epoll", "poll"], indirect=True)
+@pytest.mark.parametrize(
+    "close",
+    [
+        partial(close_all_on, Terms(0.003, until=CloseOutcome.DELIVERED)),
+        partial(close_all_on, Terms(0.003), progress=partial(note, [])),
+    ],
+    ids=["delivery", "drain"],
+)
+def test_a_signal_before_or_after_any_call_leaves_all_closed(
+    close: Callable[[list[socket.socket]], object],
+) -> None:
+    """Raise once at each moment at which the interpreter could run a signal handler."""
+    package = str(Path(graceful_close_package.__file__).parent)
+    moment = to_go = 0
+
+    def raise_when_it_comes(frame: FrameType, event: str, _: object) -> None:
+        nonlocal to_go
+        if event != "return" and frame.f_code.co_filename.startswith(package):
+            to_go -= 1
+            if to_go == 0:
+                raise Stop
+
+    interrupted = True
+    while interrupted:
+        moment += 1
+        to_go = moment + 1  # the first is the entry of the call: nothing has begun then
+        with connect_many(3) as crowd:
+            crowd[0].peer.sendall(b"x")
+            crowd[1].peer.close()
+            await_input(crowd[0].ours)
+            await_fin(crowd[1].ours)
+            sys.setprofile(raise_when_it_comes)
+            try:
+                close(ours(crowd))
+                interrupted = False
+            except Stop:
+                pass
+            finally:
+                sys.setprofile(None)
+            assert [sock.fileno() for sock in ours(crowd)] == [-1] * 3, f"at moment {moment}"
+    assert moment > 50
+
+
+def test_one_that_fails_by_no_network_leaves_the_others_their_time(
+    crowd: list[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from graceful_close._release import shut_for_writing
+
+    victim = crowd[0].ours
+
+    def fail_for_one(sock: socket.socket) -> None:
+        if sock is victim:
+            raise OSError(errno.ENOBUFS, "no room in the kernel")
+        shut_for_writing(sock)
+
+    monkeypatch.setattr("graceful_close._connection.shut_for_writing", fail_for_one)
+    told: list[tuple[int, int]] = []
+    for sock, peer in crowd:
+        peer.sendall(b"unread")
+        await_input(sock)
+        sock.sendall(REPLY)
+    with meanwhile(close_politely, *(peer for _, peer in crowd[1:])) as replies:
+        with pytest.raises(OSError, match="no room in the kernel"):
+            close_all(ours(crowd), timeout=PATIENCE, progress=partial(note, told))
+    assert [sock.fileno() for sock in ours(crowd)] == [-1] * 10
+    assert replies == [[REPLY] * 9]
+    assert told[-1] == (10, 10)
+
+
+# --- TLS -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls_says_goodbye_and_the_session_is_forgotten(version: ssl.TLSVersion) -> None:
+    pytest.importorskip("trustme", reason="needs trustme", exc_type=ImportError)
+    from test_tls import session
+
+    with session(version) as (tls, tls_peer), connect("tcp4") as (plain, plain_peer):
+        tls.sendall(b"reply")
+        with meanwhile(close_politely, plain_peer, tls_peer) as replies:
+            results = close_all([tls, plain], timeout=PATIENCE)
+        assert replies == [[b"", b"reply"]], "an end without close_notify would be an error"
+        assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 2
+        assert [result.notified for result in results] == [True, None]
+        assert tls.version() is None, "OpenSSL would go on using the number"
+
+
+# --- systems that are not this one -----------------------------------------------------------------------
+
+ELSEWHERE = """
+{patch}
+import socket, threading
+from graceful_close import CloseOutcome, close_all
+from streams import PATIENCE, connect_many, meanwhile, read_and_close
+with connect_many(50) as crowd, connect_many(2, "unix") as silent:
+    for ours, peer in crowd:
+        ours.sendall(b"reply")
+        peer.sendall(b"unread")
+    def read(*peers):
+        return [read_and_close(peer) for peer in peers]
+    turns = 0
+    def count():
+        global turns
+        import time
+        while turns < 1000:
+            turns += 1
+            time.sleep(0.01)
+    counter = threading.Thread(target=count, daemon=True)
+    counter.start()
+    with meanwhile(read, *(peer for _, peer in crowd)) as replies:
+        results = close_all([ours for ours, _ in crowd], timeout=PATIENCE)
+    assert replies == [[b"reply"] * 50], replies
+    assert {result.outcome for result in results} == {CloseOutcome.PEER_CLOSED}, results
+    results = close_all([ours for ours, _ in silent], timeout=0.2)
+    assert {result.outcome for result in results} == {CloseOutcome.TIMED_OUT}, results
+    assert turns > 3, "the wait must let others run"
+print("all well")
+"""
+
+NO_EPOLL = "import select; del select.epoll"
+NO_EPOLL_NO_POLL = NO_EPOLL + ", select.poll"
+GEVENT = "import gevent.monkey; gevent.monkey.patch_all()"
+GEVENT_LATE = "import graceful_close; " + GEVENT
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [NO_EPOLL, NO_EPOLL_NO_POLL, GEVENT, GEVENT_LATE],
+    ids=["no epoll", "only select", "gevent", "gevent after the import"],
+)
+@pytest.mark.parametrize("selector", ["epoll"], indirect=True)  # of this process, not of that
+def test_elsewhere_it_is_the_same(patch: str) -> None:
+    if "gevent" in patch:
+        pytest.importorskip("gevent", reason="needs gevent", exc_type=ImportError)
+    ran = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE.replace("{patch}", patch)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.stdout == "all well\n", ran.stderr

@@ -1,0 +1,189 @@
+"""The example that stops: five thousand live connections, and nobody loses a reply."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import pytest
+
+from streams import PATIENCE, await_fin, read_all
+
+SERVER = Path(__file__).parent.parent / "examples" / "graceful_stop.py"
+COUNT = 5000
+
+
+class Server(NamedTuple):
+    process: subprocess.Popen[str]
+    port: int
+
+    def says(self) -> str:
+        return self.out.readline().strip()
+
+    @property
+    def out(self) -> IO[str]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.says() == "stopping"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with subprocess.Popen(
+        [sys.executable, str(SERVER), "0"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            address = process.stdout.readline()
+            yield Server(process, int(address.split(":")[2].rstrip("/\n")))
+        finally:
+            process.kill()
+
+
+@contextmanager
+def room_for(descriptors: int) -> Generator[None, None, None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < descriptors:
+        pytest.skip(f"a process may not have {descriptors} descriptors here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, descriptors), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def ask(sock: socket.socket, size: int) -> None:
+    sock.sendall(b"GET /%d HTTP/1.1\r\nHost: here\r\n\r\n" % size)
+
+
+def is_whole(reply: bytes, size: int) -> bool:
+    return re.fullmatch(rb"HTTP/1.1 200 OK\r\n(?:.+\r\n)*\r\nx{%d}" % size, reply) is not None
+
+
+def test_five_thousand_connections_are_closed_and_nobody_loses_a_reply(server: Server) -> None:
+    with room_for(COUNT + 200), ExitStack() as stack:
+        clients = [
+            stack.enter_context(
+                socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+            )
+            for _ in range(COUNT)
+        ]
+        # All are served once and stay. Then some ask for more, and do not read it yet; some
+        # are in the middle of a request; and some in the middle of a reply.
+        for client in clients:
+            ask(client, 10)
+        for client in clients:
+            assert client.recv(1000).endswith(b"x" * 10)
+        unread, asking, slow = clients[:500], clients[500:600], clients[600:620]
+        for client in unread:
+            ask(client, 100_000)
+        for client in asking:
+            client.sendall(b"GET /1000 HTTP/1.1\r\n")
+        for client in slow:
+            ask(client, 10_000_000)
+        server.stop()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port))
+        for client in asking:
+            client.sendall(b"Host: here\r\n\r\n")
+        assert all(is_whole(read_some(client), 1000) for client in asking)
+        assert all(is_whole(read_some(client), 10_000_000) for client in slow)
+        assert server.says() == f"closing {COUNT} connections"
+        for client in unread:
+            client.sendall(b"GET /1 HTTP/1.1\r\n" * 10)  # too late, and nobody will read it
+        assert all(is_whole(read_all(client), 100_000) for client in unread)
+        for client in clients[500:]:
+            await_fin(client)
+            assert read_all(client) == b""
+        for client in clients:
+            client.close()
+        assert server.out.read() == f"peer closed: {COUNT}\n"
+        assert server.process.wait(PATIENCE) == 0
+
+
+def read_some(client: socket.socket) -> bytes:
+    """One reply, of a server that may keep the connection."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += client.recv(1000)
+    head, body = received.split(b"\r\n\r\n", 1)
+    match = re.search(rb"Content-Length: (\d+)", head)
+    assert match is not None
+    whole = bytearray(body)
+    while len(whole) < int(match[1]):
+        part = client.recv(1 << 20)
+        assert part, f"the reply was cut after {len(whole)} bytes"
+        whole += part
+    return head + b"\r\n\r\n" + bytes(whole)
+
+
+def test_peers_that_never_close_hold_it_up_no_longer_than_its_deadline(server: Server) -> None:
+    with ExitStack() as stack:
+        for _ in range(100):
+            address = ("127.0.0.1", server.port)
+            client = stack.enter_context(socket.create_connection(address, timeout=PATIENCE))
+            ask(client, 10)
+            assert is_whole(read_some(client), 10)
+        server.stop()
+        started = time.monotonic()
+        assert server.out.read() == "closing 100 connections\ntimed out: 100\n"
+        assert time.monotonic() - started < PATIENCE
+        assert server.process.wait(PATIENCE) == 0
+
+
+def test_http_client_sees_an_end_between_two_replies(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    for _ in range(2):
+        connection.request("GET", "/1000")
+        assert connection.getresponse().read() == b"x" * 1000
+    server.stop()
+    assert server.says() == "closing 1 connections"
+    connection.request("GET", "/1000")
+    with pytest.raises(
+        http.client.RemoteDisconnected
+    ):  # and no ConnectionResetError of another kind
+        connection.getresponse()
+    connection.close()
+    assert server.out.read() == "peer closed: 1\n"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_curls_that_are_reading_get_all_of_it(server: Server) -> None:
+    command = ["curl", "-sS", "--limit-rate", "5M", "-o", "/dev/null", "--max-time", "30",
+               "-w", "%{http_code} %{size_download}\n",
+               f"http://127.0.0.1:{server.port}/5000000"]  # fmt: skip
+    curls = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(10)
+    ]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+        ask(client, 10)
+        assert is_whole(read_some(client), 10)
+        while connected(server.port) < 11:
+            time.sleep(0.01)
+        server.stop()
+        assert [curl.communicate(timeout=PATIENCE)[0] for curl in curls] == [
+            "200 5000000\n"
+        ] * 10
+    server.process.wait(PATIENCE)
+
+
+def connected(port: int) -> int:
+    """How many connections a port of ours has (proc_net_tcp(5))."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    fields = (line.split() for line in lines)
+    return sum(1 for f in fields if f[1].endswith(f":{port:04X}") and f[3] == "01")

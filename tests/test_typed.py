@@ -1,0 +1,67 @@
+"""What the type checkers are shown in typed/ is all that there is to show.
+
+The checkers themselves run over it with the rest of the sources: mypy, pyright and pyrefly. What
+must be refused there has a `# type: ignore`, and mypy and pyright say so if it is not needed.
+"""
+
+from __future__ import annotations
+
+import ast
+import enum
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent / "typed"
+
+SHOWN_IN = {
+    "graceful_close": "top.py",
+    "graceful_close.asyncio": "in_asyncio.py",
+    "graceful_close.trio": "in_trio.py",
+    "graceful_close.anyio": "in_anyio.py",
+    "graceful_close.socketserver": "in_socketserver.py",
+}
+
+
+def shown(file: str) -> set[str]:
+    """Every identifier that a file uses, and every keyword that it hands in."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse((FOLDER / file).read_text(encoding="utf-8"))):
+        match node:
+            case ast.Name(name) | ast.Attribute(attr=name) | ast.keyword(arg=str(name)):
+                names.add(name)
+            case _:
+                pass
+    return names
+
+
+def public(module: str) -> Iterator[str]:
+    """The names in a module's `__all__`, and the public members of its classes."""
+    found = importlib.import_module(module)
+    for name in found.__all__:
+        yield name
+        public_object = getattr(found, name)
+        if inspect.isclass(public_object):
+            members = vars(public_object) | getattr(public_object, "__annotations__", {})
+            yield from (member for member in members if not member.startswith("_"))
+
+
+@pytest.mark.parametrize("module", SHOWN_IN)
+def test_every_public_name_and_member_is_shown_to_the_type_checkers(module: str) -> None:
+    assert set(public(module)) - shown(SHOWN_IN[module]) == set()
+
+
+@pytest.mark.parametrize("module", SHOWN_IN)
+def test_every_parameter_by_keyword_is_shown_to_the_type_checkers(module: str) -> None:
+    found = importlib.import_module(module)
+    keywords = {
+        parameter.name
+        for name in found.__all__
+        if not isinstance(getattr(found, name), enum.EnumMeta)
+        for parameter in inspect.signature(getattr(found, name)).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    assert keywords - shown(SHOWN_IN[module]) == set()

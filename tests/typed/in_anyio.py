@@ -1,0 +1,56 @@
+"""What a type checker makes of `graceful_close.anyio`. Nothing here is run."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=error
+
+from __future__ import annotations
+
+import socket
+from typing import assert_type
+
+import anyio.abc
+from anyio.streams.tls import TLSStream
+
+from graceful_close import CloseOutcome, CloseResult, LingerPolicy
+from graceful_close.anyio import (
+    abortive_close,
+    close_all,
+    closing,
+    graceful_close,
+    timed_linger_close,
+)
+
+
+async def one(
+    stream: anyio.abc.SocketStream,
+    session: TLSStream,
+    unix: anyio.abc.UNIXSocketStream,
+) -> None:
+    assert_type(await graceful_close(stream), CloseResult)
+    assert_type(await graceful_close(session, timeout=0.5, idle_timeout=None), CloseResult)
+    assert_type(await graceful_close(unix, until=CloseOutcome.DELIVERED), CloseResult)
+    assert_type(
+        await timed_linger_close(stream, 2.5, on_timeout=LingerPolicy.ABORT), CloseResult
+    )
+    assert_type(await abortive_close(session), CloseResult)
+    assert_type(await close_all([stream, session, unix], drain_limit=65536), list[CloseResult])
+
+
+async def one_in_a_block(stream: anyio.abc.SocketStream, session: TLSStream) -> int:
+    async with closing(stream, timeout=10) as same:
+        assert_type(same, anyio.abc.SocketStream)
+    block = closing(session)
+    assert_type(block.result, CloseResult | None)
+    async with block as same_session:
+        assert_type(same_session, TLSStream)
+        return 1  # if it swallowed exceptions, a `return` would be missing after it
+
+
+async def refused(stream: anyio.abc.SocketStream, sock: socket.socket) -> None:
+    await graceful_close(sock)  # type: ignore[arg-type]
+    await graceful_close(stream, 5.0)  # type: ignore[call-arg]
+    await graceful_close(stream, timeout=None)  # type: ignore[arg-type]
+    await timed_linger_close(stream)  # type: ignore[call-arg]
+    await close_all(stream)  # type: ignore[arg-type]
+    closing(sock)  # type: ignore[type-var]
+    with closing(stream):  # type: ignore[attr-defined]
+        pass

@@ -1,0 +1,57 @@
+"""What a type checker makes of `graceful_close.asyncio`. Nothing here is run."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=error
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import assert_type
+
+from graceful_close import CloseOutcome, CloseResult, LingerPolicy
+from graceful_close.asyncio import (
+    abortive_close,
+    close_all,
+    closing,
+    graceful_close,
+    timed_linger_close,
+)
+
+
+async def one(
+    writer: asyncio.StreamWriter, transport: asyncio.Transport, sock: socket.socket
+) -> None:
+    assert_type(await graceful_close(writer), CloseResult)
+    assert_type(await graceful_close(transport, timeout=0.5, idle_timeout=None), CloseResult)
+    assert_type(await graceful_close(sock, until=CloseOutcome.DELIVERED), CloseResult)
+    assert_type(
+        await timed_linger_close(writer, 2.5, on_timeout=LingerPolicy.ABORT), CloseResult
+    )
+    assert_type(await abortive_close(writer), CloseResult)
+    assert_type(
+        await close_all([writer, transport, sock], drain_limit=65536), list[CloseResult]
+    )
+    task = asyncio.create_task(graceful_close(writer))
+    assert_type(task, asyncio.Task[CloseResult])
+
+
+async def one_in_a_block(writer: asyncio.StreamWriter, sock: socket.socket) -> int:
+    async with closing(writer, timeout=10) as same:
+        assert_type(same, asyncio.StreamWriter)
+    block = closing(sock)
+    assert_type(block.result, CloseResult | None)
+    async with block as stream:
+        assert_type(stream, socket.socket)
+        return 1  # if it swallowed exceptions, a `return` would be missing after it
+
+
+async def refused(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await graceful_close(reader)  # type: ignore[arg-type]
+    await graceful_close(writer, 5.0)  # type: ignore[call-arg]
+    await graceful_close(writer, timeout=None)  # type: ignore[arg-type]
+    await timed_linger_close(writer)  # type: ignore[call-arg]
+    await abortive_close(writer, every_holder=True)  # type: ignore[call-arg]
+    await close_all(writer)  # type: ignore[arg-type]
+    closing(reader)  # type: ignore[type-var]
+    with closing(writer):  # type: ignore[attr-defined]
+        pass

@@ -1,0 +1,239 @@
+"""What a type checker makes of `graceful_close`. Nothing here is run."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=error
+
+from __future__ import annotations
+
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from typing import Any, Literal, assert_never, assert_type
+
+from graceful_close import (
+    CloseOutcome,
+    CloseResult,
+    GracefulListener,
+    Linger,
+    LingerPolicy,
+    Reaper,
+    UncleanCloseError,
+    abortive_close,
+    close_all,
+    closing,
+    get_linger,
+    graceful_close,
+    set_linger,
+    timed_linger_close,
+    unacked_bytes,
+)
+
+# --- closing one connection ------------------------------------------------------------------
+
+
+def one(sock: socket.socket, session: ssl.SSLSocket) -> None:
+    assert_type(graceful_close(sock), CloseResult)
+    assert_type(graceful_close(session, timeout=5), CloseResult)
+    assert_type(
+        graceful_close(
+            sock,
+            timeout=0.5,
+            idle_timeout=None,
+            drain_limit=65536,
+            until=CloseOutcome.DELIVERED,
+            on_timeout=LingerPolicy.ABORT,
+        ),
+        CloseResult,
+    )
+    assert_type(timed_linger_close(sock, 2.5, on_timeout=LingerPolicy.BACKGROUND), CloseResult)
+    assert_type(abortive_close(sock, every_holder=True), CloseResult)
+    assert_type(unacked_bytes(sock), int | None)
+
+
+def one_refused(sock: socket.socket) -> None:
+    graceful_close(sock.fileno())  # type: ignore[arg-type]
+    graceful_close(sock, 5.0)  # type: ignore[call-arg]
+    graceful_close(sock, timeout=None)  # type: ignore[arg-type]
+    graceful_close(sock, timeout="5")  # type: ignore[arg-type]
+    graceful_close(sock, drain_limit=1e6)  # type: ignore[arg-type]
+    graceful_close(sock, until="delivered")  # type: ignore[arg-type]
+    graceful_close(sock, on_timeout=CloseOutcome.ABORTED)  # type: ignore[arg-type]
+    graceful_close(sock, linger=5)  # type: ignore[call-arg]
+    timed_linger_close(sock)  # type: ignore[call-arg]
+    abortive_close(sock, True)  # type: ignore[call-arg]
+
+
+def one_in_a_block(sock: socket.socket) -> int:
+    with closing(sock, timeout=10, until=CloseOutcome.DELIVERED) as stream:
+        assert_type(stream, socket.socket)
+    block = closing(sock)
+    assert_type(block.result, CloseResult | None)
+    as_any_other: AbstractContextManager[socket.socket, None] = block
+    with as_any_other, closing(sock):
+        return 1  # if it swallowed exceptions, a `return` would be missing after it
+
+
+# --- closing many ----------------------------------------------------------------------------
+
+
+def many(socks: Iterator[socket.socket], sessions: list[ssl.SSLSocket]) -> None:
+    assert_type(close_all(socks), list[CloseResult])
+    assert_type(close_all(sessions, timeout=10, progress=print), list[CloseResult])
+    note: Callable[[int, int], None] = lambda done, total: None
+    close_all({*sessions}, progress=note)
+
+
+def many_refused(sock: socket.socket, told: Callable[[str], None]) -> None:
+    close_all(sock)  # type: ignore[arg-type]
+    close_all([sock.fileno()])  # type: ignore[list-item]
+    close_all([sock], progress=told)  # type: ignore[arg-type]
+
+
+def left_to_a_reaper(sock: socket.socket) -> None:
+    reaper = Reaper(max_sockets=None, on_overflow=LingerPolicy.BACKGROUND, idle_timeout=None)
+    with reaper as same:
+        assert_type(same, Reaper)
+        future = reaper.submit(sock)
+        assert_type(future, Future[CloseResult])
+        assert_type(future.result(), CloseResult)
+    assert_type(reaper.stats(), dict[CloseOutcome, int])
+    assert_type(reaper.overflowed, int)
+    assert_type(len(reaper), int)
+    assert_type(bool(reaper), bool)
+    assert_type(reaper.close(2.5), None)
+    reaper.close()
+
+
+def reaper_refused(reaper: Reaper, future: Future[CloseResult]) -> None:
+    Reaper(30)  # type: ignore[call-arg]
+    Reaper(max_sockets=1.5)  # type: ignore[arg-type]
+    reaper.submit(future)  # type: ignore[arg-type]
+    reaper.overflowed = 0  # type: ignore[misc]
+
+
+# --- how it ended ----------------------------------------------------------------------------
+
+
+def told(result: CloseResult) -> str:
+    assert_type(result.outcome, CloseOutcome)
+    assert_type(result.elapsed, float)
+    assert_type(result.drained, int)
+    assert_type(result.unacked, int | None)
+    assert_type(result.error, OSError | None)
+    assert_type(result.notified, bool | None)
+    assert_type(result.peer_notified, bool | None)
+    assert_type(result.clean, bool)
+    assert_type(result.check(), CloseResult)
+    assert_type(CloseResult(CloseOutcome.ABORTED, 0.0, 0, None, None), CloseResult)
+    assert_type({result: 1}, dict[CloseResult, int])
+    match result:
+        case CloseResult(CloseOutcome.PEER_RESET, elapsed, drained, unacked):
+            assert_type(elapsed, float)
+            assert_type(drained, int)
+            assert_type(unacked, int | None)
+        case _:
+            pass
+    return str(result)
+
+
+def told_refused(result: CloseResult) -> None:
+    result.outcome = CloseOutcome.DELIVERED  # type: ignore[misc]
+    count: int = result.unacked  # type: ignore[assignment]
+    CloseResult(CloseOutcome.DELIVERED, 0.0, count)  # type: ignore[call-arg]
+    result.outcome is CloseOutcome.LOST  # type: ignore[attr-defined]  # noqa: B015
+
+
+def every_outcome(outcome: CloseOutcome) -> bool:
+    """An outcome that is added or taken away is a breaking change, and shows here."""
+    match outcome:
+        case CloseOutcome.PEER_CLOSED | CloseOutcome.DELIVERED | CloseOutcome.ABORTED:
+            return True
+        case CloseOutcome.PEER_RESET | CloseOutcome.TIMED_OUT | CloseOutcome.IDLE_TIMED_OUT:
+            return False
+        case CloseOutcome.DRAIN_LIMIT | CloseOutcome.NOT_CONNECTED:
+            return False
+        case CloseOutcome.ALREADY_CLOSED:
+            return False
+        case _:
+            assert_never(outcome)
+
+
+def unclean(result: CloseResult) -> None:
+    try:
+        result.check()
+    except UncleanCloseError as error:
+        assert_type(error.result, CloseResult)
+        assert_type(error.errno, int | None)
+        as_any_other: OSError = error
+        raise as_any_other from None
+
+
+# --- SO_LINGER -------------------------------------------------------------------------------
+
+
+def linger(sock: socket.socket) -> None:
+    assert_type(get_linger(sock), Linger)
+    assert_type(get_linger(sock).policy, LingerPolicy)
+    assert_type(get_linger(sock).seconds, int)
+    assert_type(set_linger(sock, LingerPolicy.TIMED, 0.5), None)
+    set_linger(sock, LingerPolicy.BACKGROUND)
+    match get_linger(sock):
+        case Linger(LingerPolicy.TIMED, seconds):
+            assert_type(seconds, int)
+        case Linger(policy=policy):
+            assert_type(policy, LingerPolicy)
+
+
+def linger_refused(sock: socket.socket, setting: Linger) -> None:
+    set_linger(sock, 1, 5)  # type: ignore[arg-type]
+    set_linger(sock, setting)  # type: ignore[arg-type]
+    set_linger(sock)  # type: ignore[call-arg]
+    Linger(LingerPolicy.TIMED, 0.5)  # type: ignore[arg-type]
+    setting.seconds = 5  # type: ignore[misc]
+
+
+def every_policy(policy: LingerPolicy) -> Literal[0, 1]:
+    match policy:
+        case LingerPolicy.BACKGROUND:
+            return 0
+        case LingerPolicy.ABORT | LingerPolicy.TIMED:
+            return 1
+        case _:
+            assert_never(policy)
+
+
+# --- servers that are not ours ---------------------------------------------------------------
+
+
+class OwnListener(GracefulListener):
+    """A subclass stays one."""
+
+
+def listener(plain: socket.socket, context: ssl.SSLContext, reaper: Reaper) -> None:
+    with GracefulListener(("127.0.0.1", 0), backlog=128, idle_timeout=None) as server:
+        assert_type(server, GracefulListener)
+        assert_type(server.reaper, Reaper)
+        accepted, address = server.accept()
+        assert_type(accepted, socket.socket)
+        assert_type(address, Any)
+        assert_type(server.dup(), GracefulListener)
+        assert_type(server.tls(context), None)
+        assert_type(server.setblocking(False), None)
+        as_any_other: socket.socket = server
+        as_any_other.close()
+    assert_type(OwnListener.adopt(plain, reaper=reaper), OwnListener)
+    GracefulListener(
+        ("::", 0), family=socket.AF_INET6, reuse_port=True, dualstack_ipv6=True, reaper=reaper
+    )
+    if sys.platform != "win32":
+        GracefulListener("/run/server.sock", family=socket.AF_UNIX, drain_limit=None)
+
+
+def listener_refused(plain: socket.socket) -> None:
+    GracefulListener()  # type: ignore[call-arg]
+    GracefulListener(("", 0), timeout="5")  # type: ignore[arg-type]
+    GracefulListener(("", 0), patience=5)  # type: ignore[call-arg]
+    GracefulListener.adopt(plain.fileno())  # type: ignore[arg-type]
+    GracefulListener.adopt(plain, reaper=30)  # type: ignore[arg-type]
