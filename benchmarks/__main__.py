@@ -18,6 +18,8 @@ _NAMES = (
     "many",
     "silent_peers",
     "scaling",
+    "event_loop",
+    "tls_close",
     "reaper_memory",
     "loop_stall",
     "drain",

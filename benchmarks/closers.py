@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from graceful_close import CloseOutcome, close_all, graceful_close
+from graceful_close import asyncio as graceful_asyncio
 
 from .peers import times_asleep
 
@@ -127,6 +128,39 @@ def by_asyncio(socks: list[socket.socket], timeout: float) -> Spent:
         with _metered(spent):
             async with asyncio.timeout(timeout):
                 await asyncio.gather(*(close(*stream) for stream in streams))
+
+    spent = Spent()
+    asyncio.run(main())
+    return spent
+
+
+def in_asyncio(socks: list[socket.socket], timeout: float) -> Spent:
+    """Our own, for the same streams."""
+
+    async def main() -> None:
+        streams = [await asyncio.open_connection(sock=sock) for sock in socks]
+        with _metered(spent):
+            results = await graceful_asyncio.close_all(
+                [writer for _, writer in streams], timeout=timeout
+            )
+        spent.answered = _answered(results)
+
+    spent = Spent()
+    asyncio.run(main())
+    return spent
+
+
+def by_wait_closed(socks: list[socket.socket], timeout: float) -> Spent:
+    """The floor: it waits for nobody, and loses what the peer has not read over unread input."""
+
+    async def main() -> None:
+        streams = [await asyncio.open_connection(sock=sock) for sock in socks]
+        with _metered(spent):
+            for _, writer in streams:
+                writer.close()
+            async with asyncio.timeout(timeout):
+                await asyncio.gather(*(writer.wait_closed() for _, writer in streams))
+        spent.answered = len(streams)  # for all it knows
 
     spent = Spent()
     asyncio.run(main())
