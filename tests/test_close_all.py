@@ -18,12 +18,10 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 
-import graceful_close as graceful_close_package
 from graceful_close import (
     CloseOutcome,
     CloseResult,
@@ -36,6 +34,7 @@ from graceful_close import (
 from graceful_close._loop import Closing
 from graceful_close._many import close_all_on
 from graceful_close._teardown import Step, Terms
+from signals import Stop, each_moment
 from streams import (
     PATIENCE,
     Connection,
@@ -643,10 +642,6 @@ def test_what_progress_raises_is_raised_after_all_are_closed(crowd: list[Connect
 # --- what comes from inside -------------------------------------------------------------------------
 
 
-class Stop(BaseException):
-    """Stands for KeyboardInterrupt: pytest would take the real one for its own."""
-
-
 @with_select_too
 def test_an_exception_from_a_signal_closes_all_at_once_and_goes_on(
     crowd: list[Connection],
@@ -694,36 +689,15 @@ def test_a_signal_that_raises_nothing_does_not_cut_the_wait_short(
 def test_a_signal_before_or_after_any_call_leaves_all_closed(
     close: Callable[[list[socket.socket]], object],
 ) -> None:
-    """Raise once at each moment at which the interpreter could run a signal handler."""
-    package = str(Path(graceful_close_package.__file__).parent)
-    moment = to_go = 0
-
-    def raise_when_it_comes(frame: FrameType, event: str, _: object) -> None:
-        nonlocal to_go
-        if event != "return" and frame.f_code.co_filename.startswith(package):
-            to_go -= 1
-            if to_go == 0:
-                raise Stop
-
-    interrupted = True
-    while interrupted:
-        moment += 1
-        to_go = moment + 1  # the first is the entry of the call: nothing has begun then
+    for stopped in each_moment():
         with connect_many(3) as crowd:
             crowd[0].peer.sendall(b"x")
             crowd[1].peer.close()
             await_input(crowd[0].ours)
             await_fin(crowd[1].ours)
-            sys.setprofile(raise_when_it_comes)
-            try:
+            with stopped():
                 close(ours(crowd))
-                interrupted = False
-            except Stop:
-                pass
-            finally:
-                sys.setprofile(None)
-            assert [sock.fileno() for sock in ours(crowd)] == [-1] * 3, f"at moment {moment}"
-    assert moment > 50
+            assert [sock.fileno() for sock in ours(crowd)] == [-1] * 3
 
 
 def test_one_that_fails_by_no_network_leaves_the_others_their_time(

@@ -6,18 +6,14 @@ import errno
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 
-import graceful_close as graceful_close_package
 from graceful_close import (
     CloseOutcome,
     Linger,
@@ -28,6 +24,7 @@ from graceful_close import (
 )
 from graceful_close._sync import abort_on, close_on
 from graceful_close._teardown import Terms
+from signals import Stop, each_moment
 from streams import (
     PATIENCE,
     Connection,
@@ -434,10 +431,6 @@ def test_a_wrong_argument_leaves_the_connection_as_it_was(stream: Connection) ->
 # --- what comes from inside ----------------------------------------------------------------------
 
 
-class Stop(BaseException):
-    """Stands for KeyboardInterrupt: pytest would take the real one for its own."""
-
-
 def test_an_exception_from_a_signal_closes_at_once_and_goes_on(stream: Connection) -> None:
     def stop(*_: object) -> None:
         raise Stop
@@ -504,31 +497,10 @@ def test_threads_that_close_the_same_socket_all_get_an_answer(stream: Connection
 def test_a_signal_before_or_after_any_call_leaves_the_socket_closed(
     close: Callable[[socket.socket], object],
 ) -> None:
-    """Raise once at each moment at which the interpreter could run a signal handler."""
-    package = str(Path(graceful_close_package.__file__).parent)
-    moment = to_go = 0
-
-    def raise_when_it_comes(frame: FrameType, event: str, _: object) -> None:
-        nonlocal to_go
-        if event != "return" and frame.f_code.co_filename.startswith(package):
-            to_go -= 1
-            if to_go == 0:
-                raise Stop
-
-    interrupted = True
-    while interrupted:
-        moment += 1
-        to_go = moment + 1  # the first is the entry of the call: nothing has begun then
+    for stopped in each_moment():
         with connect("tcp4") as (ours, peer):
             peer.sendall(b"x")
             await_input(ours)
-            sys.setprofile(raise_when_it_comes)
-            try:
+            with stopped():
                 close(ours)
-                interrupted = False
-            except Stop:
-                pass
-            finally:
-                sys.setprofile(None)
-            assert ours.fileno() == -1, f"at moment {moment}"
-    assert moment > 10
+            assert ours.fileno() == -1

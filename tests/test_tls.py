@@ -15,12 +15,10 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
 
-import graceful_close as graceful_close_package
 from certificates import NAME, client_context, server_context
 from graceful_close import (
     CloseOutcome,
@@ -34,6 +32,7 @@ from graceful_close import (
 from graceful_close._connection import Connection as ClosingConnection
 from graceful_close._sync import abort_on, close_on
 from graceful_close._teardown import LET_GO, WAIT_EITHER, Terms
+from signals import Stop, each_moment
 from streams import (
     PATIENCE,
     await_fin,
@@ -865,10 +864,6 @@ def test_a_closed_tls_socket_does_not_touch_who_has_its_number_now(
 # --- what comes from inside ----------------------------------------------------------------------------
 
 
-class Stop(BaseException):
-    """Stands for KeyboardInterrupt: pytest would take the real one for its own."""
-
-
 def test_an_exception_from_a_signal_closes_at_once_and_goes_on(version: ssl.TLSVersion) -> None:
     def stop(*_: object) -> None:
         raise Stop
@@ -894,32 +889,11 @@ def test_an_exception_from_a_signal_closes_at_once_and_goes_on(version: ssl.TLSV
 def test_a_signal_before_or_after_any_call_leaves_the_socket_closed(
     close: Callable[[socket.socket], object],
 ) -> None:
-    """Raise once at each moment at which the interpreter could run a signal handler."""
-    package = str(Path(graceful_close_package.__file__).parent)
-    moment = to_go = 0
-
-    def raise_when_it_comes(frame: FrameType, event: str, _: object) -> None:
-        nonlocal to_go
-        if event != "return" and frame.f_code.co_filename.startswith(package):
-            to_go -= 1
-            if to_go == 0:
-                raise Stop
-
-    interrupted = True
-    while interrupted:
-        moment += 1
-        to_go = moment + 1  # the first is the entry of the call: nothing has begun then
+    for stopped in each_moment():
         with session(ssl.TLSVersion.TLSv1_3) as (ours, _):
-            sys.setprofile(raise_when_it_comes)
-            try:
+            with stopped():
                 close(ours)
-                interrupted = False
-            except Stop:
-                pass
-            finally:
-                sys.setprofile(None)
-            assert ours.fileno() == -1, f"at moment {moment}"
-    assert moment > 10
+            assert ours.fileno() == -1
 
 
 # --- what speaks TLS, and what does not -----------------------------------------------------------------

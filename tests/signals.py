@@ -1,0 +1,53 @@
+"""Being interrupted as by a signal handler, at each moment at which one could run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import FrameType
+
+import graceful_close
+
+PACKAGE = str(Path(graceful_close.__file__).parent)
+
+
+class Stop(BaseException):
+    """Stands for KeyboardInterrupt: pytest would take the real one for its own."""
+
+
+def each_moment() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Something to be entered around a call, again and again, each time stopped a little later.
+
+    The interpreter runs signal handlers when a function begins, and around calls of C. The last
+    time the call comes through.
+    """
+    moment = 0
+    stopped = True
+
+    @contextmanager
+    def stop_there() -> Generator[None, None, None]:
+        nonlocal stopped
+        to_go = moment + 1  # the first is the entry of the call: nothing has begun then
+
+        def stop_when_it_comes(frame: FrameType, event: str, _: object) -> None:
+            nonlocal to_go
+            if event != "return" and frame.f_code.co_filename.startswith(PACKAGE):
+                to_go -= 1
+                if to_go == 0:
+                    raise Stop
+
+        sys.setprofile(stop_when_it_comes)
+        try:
+            yield
+            stopped = False
+        except Stop:
+            pass
+        finally:
+            sys.setprofile(None)
+
+    while stopped:
+        moment += 1
+        yield stop_there
+    assert moment > 10, "that cannot have been all"
