@@ -20,6 +20,7 @@ _NAMES = (
     "scaling",
     "event_loop",
     "tls_close",
+    "listener",
     "reaper_memory",
     "loop_stall",
     "drain",

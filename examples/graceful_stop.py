@@ -48,20 +48,18 @@ class Server:
         self.selector.register(self.signalled, EVENT_READ, self.stop)
         self.clients: set[Client] = set()
         self.stopping = False
+        signal.signal(signal.SIGTERM, lambda number, frame: self.to_signal.send(b"."))
 
     def serve(self) -> None:
-        signal.signal(signal.SIGTERM, lambda number, frame: self.to_signal.send(b"."))
         while not self.stopping:
-            self.turn(None)
+            for key, _ in self.selector.select():
+                key.data()
         finish_by = time.monotonic() + FINISH
         while time.monotonic() < finish_by and any(
             c.received or c.to_send for c in self.clients
         ):
-            self.turn(finish_by - time.monotonic())
-
-    def turn(self, seconds: float | None) -> None:
-        for key, _ in self.selector.select(seconds):
-            key.data()
+            for key, _ in self.selector.select(finish_by - time.monotonic()):
+                key.data()
 
     def accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -97,12 +95,12 @@ class Server:
             client.to_send += b"\r\n" + b"x" * size
 
     def stop(self) -> None:
-        print("stopping", flush=True)
         self.accept()  # who has connected already is not to be reset
         for sock in (self.listener, self.signalled):
             self.selector.unregister(sock)
         self.listener.close()
         self.stopping = True
+        print("stopping", flush=True)
 
 
 def main() -> None:

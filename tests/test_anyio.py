@@ -336,6 +336,27 @@ async def test_a_cancelled_flush_ends_in_a_reset() -> None:
         assert ends_in_raw_reset(peer)
 
 
+@on("asyncio", "uvloop")
+async def test_a_reset_that_the_transport_meets_first_is_a_result_too() -> None:
+    """A transport that nobody has received from reads all the time."""
+    for turns in range(20):
+        with connect("tcp4") as (ours, peer):
+            stream = await SocketStream.from_socket(ours)
+            await stream.send(b"reply")
+
+            async def reset_later(peer: socket.socket = peer, turns: int = turns) -> None:
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                set_linger(peer, LingerPolicy.ABORT)
+                peer.close()
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(reset_later)
+                result = await graceful_close(stream, timeout=PATIENCE)
+                # With none of ours left to do, it can be over before the call.
+                assert result.outcome in {CloseOutcome.PEER_RESET, CloseOutcome.ALREADY_CLOSED}
+
+
 # --- TLS -----------------------------------------------------------------------------------------
 
 

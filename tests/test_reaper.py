@@ -951,7 +951,7 @@ def test_sixteen_threads_lose_none(request: pytest.FixtureRequest, reaper: Reape
 
 PRELUDE = """
 import atexit, os, socket, sys, threading, time
-from graceful_close import CloseOutcome, Reaper
+from graceful_close import CloseOutcome, Linger, LingerPolicy, Reaper, get_linger, set_linger
 from streams import PATIENCE, connect, connect_many
 def outcomes(futures):
     return [future.result(PATIENCE).outcome for future in futures]
@@ -1030,17 +1030,21 @@ def look_and_use_it():
     assert not any(future.done() for future in futures)
 
 with Reaper(timeout=PATIENCE, idle_timeout=None) as reaper, connect_many(5) as crowd:
+    kept = crowd[0].ours.dup()  # through which the options can be seen
+    set_linger(kept, LingerPolicy.TIMED, 7)
     before = held()
-    taken = {name_of(ours.fileno()) for ours, _ in crowd}
-    assert len(taken & before) == 5
+    taken = {name_of(ours.fileno()) for ours, _ in crowd[1:]}
+    assert len(taken & before) == 4
     futures = [reaper.submit(ours) for ours, _ in crowd]
     for _, peer in crowd:
         assert peer.recv(1) == b""
     in_a_child(look_and_use_it)
     assert not any(future.done() for future in futures)
+    assert get_linger(kept) == Linger(LingerPolicy.TIMED, 7)
     for _, peer in crowd:
         peer.close()
     assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * 5, "still told to the parent"
+    kept.close()
 print("all well")
 """
 

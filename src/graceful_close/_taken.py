@@ -18,7 +18,7 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 from ._awaiting import LOOK_EVERY
 from ._farewell import Farewell
 from ._linger import LingerPolicy, set_linger
-from ._platform import meaning
+from ._platform import Meaning, meaning
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
 from ._sync import abort_on
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 # In how many turns of the event loop a closed transport lets go of its descriptor. One or two do;
 # arbitrary above that, so that nothing waits for ever.
 _TURNS_TO_LET_GO = 50
+
+# In how many turns the stream of a connection that is gone knows why. One or two; arbitrary above.
+_TURNS_TO_SAY_WHY = 3
 
 # How long a stream has to say whether it holds something back, whatever the timeout. It takes it
 # a turn of the event loop; arbitrary above that, for a loop that is busy.
@@ -146,7 +149,7 @@ class Taken(Farewell):
         flushed: All that the stream held is in the kernel; False: not yet; None: not asked yet.
     """
 
-    __slots__ = ("_closes_late", "_cut_short", "_end", "flushed", "shared")
+    __slots__ = ("_closes_late", "_cut_short", "_end", "_stood", "flushed", "shared")
 
     def __init__(
         self, end: End, sock: socket.socket, terms: Terms, since: float, *, shared: bool
@@ -160,6 +163,33 @@ class Taken(Farewell):
         # waits on the socket itself (UNIX) could, on uvloop.
         self._closes_late = shared and isinstance(end.raw, socket.socket)
         self._cut_short = False  # a send() goes on, and its record will be cut
+        self._stood = shared and self._stands()
+
+    def _stands(self) -> bool:
+        """Whether there is a connection, and our FIN is not out."""
+        try:
+            self.sock.send(b"")  # sends nothing, and fails all the same (tcp_sendmsg_locked())
+        except OSError as error:
+            # EPIPE: not any more. A reset is told once, so this is ours to remember.
+            if not isinstance(error, BrokenPipeError) and meaning(error) is Meaning.RESET:
+                self.failed(error)
+            return False
+        return True
+
+    def told(self, result: CloseResult) -> CloseResult:
+        # A connection that stood, and was gone before our FIN: it was reset, and its transport,
+        # which reads until it is closed, was told that in our place.
+        if self._stood and result.outcome is CloseOutcome.NOT_CONNECTED:
+            result = CloseResult(
+                CloseOutcome.PEER_RESET,
+                result.elapsed,
+                result.drained,
+                result.unacked,
+                None,
+                result.notified,
+                result.peer_notified,
+            )
+        return super().told(result)
 
     async def ask(self, seconds: float = _TIME_TO_TELL) -> None:
         """Ask the stream for so long whether it holds something back."""
@@ -182,6 +212,11 @@ class Taken(Farewell):
 
         If that takes too long, it has a result.
         """
+        for _ in range(_TURNS_TO_SAY_WHY):
+            if not self.shared or self._stood or self.has_failed:
+                break
+            await anyio.lowlevel.checkpoint()
+            await self.ask()
         await self._flush()
         if not self._closes_late:
             await self._end.close()
