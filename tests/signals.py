@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -38,6 +39,9 @@ def each_moment() -> Iterator[Callable[[], AbstractContextManager[None]]]:
                 if to_go == 0:
                     raise Stop
 
+        # Not in a finalizer of something before: nobody could hear of it there.
+        gc.collect()
+        gc.disable()
         sys.setprofile(stop_when_it_comes)
         try:
             yield
@@ -46,6 +50,7 @@ def each_moment() -> Iterator[Callable[[], AbstractContextManager[None]]]:
             pass
         finally:
             sys.setprofile(None)
+            gc.enable()
 
     while stopped:
         moment += 1
