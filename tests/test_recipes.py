@@ -198,4 +198,12 @@ def test_sigterm_ends_it_and_what_is_in_flight_is_finished(server: Server) -> No
         server.await_stop_of_listening(1)
         client.sendall(bytes(4 * UPLOAD))  # more than the kernels hold; RST would end it
     assert server.await_end() == 0, server.output.decode()
-    assert b"Traceback" not in server.output, server.output.decode()
+    # asyncio of CPython 3.13.0 stumbles now and then over a transport that it had left behind,
+    # when the interpreter is going: _SelectorTransport.__del__(), Server._wakeup(). Not ours.
+    said = re.sub(
+        rb"Exception ignored in: <function _SelectorTransport.__del__.*?is not iterable\n",
+        b"",
+        server.output,
+        flags=re.DOTALL,
+    )
+    assert b"Traceback" not in said, server.output.decode()
