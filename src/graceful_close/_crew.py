@@ -127,7 +127,6 @@ class Handed:
         complaint: OSError | None = None
         for sock in self._held:
             complaint = let_go(sock, parting)
-            forget_session(sock)
         return complaint
 
 

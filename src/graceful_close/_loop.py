@@ -14,12 +14,10 @@ from ._teardown import (
     DRAIN,
     LET_GO,
     PAUSE,
-    SEND_CLOSE_NOTIFY,
     WAIT_ACK,
     WAIT_READABLE,
     Step,
 )
-from ._tls import forget_session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,13 +49,12 @@ class Closing(Connection):
         ticket: Whatever whoever added it wants to find again at its end.
     """
 
-    __slots__ = ("alarm", "armed", "known", "number", "ticket", "tls")
+    __slots__ = ("alarm", "armed", "known", "number", "ticket")
 
     def __init__(self, sock: socket.socket, terms: Terms, now: float, ticket: Any) -> None:
         super().__init__(sock, terms, now, one_of_many=True)
         self.ticket = ticket
         self.number = sock.fileno()
-        self.tls = False  # the socket object has a session to forget at the end
         self.armed: Step | None = None  # the wait whose end the selector will tell
         self.known = False  # to the selector
         self.alarm = math.inf  # the earliest reading of the clock at which it is looked at
@@ -126,7 +123,6 @@ class CloseLoop:
         self._closings[number] = closing
         if said is None:
             step = machine.start()
-            closing.tls = step is SEND_CLOSE_NOTIFY
         elif isinstance(said, OSError):
             machine.notified(False)
             step = machine.failed(said, now)
@@ -189,8 +185,6 @@ class CloseLoop:
         """Close one at once, without lingering; nothing is told of its end."""
         self._forget(closing)
         closing.abandon()
-        if closing.tls:
-            forget_session(closing.sock)
 
     def close(self) -> None:
         """Close all that are left at once, without lingering; nothing is told of their ends."""
@@ -220,8 +214,6 @@ class CloseLoop:
                 if step is LET_GO:
                     self._forget(closing)
                     outcome = closing.let_go()
-                    if closing.tls:
-                        forget_session(closing.sock)
                     break
                 if step is DRAIN:
                     self._unfinished.add(closing)

@@ -11,7 +11,6 @@ from ._loop import CloseLoop
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
 from ._teardown import ALREADY_CLOSED, Terms
-from ._tls import forget_session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -174,4 +173,3 @@ def _close_at_once(socks: list[socket.socket]) -> None:
     """Something foreign happened, a KeyboardInterrupt or a bug: do not linger over any."""
     for sock in socks:
         let_go(sock, LingerPolicy.BACKGROUND)
-        forget_session(sock)

@@ -9,7 +9,6 @@ from ._linger import LingerPolicy
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
 from ._teardown import ALREADY_CLOSED, Terms, require_parting
-from ._tls import forget_session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,7 +135,6 @@ class Reaper:
                     self._crew.take_back(handed)
                 handed.let_go(LingerPolicy.BACKGROUND)
                 let_go(sock, LingerPolicy.BACKGROUND)
-                forget_session(sock)
                 if not isinstance(error, Exception):
                     raise
                 future.set_exception(error)

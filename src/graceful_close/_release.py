@@ -8,6 +8,7 @@ import socket
 from . import _platform
 from ._checks import is_native
 from ._linger import LingerPolicy
+from ._tls import forget_session
 
 
 def shut_for_writing(sock: socket.socket) -> None:
@@ -86,4 +87,6 @@ def release(sock: socket.socket) -> OSError | None:
                 socket.close(sock.detach())
     except OSError as error:
         return error
+    finally:
+        forget_session(sock)  # or OpenSSL would go on using the number, whoever has it then
     return None

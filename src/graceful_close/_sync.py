@@ -17,7 +17,6 @@ from ._platform import Meaning, disconnect, meaning
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
 from ._teardown import LET_GO, PAUSE, WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE, Terms
-from ._tls import forget_session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,8 +158,6 @@ def abort_on(sock: socket.socket, every_holder: bool = False) -> CloseResult:
     except BaseException:
         let_go(sock, LingerPolicy.ABORT)
         raise
-    finally:
-        forget_session(sock)
 
 
 def _standing(sock: socket.socket) -> tuple[CloseOutcome, OSError | None]:
@@ -191,8 +188,6 @@ def close_on(terms: Terms, sock: socket.socket) -> CloseResult:
         # Something foreign: KeyboardInterrupt, a bug. Close at once, without lingering.
         let_go(sock, LingerPolicy.BACKGROUND)
         raise
-    finally:
-        forget_session(sock)
 
 
 def _drive(connection: Connection) -> None:
