@@ -32,6 +32,18 @@ def _held() -> set[str]:
     return held
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _what_was_there_before_is_kept() -> Iterator[None]:
+    """Collecting garbage after each test looks at what came since, not at all that is imported."""
+    if sys.implementation.name != "cpython":
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> Iterator[None]:
     """Fail a test that leaves a descriptor or a thread."""
