@@ -104,6 +104,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=1000,
         help="how many random schedules the soak plays",
     )
+    parser.addoption(
+        "--no-skips", action="store_true", help="fail if a test that was asked for is skipped"
+    )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--no-skips") and reporter and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_report_header() -> str:
