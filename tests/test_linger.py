@@ -107,9 +107,15 @@ def test_a_time_of_the_wrong_kind_is_refused_and_the_range_is_named(
 @pytest.mark.parametrize("policy", [BACKGROUND, ABORT])
 def test_only_timed_takes_seconds(sock: socket.socket, policy: LingerPolicy) -> None:
     set_linger(sock, TIMED, 4)
-    with pytest.raises(ValueError, match=f"for TIMED only, not {policy.name}: 5"):
+    with pytest.raises(ValueError, match=f"for TIMED, and 0 for {policy.name}, not 5"):
         set_linger(sock, policy, 5)
     assert get_linger(sock) == Linger(TIMED, 4)
+
+
+@pytest.mark.parametrize("before", [Linger(BACKGROUND), Linger(ABORT), Linger(TIMED, 3)])
+def test_what_was_there_before_can_be_put_back(sock: socket.socket, before: Linger) -> None:
+    set_linger(sock, before.policy, before.seconds)
+    assert get_linger(sock) == before
 
 
 @pytest.mark.parametrize("policy", ["abort", 0, None, (1, 0)])

@@ -69,13 +69,13 @@ def require_seconds(name: str, value: float) -> float:
         TypeError, ValueError: It is not.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
+        raise TypeError(f"{name} must be a finite number of seconds, 0 or more, not {value!r}")
     try:
         seconds = float(value)
     except OverflowError:  # an int with more digits than a float can have
         seconds = math.inf
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"{name} must be finite and 0 or more seconds, not {value!r}")
+        raise ValueError(f"{name} must be a finite number of seconds, 0 or more, not {value!r}")
     return seconds
 
 

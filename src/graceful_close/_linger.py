@@ -103,7 +103,8 @@ def set_linger(sock: socket.socket, policy: LingerPolicy, seconds: float | None 
         policy: Which of the three cases.
         seconds: For TIMED only, and then required: more than 0, rounded **up** to whole
             seconds (0.5 becomes 1: rounded down it would be 0, which is an abort). At most
-            327 on Apple's systems, 65535 on Windows, 32767 elsewhere.
+            327 on Apple's systems, 65535 on Windows, 32767 elsewhere. The other policies
+            take the 0 of a `Linger`, so that what `get_linger` gave can be put back.
 
     Raises:
         TypeError: An argument is of the wrong kind, or TIMED came without seconds.
@@ -124,8 +125,8 @@ def set_linger(sock: socket.socket, policy: LingerPolicy, seconds: float | None 
 
 def _whole_seconds(option: LingerOption, policy: LingerPolicy, seconds: float | None) -> int:
     if policy is not LingerPolicy.TIMED:
-        if seconds is not None:
-            raise ValueError(f"seconds are for TIMED only, not {policy.name}: {seconds!r}")
+        if seconds is not None and seconds != 0:
+            raise ValueError(f"seconds are for TIMED, and 0 for {policy.name}, not {seconds!r}")
         return 0
     if seconds is None:
         raise TypeError(f"TIMED needs seconds, more than 0 and at most {option.longest}")
