@@ -15,10 +15,10 @@ from typing import Any
 
 import anyio
 import trio
-import uvloop
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSListener
 
+from event_loops import LOOPS
 from graceful_close import Reaper, close_all, graceful_close
 from graceful_close import anyio as graceful_anyio
 from graceful_close import asyncio as graceful_asyncio
@@ -114,7 +114,7 @@ def main() -> None:
         case "asyncio":
             asyncio.run(serve_by_asyncio(context))
         case "uvloop":
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            with asyncio.Runner(loop_factory=LOOPS["uvloop"]) as runner:
                 runner.run(serve_by_asyncio(context))
         case "trio":
             trio.run(serve_by_trio, context)

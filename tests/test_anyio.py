@@ -6,12 +6,11 @@ import asyncio
 import errno
 import functools
 import inspect
-import resource
 import select
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from time import monotonic, process_time
 from typing import Any, NamedTuple
@@ -20,11 +19,12 @@ import anyio
 import anyio.lowlevel
 import anyio.streams.stapled
 import pytest
-import uvloop
 from anyio.abc import SocketAttribute, SocketStream, UNIXSocketStream
 from anyio.streams.tls import TLSStream
 
+import descriptors
 from certificates import NAME, client_context, server_context
+from event_loops import LOOPS
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, set_linger
 from graceful_close.anyio import (
     abortive_close,
@@ -42,15 +42,12 @@ from test_tls import (
     say_goodbye,
 )
 
-# libuv makes a pipe for signals once in a process, and keeps it.
-uvloop.new_event_loop().close()
-
 UPLOAD = 5_000_000
 REPLY = b"r" * 65536
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {"debug": True}),
-    "uvloop": ("asyncio", {"use_uvloop": True}),
+    **{name: ("asyncio", {"use_uvloop": True}) for name in LOOPS if name == "uvloop"},
     "trio": ("trio", {}),
 }
 
@@ -724,22 +721,12 @@ async def test_a_wrong_option_is_refused_before_anything_is_touched(
         await stream.aclose()
 
 
-@contextmanager
-def no_descriptor_left() -> Generator[None, None, None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
 @every_kind
 @every_close
 @on("trio")
 async def test_on_trio_it_needs_no_descriptor(kind: str, close: str) -> None:
     async with pair(kind) as (stream, peer):
-        with meanwhile(read_and_close, peer) as received, no_descriptor_left():
+        with meanwhile(read_and_close, peer) as received, descriptors.none_left():
             await CLOSES[close](stream)
         assert received == [b""]
 
@@ -749,7 +736,7 @@ async def test_on_trio_it_needs_no_descriptor(kind: str, close: str) -> None:
 async def test_on_asyncio_no_descriptor_for_the_dup_means_a_reset(close: str) -> None:
     async with pair() as (stream, peer):
         raw = raw_of(stream)
-        with no_descriptor_left(), pytest.raises(OSError, match="open files") as raised:
+        with descriptors.none_left(), pytest.raises(OSError, match="open files") as raised:
             await (CLOSES | {"abortive_close": abortive_close})[close](stream)
         assert raised.value.errno == errno.EMFILE
         assert raw.fileno() == -1

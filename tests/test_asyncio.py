@@ -8,7 +8,6 @@ import functools
 import gc
 import inspect
 import os
-import resource
 import socket
 import ssl
 import sys
@@ -19,9 +18,10 @@ from time import monotonic
 from typing import Any, NamedTuple, cast
 
 import pytest
-import uvloop
 
+import descriptors
 from certificates import NAME, client_context, server_context
+from event_loops import LOOPS
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, set_linger
 from graceful_close.asyncio import (
     abortive_close,
@@ -38,13 +38,6 @@ MEGABYTES = b"reply" * 1_700_000
 
 # The loop was never held up by a SO_LINGER of 5 s; a busy machine may hold it up for less.
 HELD_UP = 2.0
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.SelectorEventLoop,
-    "uvloop": uvloop.new_event_loop,
-}
-# libuv opens a pipe for signals once, and keeps it for as long as the process lives.
-uvloop.run(asyncio.sleep(0))
 
 KINDS = ("tcp", "unix", "tls1.2", "tls1.3")
 TLS = ("tls1.2", "tls1.3")
@@ -981,7 +974,7 @@ async def test_a_body_that_is_cancelled_resets() -> None:
 @in_a_loop
 async def test_a_failure_while_rolling_back_does_not_mask_what_the_body_raised() -> None:
     async with pair("tcp") as (_, writer, peer):
-        with no_descriptor_left(), pytest.raises(LookupError, match="the body's own"):
+        with descriptors.none_left(), pytest.raises(LookupError, match="the body's own"):
             async with closing(writer):
                 raise LookupError("the body's own")
         assert is_closed(writer)
@@ -1054,17 +1047,6 @@ async def test_a_wrong_option_is_refused_and_nothing_is_touched() -> None:
 # --- scarcity --------------------------------------------------------------------------------
 
 
-class no_descriptor_left:  # noqa: N801
-    """For as long as the block runs."""
-
-    def __enter__(self) -> None:
-        self._before = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, self._before[1]))
-
-    def __exit__(self, *_: object) -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, self._before)
-
-
 @over_tcp
 @pytest.mark.parametrize("close", [graceful_close, abortive_close])
 @in_a_loop
@@ -1074,7 +1056,7 @@ async def test_without_a_descriptor_for_the_dup_the_connection_is_reset(
     async with pair(kind) as (_, writer, peer):
         linger_long(writer)
         async with heartbeat() as worst:
-            with no_descriptor_left(), pytest.raises(OSError, match="Too many open files"):
+            with descriptors.none_left(), pytest.raises(OSError, match="Too many open files"):
                 await close(writer)
         assert is_closed(writer)
         with socket.socket(fileno=os.dup(peer.fileno())) as raw:

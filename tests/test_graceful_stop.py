@@ -5,20 +5,20 @@ from __future__ import annotations
 import http.client
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import pytest
 
+import descriptors
 from streams import PATIENCE, await_fin, read_all
 
 SERVER = Path(__file__).parent.parent / "examples" / "graceful_stop.py"
@@ -56,18 +56,6 @@ def server() -> Iterator[Server]:
             process.kill()
 
 
-@contextmanager
-def room_for(descriptors: int) -> Generator[None, None, None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < descriptors:
-        pytest.skip(f"a process may not have {descriptors} descriptors here")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, descriptors), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def ask(sock: socket.socket, size: int) -> None:
     sock.sendall(b"GET /%d HTTP/1.1\r\nHost: here\r\n\r\n" % size)
 
@@ -77,7 +65,7 @@ def is_whole(reply: bytes, size: int) -> bool:
 
 
 def test_five_thousand_connections_are_closed_and_nobody_loses_a_reply(server: Server) -> None:
-    with room_for(COUNT + 200), ExitStack() as stack:
+    with descriptors.limited_to(COUNT + 200), ExitStack() as stack:
         clients = [
             stack.enter_context(
                 socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)

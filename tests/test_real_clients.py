@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from certificates import authority_file, certificate_file
+from event_loops import LOOPS
 
 HERE = Path(__file__).parent
 UPLOAD = bytes(5_000_000)
@@ -24,9 +25,14 @@ AT_A_TIME = 5
 ENOUGH = 60.0
 
 DRIVERS = [
-    "blocking", "close_all", "Reaper", "asyncio", "uvloop", "trio", "anyio on asyncio",
+    "blocking",
+    "close_all",
+    "Reaper",
+    *LOOPS,
+    "trio",
+    "anyio on asyncio",
     "anyio on trio",
-]  # fmt: skip
+]
 
 # A status and a number of bytes.
 Reply = tuple[int, int]

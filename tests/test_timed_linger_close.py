@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import math
 import os
-import resource
 import select
 import socket
 from typing import Any
 
 import pytest
 
+import descriptors
 from graceful_close import (
     CloseOutcome,
     Linger,
@@ -164,16 +164,10 @@ def test_without_epoll_it_looks_for_the_acknowledgement(
 def test_without_a_descriptor_for_epoll_it_looks_for_the_acknowledgement() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         fill(ours)
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        lowest_free = os.dup(ours.fileno())
-        os.close(lowest_free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
-        try:
+        with descriptors.none_left():
             with pytest.raises(OSError, match="Too many open files"):
                 os.dup(ours.fileno())
             result = timed_linger_close(ours, 0.05)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert result.outcome is CloseOutcome.TIMED_OUT
         assert peer.fileno() != -1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import resource
 import select
 import signal
 import socket
@@ -20,6 +19,7 @@ import pytest
 import trio
 import trio.testing
 
+import descriptors
 from certificates import NAME, client_context, server_context
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, get_linger, set_linger
 from graceful_close.trio import (
@@ -804,22 +804,12 @@ async def test_giving_up_can_be_a_reset() -> None:
         assert ends_in_raw_reset(peer)
 
 
-@contextmanager
-def no_descriptor_left() -> Generator[None, None, None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
 @every_kind
 @every_close
 @in_trio
 async def test_it_needs_no_descriptor(kind: str, close: str) -> None:
     async with pair(kind) as (stream, peer):
-        with meanwhile(read_and_close, peer) as received, no_descriptor_left():
+        with meanwhile(read_and_close, peer) as received, descriptors.none_left():
             await CLOSES[close](stream)
         assert received == [b""]
 

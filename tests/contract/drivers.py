@@ -12,7 +12,6 @@ from typing import Any
 import anyio
 import pytest
 import trio
-import uvloop
 from anyio.abc import SocketStream
 from anyio.streams.tls import TLSStream
 
@@ -20,10 +19,8 @@ import graceful_close
 import graceful_close.anyio
 import graceful_close.asyncio
 import graceful_close.trio
+from event_loops import LOOPS
 from graceful_close import CloseResult, Reaper
-
-# libuv makes a pipe for signals once in a process, and keeps it.
-uvloop.new_event_loop().close()
 
 # What is asked of a driver: the name of a call, its arguments, its options.
 Ask = tuple[str, tuple[float, ...], dict[str, Any]]
@@ -160,7 +157,7 @@ def _in_asyncio(work: Any, *arguments: Any) -> CloseResult:
 
 
 def _in_uvloop(work: Any, *arguments: Any) -> CloseResult:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=LOOPS["uvloop"]) as runner:
         result: CloseResult = runner.run(work(*arguments))
         return result
 
@@ -178,7 +175,7 @@ DRIVERS: dict[str, Driver] = {
     "close_all": close_all,
     "Reaper": reaper,
     "asyncio": _run_by(_by_asyncio, _in_asyncio),
-    "uvloop": _run_by(_by_asyncio, _in_uvloop),
+    **{name: _run_by(_by_asyncio, _in_uvloop) for name in LOOPS if name == "uvloop"},
     "trio": _run_by(_by_trio, trio.run),
     "anyio on asyncio": _run_by(_by_anyio, _in_anyio("asyncio")),
     "anyio on trio": _run_by(_by_anyio, _in_anyio("trio")),

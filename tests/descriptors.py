@@ -1,0 +1,32 @@
+"""How many descriptors this process may have, for a while (getrlimit(2))."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import pytest
+
+
+@contextmanager
+def limited_to(count: int) -> Generator[None, None, None]:
+    """Their numbers are all below `count`; those that are open already stay."""
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        pytest.skip(f"a process may not have {count} descriptors here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextmanager
+def none_left() -> Generator[None, None, None]:
+    """The next that anybody asks for is refused (EMFILE)."""
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    with limited_to(lowest_free):
+        yield
