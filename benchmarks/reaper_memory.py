@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import tracemalloc
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from .figures import Figure, Target
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from graceful_close import CloseResult
 
@@ -28,12 +28,12 @@ _COUNT = 5_000
 
 
 def measure() -> list[Figure]:
-    """Five figures, in bytes: all of it, its parts, and all of it if the futures are dropped."""
+    """Five figures, in bytes: all, its parts, and all if the futures are dropped or asked."""
     if reason := why_not():
         print(f"reaper_memory: not measured: {reason}", file=sys.stderr)
         return []
     parts = _run("kept")
-    dropped = _run("dropped")
+    dropped, asked = _run("dropped"), _run("asked")
     details = {"connections": affordable(_COUNT), **_run("resident")}
     what = "waiting in the Reaper, for each"
     return [
@@ -42,6 +42,7 @@ def measure() -> list[Figure]:
         ),
         *(Figure(f"{what}: {part}", "bytes", size) for part, size in parts.items()),
         Figure(f"{what}, nobody keeps the Future", "bytes", sum(dropped.values())),
+        Figure(f"{what}, each Future was asked", "bytes", sum(asked.values())),
     ]
 
 
@@ -58,32 +59,29 @@ def _run(what: str) -> dict[str, float]:
     return answer
 
 
-def _traced(*, keep: bool) -> dict[str, float]:
+def _traced(*, keep: bool, ask: bool = False) -> dict[str, float]:
     """Bytes that Python's allocator gave out, by what for.
 
-    The sockets are as accept() made them, and the futures as if nobody else held anything of
-    theirs. The rest is the Reaper's own.
+    The sockets are as accept() made them. The rest is the Reaper's own, its futures included.
     """
     with crowd() as peers, _reaper() as reaper:
         count = affordable(_COUNT)
         _see_one_closed(peers, reaper)  # what is made once is not counted
         tracemalloc.start()
         empty = _held()
-        futures: list[Future[CloseResult]] = [Future() for _ in range(count)]
-        for_futures = _held() - empty
-        futures.clear()
-        empty = _held()
         socks = peers.connect(count, silent=count)
         for_sockets = _held() - empty
+        futures: list[Future[CloseResult]] = []
         _submit(socks, reaper, futures if keep else None)
+        if ask and any(future.done() for future in futures):
+            raise RuntimeError("no peer should have answered")
         _see_one_closed(peers, reaper)  # it came last, so the others are with the Reaper by now
         for_all = _held() - empty
         tracemalloc.stop()
         _finish(peers, reaper, count)
     return {
         "socket object": for_sockets / count,
-        "Future": for_futures / count,
-        "the rest": (for_all - for_sockets - for_futures) / count,
+        "the rest": (for_all - for_sockets) / count,
     }
 
 
@@ -104,6 +102,7 @@ def _resident() -> dict[str, float]:
 _MEASUREMENTS: dict[str, Callable[[], dict[str, float]]] = {
     "kept": partial(_traced, keep=True),
     "dropped": partial(_traced, keep=False),
+    "asked": partial(_traced, keep=True, ask=True),
     "resident": _resident,
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import resource
 import select
@@ -18,6 +19,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -31,8 +33,12 @@ from graceful_close import (
     get_linger,
     set_linger,
 )
-from graceful_close._loop import Closing
-from graceful_close._many import close_all_on
+from graceful_close._alike import Alike
+from graceful_close._discard import Discard, discard_of
+from graceful_close._loop import CloseLoop
+from graceful_close._many import Crowd, close_all_on
+from graceful_close._release import shut_for_writing
+from graceful_close._selector import new_selector
 from graceful_close._teardown import Step, Terms
 from signals import Stop, each_moment
 from streams import (
@@ -153,6 +159,33 @@ def test_peers_that_never_answer_cost_the_deadline_once(any_family: str) -> None
     assert all(0.2 <= result.elapsed < 2 for result in results)
 
 
+@with_select_too
+def test_more_than_are_begun_or_given_up_at_once_are_all_closed() -> None:
+    with connect_many(150) as crowd:
+        with meanwhile(close_politely, *(peer for _, peer in crowd[140:])):
+            results = close_all(ours(crowd), timeout=0.2)
+    assert outcomes(results[:140]) == [CloseOutcome.TIMED_OUT] * 140
+    assert outcomes(results[140:]) == [CloseOutcome.PEER_CLOSED] * 10
+    assert all(0.2 <= result.elapsed < 2 for result in results[:140])
+
+
+def test_a_fin_that_comes_before_its_turn_to_be_given_up_is_seen(
+    crowd: list[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graceful_close._loop._ALARMS", 1)
+    last = max(crowd, key=lambda connection: connection.ours.fileno())
+
+    def progress(done: int, _: int) -> None:
+        if done == 1:
+            last.peer.close()
+            await_fin(last.ours)
+
+    results = close_all(ours(crowd), timeout=0.05, progress=progress)
+    expected = [CloseOutcome.TIMED_OUT] * 10
+    expected[crowd.index(last)] = CloseOutcome.PEER_CLOSED
+    assert outcomes(results) == expected
+
+
 def test_a_deadline_of_zero_looks_at_each_once(crowd: list[Connection]) -> None:
     crowd[3].peer.close()
     await_fin(crowd[3].ours)
@@ -212,6 +245,18 @@ def test_after_a_peers_fin_the_acknowledgement_of_our_data_is_waited_for() -> No
             results = close_all(ours(crowd), timeout=PATIENCE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 3
     assert [result.unacked for result in results] == [0] * 3
+
+
+@with_select_too
+def test_a_peers_fin_is_not_taken_for_the_acknowledgement_of_our_data() -> None:
+    with connect_many(3, peer_buffer=4096) as crowd:
+        for sock, peer in crowd:
+            fill(sock)
+            peer.shutdown(socket.SHUT_WR)
+            await_fin(sock)
+        results = close_all(ours(crowd), timeout=0.1)
+    assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 3
+    assert all(result.unacked for result in results)
 
 
 @pytest.mark.parametrize("on_timeout", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
@@ -580,23 +625,48 @@ def test_a_number_that_another_socket_of_the_call_gets_is_that_sockets(
     assert outcomes(results) == [CloseOutcome.ALREADY_CLOSED, CloseOutcome.PEER_CLOSED]
 
 
+def test_a_number_that_the_next_socket_of_the_call_gets_is_that_sockets(
+    crowd: list[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tenant, _), (heir, peer) = crowd[:2]
+    monkeypatch.setattr("graceful_close._many._LOT", 1)
+    with Crowd(Terms(PATIENCE), [tenant, heir]) as both, meanwhile(read_and_close, peer):
+        begin = both.begin()
+        next(begin)
+        number = tenant.fileno()
+        tenant.close()
+        os.dup2(mine := heir.detach(), number)
+        os.close(mine)
+        heir.__init__(fileno=number)  # type: ignore[misc]
+        next(begin)
+        while both.loop:
+            both.loop.turn(math.inf)
+    assert outcomes(both.results()) == [CloseOutcome.ALREADY_CLOSED, CloseOutcome.PEER_CLOSED]
+
+
+class Special(socket.socket):
+    """Of a kind that is not alike to others."""
+
+
 @with_select_too
+@pytest.mark.parametrize("kind", [socket.socket, Special])
 @pytest.mark.parametrize("what_has_the_number", ["nothing", "a socket", "a file"])
 def test_one_that_is_closed_just_before_the_wait_is_already_closed(
     crowd: list[Connection],
     stack: ExitStack,
+    kind: type[socket.socket],
     what_has_the_number: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    victim, stranger = crowd[0].ours, crowd[1]
-    carry_out = Closing.carry_out
+    victim, stranger = kind(fileno=crowd[0].ours.detach()), crowd[1]
+    stack.enter_context(victim)
     file = os.open(os.devnull, os.O_RDONLY)
     stack.callback(os.close, file)
+    selector = new_selector()
+    arm = selector.arm
 
-    def be_overtaken(closing: Closing, step: Step) -> Step:
-        step = carry_out(closing, step)
-        if closing.sock is victim and victim.fileno() != -1:
-            number = victim.fileno()
+    def be_overtaken(number: int, step: Step, known: bool) -> None:
+        if number == victim.fileno():
             victim.close()
             if what_has_the_number != "nothing":
                 os.dup2(
@@ -604,14 +674,37 @@ def test_one_that_is_closed_just_before_the_wait_is_already_closed(
                     number,
                 )
                 stack.callback(os.close, number)
-        return step
+        arm(number, step, known)
 
-    monkeypatch.setattr(Closing, "carry_out", be_overtaken)
+    monkeypatch.setattr(selector, "arm", be_overtaken)
+    monkeypatch.setattr("graceful_close._loop.new_selector", lambda: selector)
     polite = crowd[2:]
     with meanwhile(close_politely, *(peer for _, peer in polite)):
         results = close_all([victim, *ours(polite)], timeout=0.5)
     assert outcomes(results) == [CloseOutcome.ALREADY_CLOSED, *[CloseOutcome.PEER_CLOSED] * 8]
+    if what_has_the_number != "a socket":
+        assert results[0].elapsed < 0.5, "there is nothing to wait for"
     assert_untouched([stranger])
+
+
+def test_those_that_are_alike_can_be_hurried_and_closed_like_any(
+    crowd: list[Connection],
+) -> None:
+    ended: list[tuple[int, CloseResult | Exception]] = []
+    loop = CloseLoop(lambda closing, outcome: ended.append((closing.ticket, outcome)))
+    lot = [(sock, ticket) for ticket, sock in enumerate(ours(crowd))]
+    loop.add_alike(lot, Alike(Terms(PATIENCE), monotonic()))
+    assert [closing.ticket for closing in loop] == list(range(10))
+    loop.hurry(loop.oldest(), LingerPolicy.BACKGROUND)
+    [(ticket, result)] = ended
+    assert ticket == 0
+    assert isinstance(result, CloseResult)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert [sock.fileno() != -1 for sock in ours(crowd)] == [False, *[True] * 9]
+    loop.close()
+    assert [sock.fileno() for sock in ours(crowd)] == [-1] * 10
+    assert [peer.recv(1) for _, peer in crowd] == [b""] * 10
+    assert len(ended) == 1
 
 
 # --- progress ----------------------------------------------------------------------------------------
@@ -687,8 +780,9 @@ def test_a_signal_that_raises_nothing_does_not_cut_the_wait_short(
     ids=["delivery", "drain"],
 )
 def test_a_signal_before_or_after_any_call_leaves_all_closed(
-    close: Callable[[list[socket.socket]], object],
+    close: Callable[[list[socket.socket]], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("graceful_close._many._LOT", 2)
     for stopped in each_moment():
         with connect_many(3) as crowd:
             crowd[0].peer.sendall(b"x")
@@ -700,19 +794,31 @@ def test_a_signal_before_or_after_any_call_leaves_all_closed(
             assert [sock.fileno() for sock in ours(crowd)] == [-1] * 3
 
 
+@pytest.mark.parametrize("kind", [socket.socket, Special])
 def test_one_that_fails_by_no_network_leaves_the_others_their_time(
-    crowd: list[Connection], monkeypatch: pytest.MonkeyPatch
+    crowd: list[Connection],
+    stack: ExitStack,
+    kind: type[socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from graceful_close._release import shut_for_writing
+    victim = kind(fileno=crowd[0].ours.detach())
+    stack.enter_context(victim)
+    crowd[0] = Connection(victim, crowd[0].peer)
 
-    victim = crowd[0].ours
-
-    def fail_for_one(sock: socket.socket) -> None:
+    def require_another(sock: socket.socket) -> None:
         if sock is victim:
             raise OSError(errno.ENOBUFS, "no room in the kernel")
+
+    def fail_at_the_fin(sock: socket.socket) -> None:
+        require_another(sock)
         shut_for_writing(sock)
 
-    monkeypatch.setattr("graceful_close._connection.shut_for_writing", fail_for_one)
+    def fail_at_the_read(sock: socket.socket, *, tcp: bool) -> Discard:
+        require_another(sock)
+        return discard_of(sock, tcp=tcp)
+
+    monkeypatch.setattr("graceful_close._connection.shut_for_writing", fail_at_the_fin)
+    monkeypatch.setattr("graceful_close._loop.discard_of", fail_at_the_read)
     told: list[tuple[int, int]] = []
     for sock, peer in crowd:
         peer.sendall(b"unread")

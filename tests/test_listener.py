@@ -231,6 +231,18 @@ def test_a_reader_in_another_thread_ends_with_the_peers_stream(
         assert read == [b"x"]
 
 
+def test_a_reader_in_another_thread_can_be_woken_by_the_plain_shutdown(
+    listener: GracefulListener,
+) -> None:
+    with connection(listener) as (accepted, client):
+        with meanwhile(read_all, accepted) as read:
+            client.sendall(b"x")
+            accepted.shutdown(socket.SHUT_RDWR)
+            await_fin(client)
+            socket.socket.shutdown(accepted, socket.SHUT_RDWR)
+        assert read == [b"x"], "and the client has not closed"
+
+
 # --- when the Reaper is closed already ------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import os
@@ -17,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, as_completed, wait
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count
@@ -29,7 +30,10 @@ import pytest
 
 import graceful_close as graceful_close_package
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, Reaper
+from graceful_close._crew import Orders
+from graceful_close._future import CloseFuture
 from graceful_close._loop import CloseLoop
+from graceful_close._teardown import Terms
 from streams import (
     PATIENCE,
     Connection,
@@ -110,6 +114,25 @@ def test_a_worker_goes_on_while_its_peer_dawdles(stream: Connection, reaper: Rea
     assert len(reaper) == 1
     stream.peer.close()
     assert result_of(future).outcome is CloseOutcome.PEER_CLOSED
+
+
+def test_our_fin_is_out_when_submit_returns(stream: Connection, reaper: Reaper) -> None:
+    """However busy the thread may be."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def block(_: Future[CloseResult]) -> None:
+        entered.set()
+        go_on.wait(PATIENCE)
+
+    with connect("tcp4") as (other, others_peer):
+        reaper.submit(other).add_done_callback(block)
+        others_peer.close()
+        assert_eventually(entered)
+        future = reaper.submit(stream.ours)
+        assert stream.peer.recv(1) == b""
+        go_on.set()
+        stream.peer.close()
+        assert result_of(future).outcome is CloseOutcome.PEER_CLOSED
 
 
 @pytest.mark.parametrize("mode", [None, 0.0, 30.0])
@@ -233,6 +256,151 @@ def test_a_flood_starves_nobody(reaper: Reaper) -> None:
             assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * 9
             enough.set()
         assert result_of(floods).drained > 0
+
+
+# --- its futures --------------------------------------------------------------------------------
+
+
+def test_a_future_is_made_when_it_is_first_asked(tcp: Connection, reaper: Reaper) -> None:
+    """The stock one's lock, condition and lists are most of what a connection would cost."""
+    future = reaper.submit(tcp.ours)
+    assert vars(future) == {}
+    tcp.peer.close()
+    wait_until_counted(reaper, 1)
+    assert vars(future) == {}, "telling it is not asking it"
+    assert future.result(0).outcome is CloseOutcome.PEER_CLOSED
+    assert vars(future).keys() > vars(Future()).keys()
+
+
+def wait_until_counted(reaper: Reaper, connections: int) -> None:
+    patience = time.monotonic() + PATIENCE
+    while sum(reaper.stats().values()) < connections and time.monotonic() < patience:
+        time.sleep(0.001)
+    assert sum(reaper.stats().values()) == connections
+
+
+ASK: dict[str, Callable[[Future[CloseResult]], CloseResult]] = {
+    "result()": result_of,
+    "exception()": lambda future: (future.exception(PATIENCE), future.result(0))[1],
+    "wait()": lambda future: wait([future], PATIENCE).done.pop().result(0),
+    "as_completed()": lambda future: next(as_completed([future], PATIENCE)).result(0),
+    "asyncio": lambda future: asyncio.run(wrapped(future)),
+    "a callback": lambda future: told(future).result(0),
+}
+
+
+def wait_until_asked(future: Future[CloseResult]) -> None:
+    patience = time.monotonic() + PATIENCE
+    while not vars(future) and time.monotonic() < patience:
+        time.sleep(0.001)
+    assert vars(future)
+
+
+async def wrapped(future: Future[CloseResult]) -> CloseResult:
+    return await asyncio.wait_for(asyncio.wrap_future(future), PATIENCE)
+
+
+def told(future: Future[CloseResult]) -> Future[CloseResult]:
+    called_with: list[Future[CloseResult]] = []
+    called = threading.Event()
+    future.add_done_callback(called_with.append)
+    future.add_done_callback(lambda _: called.set())
+    assert_eventually(called)
+    return called_with[0]
+
+
+@pytest.mark.parametrize("ask", ASK.values(), ids=ASK)
+@pytest.mark.parametrize("early", [True, False], ids=["before the end", "after it"])
+def test_a_future_answers_whoever_asks(
+    tcp: Connection,
+    reaper: Reaper,
+    ask: Callable[[Future[CloseResult]], CloseResult],
+    early: bool,
+) -> None:
+    future = reaper.submit(tcp.ours)
+    if early:
+        with meanwhile(partial(ask, future)) as answers:
+            wait_until_asked(future)
+            tcp.peer.close()
+        (answer,) = answers
+    else:
+        tcp.peer.close()
+        wait_until_counted(reaper, 1)
+        answer = ask(future)
+    assert answer.outcome is CloseOutcome.PEER_CLOSED
+    assert answer is future.result(0)
+
+
+def test_a_future_cannot_be_cancelled(tcp: Connection, reaper: Reaper) -> None:
+    future = reaper.submit(tcp.ours)
+    assert not future.cancel()
+    assert (future.running(), future.cancelled(), future.done()) == (True, False, False)
+    assert "running" in repr(future)
+    tcp.peer.close()
+    assert result_of(future).outcome is CloseOutcome.PEER_CLOSED
+    assert "finished" in repr(future)
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        future.no_such_thing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_future_that_is_settled_while_it_is_asked_knows_its_result() -> None:
+    orders = Orders(Terms(1), 1, LingerPolicy.ABORT)
+    result = CloseResult(CloseOutcome.PEER_CLOSED, 0.0, 0, 0, None)
+
+    def settle() -> None:
+        with orders.lock:
+            kept = future.settle(result)
+        if not kept:
+            future.tell(result)
+
+    def settle_meanwhile() -> None:
+        settling.start()
+        settling.join(0.05)  # it may have to wait until the future is one
+
+    for moment in count(1):
+        future = CloseFuture(orders)
+        settling = threading.Thread(target=settle)
+        with at_moment(moment, settle_meanwhile) as came:
+            future.running()
+        if not came:
+            assert moment > 5
+            break
+        settling.join()
+        assert future.result(0) is result, f"at moment {moment}"
+
+
+def test_a_signal_handler_may_ask_a_future_that_is_just_being_asked() -> None:
+    for moment in count(1):
+        called: list[str] = []
+        with Reaper(timeout=PATIENCE) as reaper, connect("tcp4") as (ours, peer):
+            future = reaper.submit(ours)
+            handler = partial(ask_for, future, "the handler", called)
+            with at_moment(moment, handler) as came:
+                ask_for(future, "the program", called)
+            peer.close()
+            assert result_of(future).outcome is CloseOutcome.PEER_CLOSED
+        expected = ["the program", "the handler"] if came else ["the program"]
+        assert sorted(called, reverse=True) == expected, f"at moment {moment}"
+        if not came:
+            assert moment > 5
+            break
+
+
+def ask_for(future: Future[CloseResult], who: str, called: list[str]) -> None:
+    future.add_done_callback(lambda _: called.append(who))
+
+
+def test_a_signal_while_a_future_is_asked_leaves_no_half_of_it() -> None:
+    for moment in count(1):
+        with Reaper(timeout=PATIENCE) as reaper, connect("tcp4") as (ours, peer):
+            future = reaper.submit(ours)
+            with at_moment(moment, stop) as came:
+                future.running()
+            peer.close()
+            assert result_of(future).outcome is CloseOutcome.PEER_CLOSED, f"at moment {moment}"
+        if not came:
+            assert moment > 5
+            break
 
 
 # --- TLS -----------------------------------------------------------------------------------------------
@@ -367,6 +535,41 @@ def test_an_idle_one_does_not_wake_up(reaper: Reaper, connections: int) -> None:
         assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * connections
 
 
+def test_one_that_is_busy_is_not_woken_for_each(
+    reaper: Reaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[list[tuple[int, bool]]] = []
+    serve = CloseLoop.serve
+
+    def count_and_serve(loop: CloseLoop, events: list[tuple[int, bool]]) -> None:
+        turns.append(events)
+        serve(loop, events)
+
+    monkeypatch.setattr(CloseLoop, "serve", count_and_serve)
+    assert_it_works(reaper)
+    with connect_many(200) as crowd:
+        await_sleep(threads()[0])
+        turns.clear()
+        started = time.monotonic()
+        for sock, _ in crowd:
+            reaper.submit(sock)
+            time.sleep(0.0001)  # as a server does that waits for the next request
+        took = time.monotonic() - started
+        assert 1 <= len(turns) <= 2 + took / 0.002
+        for _, peer in crowd:
+            peer.close()
+
+
+def test_one_that_may_hold_few_takes_each_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or its intake would overflow while the thread lets others come."""
+    monkeypatch.setattr("graceful_close._crew._GATHERING", PATIENCE)
+    started = time.monotonic()
+    with Reaper(timeout=PATIENCE, max_sockets=3) as reaper:
+        assert_it_works(reaper)
+        assert_it_works(reaper)
+    assert time.monotonic() - started < PATIENCE
+
+
 def times_awake(thread: threading.Thread) -> tuple[str, ...]:
     """The thread's state, and how often it has been put to sleep (proc_pid_status(5))."""
     status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
@@ -448,7 +651,7 @@ def test_one_that_fails_by_no_network_has_the_exception_and_the_others_go_on(
             raise OSError(errno.ENOBUFS, "no room in the kernel")
         shut_for_writing(sock)
 
-    monkeypatch.setattr("graceful_close._connection.shut_for_writing", fail_for_one)
+    monkeypatch.setattr("graceful_close._crew.shut_for_writing", fail_for_one)
     with connect("tcp4") as (victim, victims_peer), connect("tcp4") as (ours, peer):
         address = victim.getsockname()
         other = reaper.submit(ours)
@@ -531,9 +734,13 @@ def test_while_a_callback_keeps_the_thread_room_is_made_all_the_same() -> None:
         go_on.wait(PATIENCE)
 
     with (
-        connect_many(6) as crowd,
+        connect_many(6, peer_buffer=4096) as crowd,
         Reaper(timeout=PATIENCE, max_sockets=3) as reaper,
     ):
+        for sock, _ in crowd[1:3]:
+            fill(
+                sock
+            )  # or the peer would have had our FIN, and would take the reset for an end
         crowd[0].peer.close()
         await_fin(crowd[0].ours)
         reaper.submit(crowd[0].ours).add_done_callback(block)
@@ -1170,6 +1377,8 @@ atexit.register(lambda: in_flight(reaper))
 TOO_LATE = {"from a handler that was registered before the import"}
 if sys.version_info >= (3, 12):
     TOO_LATE.add("from a handler, with none submitted before")
+if (3, 12) <= sys.version_info < (3, 12, 3):  # after the main thread's end, too (gh-113964)
+    TOO_LATE.add("while a thread goes on, which calls sys.exit()")
 
 
 @pytest.mark.parametrize("how", EXITS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import math
+import socket
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
+from graceful_close._alike import Alike
 from graceful_close._platform import BLIND, Sight
 from graceful_close._teardown import Step, Teardown, Terms
 
@@ -650,6 +652,78 @@ def test_no_order_of_reports_at_all_makes_it_wait_too_long_or_go_on_after_the_en
             ended = machine.released(0.0)
             if ended.outcome in {PEER_CLOSED, DELIVERED}:
                 assert ended.unacked in {0, None}
+
+
+# --- many stories that are one -------------------------------------------------------------------
+
+LATER = st.sampled_from([0.0, 0.02, 0.5, 60.0])
+
+
+@settings(max_examples=400, deadline=None)
+@given(ANY_TERMS, SIGHTS, LATER, LATER, LATER, st.none() | ERRORS)
+def test_one_machine_answers_for_all_that_are_alike_as_each_ones_own_would(
+    terms: Terms,
+    sight: Sight,
+    to_shut: float,
+    to_wake: float,
+    to_let_go: float,
+    complaint: OSError | None,
+) -> None:
+    alike = Alike(terms, 50.0, sight)
+    with socket.socket() as sock:
+        if not alike.takes(sock):
+            return
+    machine = Teardown(terms, 50.0, sight, one_of_many=True)
+    assert (alike.wake_at, alike.allowance) == (machine.wake_at, machine.allowance)
+    now = 50.0 + to_shut
+    assert machine.start() is Step.SHUT_WR
+    step = machine.shut(now)
+    if now < alike.wake_at:
+        assert step is Step.WAIT_READABLE
+        now += to_wake
+        step = machine.woke(now)
+    assert step is Step.DRAIN
+    assert machine.received(0, now) is Step.PROBE
+    assert machine.probed(0, now) is Step.LET_GO
+    assert machine.parting is None
+    now += to_let_go
+    assert alike.released(now, complaint) == machine.released(now, complaint)
+
+
+@pytest.mark.parametrize(
+    ("sight", "options", "takes"),
+    [
+        (LINUX, {}, True),
+        (LINUX, {"drain_limit": 0, "on_timeout": LingerPolicy.ABORT}, True),
+        (LINUX, {"until": DELIVERED}, False),  # one of many reads and counts first
+        (LINUX, {"idle_timeout": 1.0}, False),
+        (LINUX, {"timeout": 0}, False),
+        (BSD, {}, False),  # a reset would look the same
+        (WINDOWS, {}, False),
+    ],
+)
+def test_only_those_that_wait_for_the_peers_fin_alone_are_alike(
+    sight: Sight, options: Any, takes: bool
+) -> None:
+    with socket.socket() as sock:
+        assert Alike(terms(**options), 0.0, sight).takes(sock) is takes
+
+
+def test_only_a_plain_tcp_socket_is_alike() -> None:
+    class Special(socket.socket):
+        pass
+
+    alike = Alike(terms(), 0.0, LINUX)
+    with Special() as special, socket.socket(socket.AF_UNIX) as unix:
+        assert not alike.takes(special)
+        assert not alike.takes(unix)
+
+
+def test_what_the_close_of_one_complains_of_is_nothing_of_the_others() -> None:
+    alike = Alike(terms(), 0.0, LINUX)
+    interrupted = OSError(errno.EINTR, "interrupted")
+    assert alike.released(1.0, interrupted).error is interrupted
+    assert alike.released(1.0, None) == CloseResult(PEER_CLOSED, 1.0, 0, 0, None)
 
 
 # --- what may be asked for -----------------------------------------------------------------------

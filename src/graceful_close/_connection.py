@@ -110,9 +110,10 @@ class Connection:
                 else:
                     return step
             except OSError as error:
-                step = self._report_failure(step, error)
+                step = self.report_failure(step, error)
 
-    def _report_failure(self, step: Step, error: OSError) -> Step:
+    def report_failure(self, step: Step, error: OSError) -> Step:
+        """Tell the machine what `step` failed by."""
         now = monotonic()
         if step is DRAIN and meaning(error) in _NOT_NOW:
             return self.machine.would_block(now)

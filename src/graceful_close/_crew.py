@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from functools import partial
@@ -18,19 +19,26 @@ from ._checks import is_native
 from ._linger import LingerPolicy
 from ._loop import CloseLoop
 from ._platform import meaning
-from ._release import let_go, release
+from ._release import let_go, release, shut_for_writing
 from ._result import CloseOutcome, CloseResult
 from ._teardown import TIMED_OUT
 from ._tls import forget_session, send_close_notify, speaks_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from concurrent.futures import Future
     from typing import Any, ClassVar, Final
 
-    from ._loop import Closing, Said
+    from ._future import CloseFuture
+    from ._loop import Closing, Said, Shut
     from ._selector import Events
     from ._teardown import Terms
+
+# How long the thread lets what comes in gather while a server is busy. Arbitrary: a peer on the
+# same network has closed by then, too, and nobody misses a descriptor for so long. A process
+# hands over one in 10 us at best, so where fewer may be in flight than come meanwhile, the thread
+# takes each at once.
+_GATHERING = 0.002
+_COME_MEANWHILE = 200
 
 # How much longer than its connections the thread may take, for callbacks of the caller's; and
 # how long to wait for a lock that is held for some milliseconds at most.
@@ -82,12 +90,13 @@ def _all_orders() -> list[Orders]:
 class Handed:
     """A connection that is the Reaper's, and that nobody has begun to close yet."""
 
-    __slots__ = ("_held", "future", "said", "since")
+    __slots__ = ("_held", "future", "said", "shut", "since")
 
-    def __init__(self, future: Future[CloseResult]) -> None:
+    def __init__(self, future: CloseFuture) -> None:
         self.future: Final = future
         self.since: Final = monotonic()
         self.said: Said = None
+        self.shut: Shut = False
         self._held: list[Any] = []
 
     @property
@@ -97,10 +106,15 @@ class Handed:
         return held
 
     def take(self, sock: socket.socket) -> bool:
-        """Move the descriptor to an object of our own. False: it was closed already."""
+        """Move the descriptor to an object of our own, and send our FIN.
+
+        It goes out here and not in the thread, so that the peer's is often there when that
+        looks for the first time. False: it was closed already.
+        """
         if sock.fileno() == -1:
             return False
-        if speaks_tls(sock):
+        tls = speaks_tls(sock)
+        if tls:
             # The TLS session stays with the caller's object, so its goodbye is said first.
             try:
                 self.said = send_close_notify(sock)
@@ -111,16 +125,29 @@ class Handed:
                 if meaning(error) is None:
                     raise
                 self.said = error
-        detach = _socket.socket.detach if is_native(sock) else type(sock).detach
-        adopt = partial(_socket.socket, sock.family, sock.type, sock.proto)
+        native = is_native(sock)
+        detach = _socket.socket.detach if native else type(sock).detach
+        adopt = partial(_socket.socket, *(_kind_of(sock) if native else _named_kind_of(sock)))
         try:
             # In one call, because a signal's exception between two would lose the descriptor.
             self._held.extend(map(adopt, map(detach, (sock,))))
         except (OSError, ValueError):
             return False  # EBADF, or the number is -1: another thread closed it
         sock.detach()  # finds nothing, but lets the object know that it is closed
-        forget_session(sock)
+        if tls:
+            forget_session(sock)
+        if not isinstance(self.said, OSError):
+            self._send_fin()
         return True
+
+    def _send_fin(self) -> None:
+        try:
+            shut_for_writing(self.sock)
+            self.shut = True
+        except OSError as error:
+            if meaning(error) is None:
+                raise
+            self.shut = error
 
     def let_go(self, parting: LingerPolicy) -> OSError | None:
         """Close it at once."""
@@ -128,6 +155,20 @@ class Handed:
         for sock in self._held:
             complaint = let_go(sock, parting)
         return complaint
+
+
+# socket.socket makes an enum of its family and of its type at every look: see `_checks`.
+_native_family = _socket.socket.family.__get__
+_native_type = _socket.socket.type.__get__
+_native_proto = _socket.socket.proto.__get__
+
+
+def _kind_of(sock: socket.socket) -> tuple[int, int, int]:
+    return _native_family(sock), _native_type(sock), _native_proto(sock)
+
+
+def _named_kind_of(sock: socket.socket) -> tuple[int, int, int]:
+    return sock.family, sock.type, sock.proto
 
 
 class Crew:
@@ -153,12 +194,12 @@ class Crew:
         self._end_at = math.inf  # finite: when the last connection is to be let go
         self._intake: deque[Handed] = deque()
         self._in_hand: deque[Handed] = deque()  # between the intake and the loop
-        self._ended: list[tuple[Future[CloseResult], CloseResult | BaseException]] = []
+        self._ended: list[tuple[CloseFuture, CloseResult | BaseException]] = []
         self._hurried = 0  # to make room
         self._all_closed = threading.Event()
         self._loop = CloseLoop(self._note)
         self._pair: tuple[socket.socket, ...] = ()  # a byte for the first wakes the thread
-        self._waking = False
+        self._asleep = False  # it waits, or is about to, and has to be woken for the intake
         self._making_room = False
         # A daemon: see `Reaper`.
         self._thread = threading.Thread(
@@ -191,9 +232,9 @@ class Crew:
     def hand(self, handed: Handed) -> None:
         """Take a connection over; if too many wait for the thread, let go of the first."""
         self._intake.append(handed)
-        if not self._waking:
+        if self._asleep:
             self._wake()
-            self._waking = True
+            self._asleep = False
         if self._making_room:
             return  # this is a signal handler that came in between, and will be counted there
         self._making_room = True
@@ -289,7 +330,8 @@ class Crew:
         events: Events = []
         while True:
             with orders.lock:
-                self._take_in()
+                busy = bool(self._intake) and orders.max_sockets >= _COME_MEANWHILE
+                self._empty_intake()
             with orders.work:
                 self._go_on(events)
             with orders.lock:
@@ -299,15 +341,26 @@ class Crew:
             _tell(ended)
             if self.over:
                 return
-            events = loop.wait(self._end_at)
+            if busy:
+                # Whoever hands over one connection hands over the next soon. To be woken for
+                # each, and to wait for each, would cost several times what closing it does.
+                time.sleep(_GATHERING)  # by the module, which gevent may have patched since
+                events = loop.wait(0)
+            else:
+                events = self._sleep()
 
-    def _take_in(self) -> None:
+    def _sleep(self) -> Events:
+        """Wait until something is handed over, or happens, or time is up."""
+        with self._orders.lock:
+            self._asleep = not self._intake
+            until = self._end_at if self._asleep else 0
+        events = self._loop.wait(until)
+        self._asleep = False
         try:
             self._pair[1].recv(4096)
         except BlockingIOError:
-            pass
-        self._waking = False
-        self._empty_intake()
+            pass  # it was not by us that it was woken
+        return events
 
     def _empty_intake(self) -> None:
         while self._intake:
@@ -319,7 +372,14 @@ class Crew:
         loop.serve(events)
         while in_hand:
             handed = in_hand[0]
-            loop.add(handed.sock, orders.terms, handed.since, handed.future, handed.said)
+            loop.add(
+                handed.sock,
+                orders.terms,
+                handed.since,
+                handed.future,
+                handed.said,
+                handed.shut,
+            )
             in_hand.popleft()
         for _ in range(len(loop) - orders.max_sockets):
             self._hurried += 1
@@ -331,8 +391,8 @@ class Crew:
     def _note(self, closing: Closing, outcome: CloseResult | Exception) -> None:
         self._ended.append((closing.ticket, outcome))
 
-    def _write_down(self) -> dict[Future[CloseResult], CloseResult | BaseException]:
-        """Count what has ended; is it the end?"""
+    def _write_down(self) -> dict[CloseFuture, CloseResult | BaseException]:
+        """Count what has ended, and return whom to tell; is it the end?"""
         noted, self._ended = self._ended, []
         ended = dict(noted)
         self._orders.ended += len(ended)
@@ -342,7 +402,9 @@ class Crew:
         self._orders.overflowed += self._hurried
         self._hurried = 0
         self.over = self._end_at < math.inf and not self._intake and not self._loop
-        return ended
+        return {
+            future: outcome for future, outcome in ended.items() if not future.settle(outcome)
+        }
 
     def _fail(self, bug: BaseException) -> None:
         """Strand nobody: close all, and let their futures have the exception."""
@@ -351,7 +413,7 @@ class Crew:
             self.over = True
             self._empty_intake()
         with orders.work:
-            stranded: dict[Future[CloseResult], BaseException] = {}
+            stranded: dict[CloseFuture, BaseException] = {}
             for closing in self._loop:
                 stranded[closing.ticket] = bug
             for handed in self._in_hand:
@@ -374,14 +436,11 @@ class Crew:
             sock.close()
 
 
-def _tell(ended: dict[Future[CloseResult], CloseResult | BaseException]) -> None:
+def _tell(ended: dict[CloseFuture, CloseResult | BaseException]) -> None:
     """Let the futures know, whose callbacks belong to the caller."""
     for future, outcome in ended.items():
         try:
-            if isinstance(outcome, CloseResult):
-                future.set_result(outcome)
-            else:
-                future.set_exception(outcome)
+            future.tell(outcome)
         except BaseException:  # noqa: BLE001 (no callback's SystemExit may end the others)
             threading.excepthook(
                 threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))

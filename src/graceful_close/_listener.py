@@ -77,7 +77,10 @@ class GracefulListener(socket.socket):
         for every holder. Pickling is refused.
 
         A thread that waits in recv() while another calls `shutdown(SHUT_RDWR)` is not woken by
-        that, but by the peer's end of the stream.
+        that, but by the peer's end of the stream. What would wake it, SHUT_RD, makes Linux
+        answer whatever the peer still sends with RST (tcp_rcv_state_process(), FIN_WAIT1 and
+        2), and the reply would be lost as ever. A server that must wake its readers when it
+        stops has to want that: `socket.socket.shutdown(sock, socket.SHUT_RDWR)`.
 
         What takes the descriptor instead of calling accept() is not served: uvloop and trio,
         which are refused (see `graceful_close.asyncio` and `graceful_close.trio`), asyncio's

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, TypedDict
 
+    from ._future import CloseFuture
+
     class ReaperOptions(TypedDict, total=False):
         """What a `Reaper` can be asked for."""
 
@@ -80,7 +82,7 @@ class Reaper:
     ) -> None:
         # Not with this module, because it loads logging; and not in submit(), because a signal
         # handler, or the child of a fork, may find another thread in the middle of an import.
-        from concurrent.futures import Future
+        from ._future import CloseFuture
 
         terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
         require_parting("on_overflow", on_overflow)
@@ -89,7 +91,7 @@ class Reaper:
             max_sockets = _MAX_SOCKETS if limit is None else max(1, limit // 2)
         require_count("max_sockets", max_sockets, "sockets", least=1)
         self._orders = Orders(terms, max_sockets, on_overflow)
-        self._new_future: type[Future[CloseResult]] = Future
+        self._new_future: type[CloseFuture] = CloseFuture
         self._closed = False
         self._crew: Crew | None = None
 
@@ -98,9 +100,10 @@ class Reaper:
     def submit(self, sock: socket.socket) -> Future[CloseResult]:
         """Take a connection over and close it gracefully; never waits.
 
-        `sock` is closed when this returns, or was not touched if it raises: its descriptor is
-        the Reaper's. (The one exception is a TLS socket that found no room for its close_notify;
-        that object is closed with the connection.)
+        When this returns, our FIN is out and `sock` is closed: its descriptor is the Reaper's.
+        If it raises, `sock` was not touched. (The one exception is a TLS socket that found no
+        room for its close_notify: our FIN follows that, and the object is closed with the
+        connection.)
 
         Args:
             sock: A stream socket; see `graceful_close`.
@@ -116,8 +119,7 @@ class Reaper:
             RuntimeError: The Reaper is closed.
         """
         require_stream(sock)
-        future = self._new_future()
-        future.set_running_or_notify_cancel()
+        future = self._new_future(self._orders)
         handed = Handed(future)
         with self._orders.lock:
             if self._closed:
@@ -128,7 +130,7 @@ class Reaper:
                     self._orders.taken += 1
                 else:
                     self._orders.counts[ALREADY_CLOSED] += 1
-                    future.set_result(CloseResult(ALREADY_CLOSED, 0.0, 0, None, None))
+                    future.settle(CloseResult(ALREADY_CLOSED, 0.0, 0, None, None))
             except BaseException as error:
                 # No descriptor (EMFILE), no thread (RuntimeError), a signal's exception.
                 if self._crew is not None:
@@ -137,7 +139,7 @@ class Reaper:
                 let_go(sock, LingerPolicy.BACKGROUND)
                 if not isinstance(error, Exception):
                     raise
-                future.set_exception(error)
+                future.settle(error)
         return future
 
     def stats(self) -> dict[CloseOutcome, int]:

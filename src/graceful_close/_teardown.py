@@ -402,14 +402,13 @@ class Teardown:
         if error is not None:
             if self.parting is LingerPolicy.TIMED and meaning(error) is Meaning.RESET:
                 outcome = PEER_RESET
-            if self._error is None:
-                self._error = error.with_traceback(None)
+            error = error.with_traceback(None)
         return CloseResult(
             outcome,
             now - self._started,
             self._drained,
             self._unacked,
-            self._error,
+            self._error or error,
             self._notified,
             self._peer_notified,
         )
