@@ -451,6 +451,24 @@ def test_a_close_notify_that_finds_no_room_in_time_is_left_out(moment: str) -> N
     assert result.notified is False
 
 
+def test_acknowledgements_are_signs_of_life_while_close_notify_waits_for_room() -> None:
+    machine = Teardown(terms(60.0, idle_timeout=1.0), 0.0, LINUX, tls=True)
+    machine.start()
+    assert machine.notify_would_block(0.0) is Step.DRAIN
+    assert machine.would_block(0.0) is Step.PROBE
+    assert machine.probed(9_000, 0.0) is Step.WAIT_EITHER
+    for second in (1.0, 2.0, 3.0):
+        assert machine.wake_at == second
+        assert machine.woke(second) is Step.SEND_CLOSE_NOTIFY
+        assert machine.notify_would_block(second) is Step.DRAIN
+        assert machine.would_block(second) is Step.PROBE
+        assert machine.probed(9_000 - int(second), second) is Step.WAIT_EITHER
+    machine.woke(4.0)
+    machine.notify_would_block(4.0)
+    machine.would_block(4.0)
+    assert machine.probed(9_000 - 3, 4.0) is Step.SHUT_WR, "nothing more for a second"
+
+
 # --- every story -------------------------------------------------------------------------------
 
 ERRORS = st.sampled_from(

@@ -7,6 +7,7 @@ from time import monotonic
 from ._connection import Connection
 from ._delivery import AckWatch, open_descriptor
 from ._linger import LingerPolicy
+from ._loop import CloseLoop
 from ._many import Crowd
 from ._release import let_go
 from ._result import CloseResult
@@ -24,11 +25,12 @@ from ._teardown import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
     from typing import Generic, Protocol, TypeVar
 
-    from ._loop import Said
+    from ._connection import Said
+    from ._loop import Closing as Ending
     from ._teardown import Terms
 
     S = TypeVar("S")
@@ -84,7 +86,7 @@ async def close_on(
         sock: What to close.
         wait: How to wait.
         since: From when the deadlines count; None: from now.
-        said: What became of the close_notify, if the framework speaks TLS and not the socket.
+        said: As for `Connection`.
         fin_sent: shutdown(SHUT_WR) was called already. Once the peer's FIN is there too, a
             second call says ENOTCONN.
     """
@@ -93,17 +95,9 @@ async def close_on(
         if sock.fileno() == -1:
             return CloseResult(ALREADY_CLOSED, 0.0, 0, None, None)
         since = monotonic() if since is None else since
-        connection = Connection(sock, terms, since, one_of_many=True)
+        connection = Connection(sock, terms, since, one_of_many=True, said=said)
         machine = connection.machine
-        if fin_sent:
-            step = machine.shut(monotonic())
-        elif said is None:
-            step = machine.start()
-        elif isinstance(said, OSError):
-            machine.notified(False)
-            step = machine.failed(said, monotonic())
-        else:
-            step = machine.notified(*said)
+        step = connection.first_step(since, shut=fin_sent)
         while True:
             step = connection.carry_out(step)
             if step is LET_GO:
@@ -163,6 +157,59 @@ async def close_all_on(
             await wait_on(crowd.loop.fileno(), crowd.loop.wake_at, wait)
             crowd.loop.turn(0)
         return crowd.results()
+
+
+class Parting:
+    """What `close_each_on` is to close, and how that ended; the rest as for `close_on`.
+
+    Attributes:
+        result: How the connection ended; None until it has.
+    """
+
+    __slots__ = ("result", "said", "since", "sock", "terms")
+
+    def __init__(
+        self, terms: Terms, sock: socket.socket, since: float, said: Said = None
+    ) -> None:
+        self.terms = terms
+        self.sock = sock
+        self.since = since
+        self.said = said
+        self.result: CloseResult | None = None
+
+
+async def close_each_on(partings: Sequence[Parting], wait: Wait) -> None:
+    """`close_on` for many at once; each has its result then.
+
+    Raises:
+        Exception: What the first of them failed by, if one did, by nothing that a network does.
+            All are closed by then, the others as they would have been.
+    """
+    failures: list[Exception] = []
+
+    def ended(ending: Ending, outcome: CloseResult | Exception) -> None:
+        if isinstance(outcome, Exception):
+            failures.append(outcome)  # the others are not to blame
+        else:
+            ending.ticket.result = outcome
+
+    loop = CloseLoop(ended)
+    try:
+        for index, one in enumerate(partings):
+            loop.add(one.sock, one.terms, one.since, one, one.said)
+            if index % BATCH == BATCH - 1:
+                await wait.pause(0)
+        while loop:
+            await wait_on(loop.fileno(), loop.wake_at, wait)
+            loop.turn(0)
+    except BaseException:
+        for one in partings:
+            let_go(one.sock, LingerPolicy.BACKGROUND)
+        raise
+    finally:
+        loop.close()
+    if failures:
+        raise failures[0]
 
 
 async def wait_on(selector: int, wake_at: float, wait: Wait) -> None:

@@ -21,13 +21,19 @@ from ._teardown import (
     Teardown,
     Terms,
 )
-from ._tls import send_close_notify, speaks_tls
+from ._tls import LastRecords, send_close_notify, speaks_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
     from ._result import CloseResult
+
+    # What send_close_notify() gave, or the error that it raised; or what is yet to be said.
+    Said = tuple[bool | None, bool | None] | OSError | LastRecords | None
+
+    # Whether shutdown(SHUT_WR) was called already, or the error that it raised.
+    Shut = bool | OSError
 
 # Python repeats an interrupted call by itself (PEP 475); elsewhere EINTR means the same.
 _NOT_NOW = (Meaning.WOULD_BLOCK, Meaning.INTERRUPTED)
@@ -43,7 +49,7 @@ class Connection:
     A driver waits where the machine says to, reports that to `machine`, and hands every other
     step to `carry_out`:
 
-        step = connection.machine.start()
+        step = connection.first_step(monotonic())
         while step is not LET_GO:
             if step is WAIT_READABLE:
                 ...
@@ -60,21 +66,48 @@ class Connection:
         terms: What the caller asked for.
         now: A reading of time.monotonic(), from which the deadlines count.
         one_of_many: The driver serves others too; see `Teardown`.
+        said: What became of the close_notify, if that is not for this socket to say: what
+            `send_close_notify` gave or raised, or a framework's `LastRecords`.
     """
 
-    __slots__ = ("_discard", "_low_water", "_tcp", "machine", "sock")
+    __slots__ = ("_discard", "_low_water", "_said", "_tcp", "machine", "sock")
 
     def __init__(
-        self, sock: socket.socket, terms: Terms, now: float, *, one_of_many: bool = False
+        self,
+        sock: socket.socket,
+        terms: Terms,
+        now: float,
+        *,
+        one_of_many: bool = False,
+        said: Said = None,
     ) -> None:
         self.sock = sock
         self._tcp = tcp = is_tcp(sock)
         self._discard: Discard | None = None
         self._low_water = 0  # SO_RCVLOWAT before we changed it; 0: we did not
         sight = _platform.HERE.tcp_sight if tcp else _platform.BLIND
-        self.machine = Teardown(
-            terms, now, sight, tls=speaks_tls(sock), one_of_many=one_of_many
-        )
+        self._said = said
+        tls = said is not None or speaks_tls(sock)
+        self.machine = Teardown(terms, now, sight, tls=tls, one_of_many=one_of_many)
+
+    def first_step(self, now: float, shut: Shut = False) -> Step:
+        """What to do first, after what was done already.
+
+        Args:
+            now: A reading of the clock.
+            shut: Our FIN is out; or the error of the network's that came instead.
+        """
+        machine, said = self.machine, self._said
+        if isinstance(said, LastRecords):
+            machine.heard(said.peer_notified)
+        if said is None or isinstance(said, LastRecords):
+            step = machine.start()
+        elif isinstance(said, OSError):
+            machine.notified(False)
+            step = machine.failed(said, now)
+        else:
+            step = machine.notified(*said)
+        return machine.shut(now, None if shut is True else shut) if shut else step
 
     def carry_out(self, step: Step) -> Step:
         """Carry out `step`, and what follows from it, without ever waiting.
@@ -106,7 +139,9 @@ class Connection:
                     error, now = pending_error(sock), monotonic()
                     step = machine.failed(error, now) if error else machine.no_error(now)
                 elif step is SEND_CLOSE_NOTIFY:
-                    step = machine.notified(*send_close_notify(sock))
+                    said = self._said
+                    send = said.send if isinstance(said, LastRecords) else send_close_notify
+                    step = machine.notified(*send(sock))
                 else:
                     return step
             except OSError as error:

@@ -28,8 +28,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, ClassVar, Final
 
+    from ._connection import Said, Shut
     from ._future import CloseFuture
-    from ._loop import Closing, Said, Shut
+    from ._loop import Closing
     from ._selector import Events
     from ._teardown import Terms
 

@@ -28,16 +28,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._alike import Alike
+    from ._connection import Said, Shut
     from ._linger import LingerPolicy
     from ._result import CloseResult
     from ._selector import Events
     from ._teardown import Teardown, Terms
-
-    # What send_close_notify() gave, or the error that it raised.
-    Said = tuple[bool | None, bool | None] | OSError | None
-
-    # Whether shutdown(SHUT_WR) was called already, or the error that it raised.
-    Shut = bool | OSError
 
 
 # How many are looked at in one turn because their time is up. Arbitrary: a few milliseconds of
@@ -67,19 +62,17 @@ class Closing(Connection):
         self.known = False  # to the selector
         self.alarm = math.inf  # the earliest reading of the clock at which it is looked at
 
-    def begin(self, terms: Terms, now: float) -> Teardown:
+    def begin(self, terms: Terms, now: float, said: Said = None) -> None:
         """Give it a machine, to which nothing has happened yet."""
         self.alike = None
-        super().__init__(self.sock, terms, now, one_of_many=True)
-        return self.machine
+        super().__init__(self.sock, terms, now, one_of_many=True, said=said)
 
     def own_machine(self) -> Teardown:
         """Its machine, a new one if it is alike; from now on it is not."""
         alike = self.alike
         if alike is not None:
-            machine = self.begin(alike.terms, alike.began)
-            machine.start()
-            machine.shut(alike.began)
+            self.begin(alike.terms, alike.began)
+            self.first_step(alike.began, shut=True)
         return self.machine
 
 
@@ -136,24 +129,13 @@ class CloseLoop:
             terms: What the caller asked for.
             now: From when the deadlines count.
             ticket: As for `Closing`.
-            said: What `send_close_notify` gave, if it was called already, or the error of the
-                network's that it raised.
-            shut: Whether our FIN is out already, or the error of the network's that came
-                instead.
+            said: As for `Connection`.
+            shut: As for `Connection.first_step`.
         """
         closing = Closing(sock, ticket)
-        machine = closing.begin(terms, now)
+        closing.begin(terms, now, said)
         self._enter(closing, now)
-        if said is None:
-            step = machine.start()
-        elif isinstance(said, OSError):
-            machine.notified(False)
-            step = machine.failed(said, now)
-        else:
-            step = machine.notified(*said)
-        if shut:
-            step = machine.shut(now, None if shut is True else shut)
-        self._go_on(closing, step)
+        self._go_on(closing, closing.first_step(now, shut))
         return closing
 
     def add_alike(self, lot: Iterable[tuple[socket.socket, Any]], alike: Alike) -> None:

@@ -195,7 +195,7 @@ def _drive(connection: Connection) -> None:
     machine = connection.machine
     sleeper = _Sleeper(connection.sock)
     try:
-        step = machine.start()
+        step = connection.first_step(monotonic())
         while True:
             step = connection.carry_out(step)
             if step is LET_GO:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import math
 import os
 import socket
 import ssl
@@ -15,21 +16,24 @@ import anyio.abc
 import anyio.lowlevel
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from ._awaiting import LOOK_EVERY
-from ._farewell import Farewell
+from ._awaiting import LOOK_EVERY, Parting
+from ._checks import is_tcp
+from ._delivery import count_unacked
+from ._discard import Discard, discard_of
 from ._linger import LingerPolicy, set_linger
 from ._platform import Meaning, meaning
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
 from ._sync import abort_on
 from ._teardown import IDLE_TIMED_OUT, TIMED_OUT, Terms
+from ._tls import LastRecords
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    # TLS's last records, and `notified` and `peer_notified` of CloseResult.
+    # The arguments of LastRecords.
     Words = tuple[bytes, bool | None, bool | None]
 
 # In how many turns of the event loop a closed transport lets go of its descriptor. One or two do;
@@ -38,6 +42,11 @@ _TURNS_TO_LET_GO = 50
 
 # In how many turns the stream of a connection that is gone knows why. One or two; arbitrary above.
 _TURNS_TO_SAY_WHY = 3
+
+_NOT_NOW = (Meaning.WOULD_BLOCK, Meaning.INTERRUPTED)
+
+# Reads in a row before others get their turn. Arbitrary: about a millisecond.
+_READS_IN_A_ROW = 8
 
 # How long a stream has to say whether it holds something back, whatever the timeout. It takes it
 # a turn of the event loop; arbitrary above that, for a loop that is busy.
@@ -141,23 +150,45 @@ def _dup(sock: socket.socket) -> socket.socket:
         return socket.socket(sock.family, sock.type, sock.proto, os.dup(sock.fileno()))
 
 
-class Taken(Farewell):
+class Taken(Parting):
     """A connection that was taken from its stream.
+
+    What the stream still holds of its own is flushed before the close sequence begins. The peer's
+    input is thrown away meanwhile: one that sends all before it reads takes nothing while nobody
+    reads.
 
     Attributes:
         shared: The stream keeps a descriptor of its own.
         flushed: All that the stream held is in the kernel; False: not yet; None: not asked yet.
     """
 
-    __slots__ = ("_closes_late", "_cut_short", "_end", "_stood", "flushed", "shared")
+    __slots__ = (
+        "_closes_late",
+        "_cut_short",
+        "_discard",
+        "_drained",
+        "_end",
+        "_left",
+        "_stood",
+        "_unacked",
+        "_waited",
+        "flushed",
+        "shared",
+    )
 
     def __init__(
         self, end: End, sock: socket.socket, terms: Terms, since: float, *, shared: bool
     ) -> None:
-        super().__init__(sock, terms, since)
+        sock.settimeout(0)  # as its framework had it; a new object does not know
+        super().__init__(terms, sock, since)
         self.shared = shared
         self.flushed: bool | None = None
         self._end = end
+        self._discard: Discard | None = None
+        self._left: float = math.inf if terms.drain_limit is None else terms.drain_limit
+        self._drained = 0
+        self._waited = 0.0  # until the last sign of life
+        self._unacked: int | None = None
         # What is closed while it is waited on stays in the event loop's epoll for as long as a dup
         # lives, and wakes it for ever. A transport waits no more when it is closed; a stream that
         # waits on the socket itself (UNIX) could, on uvloop.
@@ -172,24 +203,30 @@ class Taken(Farewell):
         except OSError as error:
             # EPIPE: not any more. A reset is told once, so this is ours to remember.
             if not isinstance(error, BrokenPipeError) and meaning(error) is Meaning.RESET:
-                self.failed(error)
+                self._failed(error)
             return False
         return True
 
+    def _failed(self, error: OSError) -> None:
+        """The network ended the connection, and told it to the stream alone."""
+        self.said = error.with_traceback(None)
+
     def told(self, result: CloseResult) -> CloseResult:
-        # A connection that stood, and was gone before our FIN: it was reset, and its transport,
-        # which reads until it is closed, was told that in our place.
-        if self._stood and result.outcome is CloseOutcome.NOT_CONNECTED:
-            result = CloseResult(
-                CloseOutcome.PEER_RESET,
-                result.elapsed,
-                result.drained,
-                result.unacked,
-                None,
-                result.notified,
-                result.peer_notified,
-            )
-        return super().told(result)
+        """How it ended, with what happened before the close sequence began."""
+        outcome, error = result.outcome, result.error
+        if self._stood and outcome is CloseOutcome.NOT_CONNECTED:
+            # A connection that stood, and was gone before our FIN: it was reset, and its
+            # transport, which reads until it is closed, was told that in our place.
+            outcome, error = CloseOutcome.PEER_RESET, None
+        return CloseResult(
+            outcome,
+            result.elapsed + self._waited,
+            result.drained + self._drained,
+            result.unacked,
+            error,
+            result.notified,
+            result.peer_notified,
+        )
 
     async def ask(self, seconds: float = _TIME_TO_TELL) -> None:
         """Ask the stream for so long whether it holds something back."""
@@ -204,7 +241,7 @@ class Taken(Farewell):
             pass
         except anyio.BrokenResourceError as error:
             if isinstance(error.__cause__, OSError) and meaning(error.__cause__) is not None:
-                self.failed(error.__cause__)
+                self._failed(error.__cause__)
         self.flushed = not scope.cancelled_caught
 
     async def begin_to_end(self) -> None:
@@ -213,38 +250,87 @@ class Taken(Farewell):
         If that takes too long, it has a result.
         """
         for _ in range(_TURNS_TO_SAY_WHY):
-            if not self.shared or self._stood or self.has_failed:
+            if not self.shared or self._stood or self.said is not None:
                 break
             await anyio.lowlevel.checkpoint()
             await self.ask()
         await self._flush()
         if not self._closes_late:
             await self._end.close()
-        if self.result is None and self._end.layers and not self.has_failed:
-            cut = (b"", False, None)
-            self.say(*(cut if self._cut_short else await _last_words(self._end.layers)))
+        if self.result is None and self._end.layers and self.said is None:
+            cut = self._cut_short
+            self.said = (False, None) if cut else await _last_words(self._end.layers)
 
     async def _flush(self) -> None:
+        last_sign, deadline = self.since, self.since + self.terms.timeout
         while not self.flushed:
             try:
-                self.drain()
+                alive = self._drain()
             except OSError as error:
                 if meaning(error) is None:
                     raise
-                self.failed(error)
-                return
+                self._failed(error)
+                break
             now = monotonic()
-            if self.is_late(now):
+            if alive or self._is_acknowledging():
+                last_sign = now
+            idle_at = last_sign + self.terms.idle_timeout
+            if now >= deadline or now >= idle_at:
                 # The end of the stream would tell the peer that the message is whole.
                 aborted = abort_on(self.sock)
                 outcome = aborted.outcome
                 if outcome is CloseOutcome.ABORTED:
-                    outcome = TIMED_OUT if now >= self.deadline else IDLE_TIMED_OUT
+                    outcome = TIMED_OUT if now >= deadline else IDLE_TIMED_OUT
                 notified = False if self._end.layers else None
-                elapsed = now - self.last_sign
-                self.told(CloseResult(outcome, elapsed, 0, None, aborted.error, notified))
+                elapsed = now - self.since
+                self.result = self.told(
+                    CloseResult(outcome, elapsed, 0, None, aborted.error, notified)
+                )
                 return
             await self.ask(LOOK_EVERY)
+        self._go_on_from(last_sign)
+
+    def _drain(self) -> bool:
+        """Throw away what has come in. Whether anything has."""
+        if self._discard is None:
+            self._discard = discard_of(self.sock, tcp=is_tcp(self.sock))
+        before = self._drained
+        for _ in range(_READS_IN_A_ROW):
+            if self._left <= 0:
+                break  # the machine is to meet the limit
+            allowance = None if self._left == math.inf else int(self._left)
+            try:
+                count = self._discard.read(self.sock, allowance)
+            except OSError as error:
+                if meaning(error) in _NOT_NOW:
+                    break
+                raise
+            if count == 0:
+                self._left = 0  # the peer's FIN, which the machine will find again
+                break
+            self._drained += count
+            self._left -= count
+        return self._drained > before
+
+    def _is_acknowledging(self) -> bool:
+        """Whether the peer has acknowledged something since it was asked last."""
+        before = self._unacked
+        self._unacked = now = count_unacked(self.sock, tcp=is_tcp(self.sock))
+        return before is not None and now is not None and now < before
+
+    def _go_on_from(self, last_sign: float) -> None:
+        """Have the deadlines count from the last sign of life."""
+        terms, limit = self.terms, self.terms.drain_limit
+        if last_sign == self.since:
+            return
+        self._waited, self.since = last_sign - self.since, last_sign
+        self.terms = Terms(
+            max(0.0, terms.timeout - self._waited),
+            None if terms.idle_timeout == math.inf else terms.idle_timeout,
+            None if limit is None else limit - self._drained,
+            terms.until,
+            terms.on_timeout,
+        )
 
     async def end(self) -> None:
         """Close the stream if that is not done yet. The dup is closed."""
@@ -293,7 +379,7 @@ class _Tap(anyio.abc.ByteStream):
         pass
 
 
-async def _last_words(layers: list[TLSStream]) -> Words:
+async def _last_words(layers: list[TLSStream]) -> LastRecords:
     """What sessions over each other have to say, in the records of the lowest."""
     words = b""
     notified: bool | None = None
@@ -303,7 +389,7 @@ async def _last_words(layers: list[TLSStream]) -> Words:
         if layer is layers[0]:
             peers = heard
         notified = said and notified is not False
-    return words, notified, peers
+    return LastRecords(words, notified, peers)
 
 
 async def _ask(session: TLSStream, above: bytes) -> Words:

@@ -241,6 +241,10 @@ class Teardown:
         """Nothing yet."""
         return SEND_CLOSE_NOTIFY if self._notifying else SHUT_WR
 
+    def heard(self, peers: bool | None) -> None:
+        """What is known of the peer's close_notify before ours is out."""
+        self._peer_notified = peers
+
     def notified(self, sent: bool | None, peers: bool | None = None) -> Step:
         """The close_notify is out, or can never go out.
 
@@ -251,17 +255,19 @@ class Teardown:
         if self._outcome:
             return self._conclude()
         self._notifying = False
-        self._notified, self._peer_notified = sent, peers
+        self._notified = sent
+        if peers is not None:
+            self._peer_notified = peers
         return SHUT_WR
 
     def notify_would_block(self, now: float) -> Step:
         """There was no room for the close_notify."""
         # When the time is up our FIN goes out all the same: it needs no room, and a peer that
         # sees it without a close_notify knows that the stream was cut (RFC 8446, section 6.1).
-        if self._outcome or now >= self.wake_at:
+        if self._outcome or now >= self._deadline:
             return self.notified(False)
         # A peer that sends all before it reads makes no room as long as nobody reads.
-        return self._wait_for_room() if self._peer_fin else DRAIN
+        return self._without_room(now) if self._peer_fin else DRAIN
 
     def shut(self, now: float, error: OSError | None = None) -> Step:
         """shutdown(SHUT_WR) was called."""
@@ -311,7 +317,7 @@ class Teardown:
         if self._outcome:
             return self._conclude()
         if self._notifying:
-            return self._wait_for_room()
+            return self._without_room(now)
         self._it_lives()
         sight, terms = self._sight, self._terms
         if sight.acks:
@@ -351,19 +357,14 @@ class Teardown:
         before, self._unacked = self._unacked, unacked if self._sight.acks else None
         if self._outcome:
             return self._conclude()
-        if unacked is None:  # it should have known, but does not: do without
-            self._wants_acks = False
-            return self._conclude(PEER_CLOSED) if self._peer_fin else self._rest(now)
-        if before is not None and unacked < before:
+        if before is not None and unacked is not None and unacked < before:
             self._idle_at = now + self._terms.idle_timeout
             self._pause = _FIRST_PAUSE
-        if unacked == 0 and self._sight.survives_reset and (self._wants_acks or self._peer_fin):
-            return self._conclude(self._success())
-        # Once the FIN is read, recv() says no more than that: a reset shows in SO_ERROR alone.
-        # And where a reset empties the queue, 0 proves nothing before SO_ERROR was asked.
-        if self._peer_fin or (unacked == 0 and self._wants_acks):
-            return READ_ERROR
-        return self._rest(now)
+        return (
+            self._wait_for_room_or_give_up(now)
+            if self._notifying
+            else self._judge(unacked, now)
+        )
 
     def no_error(self, now: float) -> Step:
         """READ_ERROR found nothing."""
@@ -379,7 +380,7 @@ class Teardown:
         if self._outcome:
             return self._conclude()
         if self._notifying:
-            return SEND_CLOSE_NOTIFY if now < self.wake_at else self.notified(False)
+            return SEND_CLOSE_NOTIFY if now < self._deadline else self.notified(False)
         return DRAIN if readable and not self._peer_fin else PROBE
 
     def time_is_up(self, now: float, on_timeout: LingerPolicy) -> Step:
@@ -425,6 +426,30 @@ class Teardown:
         if not self._fin_sent:
             return READ_ERROR  # shutdown() found no connection: what ended it?
         return PROBE if self._sight.acks else self._conclude(PEER_CLOSED)
+
+    def _judge(self, unacked: int | None, now: float) -> Step:
+        """What a count proves."""
+        if unacked is None:  # it should have known, but does not: do without
+            self._wants_acks = False
+            return self._conclude(PEER_CLOSED) if self._peer_fin else self._rest(now)
+        if unacked == 0 and self._sight.survives_reset and (self._wants_acks or self._peer_fin):
+            return self._conclude(self._success())
+        # Once the FIN is read, recv() says no more than that: a reset shows in SO_ERROR alone.
+        # And where a reset empties the queue, 0 proves nothing before SO_ERROR was asked.
+        if self._peer_fin or (unacked == 0 and self._wants_acks):
+            return READ_ERROR
+        return self._rest(now)
+
+    def _without_room(self, now: float) -> Step:
+        """All is read, and there is no room for the close_notify: count, or do without."""
+        # Acknowledgements are signs of life before they make room.
+        counts = self._sight.acks and self._terms.idle_timeout < math.inf
+        if counts and (self._unacked is None or now >= self._idle_at):
+            return PROBE
+        return self._wait_for_room_or_give_up(now)
+
+    def _wait_for_room_or_give_up(self, now: float) -> Step:
+        return self._wait_for_room() if now < self._idle_at else self.notified(False)
 
     def _wait_for_room(self) -> Step:
         """Wait until the close_notify can go out."""

@@ -118,6 +118,34 @@ def _after(error: SSLError) -> tuple[bool, bool | None]:
     return error.reason not in (None, "BAD_WRITE_RETRY"), None
 
 
+class LastRecords:
+    """What a TLS session has yet to say that a framework speaks, made in memory.
+
+    Args:
+        records: They have close_notify at their end, if `notified` is true.
+        notified: As in `CloseResult`, once they are out.
+        peer_notified: The same.
+    """
+
+    __slots__ = ("_left", "_notified", "peer_notified")
+
+    def __init__(
+        self, records: bytes, notified: bool | None, peer_notified: bool | None
+    ) -> None:
+        self._left = records
+        self._notified = notified
+        self.peer_notified = peer_notified
+
+    def send(self, sock: socket.socket) -> tuple[bool | None, bool | None]:
+        """As `send_close_notify`, on a plain socket that does not block."""
+        try:
+            while self._left:
+                self._left = self._left[sock.send(self._left) :]
+        except BrokenPipeError:  # shut for writing before, which is no news of the connection
+            return False, self.peer_notified
+        return self._notified, self.peer_notified
+
+
 def forget_session(sock: socket.socket) -> None:
     """Take the TLS session out of a socket object that is closed.
 

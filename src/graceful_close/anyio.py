@@ -18,9 +18,8 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from ._awaiting import Closing
+from ._awaiting import Closing, close_each_on, close_on
 from ._checks import require_seconds
-from ._farewell import close_many, close_one
 from ._linger import LingerPolicy
 from ._result import CloseOutcome, CloseResult
 from ._sync import abort_on
@@ -236,7 +235,7 @@ async def _close(terms: Terms, end: End, since: float) -> CloseResult:
         await taken.ask()
         await anyio.lowlevel.checkpoint()
         await taken.begin_to_end()
-        result = taken.result or await close_one(taken, _WAIT)
+        result = taken.result or await _close_alone(taken)
         await taken.end()
     except BaseException as error:
         await taken.drop(error)
@@ -310,13 +309,21 @@ async def _finish_all(all_taken: list[Taken]) -> None:
 async def _finish_together(crowd: list[Taken]) -> None:
     for taken in crowd:
         await taken.begin_to_end()
-    await close_many(crowd, _WAIT)
+    await close_each_on(crowd, _WAIT)
+    for taken in crowd:
+        if taken.result is not None:
+            taken.result = taken.told(taken.result)
 
 
 async def _finish_alone(taken: Taken) -> None:
     await taken.begin_to_end()
     if taken.result is None:
-        await close_one(taken, _WAIT)
+        taken.result = await _close_alone(taken)
+
+
+async def _close_alone(taken: Taken) -> CloseResult:
+    result = await close_on(taken.terms, taken.sock, _WAIT, taken.since, taken.said)
+    return taken.told(result)
 
 
 async def _take(end: End, terms: Terms, since: float) -> Taken | None:

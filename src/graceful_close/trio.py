@@ -15,13 +15,14 @@ from time import monotonic
 
 import trio
 
-from ._awaiting import Closing
+from ._awaiting import Closing, Parting, close_each_on, close_on
 from ._checks import require_seconds
-from ._farewell import Farewell, close_many, close_one, drop
 from ._linger import LingerPolicy
+from ._release import let_go
 from ._result import CloseOutcome, CloseResult
 from ._sync import abort_on
 from ._teardown import ALREADY_CLOSED, Terms
+from ._tls import LastRecords
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     Stream = trio.SocketStream | trio.SSLStream[Any] | trio.socket.SocketType
     S = TypeVar("S", bound=Stream)
 
-    # TLS's last records, and `notified` and `peer_notified` of CloseResult.
+    # The arguments of LastRecords.
     Words = tuple[bytes, bool | None, bool | None]
 
 __all__ = ["abortive_close", "close_all", "closing", "graceful_close", "timed_linger_close"]
@@ -259,7 +260,9 @@ class _End:
             return None
         adopt = partial(socket.socket, raw.family, raw.type, raw.proto)
         trio.lowlevel.notify_closing(raw.fileno())
-        return adopt(raw.detach())
+        sock = adopt(raw.detach())
+        sock.settimeout(0)  # as trio had it; a new object does not know
+        return sock
 
     async def shut(self) -> None:
         """Let the TLS streams know that they are closed."""
@@ -289,9 +292,9 @@ async def _close(terms: Terms, end: _End, since: float) -> CloseResult:
     if sock is None:
         await trio.lowlevel.checkpoint()
         return _closed_before(since)
-    farewell = Farewell(sock, terms, since)
-    await _begin([(end, farewell)])
-    return await close_one(farewell, _WAIT)
+    parting = Parting(terms, sock, since)
+    await _begin([(end, parting)])
+    return await close_on(terms, sock, _WAIT, since, parting.said)
 
 
 @trio.lowlevel.enable_ki_protection
@@ -303,34 +306,33 @@ async def _close_many(terms: Terms, ends: list[_End], since: float) -> list[Clos
         rival = uppermost.setdefault(id(end.raw), end)
         if len(end.layers) > len(rival.layers):
             uppermost[id(end.raw)] = end
-    farewells: dict[int, Farewell] = {}
-    parting: list[tuple[_End, Farewell]] = []
+    partings: dict[int, Parting] = {}
     for name, end in uppermost.items():
         sock = end.take()
         if sock is not None:
-            farewells[name] = Farewell(sock, terms, since)
-            parting.append((end, farewells[name]))
-    await _begin(parting)
-    await close_many(list(farewells.values()), _WAIT)
+            partings[name] = Parting(terms, sock, since)
+    await _begin([(uppermost[name], parting) for name, parting in partings.items()])
+    await close_each_on(list(partings.values()), _WAIT)
     closed = _closed_before(since)
     return [
-        farewell.result or closed if (farewell := farewells.get(id(end.raw))) else closed
+        parting.result or closed if (parting := partings.get(id(end.raw))) else closed
         for end in ends
     ]
 
 
-async def _begin(parting: list[tuple[_End, Farewell]]) -> None:
-    """Have whoever used the streams leave, and the TLS sessions say what they have to say."""
+async def _begin(taken: list[tuple[_End, Parting]]) -> None:
+    """Have whoever used the streams leave, and ask the TLS sessions what they have to say."""
     try:
         await trio.lowlevel.checkpoint()
-        for end, farewell in parting:
+        for end, parting in taken:
             if end.layers:
-                farewell.say(*await _last_words(end.layers))
+                parting.said = await _last_words(end.layers)
                 await end.shut()
     except BaseException as error:
-        drop(farewell for _, farewell in parting)
+        for _, parting in taken:
+            let_go(parting.sock, LingerPolicy.BACKGROUND)
         if not isinstance(error, GeneratorExit):
-            for end, _ in parting:
+            for end, _ in taken:
                 await end.shut()
         raise
 
@@ -396,7 +398,7 @@ class _Tap(trio.abc.Stream):
         pass
 
 
-async def _last_words(layers: list[trio.SSLStream[Any]]) -> Words:
+async def _last_words(layers: list[trio.SSLStream[Any]]) -> LastRecords:
     """What sessions over each other have to say, in the records of the lowest."""
     words = b""
     notified: bool | None = None
@@ -407,7 +409,7 @@ async def _last_words(layers: list[trio.SSLStream[Any]]) -> Words:
             peers = heard
         if said is not None:
             notified = said and notified is not False
-    return words, notified, peers
+    return LastRecords(words, notified, peers)
 
 
 async def _ask(session: trio.SSLStream[Any], above: bytes) -> Words:
