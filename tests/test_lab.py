@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import re
 import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from graceful_close import CloseOutcome, CloseResult, abortive_close
-from graceful_close._lab import kernel_view, loopback, lost_reply, show
+from graceful_close._lab import kernel_view, loopback, lost_reply
 from graceful_close._lab.command import main
+from graceful_close._lab.experiments import ALL, NAMES, Experiment, chosen
+from graceful_close._lab.layout import lay_out
 from graceful_close._lab.linger_experiments import WAYS, LingerRun
 from graceful_close._lab.loopback import Ending
 from graceful_close._lab.lost_reply import Replies
 from graceful_close._lab.report import Report, as_json
-from graceful_close._lab.tables import conclusion, tables
-from graceful_close._lab.this_platform import Verdict, examine
+from graceful_close._lab.story import Exchange
+from graceful_close._lab.tables import Column, Table, Words, conclusion, tables
+from graceful_close._lab.this_platform import ThisPlatform, Trial, Verdict, examine
+from lab_program import GIVE_UP, THE_LAB, run
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Sequence
     from pathlib import Path
     from subprocess import CompletedProcess
-
-THE_LAB = [sys.executable, "-W", "error", "-m", "graceful_close"]
 
 WITHOUT_RICH = """
 import runpy, sys
@@ -44,34 +45,43 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("graceful_close", run_name="__main__")
 """
 
-# The lab promises half of it; more than this means that it hangs.
-GIVE_UP = 60
-
-
-def run(*command: str) -> CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=GIVE_UP, check=False)
+# One of each kind, and none of those that wait for a second.
+QUICK = "linger-abort,reply-graceful-close,platform"
 
 
 @pytest.fixture(scope="module")
-def json_run() -> CompletedProcess[str]:
-    return run(*THE_LAB, "--json")
+def runs() -> dict[str, CompletedProcess[str]]:
+    """Two runs at the same time: the lab waits for most of its time."""
+    commands = {
+        "json": [*THE_LAB, "--json"],
+        "plain": [sys.executable, "-W", "error", "-c", WITHOUT_RICH, "--only", QUICK],
+    }
+    with ThreadPoolExecutor() as pool:
+        running = {name: pool.submit(run, *command) for name, command in commands.items()}
+    return {name: future.result() for name, future in running.items()}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def json_run(runs: dict[str, CompletedProcess[str]]) -> CompletedProcess[str]:
+    return runs["json"]
+
+
+@pytest.fixture
+def plain_run(runs: dict[str, CompletedProcess[str]]) -> CompletedProcess[str]:
+    return runs["plain"]
+
+
+@pytest.fixture
 def findings(json_run: CompletedProcess[str]) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(json_run.stdout)
     return found
 
 
-@pytest.fixture(scope="module")
-def plain_run() -> CompletedProcess[str]:
-    return run(sys.executable, "-W", "error", "-c", WITHOUT_RICH)
-
-
-def test_the_lab_says_that_graceful_close_lost_nothing(
+def test_the_lab_says_that_all_went_as_promised(
     json_run: CompletedProcess[str], findings: dict[str, Any]
 ) -> None:
-    assert findings["lost_nothing"] is True
+    assert findings["otherwise"] == []
+    assert findings["as_promised"] is True
     assert json_run.returncode == 0
 
 
@@ -149,6 +159,51 @@ def test_nothing_is_absent_on_linux() -> None:
     assert {trial.verdict for trial in examine().trials} == {Verdict.WORKS}
 
 
+def test_every_experiment_tells_who_did_what(findings: dict[str, Any]) -> None:
+    for found in [*findings["linger_experiments"], *findings["lost_reply"]]:
+        doings, arrows = found["exchange"]["doings"], found["exchange"]["arrows"]
+        assert [doing["at"] for doing in doings] == sorted(doing["at"] for doing in doings)
+        assert found["way"] in [doing["text"] for doing in doings]
+        for arrow in arrows:  # time does not go back
+            assert arrow["seen_at"] is None or 0 <= arrow["sent_at"] <= arrow["seen_at"], arrow
+
+
+def kinds(found: dict[str, Any], *, seen: bool) -> set[tuple[str, str]]:
+    """What was sent by whom, and seen by the other or not."""
+    return {
+        (arrow["sender"], arrow["kind"])
+        for arrow in found["exchange"]["arrows"]
+        if (arrow["seen_at"] is not None) == seen
+    }
+
+
+def test_the_story_of_a_loss_has_a_reset_in_it_and_no_reply(findings: dict[str, Any]) -> None:
+    for found in findings["lost_reply"]:
+        if found["way"] == "graceful_close":
+            assert kinds(found, seen=False) == set()
+            assert kinds(found, seen=True) >= {
+                ("SERVER", "DATA"),
+                ("SERVER", "FIN"),
+                ("CLIENT", "DATA"),
+                ("CLIENT", "FIN"),
+            }
+        else:
+            assert ("SERVER", "DATA") in kinds(found, seen=False)
+            assert ("SERVER", "RST") in kinds(found, seen=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's list is Linux's")
+def test_the_story_of_unsent_output_accounts_for_every_byte(findings: dict[str, Any]) -> None:
+    for found in findings["linger_experiments"]:
+        arrived = [
+            int(arrow["text"].split()[0].replace(",", ""))
+            for arrow in found["exchange"]["arrows"]
+            if "bytes" in arrow["text"]
+        ]
+        assert sum(arrived) == found["received"]
+        assert ("SERVER", found["ending"]) in kinds(found, seen=True)
+
+
 def test_progress_goes_to_stderr_a_line_for_each_step(json_run: CompletedProcess[str]) -> None:
     lines = json_run.stderr.splitlines()
     assert lines[0] == "[ 1/13] unsent output: BACKGROUND close()"
@@ -165,25 +220,27 @@ def test_without_rich_it_prints_plain_text(plain_run: CompletedProcess[str]) -> 
     ]
     lines = plain_run.stdout.splitlines()
     assert [line for line in lines if line in titles] == titles
-    assert lines[-1].startswith("graceful_close lost nothing: 20 of 20 replies")
+    assert lines[-1] == "graceful_close lost nothing: 20 of 20 replies."
 
 
-def test_a_pipe_gets_no_control_codes_and_80_columns(
-    plain_run: CompletedProcess[str],
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_pipe_gets_no_control_codes_and_no_long_lines(
+    plain_run: CompletedProcess[str], columns: int
 ) -> None:
-    result = run(*THE_LAB)
+    result = run(*THE_LAB, "--only", "linger-abort,reply-close", COLUMNS=str(columns))
     assert result.returncode == 0
     for text in (result.stdout, result.stderr, plain_run.stdout, plain_run.stderr):
         assert text.isascii()
         assert text.replace("\n", "").isprintable()
-        assert max(map(len, text.splitlines())) <= 80
+    assert max(map(len, result.stdout.splitlines())) <= columns
+    assert max(map(len, plain_run.stdout.splitlines())) <= 80
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a child alone")
 def test_an_interrupt_ends_it_without_a_traceback() -> None:
     # No warnings as errors here: the signal may come between an accept() and its `with`, and then
     # it is the interpreter that closes the socket.
-    command = [sys.executable, "-c", INTERRUPTIBLE]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "--only", "linger-timed"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as lab:
@@ -194,7 +251,26 @@ def test_an_interrupt_ends_it_without_a_traceback() -> None:
         output, errors = lab.communicate(timeout=GIVE_UP)
     assert lab.returncode == 130
     assert output == ""
-    assert "Traceback" not in errors
+    assert errors == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a closed pipe has another error there")
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_pipe_ends_it_quietly(closed: str) -> None:
+    command = [*THE_LAB, "--only", "linger-abort,linger-background"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as lab:
+        assert lab.stdout is not None
+        assert lab.stderr is not None
+        first, kept = (
+            (lab.stdout, lab.stderr) if closed == "stdout" else (lab.stderr, lab.stdout)
+        )
+        first.close()
+        said = kept.read()
+    assert lab.returncode == 141
+    assert "Error" not in said
+    assert "Traceback" not in said
 
 
 def test_a_mistake_on_the_command_line_is_explained() -> None:
@@ -203,7 +279,43 @@ def test_a_mistake_on_the_command_line_is_explained() -> None:
     assert "usage: python -m graceful_close" in result.stderr
 
 
+def test_an_unknown_experiment_is_refused_with_a_list_of_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--only", "platform,linger-forever"])
+    said = capsys.readouterr().err
+    assert "no experiment is called 'linger-forever'" in said
+    assert all(name in said for name in NAMES)
+
+
+def test_no_name_chooses_everything_and_names_choose_in_the_labs_order() -> None:
+    assert chosen([]) == ALL
+    assert [each.name for each in chosen(["platform", "reply-close", "reply-close"])] == [
+        "reply-close",
+        "platform",
+    ]
+    assert {each.group for each in chosen(["linger"])} == {"linger"}
+    assert len(chosen(["linger", "linger-abort"])) == len(WAYS)
+
+
+def test_names_come_again_or_with_commas(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["--only", "linger-abort,linger-background", "--only", "linger-abortive-close"]
+    assert main([*names, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [run["name"] for run in found["linger_experiments"]] == [
+        "linger-background",
+        "linger-abort",
+        "linger-abortive-close",
+    ]
+    assert found["lost_reply"] == []
+    assert found["this_platform"] is None
+
+
 # --- without a run ---------------------------------------------------------------------------
+
+
+NOTHING = Exchange((), ())
 
 
 def made_up(
@@ -216,49 +328,81 @@ def made_up(
     runs = [
         LingerRun(
             way.name,
+            way.title,
+            way.promised,
             1.0,
-            result if way.name == "graceful_close" else None,
+            result if way.name == "linger-graceful-close" else None,
             error,
             seen,
             seen,
             200_000,
             received,
-            ending,
+            Ending.RST if way.promised is False else ending,
+            NOTHING,
         )
         for way in WAYS
     ]
     lost = {"ECONNRESET": 20 - whole} if whole < 20 else {}
-    replies = [Replies(way.name, 20, whole, lost) for way in lost_reply.WAYS]
+    replies = [
+        Replies(way.name, way.title, way.promised, 20, whole, lost, NOTHING)
+        for way in lost_reply.WAYS
+    ]
     return Report(tuple(runs), tuple(replies), examine())
 
 
-class Terminal(io.StringIO):
-    """A screen that remembers all that was written to it."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-@contextlib.contextmanager
-def a_terminal(kind: str) -> Generator[Terminal]:
-    environment = {"TERM": kind, "COLUMNS": "80"}
-    with pytest.MonkeyPatch.context() as patch, Terminal() as screen:
-        for name in ("NO_COLOR", "FORCE_COLOR"):
-            patch.delenv(name, raising=False)
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
-            yield screen
-
-
-@pytest.mark.parametrize(("received", "whole"), [(199_999, 20), (200_000, 19)])
-def test_a_loss_is_said_and_not_hidden(received: int, whole: int) -> None:
+@pytest.mark.parametrize(
+    ("received", "whole", "names"),
+    [
+        (
+            199_999,
+            20,
+            ["linger-background", "linger-graceful-close", "linger-timed-linger-close"],
+        ),
+        (200_000, 19, ["reply-graceful-close"]),
+    ],
+)
+def test_a_loss_is_said_and_not_hidden(received: int, whole: int, names: list[str]) -> None:
     report = made_up(received=received, whole=whole)
-    assert not report.lost_nothing
-    assert json.loads(as_json(report))["lost_nothing"] is False
+    found = json.loads(as_json(report))
+    assert found["as_promised"] is False
+    assert found["otherwise"] == names
     words = conclusion(report)
     assert words.text.startswith("graceful_close LOST DATA")
+    assert words.text.endswith(f"NOT AS PROMISED: {', '.join(names)}.")
     assert words.good is False
+
+
+def test_an_experiment_that_went_otherwise_is_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def close_too_early(sock: socket.socket) -> None:
+        sock.close()
+
+    broken = lost_reply.WAYS[-1]._replace(close=close_too_early)
+    experiment = ALL[-2]._replace(run=partial(lost_reply.run, broken, tries=1))
+
+    def chosen_by_us(_: Sequence[str]) -> tuple[Experiment, ...]:
+        return (experiment,)
+
+    monkeypatch.setattr("graceful_close._lab.command.chosen", chosen_by_us)
+    assert main([]) == 1
+    assert "NOT AS PROMISED: reply-graceful-close." in capsys.readouterr().out
+
+
+def test_an_abort_that_the_peer_does_not_see_is_not_as_promised() -> None:
+    report = Report(
+        (LingerRun("x", "x", False, 0, None, None, None, None, 2, 2, Ending.FIN, NOTHING),)
+    )
+    assert report.otherwise == ("x",)
+    assert conclusion(report).text == "NOT AS PROMISED: x."
+
+
+def test_what_the_library_relies_on_and_does_not_work_is_not_as_promised() -> None:
+    fails = (Trial("it", Verdict.FAILS), Trial("that", Verdict.ABSENT))
+    here = ThisPlatform("linux", "Linux", "CPython", None, fails)
+    assert Report(this_platform=here).otherwise == ("platform",)
+    absent = ThisPlatform("linux", "Linux", "CPython", None, fails[1:])
+    assert Report(this_platform=absent).otherwise == ()
 
 
 def test_what_the_kernel_does_not_show_is_not_made_up() -> None:
@@ -275,42 +419,28 @@ def test_an_error_of_close_stands_where_a_result_would() -> None:
     assert table.rows[2][2].text == "EWOULDBLOCK"
 
 
-def test_a_terminal_gets_colour() -> None:
-    pytest.importorskip("rich")
-    report = made_up()
-    with a_terminal("xterm") as screen:
-        show.show(tables(report), conclusion(report))
-        assert f"\x1b[32m{conclusion(report).text}\x1b[0m" in screen.getvalue()
-
-
-def test_a_terminal_gets_the_same_words_as_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("rich")
-    report = made_up()
-    with a_terminal("xterm") as screen:
-        show.show(tables(report), conclusion(report))
-        colourful = re.sub(r"\x1b\[[0-9;]*m|─", "", screen.getvalue())
-    show.show(tables(report), conclusion(report))
-    assert colourful.split() == re.sub("--+", "", capsys.readouterr().out).split()
-
-
-def test_a_dumb_terminal_gets_plain_text() -> None:
-    report = made_up()
-    with a_terminal("dumb") as screen:
-        with show.progress(1) as begin:
-            begin("a step")
-        show.show(tables(report), conclusion(report))
-        assert screen.getvalue().startswith("[1/1] a step\nUnsent output")
-        assert "\x1b" not in screen.getvalue()
-
-
-def test_a_terminal_sees_the_step_that_is_running_and_then_no_more_of_it() -> None:
-    pytest.importorskip("rich")
-    with a_terminal("xterm") as screen:
-        with show.progress(2) as begin:
-            begin("the first step")
-            begin("the second step")
-        assert "the second step" in screen.getvalue()
-        assert screen.getvalue().endswith("\x1b[2K")  # the line is erased
+@pytest.mark.parametrize("width", [20, 31, 40, 60, 72, 79, 80, 120, 200])
+def test_a_table_is_laid_out_in_any_width_and_nothing_is_cut(width: int) -> None:
+    awkward = Table(
+        "none",
+        "A table",
+        "With a caption.",
+        (Column("what"), Column("n", right=True), Column("why")),
+        [
+            (Words("a-word-that-is-longer-than-some"), Words("1,000"), Words("because " * 20)),
+            (Words("b"), Words(""), Words("")),
+        ],
+    )
+    for table in (*tables(made_up(whole=7)), awkward):
+        lines = ["".join(piece.text for piece in line) for line in lay_out(table, width)]
+        assert max(map(len, lines)) <= width
+        assert all(line == line.rstrip() for line in lines)
+        shown = "".join("".join(lines).split())
+        for row in table.rows:
+            for cell in row:
+                for word in cell.text.split():
+                    assert word in shown
+        assert shown.startswith("".join((table.title + table.caption).split()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's list is Linux's")

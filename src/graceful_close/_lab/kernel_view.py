@@ -52,12 +52,14 @@ def standing(port: int, peer_port: int) -> Standing | None:
 
     Source: proc_net_tcp.rst and proc(5), on Linux.
     """
+    wanted = b":%04X " % port  # most lines are others', and some machines have very many
     for file in _FILES:
         try:
-            lines = file.read_text(encoding="ascii").splitlines()
+            with file.open("rb") as lines:
+                found = [line.decode("ascii") for line in lines if wanted in line]
         except OSError:
             continue  # ENOENT: not Linux, or no IPv6. EACCES: a sandbox.
-        for line in lines[1:]:
+        for line in found:
             _, local, remote, state, queues, *_ = line.split()
             if (_port(local), _port(remote)) == (port, peer_port):
                 number = int(state, 16)

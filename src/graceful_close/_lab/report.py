@@ -12,11 +12,15 @@ from graceful_close import CloseResult
 from graceful_close._value import fields
 
 from . import linger_experiments, lost_reply
+from .linger_experiments import LingerRun
+from .lost_reply import Replies
+from .this_platform import ThisPlatform, Verdict
 
 if TYPE_CHECKING:
-    from .linger_experiments import LingerRun
-    from .lost_reply import Replies
-    from .this_platform import ThisPlatform
+    from collections.abc import Iterable
+
+Finding = LingerRun | Replies | ThisPlatform
+"""What one experiment found."""
 
 
 @dataclass(frozen=True)
@@ -26,39 +30,56 @@ class Report:
     Attributes:
         linger_experiments: One for each way to close with unsent output.
         lost_reply: One for each way to close with unread input.
-        this_platform: The running system.
+        this_platform: The running system; None: it was not looked at.
     """
 
-    linger_experiments: tuple[LingerRun, ...]
-    lost_reply: tuple[Replies, ...]
-    this_platform: ThisPlatform
+    linger_experiments: tuple[LingerRun, ...] = ()
+    lost_reply: tuple[Replies, ...] = ()
+    this_platform: ThisPlatform | None = None
+
+    @classmethod
+    def of(cls, findings: Iterable[Finding]) -> Report:
+        """What was found, put in its place."""
+        findings = tuple(findings)
+        platforms = [found for found in findings if isinstance(found, ThisPlatform)]
+        return cls(
+            tuple(found for found in findings if isinstance(found, LingerRun)),
+            tuple(found for found in findings if isinstance(found, Replies)),
+            platforms[-1] if platforms else None,
+        )
 
     @property
-    def graceful_run(self) -> LingerRun:
-        """What graceful_close did with unsent output."""
+    def graceful_run(self) -> LingerRun | None:
+        """What graceful_close did with unsent output; None: that was not tried."""
         name = linger_experiments.GRACEFUL.name
-        return next(run for run in self.linger_experiments if run.way == name)
+        return next((run for run in self.linger_experiments if run.name == name), None)
 
     @property
-    def graceful_replies(self) -> Replies:
-        """What became of the replies that graceful_close followed."""
+    def graceful_replies(self) -> Replies | None:
+        """What became of the replies that graceful_close followed; None: it was not tried."""
         name = lost_reply.GRACEFUL.name
-        return next(replies for replies in self.lost_reply if replies.way == name)
+        return next((replies for replies in self.lost_reply if replies.name == name), None)
 
     @property
-    def lost_nothing(self) -> bool:
-        """Whether everything arrived that was written before a graceful_close."""
-        return self.graceful_run.whole and self.graceful_replies.lost_nothing
+    def otherwise(self) -> tuple[str, ...]:
+        """The names of the experiments that went otherwise than promised."""
+        runs: list[LingerRun | Replies] = [*self.linger_experiments, *self.lost_reply]
+        names = [run.name for run in runs if not run.as_promised]
+        here = self.this_platform
+        if here is not None and any(trial.verdict is Verdict.FAILS for trial in here.trials):
+            names.append("platform")
+        return tuple(names)
 
 
 def as_json(report: Report) -> str:
     """The report as one JSON object; enums by name, errors as the text they print."""
-    return json.dumps(
-        {"lost_nothing": report.lost_nothing} | _fields(report), default=_plain, indent=2
-    )
+    otherwise = report.otherwise
+    summary = {"as_promised": not otherwise, "otherwise": otherwise}
+    return json.dumps(summary | _fields(report), default=plain, indent=2)
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """What stands for a value in JSON: what `json.dumps` calls its `default`."""
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, OSError):

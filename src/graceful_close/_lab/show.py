@@ -1,4 +1,4 @@
-"""Tables on stdout and progress on stderr: by rich in a terminal, if it is installed.
+"""Tables and sentences on stdout, progress on stderr: by rich in a terminal, if it is installed.
 
 Everywhere else, in a pipe, a file or a dumb terminal, it is plain text.
 """
@@ -8,25 +8,55 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import shutil
 import sys
-import textwrap
 from typing import TYPE_CHECKING
+
+from .layout import lay_out, news, sentence
+from .tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from typing import TextIO
 
-    from .tables import Table, Words
+    from .layout import Line
+    from .tables import Words
 
-_WIDTH = 80  # of plain text: what every terminal has
+_SIZE = 80, 24  # of a terminal that does not say
 
 
-def show(tables: Sequence[Table], conclusion: Words) -> None:
-    """Print the tables, and a last line, to stdout."""
-    if _takes_colour(sys.stdout):
-        _show_richly(tables, conclusion)
+class NobodyListensError(Exception):
+    """Who read our output has closed it, as `head` does when it has seen enough."""
+
+
+@contextlib.contextmanager
+def heard() -> Generator[None]:
+    """Say `NobodyListensError` of a closed pipe.
+
+    A socket that breaks is a BrokenPipeError too, and another matter.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise NobodyListensError from None
+
+
+def write(text: str) -> None:
+    """Write to stdout, and do not come back before it is out.
+
+    What is buffered until the interpreter exits would complain of a closed pipe there.
+    """
+    with heard():
+        print(text, flush=True)
+
+
+def show(parts: Sequence[Table | Words]) -> None:
+    """Print tables and sentences to stdout, with a blank line between any two."""
+    if is_a_screen(sys.stdout):
+        _show_richly(parts)
     else:
-        print("\n\n".join([*map(_plain_table, tables), conclusion.text]))
+        lines = _lines(parts, plain_width())
+        write("\n".join("".join(piece.text for piece in line) for line in lines))
 
 
 @contextlib.contextmanager
@@ -42,43 +72,44 @@ def progress(total: int) -> Generator[Callable[[str], None]]:
     with contextlib.ExitStack() as stack:
         yield (
             stack.enter_context(_rich_progress(total))
-            if _takes_colour(sys.stderr)
+            if is_a_screen(sys.stderr)
             else _plain_progress(total)
         )
 
 
-def _takes_colour(stream: TextIO) -> bool:
-    """Whether rich is here and has a terminal to write to."""
-    if not stream.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+def is_a_screen(stream: TextIO) -> bool:
+    """Whether this is a terminal that can be drawn on, and rich is here to do it."""
+    # A program may be started without a stdout; then there is None.
+    if stream is None or not stream.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
         return False
+    return has_rich()
+
+
+def has_rich() -> bool:
+    """Whether rich (the lab extra) is installed."""
     try:
-        importlib.import_module("rich")  # the lab extra
+        importlib.import_module("rich")
     except ImportError:
         return False
     return True
 
 
-# --- plain text ------------------------------------------------------------------------------
+def plain_width() -> int:
+    """How many characters a line of plain text may have."""
+    return shutil.get_terminal_size(_SIZE).columns
 
 
-def _plain_table(table: Table) -> str:
-    columns = list(
-        zip(
-            [column.heading for column in table.columns],
-            *([cell.text for cell in row] for row in table.rows),
-            strict=True,
+def _lines(parts: Sequence[Table | Words], width: int) -> list[Line]:
+    lines: list[Line] = []
+    for part in parts:
+        if lines:
+            lines.append([])
+        lines += (
+            lay_out(part, width)
+            if isinstance(part, Table)
+            else sentence(part.text, width, news(part))
         )
-    )
-    widths = [max(map(len, column)) for column in columns]
-    headings, *rows = zip(*columns, strict=True)
-    lines = (
-        "  ".join(
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(line, widths, table.columns, strict=True)
-        ).rstrip()
-        for line in (headings, ["-" * width for width in widths], *rows)
-    )
-    return "\n".join([table.title, textwrap.fill(table.caption, _WIDTH), "", *lines])
+    return lines
 
 
 def _plain_progress(total: int) -> Callable[[str], None]:
@@ -87,38 +118,20 @@ def _plain_progress(total: int) -> Callable[[str], None]:
     def begin(name: str) -> None:
         nonlocal done
         done += 1
-        print(f"[{done:{len(str(total))}}/{total}] {name}", file=sys.stderr, flush=True)
+        with heard():
+            print(f"[{done:{len(str(total))}}/{total}] {name}", file=sys.stderr, flush=True)
 
     return begin
 
 
-# --- rich ------------------------------------------------------------------------------------
-
-
-def _show_richly(tables: Sequence[Table], conclusion: Words) -> None:
-    from rich import box
+def _show_richly(parts: Sequence[Table | Words]) -> None:
     from rich.console import Console
-    from rich.padding import Padding
-    from rich.table import Table as RichTable
-    from rich.text import Text
 
-    def styled(words: Words) -> Text:
-        return Text(words.text, {True: "green", False: "red", None: ""}[words.good])
+    from .rich_text import rule_for, text_of
 
     console = Console()
-    for table in tables:
-        # No frame, and one space beside the divider's: as narrow as the plain text.
-        grid = RichTable(
-            box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
-        )
-        for column in table.columns:
-            grid.add_column(column.heading, justify="right" if column.right else "left")
-        for row in table.rows:
-            grid.add_row(*map(styled, row))
-        console.print(Text(table.title, "bold"))
-        console.print(Text(table.caption, "dim"))
-        console.print(Padding(grid, (1, 0, 2, 0)))
-    console.print(styled(conclusion))
+    for line in _lines(parts, console.width):
+        console.print(text_of(line, rule=rule_for(console)), soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -127,8 +140,8 @@ def _rich_progress(total: int) -> Generator[Callable[[str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     bar = Progress(
-        BarColumn(bar_width=20),
         MofNCompleteColumn(),
+        BarColumn(bar_width=10),
         TextColumn("{task.description}", markup=False),
         console=Console(stderr=True),
         transient=True,

@@ -39,12 +39,14 @@ class Table(NamedTuple):
     """One table.
 
     Attributes:
+        name: What a file that shows it is called.
         title: A few words.
         caption: A sentence on what it shows.
         columns: Its columns, from the left.
         rows: In each, as many cells as there are columns.
     """
 
+    name: str
     title: str
     caption: str
     columns: Sequence[Column]
@@ -52,23 +54,31 @@ class Table(NamedTuple):
 
 
 def tables(report: Report) -> tuple[Table, ...]:
-    """One table for each part of the report, in its order."""
-    return (
-        _of_linger_experiments(report.linger_experiments),
-        _of_lost_reply(report.lost_reply),
-        _of_this_platform(report.this_platform),
-    )
+    """One table for each part that the report has, in its order."""
+    found: list[Table] = []
+    if report.linger_experiments:
+        found.append(_of_linger_experiments(report.linger_experiments))
+    if report.lost_reply:
+        found.append(_of_lost_reply(report.lost_reply))
+    if report.this_platform is not None:
+        found.append(_of_this_platform(report.this_platform))
+    return tuple(found)
 
 
 def conclusion(report: Report) -> Words:
     """The report in one sentence."""
     run, replies = report.graceful_run, report.graceful_replies
-    verdict = "lost nothing" if report.lost_nothing else "LOST DATA"
-    return Words(
-        f"graceful_close {verdict}: {replies.whole} of {replies.tries} replies, "
-        f"{run.received:,} of {run.written:,} bytes.",
-        report.lost_nothing,
-    )
+    counts: list[str] = []
+    if replies is not None:
+        counts.append(f"{replies.whole} of {replies.tries} replies")
+    if run is not None:
+        counts.append(f"{run.received:,} of {run.written:,} bytes")
+    kept = all(each is None or each.as_promised for each in (run, replies))
+    words = f"graceful_close {'lost nothing' if kept else 'LOST DATA'}: {', '.join(counts)}."
+    if report.otherwise:
+        names = f"NOT AS PROMISED: {', '.join(report.otherwise)}."
+        return Words(f"{words} {names}" if counts else names, False)
+    return Words(words if counts else "All went as promised.", True)
 
 
 def _of_linger_experiments(runs: Sequence[LingerRun]) -> Table:
@@ -80,6 +90,7 @@ def _of_linger_experiments(runs: Sequence[LingerRun]) -> Table:
     )
     state = (Column("state"), Column("Send-Q", right=True)) if visible else ()
     return Table(
+        "linger",
         "Unsent output: the linger experiments",
         f"{linger_experiments.WRITTEN:,} bytes are written to a peer that reads only after the "
         f"close: what the closing call told us (with {linger_experiments.SECONDS} s for those "
@@ -124,6 +135,7 @@ def _duration(seconds: float) -> str:
 
 def _of_lost_reply(ways: Sequence[Replies]) -> Table:
     return Table(
+        "reply",
         "Unread input: the lost reply",
         f"http.client uploads {lost_reply.UPLOAD // 1_000_000} MB to a server that answers 413 "
         f"and {lost_reply.REPLY >> 10} KiB at once, then closes: how many replies arrived "
@@ -157,6 +169,7 @@ def _of_this_platform(here: ThisPlatform) -> Table:
             ("its unit and range", f"{linger.unit}, {linger.shortest} to {linger.longest:,}"),
         ]
     return Table(
+        "platform",
         "This platform",
         "What the library knows of this system, and what came of trying on live loopback "
         "connections what it relies on.",

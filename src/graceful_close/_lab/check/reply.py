@@ -1,0 +1,130 @@
+"""An HTTP reply as it comes in, piece by piece: has it begun, is it whole?"""
+
+from __future__ import annotations
+
+import http.client
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+_BEGINNING = b"HTTP/1."
+
+# Longer heads than this are no heads. What http.client allows a line.
+_LONGEST_HEAD = 65536
+
+_HEXADECIMAL = frozenset(b"0123456789abcdefABCDEF")
+
+
+class NotHTTPError(Exception):
+    """What came is no HTTP/1 reply."""
+
+
+class Reply:
+    """One reply. It keeps the head and counts the rest.
+
+    Args:
+        bodiless: It ends with its head, as a HEAD's does.
+
+    Attributes:
+        received: Bytes that came, 1xx replies among them.
+        status: The status code; 0: not known yet.
+        server: The Server field; empty: there is none, or it has not come yet.
+        whole: Whether its last byte has come (RFC 9112, section 6.3).
+    """
+
+    def __init__(self, *, bodiless: bool = False) -> None:
+        self.received = 0
+        self.status = 0
+        self.server = ""
+        self.whole = False
+        self._buffer = bytearray()
+        self._bodiless = bodiless
+        self._ended = False
+        self._parser = self._parse()
+        next(self._parser)
+
+    def feed(self, data: bytes) -> None:
+        """Take what came; b"" is the end of the stream, by FIN.
+
+        Raises:
+            NotHTTPError: This is something else.
+        """
+        self.received += len(data)
+        self._buffer += data
+        self._ended = not data
+        if not self.whole:
+            self.whole = next(self._parser, True)
+
+    def _parse(self) -> Generator[bool]:
+        """Wait (False) for more, until the reply is whole."""
+        fields = yield from self._head()
+        while self.status < 200:  # 100 Continue, and others to come before the reply proper
+            fields = yield from self._head()
+        if self._bodiless or self.status in (204, 304):
+            return
+        if "chunked" in fields.get("Transfer-Encoding", "").lower():
+            yield from self._chunks()
+        elif (length := fields.get("Content-Length")) is not None:
+            yield from self._count(_number(length.split(",")[0].strip(), 10))
+        else:
+            while not self._ended:
+                self._buffer.clear()
+                yield False
+
+    def _head(self) -> Generator[bool, None, http.client.HTTPMessage]:
+        while len(self._buffer) < len(_BEGINNING) and _BEGINNING.startswith(self._buffer):
+            yield False
+        if not self._buffer.startswith(_BEGINNING):
+            raise NotHTTPError(f"the answer is not HTTP/1: {bytes(self._buffer[:40])!r}")
+        head = yield from self._until(b"\r\n\r\n")
+        first, _, rest = head.partition(b"\r\n")
+        status = first.split()[1:2]
+        if not status or not status[0].isdigit():
+            raise NotHTTPError(f"the answer has no status: {first[:40]!r}")
+        self.status = int(status[0])
+        try:
+            fields = http.client.parse_headers(io.BytesIO(rest))
+        except http.client.HTTPException as error:
+            raise NotHTTPError(str(error)) from None
+        self.server = fields.get("Server", "")
+        return fields
+
+    def _until(self, mark: bytes) -> Generator[bool, None, bytes]:
+        while (end := self._buffer.find(mark)) < 0:
+            if len(self._buffer) > _LONGEST_HEAD:
+                raise NotHTTPError(f"no end of its head in {_LONGEST_HEAD} bytes")
+            yield False
+        end += len(mark)
+        found = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        return found
+
+    def _count(self, length: int) -> Generator[bool]:
+        while length > len(self._buffer):
+            length -= len(self._buffer)
+            self._buffer.clear()
+            yield False
+        del self._buffer[:length]
+
+    def _chunks(self) -> Generator[bool]:
+        """RFC 9112, section 7.1."""
+        while True:
+            line = yield from self._until(b"\r\n")
+            size = _number(line.partition(b";")[0].strip().decode("latin-1"), 16)
+            if size == 0:
+                break
+            yield from self._count(size + 2)
+        while (yield from self._until(b"\r\n")) != b"\r\n":
+            pass  # a trailer field
+
+
+def _number(text: str, base: int) -> int:
+    digits = text.encode("latin-1", "replace")
+    if not digits or not _HEXADECIMAL.issuperset(digits):
+        raise NotHTTPError(f"the answer's length is {text!r}")
+    try:
+        return int(text, base)
+    except ValueError:
+        raise NotHTTPError(f"the answer's length is {text!r}") from None

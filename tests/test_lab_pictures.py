@@ -1,0 +1,186 @@
+"""The lab's SVG files: which there are, and that every viewer can show them."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from subprocess import CompletedProcess
+from xml.etree import ElementTree
+
+import pytest
+
+from graceful_close._lab import files, lost_reply
+from graceful_close._lab.command import main
+from graceful_close._lab.picture import picture
+from graceful_close._lab.story import Kind, Side, Story
+from graceful_close._lab.tables import Column, Table, Words
+from lab_program import THE_LAB, run
+
+pytest.importorskip("rich")
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lab") / "made" / "by it"
+
+
+@pytest.fixture(scope="module")
+def drawn(folder: Path) -> CompletedProcess[str]:
+    names = "linger-abort,reply-close,reply-graceful-close,platform"
+    return run(*THE_LAB, "--only", names, "--svg", str(folder), "--json")
+
+
+def texts(drawing: str) -> list[str]:
+    """What it says, in order; ParseError if it is no XML."""
+    said = [
+        "".join(text.itertext()).replace("\xa0", " ").strip()
+        for text in ElementTree.fromstring(drawing).iter(f"{SVG}text")
+    ]
+    return [text for text in said if text]
+
+
+def test_there_is_a_file_for_each_experiment_and_each_table(
+    drawn: CompletedProcess[str], folder: Path
+) -> None:
+    assert drawn.returncode == 0
+    names = [
+        "linger-abort",
+        "reply-close",
+        "reply-graceful-close",
+        "linger",
+        "reply",
+        "platform",
+    ]
+    assert sorted(file.name for file in folder.iterdir()) == sorted(
+        f"{name}.svg" for name in names
+    )
+    said = [line for line in drawn.stderr.splitlines() if line.startswith("wrote ")]
+    assert said == [f"wrote {folder / name}.svg" for name in names]
+
+
+def test_json_is_alone_on_stdout(drawn: CompletedProcess[str]) -> None:
+    assert json.loads(drawn.stdout)["as_promised"] is True
+
+
+def test_every_file_is_an_svg_that_fetches_nothing(
+    drawn: CompletedProcess[str], folder: Path
+) -> None:
+    for file in folder.iterdir():
+        text = file.read_text(encoding="utf-8")
+        root = ElementTree.fromstring(text)
+        assert root.tag == f"{SVG}svg"
+        assert root.get("aria-label")
+        assert "http" not in text.replace("http://www.w3.org/2000/svg", "").replace(
+            "http.client", ""
+        )
+        assert not {"url(h", "@import", "<image", "<script"} & set(re.findall(r"\S{5}", text))
+
+
+def rules(style: str) -> dict[str, str]:
+    """The colours that a style gives to what is filled, by what it is."""
+    return {
+        selector.strip(): colour[1]
+        for selectors, body in re.findall(r"([^{}]+)\{([^{}]*)\}", style)
+        if (colour := re.search(r"fill: (#\w{6})", body))
+        for selector in selectors.split(",")
+    }
+
+
+def test_every_file_has_colours_for_light_and_for_dark(
+    drawn: CompletedProcess[str], folder: Path
+) -> None:
+    def brightness(colour: str) -> int:
+        return sum(bytes.fromhex(colour.removeprefix("#")))
+
+    for file in folder.iterdir():
+        style = ElementTree.parse(file).findtext(f"{SVG}style")
+        assert style is not None
+        light, dark = map(rules, style.split("@media (prefers-color-scheme: dark)"))
+        assert brightness(light[".ground"]) > 700
+        assert brightness(dark[".ground"]) < 100
+        assert light.keys() - {".ground", ".doing"} >= {*dark} - {".ground", ".doing"}
+        letters = [each for each in light if each in ("text", ".time") or "-r" in each]
+        assert letters
+        for each in letters:
+            assert brightness(light[".ground"]) - brightness(light[each]) > 250, (file, each)
+            assert brightness(dark[each]) - brightness(dark[".ground"]) > 250, (file, each)
+
+
+def test_the_picture_of_the_lost_reply_shows_the_reset(
+    drawn: CompletedProcess[str], folder: Path
+) -> None:
+    said = texts((folder / "reply-close.svg").read_text(encoding="utf-8"))
+    assert said[:3] == ["unread input: close()", "server", "client"]
+    assert {"RST", "send(reply)", "close()", "the head"} <= set(said)
+    assert "A cross: the program it was sent to never saw it." in said
+    said = texts((folder / "reply-graceful-close.svg").read_text(encoding="utf-8"))
+    assert said.count("FIN") == 2
+    assert "RST" not in said
+    assert any(text.startswith("peer closed, ") for text in said)
+
+
+def test_the_table_says_what_it_says_on_the_screen(
+    drawn: CompletedProcess[str], folder: Path
+) -> None:
+    said = texts((folder / "reply.svg").read_text(encoding="utf-8"))
+    assert said[0] == "Unread input: the lost reply"
+    assert said[said.index("close()") + 1 :][0] == "0 of 20"
+    assert said[said.index("graceful_close") + 1 :][0] == "20 of 20"
+
+
+def test_no_label_lies_on_another() -> None:
+    story = Story()
+    now = story.does(Side.SERVER, "all at once")
+    for text in ("one", "two", "three"):
+        story.sends(Side.SERVER, Kind.DATA, text, now, now)
+    root = ElementTree.fromstring(picture("labels", story.so_far()))
+    places = [(text.get("x"), text.get("y")) for text in root.iter(f"{SVG}text")]
+    assert len(set(places)) == len(places)
+
+
+def test_what_is_not_xml_is_made_xml() -> None:
+    story = Story()
+    now = story.does(Side.SERVER, "<&>\"'")
+    story.sends(Side.SERVER, Kind.DATA, "</svg>", now, None)
+    assert {"<&>\"'", "</svg>", "a < b & c"} <= set(texts(picture("a < b & c", story.so_far())))
+    table = Table("t", "{a} < b & c", "&amp;", (Column("<x>"),), [(Words("{0}"),)])
+    assert texts(files.table_picture(table)) == ["{a} < b & c", "&amp;", "<x>", "---", "{0}"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_mistake_and_nothing_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        main(["--svg", str(tmp_path / "file")])
+    said = capsys.readouterr()
+    assert "argument --svg: " in said.err
+    assert "[ 1/13]" not in said.err
+
+
+def test_without_rich_there_are_no_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "rich", None)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--svg", str(tmp_path / "drawn")])
+    assert "needs rich: pip install 'graceful-close[lab]'" in capsys.readouterr().err
+    assert not (tmp_path / "drawn").exists()
+
+
+def test_the_files_are_named_on_stdout_for_people(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--only", "linger-abort", "--svg", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith(
+        f"\n\nwrote {tmp_path / 'linger-abort.svg'}\nwrote {tmp_path / 'linger.svg'}\n"
+    )
+
+
+def test_a_try_that_ends_early_has_a_picture_too() -> None:
+    replies = lost_reply.run(lost_reply.WAYS[0], tries=1)
+    assert texts(picture(replies.way, replies.exchange))

@@ -1,0 +1,257 @@
+"""The lab in a terminal: what it draws while it runs, and what it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import signal
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from graceful_close._lab import drawing, lost_reply, show
+from graceful_close._lab.command import main
+from graceful_close._lab.report import Report
+from graceful_close._lab.story import Kind, Side, Story
+from graceful_close._lab.tables import conclusion, tables
+from graceful_close._lab.this_platform import examine
+from lab_program import THE_LAB, Terminal, lines_of
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from graceful_close._lab.tables import Table, Words
+
+pytest.importorskip("rich")
+
+needs_pty = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pty")
+
+SHOW_CURSOR = "\x1b[?25h"
+COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-8]|9[0-7])[0-9;]*m")
+
+
+class Screen(io.StringIO):
+    """A screen that remembers all that was written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def a_screen(kind: str) -> Generator[Screen]:
+    with pytest.MonkeyPatch.context() as patch, Screen() as screen:
+        for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("TERM", kind)
+        patch.setenv("COLUMNS", "80")
+        with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
+            yield screen
+
+
+@pytest.fixture(scope="module")
+def parts() -> list[Table | Words]:
+    report = Report(
+        lost_reply=(lost_reply.run(lost_reply.GRACEFUL, tries=2),), this_platform=examine()
+    )
+    return [*tables(report), conclusion(report)]
+
+
+def test_a_terminal_gets_colour(parts: list[Table | Words]) -> None:
+    with a_screen("xterm") as screen:
+        show.show(parts)
+        assert "\x1b[32m2 of 2\x1b[0m" in screen.getvalue()
+
+
+def test_a_terminal_gets_the_same_words_as_a_pipe(
+    parts: list[Table | Words], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with a_screen("xterm") as screen:
+        show.show(parts)
+        colourful = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue()).replace("─", "-")
+    show.show(parts)
+    assert colourful == capsys.readouterr().out
+
+
+def test_a_dumb_terminal_gets_plain_text(parts: list[Table | Words]) -> None:
+    with a_screen("dumb") as screen:
+        with show.progress(1) as begin:
+            begin("a step")
+        show.show(parts)
+        assert screen.getvalue().startswith("[1/1] a step\nUnread input")
+        assert "\x1b" not in screen.getvalue()
+
+
+def test_a_terminal_sees_the_step_that_is_running_and_then_no_more_of_it() -> None:
+    with a_screen("xterm") as screen:
+        with show.progress(2) as begin:
+            begin("the first step")
+            begin("the second step")
+        assert "the second step" in screen.getvalue()
+        assert screen.getvalue().endswith("\x1b[2K")  # the line is erased
+
+
+def a_story() -> Story:
+    story = Story()
+    story.does(Side.SERVER, "send(reply)")
+    story.does(Side.SERVER, "FIN_WAIT1, Send-Q 175,425", kernel=True)
+    story.does(Side.CLIENT, "says something that is longer than a line has room for")
+    now = story.now()
+    story.sends(Side.SERVER, Kind.RST, "RST", now, now)
+    story.sends(Side.CLIENT, Kind.DATA, "an upload", now, None)
+    return story
+
+
+@pytest.mark.parametrize("ink", [drawing.ASCII, drawing.LINES], ids=["ascii", "lines"])
+@pytest.mark.parametrize("width", [33, 40, 80, 200])
+def test_a_drawing_keeps_its_lifelines_straight(width: int, ink: drawing.Ink) -> None:
+    lines = [
+        "".join(piece.text for piece in line)
+        for line in drawing.draw(a_story().so_far(), width, ink)
+    ]
+    head, *others = lines
+    assert head.split() == ["server", "client"]
+    assert {len(line) for line in lines} == {len(head)}
+    assert len(head) <= width
+    assert {line[9] for line in others} <= {ink.life, ink.away}
+    assert {line[-1] for line in others} <= {ink.life, ink.home}
+    shaft = next(line for line in others if "RST" in line)
+    assert shaft.endswith(ink.right + ink.life)
+    unseen = next(line for line in others if "an upload" in line)
+    assert unseen[10:].lstrip().startswith(ink.unseen)
+    assert "says something" in " ".join(" ".join(others).split())
+
+
+class Kept(NamedTuple):
+    """What a program wrote into its terminal, and how it ended."""
+
+    written: str
+    returncode: int
+
+
+SETTINGS: dict[str, tuple[int, dict[str, str]]] = {
+    "40 columns": (40, {}),
+    "80 columns": (80, {}),
+    "200 columns": (200, {}),
+    "dumb, 40 columns": (40, {"TERM": "dumb"}),
+    "dumb": (80, {"TERM": "dumb"}),
+    "NO_COLOR": (80, {"NO_COLOR": "1"}),
+    "ASCII": (80, {"PYTHONIOENCODING": "ascii"}),
+}
+
+
+@pytest.fixture(scope="module")
+def in_terminals() -> dict[str, Kept]:
+    """The lab in a terminal of each kind, all at the same time."""
+    if sys.platform == "win32":
+        pytest.skip("Windows has no pty")
+    quick = [*THE_LAB, "--only", "reply-close"]
+    running = {
+        name: Terminal(*quick, columns=columns, **environment)
+        for name, (columns, environment) in SETTINGS.items()
+    }
+    return {
+        name: Kept(terminal.end(), terminal.program.returncode)
+        for name, terminal in running.items()
+    }
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_nothing_that_it_draws_is_wider_than_the_terminal(
+    columns: int, in_terminals: dict[str, Kept]
+) -> None:
+    written, returncode = in_terminals[f"{columns} columns"]
+    assert returncode == 0
+    lines = lines_of(written)
+    assert max(map(len, lines)) <= columns
+    assert any("─ RST ─" in line for line in lines)  # the experiment, drawn
+    assert "…" not in written
+    assert lines[-2] == "All went as promised."
+
+
+def test_the_cursor_is_back_when_it_ends(in_terminals: dict[str, Kept]) -> None:
+    written = in_terminals["80 columns"].written
+    assert "\x1b[?25l" in written
+    assert written.rindex(SHOW_CURSOR) > written.rindex("\x1b[?25l")
+
+
+@pytest.mark.parametrize("kind", ["dumb", "dumb, 40 columns"])
+def test_a_dumb_terminal_gets_no_control_codes(
+    kind: str, in_terminals: dict[str, Kept]
+) -> None:
+    written, returncode = in_terminals[kind]
+    assert returncode == 0
+    assert written.isascii()
+    assert written.replace("\n", "").isprintable()
+    output = written[written.index("Unread input") :]
+    assert max(map(len, output.splitlines())) <= SETTINGS[kind][0]
+
+
+def test_no_color_is_obeyed(in_terminals: dict[str, Kept]) -> None:
+    assert COLOUR.search(in_terminals["80 columns"].written)
+    assert not COLOUR.search(in_terminals["NO_COLOR"].written)
+
+
+def test_a_terminal_that_knows_ascii_alone_gets_ascii_alone(
+    in_terminals: dict[str, Kept],
+) -> None:
+    written, returncode = in_terminals["ASCII"]
+    assert returncode == 0
+    assert written.isascii()
+    assert "- RST -" in written
+
+
+@needs_pty
+def test_each_experiment_is_drawn_while_it_waits() -> None:
+    terminal = Terminal(*THE_LAB, "--only", "linger-graceful-close")
+    terminal.read_until("ACK")
+    terminal.read_until("... the call to return, 1 s at most")
+    assert "timed out" not in terminal.written
+    terminal.read_until("timed out")
+    assert "Unsent output" not in terminal.written
+    assert "graceful_close lost nothing" in terminal.end()
+
+
+@needs_pty
+def test_each_drawing_stays_long_enough_to_be_seen_and_then_goes() -> None:
+    started = monotonic()
+    terminal = Terminal(
+        *THE_LAB, "--only", "linger-abort,linger-background,linger-abortive-close"
+    )
+    written = terminal.end()
+    assert monotonic() - started >= 1.5
+    assert "200,000 bytes, then FIN" in written
+    assert written.rindex("\x1b[2K") > written.rindex("─ RST ─")  # erased
+
+
+@needs_pty
+def test_an_interrupt_gives_the_terminal_back() -> None:
+    terminal = Terminal(sys.executable, "-m", "graceful_close", "--only", "linger-timed")
+    terminal.read_until("1 s at most")
+    terminal.program.send_signal(signal.SIGINT)
+    written = terminal.end()
+    assert terminal.program.returncode == 130
+    assert "Traceback" not in written
+    assert written.rindex(SHOW_CURSOR) > written.rindex("\x1b[?25l")
+    assert "Unsent output" not in written
+
+
+def test_json_has_no_colours_even_in_a_terminal() -> None:
+    with a_screen("xterm") as screen:
+        assert main(["--only", "linger-abort", "--json"]) == 0
+        progress, brace, found = screen.getvalue().partition("{")
+    assert "unsent output: ABORT close()" in progress
+    assert "\x1b" not in found
+    assert json.loads(brace + found)["as_promised"] is True
+
+
+def test_a_story_is_told_in_the_order_of_time() -> None:
+    story = Story()
+    first = story.does(Side.SERVER, "one")
+    second = story.does(Side.CLIENT, "two")
+    story.sends(Side.CLIENT, Kind.DATA, "late", second, None)
+    story.sends(Side.SERVER, Kind.DATA, "early", first, second)
+    assert [arrow.text for arrow in story.so_far().arrows] == ["early", "late"]
