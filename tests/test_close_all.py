@@ -693,7 +693,7 @@ def test_those_that_are_alike_can_be_hurried_and_closed_like_any(
     ended: list[tuple[int, CloseResult | Exception]] = []
     loop = CloseLoop(lambda closing, outcome: ended.append((closing.ticket, outcome)))
     lot = [(sock, ticket) for ticket, sock in enumerate(ours(crowd))]
-    loop.add_alike(lot, Alike(Terms(PATIENCE), monotonic()))
+    loop.add_alike(lot, Alike(Terms(PATIENCE)), monotonic())
     assert [closing.ticket for closing in loop] == list(range(10))
     loop.hurry(loop.oldest(), LingerPolicy.BACKGROUND)
     [(ticket, result)] = ended

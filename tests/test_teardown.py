@@ -678,26 +678,27 @@ LATER = st.sampled_from([0.0, 0.02, 0.5, 60.0])
 
 
 @settings(max_examples=400, deadline=None)
-@given(ANY_TERMS, SIGHTS, LATER, LATER, LATER, st.none() | ERRORS)
+@given(ANY_TERMS, SIGHTS, st.booleans(), LATER, LATER, LATER, st.none() | ERRORS)
 def test_one_machine_answers_for_all_that_are_alike_as_each_ones_own_would(
     terms: Terms,
     sight: Sight,
+    looks_at_once: bool,
     to_shut: float,
     to_wake: float,
     to_let_go: float,
     complaint: OSError | None,
 ) -> None:
-    alike = Alike(terms, 50.0, sight)
+    alike = Alike(terms, looks_at_once=looks_at_once, sight=sight)
     with socket.socket() as sock:
         if not alike.takes(sock):
             return
     machine = Teardown(terms, 50.0, sight, one_of_many=True)
-    assert (alike.wake_at, alike.allowance) == (machine.wake_at, machine.allowance)
+    assert (50.0 + alike.patience, alike.allowance) == (machine.wake_at, machine.allowance)
     now = 50.0 + to_shut
     assert machine.start() is Step.SHUT_WR
     step = machine.shut(now)
-    if now < alike.wake_at:
-        assert step is Step.WAIT_READABLE
+    if step is Step.WAIT_READABLE or not looks_at_once:
+        assert step is Step.WAIT_READABLE or to_shut >= alike.patience
         now += to_wake
         step = machine.woke(now)
     assert step is Step.DRAIN
@@ -705,7 +706,9 @@ def test_one_machine_answers_for_all_that_are_alike_as_each_ones_own_would(
     assert machine.probed(0, now) is Step.LET_GO
     assert machine.parting is None
     now += to_let_go
-    assert alike.released(now, complaint) == machine.released(now, complaint)
+    ended = machine.released(now, complaint)
+    assert alike.released(now - 50.0, complaint).elapsed == pytest.approx(ended.elapsed)
+    assert str(alike.released(now - 50.0, complaint)) == str(ended)
 
 
 @pytest.mark.parametrize(
@@ -724,21 +727,36 @@ def test_only_those_that_wait_for_the_peers_fin_alone_are_alike(
     sight: Sight, options: Any, takes: bool
 ) -> None:
     with socket.socket() as sock:
-        assert Alike(terms(**options), 0.0, sight).takes(sock) is takes
+        assert Alike(terms(**options), sight=sight).takes(sock) is takes
+
+
+@pytest.mark.parametrize(
+    ("options", "takes"),
+    [
+        ({}, True),
+        ({"idle_timeout": 1.0}, True),
+        ({"timeout": 0}, True),
+        ({"until": DELIVERED}, False),
+    ],
+)
+def test_whoever_looks_at_once_need_not_have_counted_before(options: Any, takes: bool) -> None:
+    with socket.socket() as sock:
+        alike = Alike(terms(**options), looks_at_once=True, sight=LINUX)
+        assert alike.takes(sock) is takes
 
 
 def test_only_a_plain_tcp_socket_is_alike() -> None:
     class Special(socket.socket):
         pass
 
-    alike = Alike(terms(), 0.0, LINUX)
+    alike = Alike(terms(), sight=LINUX)
     with Special() as special, socket.socket(socket.AF_UNIX) as unix:
         assert not alike.takes(special)
         assert not alike.takes(unix)
 
 
 def test_what_the_close_of_one_complains_of_is_nothing_of_the_others() -> None:
-    alike = Alike(terms(), 0.0, LINUX)
+    alike = Alike(terms(), sight=LINUX)
     interrupted = OSError(errno.EINTR, "interrupted")
     assert alike.released(1.0, interrupted).error is interrupted
     assert alike.released(1.0, None) == CloseResult(PEER_CLOSED, 1.0, 0, 0, None)

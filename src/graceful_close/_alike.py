@@ -7,49 +7,65 @@ import socket
 
 from . import _platform
 from ._checks import is_tcp
-from ._teardown import LET_GO, PROBE, SHUT_WR, WAIT_READABLE, Teardown
+from ._teardown import DRAIN, LET_GO, PROBE, SHUT_WR, WAIT_READABLE, Teardown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
     from ._platform import Sight
+    from ._result import CloseResult
     from ._teardown import Terms
 
 
 class Alike:
-    """The closes of many TCP connections that begin at the same moment, on the same terms.
+    """The closes of many TCP connections on the same terms.
 
     Nearly all of them go the same way: our FIN goes out, the next thing to come is the peer's,
     and everything is acknowledged then. Whatever goes this way needs no machine of its own, for
     all of theirs would be told the same and would answer the same: one is asked here, once.
 
     Args:
-        terms: As for `Teardown`, as are the next two.
-        began: From when the deadlines count.
+        terms: As for `Teardown`, as is the next but one.
+        looks_at_once: The driver reads before it waits for the first time.
         sight: What can be seen of a TCP connection.
 
     Attributes:
-        wake_at: The latest reading of the clock at which the wait for input must end.
+        patience: How many seconds the wait for input may last.
         allowance: The most bytes that the first read may take; None: as many as it likes.
-        released: To be told of the end of each that went this way; see `Teardown.released`.
     """
 
-    __slots__ = ("_kind", "allowance", "began", "released", "terms", "wake_at")
+    __slots__ = ("_kinds", "_released", "allowance", "patience", "terms")
 
-    def __init__(self, terms: Terms, began: float, sight: Sight | None = None) -> None:
+    def __init__(
+        self, terms: Terms, *, looks_at_once: bool = False, sight: Sight | None = None
+    ) -> None:
         self.terms: Final = terms
-        self.began: Final = began
-        machine = Teardown(terms, began, sight or _platform.HERE.tcp_sight, one_of_many=True)
-        waits = machine.start() is SHUT_WR and machine.shut(began) is WAIT_READABLE
-        self.wake_at: Final = machine.wake_at
+        machine = Teardown(terms, 0.0, sight or _platform.HERE.tcp_sight, one_of_many=True)
+        begins = machine.start() is SHUT_WR and machine.shut(0.0)
+        self.patience: Final = machine.wake_at
         self.allowance: Final = machine.allowance
-        ends = machine.received(0, began) is PROBE and machine.probed(0, began) is LET_GO
-        self.released: Final = machine.released
+        same = (
+            (begins is WAIT_READABLE or (looks_at_once and begins is DRAIN))
+            and machine.received(0, 0.0) is PROBE
+            and machine.probed(0, 0.0) is LET_GO
+            and machine.parting is None
+        )
+        self._released = machine.released
         # Neither of a subclass, which may be an SSLSocket, nor gevent's.
         plain = issubclass(socket.socket, _socket.socket)
-        self._kind = socket.socket if plain and waits and ends and not machine.parting else None
+        kinds = (socket.socket, _socket.socket) if plain else (_socket.socket,)
+        self._kinds = kinds if same else ()
 
     def takes(self, sock: socket.socket) -> bool:
         """Whether a stream socket is of the kind that may go this way."""
-        return type(sock) is self._kind and is_tcp(sock)
+        return type(sock) in self._kinds and is_tcp(sock)
+
+    def released(self, after: float, error: OSError | None) -> CloseResult:
+        """How one ended that went this way; see `Teardown.released`.
+
+        Args:
+            after: Seconds since its close began.
+            error: What close() said.
+        """
+        return self._released(after, error)

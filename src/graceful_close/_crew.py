@@ -15,6 +15,7 @@ from collections import deque
 from functools import partial
 from time import monotonic
 
+from ._alike import Alike
 from ._checks import is_native
 from ._linger import LingerPolicy
 from ._loop import CloseLoop
@@ -199,6 +200,7 @@ class Crew:
         self._hurried = 0  # to make room
         self._all_closed = threading.Event()
         self._loop = CloseLoop(self._note)
+        self._alike = Alike(orders.terms, looks_at_once=True)
         self._pair: tuple[socket.socket, ...] = ()  # a byte for the first wakes the thread
         self._asleep = False  # it waits, or is about to, and has to be woken for the intake
         self._making_room = False
@@ -369,19 +371,16 @@ class Crew:
 
     def _go_on(self, events: Events) -> None:
         """Close what can be closed now."""
-        orders, loop, in_hand = self._orders, self._loop, self._in_hand
-        loop.serve(events)
+        orders, loop, in_hand, alike = self._orders, self._loop, self._in_hand, self._alike
         while in_hand:
             handed = in_hand[0]
-            loop.add(
-                handed.sock,
-                orders.terms,
-                handed.since,
-                handed.future,
-                handed.said,
-                handed.shut,
-            )
+            sock, since, future = handed.sock, handed.since, handed.future
+            if handed.shut is True and handed.said is None and alike.takes(sock):
+                loop.add_shut(sock, alike, since, future)
+            else:
+                loop.add(sock, orders.terms, since, future, handed.said, handed.shut)
             in_hand.popleft()
+        loop.serve(events)
         for _ in range(len(loop) - orders.max_sockets):
             self._hurried += 1
             loop.hurry(loop.oldest(), orders.on_overflow)

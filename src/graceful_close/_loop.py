@@ -48,31 +48,35 @@ class Closing(Connection):
 
     Attributes:
         ticket: Whatever whoever added it wants to find again at its end.
+        began: The reading of the clock from which its deadlines count.
         alike: What it has in the place of a `machine`; None: it has one.
     """
 
-    __slots__ = ("alarm", "alike", "armed", "known", "number", "ticket")
+    __slots__ = ("alarm", "alike", "armed", "began", "known", "number", "ticket")
 
-    def __init__(self, sock: socket.socket, ticket: Any, alike: Alike | None = None) -> None:
+    def __init__(
+        self, sock: socket.socket, ticket: Any, began: float, alike: Alike | None = None
+    ) -> None:
         self.sock = sock
         self.ticket = ticket
+        self.began = began
         self.alike = alike
         self.number = sock.fileno()
         self.armed: Step | None = None  # the wait whose end the selector will tell
         self.known = False  # to the selector
         self.alarm = math.inf  # the earliest reading of the clock at which it is looked at
 
-    def begin(self, terms: Terms, now: float, said: Said = None) -> None:
+    def begin(self, terms: Terms, said: Said = None) -> None:
         """Give it a machine, to which nothing has happened yet."""
         self.alike = None
-        super().__init__(self.sock, terms, now, one_of_many=True, said=said)
+        super().__init__(self.sock, terms, self.began, one_of_many=True, said=said)
 
     def own_machine(self) -> Teardown:
         """Its machine, a new one if it is alike; from now on it is not."""
         alike = self.alike
         if alike is not None:
-            self.begin(alike.terms, alike.began)
-            self.first_step(alike.began, shut=True)
+            self.begin(alike.terms)
+            self.first_step(self.began, shut=True)
         return self.machine
 
 
@@ -132,13 +136,21 @@ class CloseLoop:
             said: As for `Connection`.
             shut: As for `Connection.first_step`.
         """
-        closing = Closing(sock, ticket)
-        closing.begin(terms, now, said)
-        self._enter(closing, now)
+        closing = Closing(sock, ticket, now)
+        closing.begin(terms, said)
+        self._enter(closing)
         self._go_on(closing, closing.first_step(now, shut))
         return closing
 
-    def add_alike(self, lot: Iterable[tuple[socket.socket, Any]], alike: Alike) -> None:
+    def add_shut(self, sock: socket.socket, alike: Alike, began: float, ticket: Any) -> None:
+        """`add` for one that `alike` takes, and whose FIN is out. It is served in the next turn."""
+        closing = Closing(sock, ticket, began, alike)
+        self._enter(closing)
+        self._unfinished.add(closing)
+
+    def add_alike(
+        self, lot: Iterable[tuple[socket.socket, Any]], alike: Alike, now: float
+    ) -> None:
         """`add` for sockets that `alike` takes, each with its ticket.
 
         If this raises, whoever has the sockets closes them: not all are in the loop.
@@ -147,17 +159,17 @@ class CloseLoop:
         # through the kernel stays in the processor's caches, which saves a tenth of it all.
         begun: list[Closing] = []
         for sock, ticket in lot:
-            closing = Closing(sock, ticket, alike)
+            closing = Closing(sock, ticket, now, alike)
             try:
                 sock.shutdown(socket.SHUT_WR)
             except OSError:
                 # It fails again, and then a machine of its own is told.
-                self.add(sock, alike.terms, alike.began, ticket)
+                self.add(sock, alike.terms, now, ticket)
             else:
                 begun.append(closing)
-        self._alarm_of_alike = min(self._alarm_of_alike, alike.wake_at)
+        self._alarm_of_alike = min(self._alarm_of_alike, now + alike.patience)
         for closing in begun:
-            self._enter(closing, alike.began)
+            self._enter(closing)
             try:
                 self._selector.arm(closing.number, WAIT_READABLE, known=False)
             except OSError:
@@ -192,10 +204,13 @@ class CloseLoop:
         now = monotonic()
         unfinished, self._unfinished = self._unfinished, set()
         closings = self._closings
+        alike: list[tuple[Closing, Alike]] = []
         for closing in unfinished:
             if closings.get(closing.number) is closing:
-                self._go_on(closing, DRAIN)
-        alike: list[tuple[Closing, Alike]] = []
+                if closing.alike is not None:
+                    alike.append((closing, closing.alike))
+                else:
+                    self._go_on(closing, DRAIN)
         for number, readable in events:
             woken = closings.get(number)
             if woken is not None:
@@ -212,7 +227,7 @@ class CloseLoop:
             self._alarm_of_alike = math.inf
             for closing in closings.values():
                 if closing.alike is not None:
-                    closing.alarm = closing.alike.wake_at
+                    closing.alarm = closing.began + closing.alike.patience
                     heapq.heappush(self._alarms, (closing.alarm, closing.number))
         for _ in range(_ALARMS):
             if not self._alarms or self._alarms[0][0] > now:
@@ -251,11 +266,12 @@ class CloseLoop:
         except OSError:
             pass  # EBADF: a kqueue is not inherited (kqueue(2))
 
-    def _enter(self, closing: Closing, now: float) -> None:
+    def _enter(self, closing: Closing) -> None:
         stranger = self._closings.get(closing.number)
         if stranger is not None:
             # Its descriptor is ours now, so another thread must have closed it.
-            self._go_on(stranger, stranger.own_machine().failed(_closed_by_another(), now))
+            gone = stranger.own_machine().failed(_closed_by_another(), monotonic())
+            self._go_on(stranger, gone)
         self._closings[closing.number] = closing
 
     def _woke_alike(self, woken: list[tuple[Closing, Alike]]) -> None:
@@ -283,7 +299,7 @@ class CloseLoop:
         for closing, alike in ended:
             complaint = release(closing.sock)
             del self._closings[closing.number]
-            self._ended(closing, alike.released(monotonic(), complaint))
+            self._ended(closing, alike.released(monotonic() - closing.began, complaint))
 
     def _go_on(self, closing: Closing, step: Step, error: OSError | None = None) -> None:
         """Carry out `step` and what follows from it, until there is something to wait for.

@@ -136,7 +136,7 @@ class Crowd:
     def begin(self) -> Iterator[None]:
         """Begin to close one at each step, or a lot of those that are alike."""
         now = monotonic()
-        alike = Alike(self._terms, now)
+        alike = Alike(self._terms)
         lot: list[tuple[socket.socket, int]] = []
         for name, sock in self._different.items():
             if sock.fileno() == -1:
@@ -144,13 +144,13 @@ class Crowd:
             elif alike.takes(sock):
                 lot.append((sock, name))
                 if len(lot) == _LOT:
-                    self.loop.add_alike(lot, alike)
+                    self.loop.add_alike(lot, alike, now)
                     lot.clear()
             else:
                 self.loop.add(sock, self._terms, now, name)
             yield
         if lot:
-            self.loop.add_alike(lot, alike)
+            self.loop.add_alike(lot, alike, now)
 
     def results(self) -> list[CloseResult]:
         """How each ended, in the order in which they were given.

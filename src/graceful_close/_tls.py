@@ -12,9 +12,11 @@ No other thread may be using the TLS socket meanwhile; OpenSSL does not allow it
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import socket
+from functools import lru_cache
 
 from ._checks import is_native
 from ._delivery import pending_error
@@ -163,8 +165,13 @@ def forget_session(sock: socket.socket) -> None:
 def _class_of(sock: socket.socket) -> type[SSLSocket] | None:
     """The class itself, because a subclass may have made something else of its methods."""
     kind = type(sock)
-    if kind is socket.socket:
-        return None  # nearly always, and four times as fast
+    plain = kind is socket.socket or kind is _socket.socket
+    # Nearly always, and ten times as fast. mypy takes a class for unhashable.
+    return None if plain else _tls_class_above(kind)  # type: ignore[arg-type]
+
+
+@lru_cache  # of the last few classes, whose ancestors do not change
+def _tls_class_above(kind: type[socket.socket]) -> type[SSLSocket] | None:
     for tls in kind.__mro__:
         if (tls.__module__, tls.__name__) in _TLS_CLASSES:
             return tls

@@ -269,7 +269,7 @@ class _Trial:
 
     def _read(self, sock: socket.socket) -> None:
         begun = self.reply.status >= 200
-        uploading = self._sending or bool(unacked_bytes(sock))
+        uploading = self._is_uploading(sock)  # a reset may take the count with it
         try:
             data = sock.recv(64 << 10)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -283,12 +283,16 @@ class _Trial:
             self.reply.feed(data)
         except NotHTTPError as error:
             raise _Stop(Outcome.NOT_HTTP, str(error)) from None
-        if self.reply.status >= 200 and not begun and uploading:
+        # Asked after it: the reply acknowledges all that the server had by then.
+        if self.reply.status >= 200 and not begun and self._is_uploading(sock):
             self.early = True
         if self.reply.whole:
             raise _Stop(Outcome.LATE if self.early is False else Outcome.WHOLE)
         if not data:
             raise self._ended("")
+
+    def _is_uploading(self, sock: socket.socket) -> bool:
+        return self._sending or bool(unacked_bytes(sock))
 
     def _ended(self, how: str) -> _Stop:
         """What the end of the stream means while the reply is not whole."""
