@@ -24,8 +24,10 @@ def require_stream(sock: socket.socket) -> None:
     Raises:
         TypeError: It is no socket, or no stream (SOCK_STREAM).
     """
-    require_socket(sock)
-    if _type_of(sock) != _SOCK_STREAM:
+    native = is_native(sock)
+    if not native:
+        require_socket(sock)
+    if (_native_type(sock) if native else sock.type) != _SOCK_STREAM:
         raise TypeError(f"a stream socket is needed (SOCK_STREAM), not {sock!r}")
 
 
@@ -42,7 +44,8 @@ def is_native(sock: socket.socket) -> bool:
 def is_tcp(sock: socket.socket) -> bool:
     """Whether a stream socket is TCP (and not MPTCP or SMC, which share its families)."""
     # Protocol 0 is "the family's own"; Python repeats what the socket was made with.
-    return _family_of(sock) in _INTERNET and sock.proto in _TCP
+    family = _native_family(sock) if is_native(sock) else sock.family
+    return family in _INTERNET and sock.proto in _TCP
 
 
 # socket.socket makes an enum of its family and its type at every look, and compares enums; the
@@ -52,14 +55,6 @@ _INTERNET = (int(socket.AF_INET), int(socket.AF_INET6))
 _TCP = (0, int(socket.IPPROTO_TCP))
 _native_family = _socket.socket.family.__get__
 _native_type = _socket.socket.type.__get__
-
-
-def _family_of(sock: socket.socket) -> int:
-    return _native_family(sock) if is_native(sock) else sock.family
-
-
-def _type_of(sock: socket.socket) -> int:
-    return _native_type(sock) if is_native(sock) else sock.type
 
 
 def require_seconds(name: str, value: float) -> float:
