@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import math
 import os
-import resource
 import select
 import selectors
 import signal
@@ -16,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -24,6 +22,7 @@ from typing import Any
 
 import pytest
 
+import descriptors
 from graceful_close import (
     CloseOutcome,
     CloseResult,
@@ -412,8 +411,9 @@ def test_makefile_objects_keep_no_descriptor(crowd: list[Connection]) -> None:
 # select() ends there. On Windows, where there is nothing else, it counts sockets instead.
 @pytest.mark.parametrize("selector", ["epoll", "poll"], indirect=True)
 def test_descriptors_above_1023_are_ordinary(crowd: list[Connection]) -> None:
+    fcntl = pytest.importorskip("fcntl")
     high: list[socket.socket] = []
-    with room_for(3000), ExitStack() as stack:
+    with descriptors.limited_to(3000), ExitStack() as stack:
         for sock in ours(crowd):
             number = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 2500)
             high.append(stack.enter_context(socket.socket(fileno=number)))
@@ -423,35 +423,6 @@ def test_descriptors_above_1023_are_ordinary(crowd: list[Connection]) -> None:
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
 
 
-@contextmanager
-def room_for(descriptors: int) -> Generator[None, None, None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < descriptors:
-        pytest.skip(f"a process may not have {descriptors} descriptors here")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, descriptors), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@contextmanager
-def no_descriptor_left() -> Generator[None, None, None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-    taken: list[int] = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 10, hard))
-    try:
-        with suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        yield
-    finally:
-        for number in taken:
-            os.close(number)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def test_without_a_descriptor_left_it_works_all_the_same() -> None:
     with connect_many(5) as crowd, connect_many(2, peer_buffer=4096) as slow:
         for sock, peer in slow:
@@ -459,7 +430,7 @@ def test_without_a_descriptor_left_it_works_all_the_same() -> None:
             peer.shutdown(socket.SHUT_WR)
             await_fin(sock)
         both = crowd + slow
-        with no_descriptor_left(), meanwhile(close_politely, *(peer for _, peer in both)):
+        with descriptors.none_left(), meanwhile(close_politely, *(peer for _, peer in both)):
             results = close_all(ours(both), timeout=PATIENCE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 7
 

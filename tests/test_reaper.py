@@ -6,7 +6,6 @@ import asyncio
 import errno
 import gc
 import os
-import resource
 import select
 import selectors
 import signal
@@ -28,6 +27,7 @@ from typing import Any
 
 import pytest
 
+import descriptors
 import graceful_close as graceful_close_package
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, Reaper
 from graceful_close._crew import Orders
@@ -662,27 +662,10 @@ def test_one_that_fails_by_no_network_has_the_exception_and_the_others_go_on(
         assert result_of(other).outcome is CloseOutcome.PEER_CLOSED
 
 
-@contextmanager
-def no_descriptor_left() -> Generator[None, None, None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-    taken: list[int] = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 10, hard))
-    try:
-        with suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        yield
-    finally:
-        for number in taken:
-            os.close(number)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def test_without_a_descriptor_left_for_it_the_future_has_the_error(
     stream: Connection, reaper: Reaper
 ) -> None:
-    with no_descriptor_left():
+    with descriptors.none_left():
         future = reaper.submit(stream.ours)
         error = future.exception(0)
     assert isinstance(error, OSError)
@@ -694,7 +677,7 @@ def test_without_a_descriptor_left_for_it_the_future_has_the_error(
 
 def test_once_it_has_its_descriptors_it_needs_no_more(reaper: Reaper) -> None:
     assert_it_works(reaper)
-    with connect_many(5) as crowd, no_descriptor_left():
+    with connect_many(5) as crowd, descriptors.none_left():
         futures = [reaper.submit(sock) for sock, _ in crowd]
         for _, peer in crowd:
             read_and_close(peer)
@@ -762,17 +745,15 @@ def assert_eventually(event: threading.Event) -> None:
 
 
 def test_by_default_it_takes_half_of_the_descriptors() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-    limit = 2 * (highest + 10)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    try:
-        with Reaper() as reaper, connect_many(highest // 4) as crowd:
-            for sock, _ in crowd:
-                reaper.submit(sock)
-            assert reaper.overflowed == 0
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with (
+        descriptors.limited_to(2 * (highest + 10)),
+        Reaper() as reaper,
+        connect_many(highest // 4) as crowd,
+    ):
+        for sock, _ in crowd:
+            reaper.submit(sock)
+        assert reaper.overflowed == 0
 
 
 # --- callbacks ----------------------------------------------------------------------------------------------
