@@ -1160,6 +1160,8 @@ def run(
         timeout=60,
         check=False,
         pass_fds=pass_fds,
+        # Some fork. Coverage has a lock that another thread may hold then.
+        env={name: os.environ[name] for name in os.environ if "COVERAGE" not in name},
     )
 
 
