@@ -195,8 +195,13 @@ class Reaper:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close it; at once if the block was left by an exception that is no Exception."""
-        self.close(None if error is None or isinstance(error, Exception) else 0)
+        """Close it; at once if the block was left by something foreign: an interrupt, say.
+
+        sys.exit() is how a server ends in good order, and a Reaper at the interpreter's exit
+        finishes too.
+        """
+        foreign = error is not None and not isinstance(error, (Exception, SystemExit))
+        self.close(0 if foreign else None)
 
     def __del__(self) -> None:
         crew = getattr(self, "_crew", None)  # not there if the arguments were refused
