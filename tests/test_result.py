@@ -87,6 +87,11 @@ def test_the_line_says_that_the_peer_must_take_a_tls_stream_for_cut() -> None:
     assert "close_notify" not in str(CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, 0, None))
 
 
+def test_one_byte_is_no_bytes() -> None:
+    result = CloseResult(CloseOutcome.TIMED_OUT, 1.5, 1, 1, None)
+    assert str(result) == "timed out after 1.500 s, 1 byte drained, unacknowledged: 1 byte"
+
+
 @pytest.mark.parametrize("outcome", CloseOutcome)
 def test_a_tls_stream_that_looks_cut_is_clean_only_if_it_was_to_be_aborted(
     outcome: CloseOutcome,

@@ -185,14 +185,18 @@ class CloseResult(Value):
         return self
 
     def __str__(self) -> str:
-        acks = "unknown" if self.unacked is None else f"{self.unacked} bytes"
+        acks = "unknown" if self.unacked is None else _in_bytes(self.unacked)
         line = (
             f"{self.outcome.value} after {self.elapsed:.3f} s, "
-            f"{self.drained} bytes drained, unacknowledged: {acks}"
+            f"{_in_bytes(self.drained)} drained, unacknowledged: {acks}"
         )
         if self.notified is False:
             line += ", close_notify not sent"
         return line if self.error is None else f"{line} ({self.error})"
+
+
+def _in_bytes(count: int) -> str:
+    return "1 byte" if count == 1 else f"{count} bytes"
 
 
 class UncleanCloseError(OSError):
