@@ -483,7 +483,7 @@ def test_a_flood_from_peers_that_read_nothing_starves_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Then an acknowledgement is waited for, and all that comes must be read before."""
-    monkeypatch.setattr("graceful_close._connection._READS_IN_A_ROW", 1)
+    monkeypatch.setattr("graceful_close._connection.READS_IN_A_ROW", 1)
     with connect_many(3, peer_buffer=4096) as floods, connect_many(5) as polite:
         enough = threading.Event()
 

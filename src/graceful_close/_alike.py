@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from typing import Final
 
     from ._platform import Sight
-    from ._result import CloseResult
     from ._teardown import Terms
 
 
@@ -33,9 +32,11 @@ class Alike:
     Attributes:
         patience: How many seconds the wait for input may last.
         allowance: The most bytes that the first read may take; None: as many as it likes.
+        released: To be told of the end of each that went this way: the seconds since its close
+            began, and what close() said; see `Teardown.released`.
     """
 
-    __slots__ = ("_kinds", "_released", "allowance", "patience", "terms")
+    __slots__ = ("_kinds", "allowance", "patience", "released", "terms")
 
     def __init__(
         self, terms: Terms, *, looks_at_once: bool = False, sight: Sight | None = None
@@ -51,7 +52,7 @@ class Alike:
             and machine.probed(0, 0.0) is LET_GO
             and machine.parting is None
         )
-        self._released = machine.released
+        self.released: Final = machine.released
         # Neither of a subclass, which may be an SSLSocket, nor gevent's.
         plain = issubclass(socket.socket, _socket.socket)
         kinds = (socket.socket, _socket.socket) if plain else (_socket.socket,)
@@ -60,12 +61,3 @@ class Alike:
     def takes(self, sock: socket.socket) -> bool:
         """Whether a stream socket is of the kind that may go this way."""
         return type(sock) in self._kinds and is_tcp(sock)
-
-    def released(self, after: float, error: OSError | None) -> CloseResult:
-        """How one ended that went this way; see `Teardown.released`.
-
-        Args:
-            after: Seconds since its close began.
-            error: What close() said.
-        """
-        return self._released(after, error)

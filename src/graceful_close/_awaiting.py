@@ -25,7 +25,7 @@ from ._teardown import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
     from types import TracebackType
     from typing import Generic, Protocol, TypeVar
 
@@ -150,13 +150,18 @@ async def close_all_on(
 ) -> list[CloseResult]:
     """`close_all` in an event loop, with everything checked."""
     with Crowd(terms, socks) as crowd:
-        for index, _ in enumerate(crowd.begin()):
-            if index % BATCH == BATCH - 1:
-                await wait.pause(0)
-        while crowd.loop:
-            await wait_on(crowd.loop.fileno(), crowd.loop.wake_at, wait)
-            crowd.loop.turn(0)
+        await _empty(crowd.loop, crowd.begin(), wait)
         return crowd.results()
+
+
+async def _empty(loop: CloseLoop, begin: Iterator[object], wait: Wait) -> None:
+    """Turn a loop until it is empty, after `begin` has put in something at each step."""
+    for index, _ in enumerate(begin):
+        if index % BATCH == BATCH - 1:
+            await wait.pause(0)
+    while loop:
+        await wait_on(loop.fileno(), loop.wake_at, wait)
+        loop.turn(0)
 
 
 class Parting:
@@ -195,13 +200,8 @@ async def close_each_on(partings: Sequence[Parting], wait: Wait) -> None:
 
     loop = CloseLoop(ended)
     try:
-        for index, one in enumerate(partings):
-            loop.add(one.sock, one.terms, one.since, one, one.said)
-            if index % BATCH == BATCH - 1:
-                await wait.pause(0)
-        while loop:
-            await wait_on(loop.fileno(), loop.wake_at, wait)
-            loop.turn(0)
+        begin = (loop.add(one.sock, one.terms, one.since, one, one.said) for one in partings)
+        await _empty(loop, begin, wait)
     except BaseException:
         for one in partings:
             let_go(one.sock, LingerPolicy.BACKGROUND)

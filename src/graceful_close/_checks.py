@@ -57,6 +57,13 @@ _native_family = _socket.socket.family.__get__
 _native_type = _socket.socket.type.__get__
 
 
+def kind_of(sock: socket.socket) -> tuple[int, int, int]:
+    """Its family, type and protocol, as `socket.socket` takes them."""
+    if is_native(sock):
+        return _native_family(sock), _native_type(sock), sock.proto
+    return sock.family, sock.type, sock.proto
+
+
 def require_seconds(name: str, value: float) -> float:
     """Give a wait back that is a finite number of seconds, 0 or more.
 

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     Shut = bool | OSError
 
 # Python repeats an interrupted call by itself (PEP 475); elsewhere EINTR means the same.
-_NOT_NOW = (Meaning.WOULD_BLOCK, Meaning.INTERRUPTED)
+NOT_NOW = (Meaning.WOULD_BLOCK, Meaning.INTERRUPTED)
 
 # Reads in a row before a driver with other connections gets its turn. Arbitrary: each takes at
 # most what a receive buffer holds, and so many take about a millisecond.
-_READS_IN_A_ROW = 8
+READS_IN_A_ROW = 8
 
 
 class Connection:
@@ -98,15 +98,15 @@ class Connection:
             shut: Our FIN is out; or the error of the network's that came instead.
         """
         machine, said = self.machine, self._said
-        if isinstance(said, LastRecords):
-            machine.heard(said.peer_notified)
-        if said is None or isinstance(said, LastRecords):
-            step = machine.start()
-        elif isinstance(said, OSError):
+        if isinstance(said, OSError):
             machine.notified(False)
             step = machine.failed(said, now)
-        else:
+        elif isinstance(said, tuple):
             step = machine.notified(*said)
+        else:
+            if said is not None:
+                machine.heard(said.peer_notified)
+            step = machine.start()
         return machine.shut(now, None if shut is True else shut) if shut else step
 
     def carry_out(self, step: Step) -> Step:
@@ -121,7 +121,7 @@ class Connection:
         while True:
             try:
                 if step is DRAIN:
-                    if reads == _READS_IN_A_ROW:
+                    if reads == READS_IN_A_ROW:
                         return step
                     reads += 1
                     if self._discard is None:
@@ -150,11 +150,11 @@ class Connection:
     def report_failure(self, step: Step, error: OSError) -> Step:
         """Tell the machine what `step` failed by."""
         now = monotonic()
-        if step is DRAIN and meaning(error) in _NOT_NOW:
+        if step is DRAIN and meaning(error) in NOT_NOW:
             return self.machine.would_block(now)
         if step is SHUT_WR:
             return self.machine.shut(now, error)
-        if step is SEND_CLOSE_NOTIFY and meaning(error) in _NOT_NOW:
+        if step is SEND_CLOSE_NOTIFY and meaning(error) in NOT_NOW:
             return self.machine.notify_would_block(now)
         return self.machine.failed(error, now)
 

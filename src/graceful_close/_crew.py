@@ -16,7 +16,7 @@ from functools import partial
 from time import monotonic
 
 from ._alike import Alike
-from ._checks import is_native
+from ._checks import is_native, kind_of
 from ._linger import LingerPolicy
 from ._loop import CloseLoop
 from ._platform import meaning
@@ -127,9 +127,8 @@ class Handed:
                 if meaning(error) is None:
                     raise
                 self.said = error
-        native = is_native(sock)
-        detach = _socket.socket.detach if native else type(sock).detach
-        adopt = partial(_socket.socket, *(_kind_of(sock) if native else _named_kind_of(sock)))
+        detach = _socket.socket.detach if is_native(sock) else type(sock).detach
+        adopt = partial(_socket.socket, *kind_of(sock))
         try:
             # In one call, because a signal's exception between two would lose the descriptor.
             self._held.extend(map(adopt, map(detach, (sock,))))
@@ -157,20 +156,6 @@ class Handed:
         for sock in self._held:
             complaint = let_go(sock, parting)
         return complaint
-
-
-# socket.socket makes an enum of its family and of its type at every look: see `_checks`.
-_native_family = _socket.socket.family.__get__
-_native_type = _socket.socket.type.__get__
-_native_proto = _socket.socket.proto.__get__
-
-
-def _kind_of(sock: socket.socket) -> tuple[int, int, int]:
-    return _native_family(sock), _native_type(sock), _native_proto(sock)
-
-
-def _named_kind_of(sock: socket.socket) -> tuple[int, int, int]:
-    return sock.family, sock.type, sock.proto
 
 
 class Crew:

@@ -18,6 +18,7 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 
 from ._awaiting import LOOK_EVERY, Parting
 from ._checks import is_tcp
+from ._connection import NOT_NOW, READS_IN_A_ROW
 from ._delivery import count_unacked
 from ._discard import Discard, discard_of
 from ._linger import LingerPolicy, set_linger
@@ -42,11 +43,6 @@ _TURNS_TO_LET_GO = 50
 
 # In how many turns the stream of a connection that is gone knows why. One or two; arbitrary above.
 _TURNS_TO_SAY_WHY = 3
-
-_NOT_NOW = (Meaning.WOULD_BLOCK, Meaning.INTERRUPTED)
-
-# Reads in a row before others get their turn. Arbitrary: about a millisecond.
-_READS_IN_A_ROW = 8
 
 # How long a stream has to say whether it holds something back, whatever the timeout. It takes it
 # a turn of the event loop; arbitrary above that, for a loop that is busy.
@@ -295,14 +291,14 @@ class Taken(Parting):
         if self._discard is None:
             self._discard = discard_of(self.sock, tcp=is_tcp(self.sock))
         before = self._drained
-        for _ in range(_READS_IN_A_ROW):
+        for _ in range(READS_IN_A_ROW):
             if self._left <= 0:
                 break  # the machine is to meet the limit
             allowance = None if self._left == math.inf else int(self._left)
             try:
                 count = self._discard.read(self.sock, allowance)
             except OSError as error:
-                if meaning(error) in _NOT_NOW:
+                if meaning(error) in NOT_NOW:
                     break
                 raise
             if count == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
-from .layout import Piece, wrap
+from .layout import Piece, duration, wrap
 from .story import Arrow, Doing, Kind, Side
 
 if TYPE_CHECKING:
@@ -47,18 +47,13 @@ def draw(exchange: Exchange, width: int, ink: Ink = ASCII) -> list[Line]:
     events: list[Doing | Arrow] = [*exchange.doings, *exchange.arrows]
     shown = ""
     for event in sorted(events, key=_moment):
-        at = moment(_moment(event))
+        at = duration(_moment(event))
         clock = Piece(f"{'' if at == shown else at:>{_CLOCK}} ", "caption")
         shown = at
         for row in _rows(event, room, ink):
             lines.append([clock, *row])
             clock = Piece(" " * (_CLOCK + 1))
     return lines
-
-
-def moment(seconds: float) -> str:
-    """A time since the beginning, in a few characters."""
-    return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds:.2f} s"
 
 
 def _moment(event: Doing | Arrow) -> float:

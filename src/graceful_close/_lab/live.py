@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from .drawing import ASCII, LINES, draw, moment
-from .layout import Piece, grid, wrap
+from .drawing import ASCII, LINES, draw
+from .layout import Piece, duration, grid, wrap
 from .rich_text import has_lines, rule_for, text_of
 from .story import Story
 from .tables import tables
@@ -104,7 +104,7 @@ class _Stage:
         if exchange.doings:
             lines += draw(exchange, width, LINES if has_lines(self._console) else ASCII)
         if story.waits_for:
-            said = f"{moment(story.now()):>8} ... {story.waits_for}"
+            said = f"{duration(story.now()):>8} ... {story.waits_for}"
             wrapped = wrap(said, width, others=" " * 9)
             lines += [[Piece(line, "caption")] for line in wrapped]
         for table in tables(before):

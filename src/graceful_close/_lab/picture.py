@@ -6,7 +6,7 @@ from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .drawing import moment
+from .layout import duration
 from .story import Side
 
 if TYPE_CHECKING:
@@ -223,6 +223,6 @@ def _doing(doing: Doing, level: dict[float, float]) -> str:
 def _clock(doings: tuple[Doing, ...], level: dict[float, float]) -> list[str]:
     """The time, where something happened."""
     return [
-        f'<text class="time" x="62" y="{level[at] + 4:.1f}">{moment(at)}</text>'
+        f'<text class="time" x="62" y="{level[at] + 4:.1f}">{duration(at)}</text>'
         for at in sorted({doing.at for doing in doings})
     ]

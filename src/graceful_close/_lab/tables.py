@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import linger_experiments, lost_reply
+from .layout import duration
 from .this_platform import Verdict
 
 if TYPE_CHECKING:
@@ -122,15 +123,11 @@ def _row_of_run(run: LingerRun, *, visible: bool) -> Sequence[Words]:
         )
     return (
         Words(run.way),
-        Words(_duration(run.took)),
+        Words(duration(run.took)),
         Words(told),
         *state,
         Words(f"{run.received:,} {run.ending.value}", run.whole or None),
     )
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds:.2f} s"
 
 
 def _of_lost_reply(ways: Sequence[Replies]) -> Table:

@@ -16,15 +16,13 @@ from .address import parse
 from .attempt import Upload
 from .outcome import Client
 from .telling import as_json, parts
-from .verdict import examine
+from .verdict import Verdict, examine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .address import Address
     from .attempt import Endpoint
-
-_NOT_TESTED = 3
 
 
 def main(arguments: Sequence[str], program: str) -> int:
@@ -71,7 +69,7 @@ def main(arguments: Sequence[str], program: str) -> int:
 def _say(problem: str) -> int:
     with show.heard():
         print(problem, file=sys.stderr, flush=True)
-    return _NOT_TESTED
+    return Verdict.NOT_TESTED.value
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
