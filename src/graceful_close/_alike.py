@@ -6,7 +6,7 @@ import _socket
 import socket
 
 from . import _platform
-from ._checks import is_tcp
+from ._checks import TCP_KINDS, kind_of
 from ._teardown import DRAIN, LET_GO, PROBE, SHUT_WR, WAIT_READABLE, Teardown
 
 TYPE_CHECKING = False
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
     from ._platform import Sight
     from ._teardown import Terms
+
+# Neither a subclass, which may be an SSLSocket, nor gevent's.
+_PLAIN = tuple(
+    kind for kind in (socket.socket, _socket.socket) if issubclass(kind, _socket.socket)
+)
 
 
 class Alike:
@@ -30,13 +35,18 @@ class Alike:
         sight: What can be seen of a TCP connection.
 
     Attributes:
+        kinds: What may go this way, as `kind_of` says it; empty where nothing may.
         patience: How many seconds the wait for input may last.
         allowance: The most bytes that the first read may take; None: as many as it likes.
+        count_unacked: Counts what one of `kinds` has unacknowledged; None: there are no `kinds`.
         released: To be told of the end of each that went this way: the seconds since its close
             began, and what close() said; see `Teardown.released`.
+        unseen: What it would say of one whose result nobody will look at.
     """
 
-    __slots__ = ("_kinds", "allowance", "patience", "released", "terms")
+    __slots__ = (
+        "allowance", "count_unacked", "kinds", "patience", "released", "terms", "unseen",
+    )  # fmt: skip
 
     def __init__(
         self, terms: Terms, *, looks_at_once: bool = False, sight: Sight | None = None
@@ -52,12 +62,12 @@ class Alike:
             and machine.probed(0, 0.0) is LET_GO
             and machine.parting is None
         )
+        self.kinds: Final = TCP_KINDS if same else frozenset[tuple[int, int, int]]()
+        acks = _platform.HERE.acks
+        self.count_unacked: Final = None if acks is None else acks.counter()
         self.released: Final = machine.released
-        # Neither of a subclass, which may be an SSLSocket, nor gevent's.
-        plain = issubclass(socket.socket, _socket.socket)
-        kinds = (socket.socket, _socket.socket) if plain else (_socket.socket,)
-        self._kinds = kinds if same else ()
+        self.unseen: Final = machine.released(0.0)
 
     def takes(self, sock: socket.socket) -> bool:
-        """Whether a stream socket is of the kind that may go this way."""
-        return type(sock) in self._kinds and is_tcp(sock)
+        """Whether a stream socket may go this way."""
+        return type(sock) in _PLAIN and kind_of(sock) in self.kinds

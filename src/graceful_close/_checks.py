@@ -27,7 +27,7 @@ def require_stream(sock: socket.socket) -> None:
     native = is_native(sock)
     if not native:
         require_socket(sock)
-    if (_native_type(sock) if native else sock.type) != _SOCK_STREAM:
+    if (native_type(sock) if native else sock.type) != _SOCK_STREAM:
         raise TypeError(f"a stream socket is needed (SOCK_STREAM), not {sock!r}")
 
 
@@ -43,25 +43,29 @@ def is_native(sock: socket.socket) -> bool:
 
 def is_tcp(sock: socket.socket) -> bool:
     """Whether a stream socket is TCP (and not MPTCP or SMC, which share its families)."""
-    # Protocol 0 is "the family's own"; Python repeats what the socket was made with.
-    family = _native_family(sock) if is_native(sock) else sock.family
-    return family in _INTERNET and sock.proto in _TCP
+    return kind_of(sock) in TCP_KINDS
 
 
 # socket.socket makes an enum of its family and its type at every look, and compares enums; the
 # interpreter's own numbers, compared as numbers, cost a tenth of that.
 _SOCK_STREAM = int(socket.SOCK_STREAM)
-_INTERNET = (int(socket.AF_INET), int(socket.AF_INET6))
-_TCP = (0, int(socket.IPPROTO_TCP))
-_native_family = _socket.socket.family.__get__
-_native_type = _socket.socket.type.__get__
+native_family = _socket.socket.family.__get__
+native_type = _socket.socket.type.__get__
 
 
 def kind_of(sock: socket.socket) -> tuple[int, int, int]:
     """Its family, type and protocol, as `socket.socket` takes them."""
-    if is_native(sock):
-        return _native_family(sock), _native_type(sock), sock.proto
-    return sock.family, sock.type, sock.proto
+    if isinstance(sock, _socket.socket):
+        return native_family(sock), native_type(sock), sock.proto
+    return int(sock.family), int(sock.type), sock.proto
+
+
+# Protocol 0 is "the family's own"; Python repeats what the socket was made with.
+TCP_KINDS = frozenset(
+    (int(family), _SOCK_STREAM, protocol)
+    for family in (socket.AF_INET, socket.AF_INET6)
+    for protocol in (0, int(socket.IPPROTO_TCP))
+)
 
 
 def require_seconds(name: str, value: float) -> float:

@@ -1,8 +1,7 @@
-"""The thread behind a Reaper, and what it has in hand."""
+"""The thread behind a Reaper, what it has in hand, and who helps it."""
 
 from __future__ import annotations
 
-import _socket
 import atexit
 import math
 import os
@@ -12,35 +11,44 @@ import threading
 import time
 import weakref
 from collections import deque
-from functools import partial
+from itertools import chain, groupby, islice, repeat
+from operator import attrgetter
 from time import monotonic
 
 from ._alike import Alike
-from ._checks import is_native, kind_of
+from ._handed import Handed, look_at
 from ._linger import LingerPolicy
 from ._loop import CloseLoop
-from ._platform import meaning
-from ._release import let_go, release, shut_for_writing
+from ._release import let_go, release
 from ._result import CloseOutcome, CloseResult
 from ._teardown import TIMED_OUT
-from ._tls import forget_session, send_close_notify, speaks_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, ClassVar, Final
+    from collections.abc import Iterable, Iterator
+    from typing import ClassVar, Final, TypeVar
 
-    from ._connection import Said, Shut
     from ._future import CloseFuture
     from ._loop import Closing
     from ._selector import Events
     from ._teardown import Terms
 
+    T = TypeVar("T")
+
+    # Who is to be told, if anybody, and what.
+    Ended = tuple[CloseFuture | None, CloseResult | BaseException]
+
 # How long the thread lets what comes in gather while a server is busy. Arbitrary: a peer on the
 # same network has closed by then, too, and nobody misses a descriptor for so long. A process
 # hands over one in 10 us at best, so where fewer may be in flight than come meanwhile, the thread
 # takes each at once.
-_GATHERING = 0.002
-_COME_MEANWHILE = 200
+_GATHERING = 0.004
+_COME_MEANWHILE = 400
+
+# When the first has waited so long, a worker lends a hand: it is there before the thread. It takes
+# those that have waited half as long, and a tenth of a millisecond for them at most.
+_RIPE = _GATHERING / 2
+_LOT = 32
 
 # How much longer than its connections the thread may take, for callbacks of the caller's; and
 # how long to wait for a lock that is held for some milliseconds at most.
@@ -89,75 +97,6 @@ def _all_orders() -> list[Orders]:
     return [orders for ref in _ORDERS.valuerefs() if (orders := ref()) is not None]
 
 
-class Handed:
-    """A connection that is the Reaper's, and that nobody has begun to close yet."""
-
-    __slots__ = ("_held", "future", "said", "shut", "since")
-
-    def __init__(self, future: CloseFuture) -> None:
-        self.future: Final = future
-        self.since: Final = monotonic()
-        self.said: Said = None
-        self.shut: Shut = False
-        self._held: list[Any] = []
-
-    @property
-    def sock(self) -> socket.socket:
-        """The object that has the descriptor now."""
-        held: socket.socket = self._held[0]
-        return held
-
-    def take(self, sock: socket.socket) -> bool:
-        """Move the descriptor to an object of our own, and send our FIN.
-
-        It goes out here and not in the thread, so that the peer's is often there when that
-        looks for the first time. False: it was closed already.
-        """
-        if sock.fileno() == -1:
-            return False
-        tls = speaks_tls(sock)
-        if tls:
-            # The TLS session stays with the caller's object, so its goodbye is said first.
-            try:
-                self.said = send_close_notify(sock)
-            except BlockingIOError:
-                self._held.append(sock)
-                return True
-            except OSError as error:
-                if meaning(error) is None:
-                    raise
-                self.said = error
-        detach = _socket.socket.detach if is_native(sock) else type(sock).detach
-        adopt = partial(_socket.socket, *kind_of(sock))
-        try:
-            # In one call, because a signal's exception between two would lose the descriptor.
-            self._held.extend(map(adopt, map(detach, (sock,))))
-        except (OSError, ValueError):
-            return False  # EBADF, or the number is -1: another thread closed it
-        sock.detach()  # finds nothing, but lets the object know that it is closed
-        if tls:
-            forget_session(sock)
-        if not isinstance(self.said, OSError):
-            self._send_fin()
-        return True
-
-    def _send_fin(self) -> None:
-        try:
-            shut_for_writing(self.sock)
-            self.shut = True
-        except OSError as error:
-            if meaning(error) is None:
-                raise
-            self.shut = error
-
-    def let_go(self, parting: LingerPolicy) -> OSError | None:
-        """Close it at once."""
-        complaint: OSError | None = None
-        for sock in self._held:
-            complaint = let_go(sock, parting)
-        return complaint
-
-
 class Crew:
     """A thread that closes what it is handed, until it is told to end.
 
@@ -180,8 +119,10 @@ class Crew:
         self._orders = orders
         self._end_at = math.inf  # finite: when the last connection is to be let go
         self._intake: deque[Handed] = deque()
-        self._in_hand: deque[Handed] = deque()  # between the intake and the loop
-        self._ended: list[tuple[CloseFuture, CloseResult | BaseException]] = []
+        self._in_hand: deque[Handed] = deque()  # to be looked at for the first time
+        self._awaited: deque[Handed] = deque()  # between that and the loop
+        self._all_handed: Final = (self._intake, self._in_hand, self._awaited)
+        self._ended: deque[Ended] = deque()
         self._hurried = 0  # to make room
         self._all_closed = threading.Event()
         self._loop = CloseLoop(self._note)
@@ -189,6 +130,9 @@ class Crew:
         self._pair: tuple[socket.socket, ...] = ()  # a byte for the first wakes the thread
         self._asleep = False  # it waits, or is about to, and has to be woken for the intake
         self._making_room = False
+        self._lets_gather = orders.max_sockets >= _COME_MEANWHILE
+        self._lending = False  # a worker is at it
+        self._lent = False  # one was, since the thread last took something
         # A daemon: see `Reaper`.
         self._thread = threading.Thread(
             target=self._run, name="graceful-close reaper", daemon=True
@@ -217,29 +161,64 @@ class Crew:
             raise
         self.over = False
 
-    def hand(self, handed: Handed) -> None:
-        """Take a connection over; if too many wait for the thread, let go of the first."""
-        self._intake.append(handed)
+    def hand(self, handed: Handed) -> bool:
+        """Take a connection over; if too many wait for the thread, let go of the first.
+
+        Whether to `lend_a_hand` now.
+        """
+        intake = self._intake
+        intake.append(handed)
         if self._asleep:
             self._wake()
             self._asleep = False
+        if len(intake) > self._orders.max_sockets:
+            self._make_room()
+        if self._awaited or self._making_room or not self._lets_gather:
+            return False  # peers take their time, or this is a signal handler, or nobody rests
+        # A signal handler that came in between may have lent a hand already.
+        return bool(intake) and handed.since - intake[0].since > _RIPE
+
+    def _make_room(self) -> None:
         if self._making_room:
             return  # this is a signal handler that came in between, and will be counted there
         self._making_room = True
         try:
             while len(self._intake) > self._orders.max_sockets:
-                self._make_room()
+                first = self._intake[0]
+                complaint = first.let_go(self._orders.on_overflow)
+                waited = monotonic() - first.since
+                first.outcome = CloseResult(TIMED_OUT, waited, 0, None, complaint)
+                self._note_first(self._intake)  # told where all callbacks run
+                self._orders.overflowed += 1
         finally:
             self._making_room = False
 
-    def _make_room(self) -> None:
-        first = self._intake[0]
-        complaint = first.let_go(self._orders.on_overflow)
-        waited = monotonic() - first.since
-        result = CloseResult(TIMED_OUT, waited, 0, None, complaint)
-        self._ended.append((first.future, result))  # told where all callbacks run
-        self._intake.popleft()
-        self._orders.overflowed += 1
+    def lend_a_hand(self, now: float) -> None:
+        """Be the thread for a moment: look at those that had waited for a while at `now`.
+
+        For a worker that has handed over one more, and holds no lock. Worker and thread would take
+        the interpreter from each other at each system call, and that costs more than the calls.
+        """
+        if self._lending:
+            return  # a signal handler that came in between, or one worker too many
+        orders = self._orders
+        held: list[bool] = []
+        try:
+            # In one call, because a signal's exception between two would leave it locked.
+            held.extend(map(orders.work.acquire, (False,)))
+            if held == [True]:
+                self._lending = self._lent = True
+                with orders.lock:
+                    some = list(islice(self._intake, _LOT))
+                    ripe = [one for one in some if now - one.since >= _RIPE / 2]
+                    _move(self._intake, self._in_hand, len(ripe))
+                self._look()
+        except Exception:  # noqa: BLE001, S110 (a bug: the thread meets it, too, and reports it)
+            pass
+        finally:
+            if held == [True]:
+                self._lending = False
+                orders.work.release()
 
     def take_back(self, handed: Handed) -> None:
         """Forget a connection whose handing over was interrupted."""
@@ -268,10 +247,10 @@ class Crew:
     def disown(self) -> None:
         """In a forked child: give our copies of the descriptors back, and touch nothing else."""
         self.over = True
-        for handed in (*self._intake, *self._in_hand):
-            release(handed.sock)
-        self._intake.clear()
-        self._in_hand.clear()
+        for some in self._all_handed:
+            for handed in some:
+                release(handed.held[0])
+            some.clear()
         self._loop.disown()
         self._put_away()
 
@@ -283,8 +262,7 @@ class Crew:
 
     def _has_connections(self) -> bool:
         with self._orders.lock:
-            waiting = bool(self._in_hand or self._intake)  # one of them is always in one place
-        return waiting or bool(self._loop)
+            return any(self._all_handed) or bool(self._loop)
 
     def _close_for_it(self) -> None:
         """A callback keeps the thread. Close what it has; it finds that out if it comes back."""
@@ -293,7 +271,7 @@ class Crew:
             try:
                 for closing in self._loop:
                     let_go(closing.sock, parting)
-                for handed in (*self._in_hand, *self._intake):
+                for handed in chain(*self._all_handed):
                     handed.let_go(parting)
             finally:
                 work.release()
@@ -317,10 +295,10 @@ class Crew:
         orders, loop = self._orders, self._loop
         events: Events = []
         while True:
-            with orders.lock:
-                busy = bool(self._intake) and orders.max_sockets >= _COME_MEANWHILE
-                self._empty_intake()
             with orders.work:
+                with orders.lock:
+                    busy = self._take_from_intake()
+                self._look()
                 self._go_on(events)
             with orders.lock:
                 ended = self._write_down()
@@ -340,7 +318,7 @@ class Crew:
     def _sleep(self) -> Events:
         """Wait until something is handed over, or happens, or time is up."""
         with self._orders.lock:
-            self._asleep = not self._intake
+            self._asleep = not (self._ended or any(self._all_handed))
             until = self._end_at if self._asleep else 0
         events = self._loop.wait(until)
         self._asleep = False
@@ -350,21 +328,43 @@ class Crew:
             pass  # it was not by us that it was woken
         return events
 
-    def _empty_intake(self) -> None:
-        while self._intake:
-            self._in_hand.append(self._intake.popleft())
+    def _take_from_intake(self) -> bool:
+        """Take what was handed over; whether more is likely to come soon."""
+        intake, lent = self._intake, self._lent
+        self._lent = False
+        busy = bool(intake or lent) and self._lets_gather
+        # Workers that lend a hand will see to what is young, or are going to rest.
+        if not lent or not intake or monotonic() - intake[0].since > _GATHERING:
+            _move(intake, self._in_hand, len(intake))
+        return busy
+
+    def _look(self) -> None:
+        """Be done with those in hand that have ended already."""
+        lot = list(self._in_hand)
+        look_at(lot, self._alike)
+        with self._orders.lock:
+            for handed in lot:
+                if handed.outcome is None:
+                    _move(self._in_hand, self._awaited)
+                else:
+                    self._note_first(self._in_hand)
+
+    def _note_first(self, handed: deque[Handed]) -> None:
+        """Note that the first of them has ended."""
+        # In one call: see _move().
+        self._ended.extend(map(_future_and_outcome, map(_pop_first, (handed,))))
 
     def _go_on(self, events: Events) -> None:
         """Close what can be closed now."""
-        orders, loop, in_hand, alike = self._orders, self._loop, self._in_hand, self._alike
-        while in_hand:
-            handed = in_hand[0]
-            sock, since, future = handed.sock, handed.since, handed.future
-            if handed.shut is True and handed.said is None and alike.takes(sock):
-                loop.add_shut(sock, alike, since, future)
+        orders, loop, awaited, alike = self._orders, self._loop, self._awaited, self._alike
+        while awaited:
+            handed = awaited[0]
+            sock, since, future = handed.held[0], handed.since, handed.future
+            if handed.kind in alike.kinds:
+                loop.add_shut(sock, alike, since, future, handed.error)
             else:
                 loop.add(sock, orders.terms, since, future, handed.said, handed.shut)
-            in_hand.popleft()
+            awaited.popleft()
         loop.serve(events)
         for _ in range(len(loop) - orders.max_sockets):
             self._hurried += 1
@@ -376,39 +376,40 @@ class Crew:
     def _note(self, closing: Closing, outcome: CloseResult | Exception) -> None:
         self._ended.append((closing.ticket, outcome))
 
-    def _write_down(self) -> dict[CloseFuture, CloseResult | BaseException]:
+    def _write_down(self) -> list[tuple[CloseFuture, CloseResult | BaseException]]:
         """Count what has ended, and return whom to tell; is it the end?"""
-        noted, self._ended = self._ended, []
-        ended = dict(noted)
-        self._orders.ended += len(ended)
-        for outcome in ended.values():
+        orders = self._orders
+        ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        orders.ended += len(ended)
+        for outcome, times in _counted(outcome for _, outcome in ended):
             if isinstance(outcome, CloseResult):
-                self._orders.counts[outcome.outcome] += 1
-        self._orders.overflowed += self._hurried
+                orders.counts[outcome.outcome] += times
+        orders.overflowed += self._hurried
         self._hurried = 0
-        self.over = self._end_at < math.inf and not self._intake and not self._loop
-        return {
-            future: outcome for future, outcome in ended.items() if not future.settle(outcome)
-        }
+        self.over = self._end_at < math.inf and not self._has_connections()
+        return [
+            (future, outcome)
+            for future, outcome in ended
+            if future is not None and not future.settle(outcome)
+        ]
 
     def _fail(self, bug: BaseException) -> None:
         """Strand nobody: close all, and let their futures have the exception."""
         orders = self._orders
         with orders.lock:
             self.over = True
-            self._empty_intake()
         with orders.work:
-            stranded: dict[CloseFuture, BaseException] = {}
+            stranded: dict[int, CloseFuture | None] = {}  # once each: it may be in two places
             for closing in self._loop:
-                stranded[closing.ticket] = bug
-            for handed in self._in_hand:
-                stranded[handed.future] = bug
-                handed.let_go(LingerPolicy.BACKGROUND)
+                stranded[id(closing.sock)] = closing.ticket
+            for some in self._all_handed:
+                for handed in some:
+                    stranded[id(handed.held[0])] = handed.future
+                    handed.let_go(LingerPolicy.BACKGROUND)
+                some.clear()
             self._loop.close()
         with orders.lock:
-            for future, _ in self._ended:
-                stranded.pop(future, None)
-            self._ended += stranded.items()
+            self._ended.extend((future, bug) for future in stranded.values())
             ended = self._write_down()
             self.over = True
         self._all_closed.set()
@@ -421,9 +422,25 @@ class Crew:
             sock.close()
 
 
-def _tell(ended: dict[CloseFuture, CloseResult | BaseException]) -> None:
+_pop_first = deque[Handed].popleft
+_future_and_outcome = attrgetter("future", "outcome")
+
+
+def _move(source: deque[Handed], target: deque[Handed], count: int = 1) -> None:
+    """Move the first ones, in one call: a signal's exception between two would lose one."""
+    target.extend(map(_pop_first, repeat(source, count)))
+
+
+def _counted(outcomes: Iterable[T]) -> Iterator[tuple[T, int]]:
+    """Each, and how often it comes in a row: whoever is not to be told has the same as others."""
+    for _, run in groupby(outcomes, id):
+        same = list(run)
+        yield same[0], len(same)
+
+
+def _tell(ended: list[tuple[CloseFuture, CloseResult | BaseException]]) -> None:
     """Let the futures know, whose callbacks belong to the caller."""
-    for future, outcome in ended.items():
+    for future, outcome in ended:
         try:
             future.tell(outcome)
         except BaseException:  # noqa: BLE001 (no callback's SystemExit may end the others)

@@ -142,11 +142,25 @@ class CloseLoop:
         self._go_on(closing, closing.first_step(now, shut))
         return closing
 
-    def add_shut(self, sock: socket.socket, alike: Alike, began: float, ticket: Any) -> None:
-        """`add` for one that `alike` takes, and whose FIN is out. It is served in the next turn."""
+    def add_shut(
+        self,
+        sock: socket.socket,
+        alike: Alike,
+        began: float,
+        ticket: Any,
+        error: OSError | None = None,
+    ) -> None:
+        """`add` for one that `alike` takes, and whose FIN is out. It is served in the next turn.
+
+        `error`: What a first read failed by, if that was tried already.
+        """
         closing = Closing(sock, ticket, began, alike)
         self._enter(closing)
-        self._unfinished.add(closing)
+        if error is None:
+            self._unfinished.add(closing)
+        else:
+            closing.own_machine()
+            self._go_on(closing, DRAIN, error)
 
     def add_alike(
         self, lot: Iterable[tuple[socket.socket, Any]], alike: Alike, now: float

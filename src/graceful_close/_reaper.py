@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from . import _platform
 from ._checks import require_count, require_seconds, require_stream
-from ._crew import Crew, Handed, Orders
+from ._crew import Crew, Orders
+from ._handed import Handed
 from ._linger import LingerPolicy
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
+from ._sync import graceful_close
 from ._teardown import ALREADY_CLOSED, Terms, require_parting
 
 TYPE_CHECKING = False
@@ -120,26 +122,9 @@ class Reaper:
         """
         require_stream(sock)
         future = self._new_future(self._orders)
-        handed = Handed(future)
-        with self._orders.lock:
-            if self._closed:
-                raise RuntimeError(f"the Reaper is closed, and cannot take {sock!r}")
-            try:
-                if handed.take(sock):
-                    self._crew_at_work().hand(handed)
-                    self._orders.taken += 1
-                else:
-                    self._orders.counts[ALREADY_CLOSED] += 1
-                    future.settle(CloseResult(ALREADY_CLOSED, 0.0, 0, None, None))
-            except BaseException as error:
-                # No descriptor (EMFILE), no thread (RuntimeError), a signal's exception.
-                if self._crew is not None:
-                    self._crew.take_back(handed)
-                handed.let_go(LingerPolicy.BACKGROUND)
-                let_go(sock, LingerPolicy.BACKGROUND)
-                if not isinstance(error, Exception):
-                    raise
-                future.settle(error)
+        self._take(sock, future)
+        if sock.fileno() == -1:
+            sock.detach()  # finds nothing, but lets the object know that it is closed
         return future
 
     def stats(self) -> dict[CloseOutcome, int]:
@@ -210,6 +195,37 @@ class Reaper:
 
     # --- behind it ---------------------------------------------------------------------------
 
+    def _take(self, sock: socket.socket, future: CloseFuture | None) -> None:
+        """`submit`, with a future only for whoever wants one."""
+        orders, crew = self._orders, self._crew
+        handed = Handed(future)
+        behind = False
+        with orders.lock:
+            if self._closed:
+                raise RuntimeError(f"the Reaper is closed, and cannot take {sock!r}")
+            try:
+                if handed.take(sock):
+                    if crew is None or crew.over:
+                        crew = self._crew_at_work()
+                    behind = crew.hand(handed)
+                    orders.taken += 1
+                else:
+                    orders.counts[ALREADY_CLOSED] += 1
+                    if future is not None:
+                        future.settle(CloseResult(ALREADY_CLOSED, 0.0, 0, None, None))
+            except BaseException as error:
+                # No descriptor (EMFILE), no thread (RuntimeError), a signal's exception.
+                if crew is not None:
+                    crew.take_back(handed)
+                handed.let_go(LingerPolicy.BACKGROUND)
+                let_go(sock, LingerPolicy.BACKGROUND)
+                if not isinstance(error, Exception):
+                    raise
+                if future is not None:
+                    future.settle(error)
+        if behind and crew is not None:
+            crew.lend_a_hand(handed.since)
+
     def _crew_at_work(self) -> Crew:
         if self._crew is None or self._crew.over:
             crew = Crew(self._orders)
@@ -229,3 +245,22 @@ class Reaper:
     def _join(self) -> None:
         if self._crew is not None:
             self._crew.join()
+
+
+def hand_over(sock: socket.socket, reaper: Reaper) -> bool:
+    """Have whoever closes a stream socket leave it to a Reaper; the object knows that it is closed.
+
+    Returns:
+        False: it is closed, or SO_LINGER {1, 0} says that it is to be aborted.
+    """
+    linger = _platform.HERE.linger
+    try:
+        if linger is not None and linger.aborts(sock):
+            return False
+        reaper._take(sock, None)  # pyright: ignore[reportPrivateUsage]
+    except OSError:
+        return False  # EBADF: it is closed
+    except RuntimeError:
+        # The Reaper is closed already. Now whoever closes must wait, unless it is an event loop.
+        graceful_close(sock, timeout=0.0 if sock.gettimeout() == 0 else 5.0)
+    return True

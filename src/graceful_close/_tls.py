@@ -167,11 +167,12 @@ def _class_of(sock: socket.socket) -> type[SSLSocket] | None:
     kind = type(sock)
     plain = kind is socket.socket or kind is _socket.socket
     # Nearly always, and ten times as fast. mypy takes a class for unhashable.
-    return None if plain else _tls_class_above(kind)  # type: ignore[arg-type]
+    return None if plain else tls_class_above(kind)  # type: ignore[arg-type]
 
 
 @lru_cache  # of the last few classes, whose ancestors do not change
-def _tls_class_above(kind: type[socket.socket]) -> type[SSLSocket] | None:
+def tls_class_above(kind: type[socket.socket]) -> type[SSLSocket] | None:
+    """The class of TLS sockets that a class is, or comes from."""
     for tls in kind.__mro__:
         if (tls.__module__, tls.__name__) in _TLS_CLASSES:
             return tls

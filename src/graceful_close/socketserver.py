@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from ._listener import hand_over
-from ._reaper import Reaper
+from ._reaper import Reaper, hand_over
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -65,6 +65,11 @@ class LingerOption(Value):
         size = struct.calcsize(self.layout)
         return self.unpack(sock.getsockopt(self.level, self.number, size))
 
+    def aborts(self, sock: socket.socket) -> bool:
+        """Whether close() would abort: {1, 0}."""
+        raw = sock.getsockopt(self.level, self.number, struct.calcsize(self.layout))
+        return any(raw) and self.unpack(raw) == (True, 0)
+
     def set(self, sock: socket.socket, on: bool, seconds: int) -> None:
         """Tell the kernel.
 
