@@ -24,11 +24,15 @@ def require_stream(sock: socket.socket) -> None:
     Raises:
         TypeError: It is no socket, or no stream (SOCK_STREAM).
     """
-    native = is_native(sock)
-    if not native:
+    if not is_native(sock):
         require_socket(sock)
-    if (native_type(sock) if native else sock.type) != _SOCK_STREAM:
+    if not is_stream(sock):
         raise TypeError(f"a stream socket is needed (SOCK_STREAM), not {sock!r}")
+
+
+def is_stream(sock: socket.socket) -> bool:
+    """Whether a socket is a stream."""
+    return (native_type(sock) if is_native(sock) else sock.type) == _SOCK_STREAM
 
 
 def is_native(sock: socket.socket) -> bool:

@@ -63,8 +63,8 @@ class Handed:
         self.error: OSError | None = None
         self.outcome: CloseResult | BaseException | None = None
 
-    def take(self, sock: socket.socket) -> bool:
-        """Move the descriptor to an object of our own, and send our FIN.
+    def take(self, sock: socket.socket, fin_sent: bool = False) -> bool:
+        """Move the descriptor to an object of our own, and send our FIN unless that is out.
 
         It goes out here and not in the thread, so that the peer's is often there when somebody
         looks for the first time. False: it was closed already.
@@ -98,7 +98,8 @@ class Handed:
             if isinstance(self.said, OSError):
                 return True
         try:
-            _shutdown(self.held[0], _SHUT_WR)
+            if not fin_sent:
+                _shutdown(self.held[0], _SHUT_WR)
         except OSError as error:
             if meaning(error) is None:
                 raise

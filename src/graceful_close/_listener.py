@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import _socket
-import os
 import selectors
 import socket
 import sys
 
+from . import _process
 from ._checks import native_family, native_type, require_stream
 from ._reaper import Reaper, hand_over
 from ._tls import send_close_notify, speaks_tls
@@ -30,18 +30,6 @@ _Base = socket.socket
 
 # Or gevent's or eventlet's, which were there before us.
 _STOCK = issubclass(_Base, _socket.socket)
-
-# os.getpid(), which is a system call.
-_process = os.getpid()
-
-
-def _forked() -> None:
-    global _process  # noqa: PLW0603
-    _process = os.getpid()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
 
 
 class GracefulListener(socket.socket):
@@ -184,7 +172,7 @@ class GracefulListener(socket.socket):
         # and one of the type for each connection, and an object that would not be ours.
         stock: Any = self
         number, address = stock._accept()
-        kind = self._kinds.get(_process) or self._kind()
+        kind = self._kinds.get(_process.number) or self._kind()
         accepted = kind(native_family(self), native_type(self), self.proto, number)
         if self.gettimeout() and socket.getdefaulttimeout() is None:
             accepted.setblocking(True)  # BSD, macOS: it inherits the listener's mode
@@ -233,7 +221,7 @@ class GracefulListener(socket.socket):
 
             def __new__(cls, *_args: object, **_options: object) -> Self:
                 self = super().__new__(cls)
-                self._accepted_in = _process
+                self._accepted_in = _process.number
                 return self
 
             def shutdown(self, how: int) -> None:
@@ -255,29 +243,37 @@ class GracefulListener(socket.socket):
 
     def _kind(self) -> type[socket.socket]:
         """The class of what is accepted in this process."""
-        kind = self._kinds.get(_process)
+        kind = self._kinds.get(_process.number)
         if kind is None:
-            members = {"__slots__": (), "_reaper": self.reaper, "_accepted_in": _process}
-            kind = self._kinds[_process] = type("Accepted", (_Accepted, _Base), members)
+            members = {"__slots__": (), "_reaper": self.reaper, "_accepted_in": _process.number}
+            shut = type("Accepted", (_Accepted, _Base), members | {"_fin_sent": True})
+            kind = type("Accepted", (_Accepted, _Base), members | {"_half_closed": shut})
+            self._kinds[_process.number] = kind
         return kind
 
 
 class _Accepted(Socket):
     """What makes a class of sockets close gracefully.
 
-    accept() changes the class of the socket that it was given, so there is no room in the object
-    for more: what is to be known of it is the class's.
+    An object of them has room for nothing but what a plain one has, so that dup() can make it one:
+    what is to be known of it is the class's.
     """
 
     __slots__ = ()
 
     _reaper: Reaper
     _accepted_in: int  # process
+    _fin_sent: bool = False
+    _half_closed: type[Self] | None = None  # what it is once the FIN is sent
 
     def shutdown(self, how: int) -> None:
         """Send our FIN, if writing is to end. Reading goes on until the close."""
-        if how != socket.SHUT_RD:
-            super().shutdown(socket.SHUT_WR if how == socket.SHUT_RDWR else how)
+        if how == socket.SHUT_RD:
+            return
+        super().shutdown(socket.SHUT_WR if how == socket.SHUT_RDWR else how)
+        # Once the peer's FIN is there, too, nobody else can tell an orderly end from any other.
+        if self._half_closed is not None:
+            self.__class__ = self._half_closed
 
     def dup(self) -> Self:
         """A plain socket for the same connection. From now on neither closes it for both."""
@@ -290,7 +286,8 @@ class _Accepted(Socket):
         # What socket.close() and the last makefile() object's end come to. The standard
         # library's own subclass, SSLSocket, hangs on here, and so must we: close() alone cannot
         # know whether a makefile() object is still open.
-        if self._accepted_in != _process or not hand_over(self, self._reaper):
+        ours = self._accepted_in == _process.number
+        if not ours or not hand_over(self, self._reaper, fin_sent=self._fin_sent):
             super()._real_close(*args)  # type: ignore[misc]
 
 

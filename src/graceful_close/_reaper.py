@@ -195,8 +195,10 @@ class Reaper:
 
     # --- behind it ---------------------------------------------------------------------------
 
-    def _take(self, sock: socket.socket, future: CloseFuture | None) -> None:
-        """`submit`, with a future only for whoever wants one."""
+    def _take(
+        self, sock: socket.socket, future: CloseFuture | None, fin_sent: bool = False
+    ) -> None:
+        """`submit`, with a future only for whoever wants one; see `Handed.take`."""
         orders, crew = self._orders, self._crew
         handed = Handed(future)
         behind = False
@@ -204,7 +206,7 @@ class Reaper:
             if self._closed:
                 raise RuntimeError(f"the Reaper is closed, and cannot take {sock!r}")
             try:
-                if handed.take(sock):
+                if handed.take(sock, fin_sent):
                     if crew is None or crew.over:
                         crew = self._crew_at_work()
                     behind = crew.hand(handed)
@@ -247,8 +249,13 @@ class Reaper:
             self._crew.join()
 
 
-def hand_over(sock: socket.socket, reaper: Reaper) -> bool:
-    """Have whoever closes a stream socket leave it to a Reaper; the object knows that it is closed.
+def hand_over(sock: socket.socket, reaper: Reaper, *, fin_sent: bool = False) -> bool:
+    """Have whoever closes a stream socket leave it to a Reaper.
+
+    Args:
+        sock: It is to be closed afterwards all the same, but has no descriptor any more.
+        reaper: Who closes the connection.
+        fin_sent: shutdown(SHUT_WR) was called, and has succeeded.
 
     Returns:
         False: it is closed, or SO_LINGER {1, 0} says that it is to be aborted.
@@ -257,7 +264,7 @@ def hand_over(sock: socket.socket, reaper: Reaper) -> bool:
     try:
         if linger is not None and linger.aborts(sock):
             return False
-        reaper._take(sock, None)  # pyright: ignore[reportPrivateUsage]
+        reaper._take(sock, None, fin_sent)  # pyright: ignore[reportPrivateUsage]
     except OSError:
         return False  # EBADF: it is closed
     except RuntimeError:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import socket
+import socketserver
 
+from . import _process
+from ._checks import is_stream
 from ._reaper import Reaper, hand_over
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socketserver
     from typing import Any, ClassVar
 
     from ._reaper import ReaperOptions
@@ -53,19 +54,24 @@ class GracefulMixIn(Server):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve one connection; in a child with ForkingMixIn."""
-        self._serving_process = os.getpid()
+        self._serving_process = _process.number
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         """End one connection, and do not wait for it."""
-        if not isinstance(request, socket.socket) or request.type != socket.SOCK_STREAM:
-            super().shutdown_request(request)  # a datagram, and where to answer it
+        inherited: Any = super().shutdown_request
+        if not isinstance(request, socket.socket) or not is_stream(request):
+            inherited(request)  # a datagram, and where to answer it
             return
-        if hand_over(request, self.reaper):
-            super().shutdown_request(request)  # finds it closed
+        handed_over = hand_over(request, self.reaper)
+        stock = getattr(inherited, "__func__", None) is socketserver.TCPServer.shutdown_request
+        if stock or not handed_over:
+            # All that the stock one does besides a shutdown(), which is done; or, where SO_LINGER
+            # is {1, 0}, would spoil the reset.
+            self.close_request(request)
         else:
-            self.close_request(request)  # SO_LINGER {1, 0}: a FIN first would spoil the reset
-        if self.__dict__.get("_serving_process", os.getpid()) != os.getpid():
+            inherited(request)  # finds it closed
+        if self.__dict__.get("_serving_process", _process.number) != _process.number:
             self.reaper.close()  # a child, which ends without another word
 
     def server_close(self) -> None:
