@@ -13,7 +13,7 @@ import ssl
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from time import monotonic
 from typing import Any, NamedTuple, cast
 
@@ -24,6 +24,7 @@ from certificates import NAME, client_context, server_context
 from event_loops import LOOPS
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, set_linger
 from graceful_close.asyncio import (
+    _LoopWait,  # pyright: ignore[reportPrivateUsage]
     abortive_close,
     close_all,
     closing,
@@ -650,6 +651,21 @@ async def test_a_reset_while_draining_is_a_result(kind: str) -> None:
         assert is_closed(writer)
 
 
+@pytest.mark.parametrize("kind", ["tcp"])
+@in_a_loop
+async def test_a_reset_that_the_transport_has_heard_and_not_told_is_a_result(kind: str) -> None:
+    """It takes the transport a few turns from the one to the other."""
+    outcomes: list[CloseOutcome] = []
+    while CloseOutcome.ALREADY_CLOSED not in outcomes:
+        async with pair(kind) as (_, writer, peer):
+            reset(peer)
+            for _ in range(len(outcomes)):
+                await asyncio.sleep(0)
+            outcomes.append((await graceful_close(writer, timeout=PATIENCE)).outcome)
+    assert len(outcomes) > 1
+    assert set(outcomes[:-1]) == {CloseOutcome.PEER_RESET}
+
+
 @over_tcp
 @in_a_loop
 async def test_a_reset_while_flushing_is_a_result(kind: str) -> None:
@@ -918,6 +934,75 @@ async def test_one_that_cannot_be_closed_is_named_and_none_is_touched() -> None:
             await close_all([writer, wrong])
         assert not writer.is_closing()
         await abortive_close(writer)
+
+
+# --- gatherings: those that a busy server closes wait together first -------------------------
+
+
+@in_a_loop
+async def test_the_first_close_waits_for_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graceful_close.asyncio._GATHERING", PATIENCE)
+    async with pair("tcp") as (_, writer, peer):
+        client = asyncio.create_task(asyncio.to_thread(read_then_close, peer))
+        assert (await graceful_close(writer, timeout=PATIENCE)).elapsed < PATIENCE / 2
+        await client
+
+
+@in_a_loop
+async def test_none_of_many_closes_watches_its_descriptor_when_all_the_peers_are_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("graceful_close.asyncio._GATHERING", 0.1)
+    watched: list[int] = []
+    watch = _LoopWait.readable
+
+    async def note_and_watch(wait: _LoopWait, descriptor: int, seconds: float) -> None:
+        before = wait._gathering  # pyright: ignore[reportPrivateUsage]
+        await watch(wait, descriptor, seconds)
+        if before is None:
+            watched.append(descriptor)
+
+    monkeypatch.setattr(_LoopWait, "readable", note_and_watch)
+    async with AsyncExitStack() as stack:
+        pairs = [await stack.enter_async_context(pair("tcp")) for _ in range(20)]
+        for _, _, peer in pairs:
+            peer.close()
+        results = await asyncio.gather(*(graceful_close(writer) for _, writer, _ in pairs))
+    assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 20
+    assert len(watched) <= 1, "the first, which waits for nobody"
+
+
+@in_a_loop
+async def test_a_cancellation_in_a_gathering_closes_that_one_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("graceful_close.asyncio._GATHERING", 0.2)
+    async with pair("tcp") as first, pair("tcp") as second, pair("tcp") as third:
+        closes = [
+            asyncio.create_task(graceful_close(writer, timeout=PATIENCE))
+            for _, writer, _ in (first, second, third)
+        ]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        closes[1].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closes[1]
+        assert is_closed(second.writer)
+        for _, _, peer in (first, second, third):
+            peer.close()
+        results = [await closes[0], await closes[2]]
+    assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 2
+
+
+@in_a_loop
+async def test_a_time_shorter_than_a_gathering_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graceful_close.asyncio._GATHERING", PATIENCE)
+    async with pair("tcp") as (_, first, _), pair("tcp") as (_, second, _):
+        results = await asyncio.gather(
+            *(graceful_close(writer, timeout=0.1) for writer in (first, second))
+        )
+    assert [result.outcome for result in results] == [CloseOutcome.TIMED_OUT] * 2
+    assert max(result.elapsed for result in results) < PATIENCE / 2
 
 
 # --- commit and roll back --------------------------------------------------------------------

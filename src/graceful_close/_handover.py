@@ -98,7 +98,7 @@ def _dup(sock: socket.socket) -> socket.socket:
     if sys.platform == "win32":
         return sock.dup()
     # Plain, whatever the transport was given: a subclass may have put a meaning on its dup().
-    return socket.socket(sock.family, sock.type, sock.proto, os.dup(sock.fileno()))
+    return socket.socket(fileno=os.dup(sock.fileno()))
 
 
 def reset(transport: asyncio.Transport) -> None:
@@ -140,6 +140,7 @@ class Handover(asyncio.Protocol):
     Attributes:
         sock: The dup. O_NONBLOCK, SO_LINGER and the FIN are the connection's, not the dup's.
         tls: Whether the transport speaks it.
+        is_empty: The kernel had all before the transport was closed: it just lets go.
         drained: Bytes read and thrown away so far.
         fin_sent: The dup is shut for writing.
         notified, peer_notified: As in `CloseResult`.
@@ -157,6 +158,7 @@ class Handover(asyncio.Protocol):
         self.tls = self._session is not None
         # uvloop's throws away what comes after close(), and would not stay paused.
         self._fails_over_input = self.tls and isinstance(transport, asyncio.Transport)
+        self.is_empty = False
         self._limit = math.inf  # of what may be drained
         self._begun = False
         self._watching = False
@@ -194,6 +196,9 @@ class Handover(asyncio.Protocol):
         self._begun = True
         transport = self._transport
         if not self.tls:
+            # One that is closing may have met a reset, and have yet to say so.
+            ends_well = not transport.is_closing()
+            self.is_empty = ends_well and transport.get_write_buffer_size() == 0
             transport.close()
             return
         # A reader at its limit has paused it, and input lies undecrypted. That would make the
