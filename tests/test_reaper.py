@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, as_completed, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -32,7 +32,9 @@ import graceful_close as graceful_close_package
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, Reaper
 from graceful_close._crew import Orders
 from graceful_close._future import CloseFuture
-from graceful_close._loop import CloseLoop
+from graceful_close._handed import Handed
+from graceful_close._loop import CloseLoop, Closing
+from graceful_close._reaper import hand_over
 from graceful_close._teardown import Terms
 from streams import (
     PATIENCE,
@@ -900,6 +902,50 @@ def test_a_signal_handler_may_submit_while_a_worker_lends_a_hand() -> None:
         if not came:
             assert moment > 30
             break
+
+
+@pytest.mark.parametrize("threads_are_kept", [False, True])
+@pytest.mark.usefixtures("at_once")
+def test_what_has_ended_is_no_garbage_that_waits_for_its_collection(
+    reaper: Reaper, threads_are_kept: bool
+) -> None:
+    """An error that was kept with its traceback would keep the connection's every trace."""
+    gc.collect()
+    gc.disable()
+    try:
+        with connect_many(8) as crowd:
+            over, resets = crowd[0], crowd[1]
+            over.ours.shutdown(socket.SHUT_WR)
+            read_and_close(over.peer)
+            assert read_all(over.ours) == b""
+            reset(resets.peer)
+            await_reset(resets.ours)
+            with kept_thread(reaper) if threads_are_kept else nullcontext():
+                for ours, _ in crowd:
+                    assert hand_over(ours, reaper)
+            for _, peer in crowd[2:]:
+                peer.close()
+        reaper.close()
+        assert sum(reaper.stats().values()) >= 8
+        assert [
+            thing for thing in gc.get_objects() if isinstance(thing, (Handed, Closing))
+        ] == []
+    finally:
+        gc.enable()
+
+
+def test_one_that_is_over_when_it_comes_is_not_taken_for_an_orderly_end(
+    reaper: Reaper, tcp: Connection
+) -> None:
+    """Its owner may have read the reset that ended it: nobody else can tell."""
+    tcp.ours.shutdown(socket.SHUT_WR)
+    read_and_close(tcp.peer)
+    assert read_all(tcp.ours) == b""
+    assert hand_over(tcp.ours, reaper)
+    reaper.close()
+    assert {outcome: n for outcome, n in reaper.stats().items() if n} == {
+        CloseOutcome.NOT_CONNECTED: 1
+    }
 
 
 @pytest.mark.usefixtures("at_once")

@@ -745,6 +745,36 @@ def test_whoever_looks_at_once_need_not_have_counted_before(options: Any, takes:
         assert alike.takes(sock) is takes
 
 
+@settings(max_examples=200, deadline=None)
+@given(ANY_TERMS, SIGHTS, LATER)
+def test_one_machine_answers_for_all_that_are_over_when_they_come(
+    terms: Terms, sight: Sight, later: float
+) -> None:
+    gone = OSError(errno.ENOTCONN, "not connected")
+    alike = Alike(terms, looks_at_once=True, sight=sight, over=gone)
+    if not alike.kinds:
+        return
+    machine = Teardown(terms, 50.0, sight, one_of_many=True)
+    now = 50.0 + later
+    assert machine.start() is Step.SHUT_WR
+    assert machine.shut(now, gone) is Step.DRAIN
+    assert machine.received(0, now) is Step.READ_ERROR
+    assert machine.no_error(now) is Step.PROBE
+    assert machine.probed(0, now) is Step.LET_GO
+    assert machine.parting is None
+    ended = machine.released(now)
+    assert alike.released(now - 50.0).elapsed == pytest.approx(ended.elapsed)
+    assert str(alike.released(now - 50.0)) == str(ended)
+
+
+@pytest.mark.parametrize(("sight", "one_way"), [(LINUX, True), (BSD, True), (WINDOWS, False)])
+def test_those_that_are_over_go_one_way_where_acknowledgements_are_counted(
+    sight: Sight, one_way: bool
+) -> None:
+    gone = OSError(errno.ENOTCONN, "not connected")
+    assert bool(Alike(terms(), looks_at_once=True, sight=sight, over=gone).kinds) is one_way
+
+
 def test_only_a_plain_tcp_socket_is_alike() -> None:
     class Special(socket.socket):
         pass

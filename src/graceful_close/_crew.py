@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import math
 import os
 import socket
@@ -63,6 +64,8 @@ class Orders:
 
     Attributes:
         terms: For each connection.
+        ordinary: The way that nearly all go.
+        over: The way of those that are over when they come.
         max_sockets: How many may be in flight.
         on_overflow: How the oldest parts when there are more.
         taken: How many connections it has taken over.
@@ -75,6 +78,8 @@ class Orders:
 
     def __init__(self, terms: Terms, max_sockets: int, on_overflow: LingerPolicy) -> None:
         self.terms: Final = terms
+        self.ordinary: Final = Alike(terms, looks_at_once=True)
+        self.over: Final = Alike(terms, looks_at_once=True, over=_not_connected())
         self.max_sockets: Final = max_sockets
         self.on_overflow: Final = on_overflow
         self.begin_anew()
@@ -87,6 +92,10 @@ class Orders:
         self.overflowed = 0
         self.lock = threading.RLock()
         self.work = threading.RLock()
+
+
+def _not_connected() -> OSError:
+    return OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 
 
 _ORDERS: weakref.WeakValueDictionary[int, Orders] = weakref.WeakValueDictionary()
@@ -126,7 +135,6 @@ class Crew:
         self._hurried = 0  # to make room
         self._all_closed = threading.Event()
         self._loop = CloseLoop(self._note)
-        self._alike = Alike(orders.terms, looks_at_once=True)
         self._pair: tuple[socket.socket, ...] = ()  # a byte for the first wakes the thread
         self._asleep = False  # it waits, or is about to, and has to be woken for the intake
         self._making_room = False
@@ -341,7 +349,7 @@ class Crew:
     def _look(self) -> None:
         """Be done with those in hand that have ended already."""
         lot = list(self._in_hand)
-        look_at(lot, self._alike)
+        look_at(lot)
         with self._orders.lock:
             for handed in lot:
                 if handed.outcome is None:
@@ -356,14 +364,16 @@ class Crew:
 
     def _go_on(self, events: Events) -> None:
         """Close what can be closed now."""
-        orders, loop, awaited, alike = self._orders, self._loop, self._awaited, self._alike
+        orders, loop, awaited = self._orders, self._loop, self._awaited
         while awaited:
             handed = awaited[0]
             sock, since, future = handed.held[0], handed.since, handed.future
-            if handed.kind in alike.kinds:
-                loop.add_shut(sock, alike, since, future, handed.error)
+            if handed.way is orders.ordinary:
+                loop.add_shut(sock, orders.ordinary, since, future, handed.error)
             else:
-                loop.add(sock, orders.terms, since, future, handed.said, handed.shut)
+                # An error that was found meanwhile is what has ended the connection.
+                shut = handed.error or handed.shut
+                loop.add(sock, orders.terms, since, future, handed.said, shut)
             awaited.popleft()
         loop.serve(events)
         for _ in range(len(loop) - orders.max_sockets):

@@ -10,6 +10,7 @@ import socket
 from time import monotonic
 
 from ._checks import kind_of, native_family, native_type
+from ._delivery import pending_error
 from ._platform import meaning
 from ._release import let_go
 from ._tls import forget_session, send_close_notify, tls_class_above
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from ._alike import Alike
     from ._connection import Said, Shut
+    from ._crew import Orders
     from ._future import CloseFuture
     from ._linger import LingerPolicy
     from ._result import CloseResult
@@ -46,12 +48,13 @@ class Handed:
         since: When it was handed over.
         said: As for `Connection`.
         shut: As for `Connection.first_step`.
-        kind: For `Alike.kinds`; None: it has to go its own way.
-        error: What the first look met, if it was neither input nor the end.
+        way: Which it is expected to go with others that are alike; None: its own.
+        error: What the first look met, if it was neither input nor the end. (No error here keeps
+            its traceback, which would keep this in turn, until the garbage is collected.)
         outcome: How it ended, once it has.
     """
 
-    __slots__ = ("error", "future", "held", "kind", "outcome", "said", "shut", "since")
+    __slots__ = ("error", "future", "held", "outcome", "said", "shut", "since", "way")
 
     def __init__(self, future: CloseFuture | None) -> None:
         self.future: Final = future
@@ -59,12 +62,12 @@ class Handed:
         self.held: Final[list[socket.socket]] = []
         self.said: Said = None
         self.shut: Shut = False
-        self.kind: tuple[int, int, int] | None = None
+        self.way: Alike | None = None
         self.error: OSError | None = None
         self.outcome: CloseResult | BaseException | None = None
 
-    def take(self, sock: socket.socket, fin_sent: bool = False) -> bool:
-        """Move the descriptor to an object of our own, and send our FIN unless that is out.
+    def take(self, sock: socket.socket, orders: Orders) -> bool:
+        """Move the descriptor to an object of our own, and send our FIN.
 
         It goes out here and not in the thread, so that the peer's is often there when somebody
         looks for the first time. False: it was closed already.
@@ -80,7 +83,7 @@ class Handed:
             except OSError as error:
                 if meaning(error) is None:
                     raise
-                self.said = error
+                self.said = error.with_traceback(None)
         if isinstance(sock, _socket.socket):
             detach = _detach
             kind = family, type_, protocol = native_family(sock), native_type(sock), sock.proto
@@ -97,18 +100,18 @@ class Handed:
             forget_session(sock)
             if isinstance(self.said, OSError):
                 return True
+        way = orders.ordinary
         try:
-            if not fin_sent:
-                _shutdown(self.held[0], _SHUT_WR)
+            _shutdown(self.held[0], _SHUT_WR)
+            self.shut = True
         except OSError as error:
             if meaning(error) is None:
                 raise
-            self.shut = error
-        else:
-            self.shut = True
-            # With a timeout (socket.setdefaulttimeout()) Python itself would wait.
-            if tls is None and self.held[0].gettimeout() is None:
-                self.kind = kind
+            self.shut = error.with_traceback(None)
+            way = orders.over
+        # With a timeout (socket.setdefaulttimeout()) Python itself would wait for input.
+        if tls is None and kind in way.kinds and self.held[0].gettimeout() is None:
+            self.way = way
         return True
 
     def let_go(self, parting: LingerPolicy) -> OSError | None:
@@ -119,35 +122,37 @@ class Handed:
         return complaint
 
 
-def look_at(lot: Iterable[Handed], alike: Alike) -> None:
+def look_at(lot: Iterable[Handed]) -> None:
     """End those that need not be waited for: the peer's FIN is there, and all is acknowledged.
 
     They have an `outcome` then. If a signal's exception comes out of this, it can be repeated.
     """
     # The same call for all of them, and then the next: see CloseLoop.add_alike().
-    over: list[Handed] = []
+    through: list[tuple[Handed, Alike]] = []
     for handed in lot:
-        if handed.kind not in alike.kinds:
+        way = handed.way
+        if way is None:
             continue
         try:
             if handed.outcome or _recv_into(handed.held[0], _ONE_BYTE, 1, _LOOK) == 0:
-                over.append(handed)
+                through.append((handed, way))
         except OSError as error:
-            handed.error = error
-    count_unacked = alike.count_unacked
-    for handed in over:
+            handed.error = error.with_traceback(None)
+    for handed, way in through:
         sock = handed.held[0]
         if handed.outcome is None:
             try:
-                if count_unacked is None or count_unacked(sock) != 0:
+                if way.asks_for_error:
+                    handed.error = pending_error(sock)
+                if handed.error is not None or way.count_unacked(sock) != 0:
                     continue
             except OSError as error:
-                handed.error = error
+                handed.error = error.with_traceback(None)
                 continue
             told = handed.future is not None
             waited = monotonic() - handed.since
-            handed.outcome = alike.released(waited) if told else alike.unseen
+            handed.outcome = way.released(waited) if told else way.unseen
         try:
             _close(sock)
         except OSError as error:
-            handed.outcome = alike.released(monotonic() - handed.since, error)
+            handed.outcome = way.released(monotonic() - handed.since, error)

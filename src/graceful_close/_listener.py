@@ -246,9 +246,7 @@ class GracefulListener(socket.socket):
         kind = self._kinds.get(_process.number)
         if kind is None:
             members = {"__slots__": (), "_reaper": self.reaper, "_accepted_in": _process.number}
-            shut = type("Accepted", (_Accepted, _Base), members | {"_fin_sent": True})
-            kind = type("Accepted", (_Accepted, _Base), members | {"_half_closed": shut})
-            self._kinds[_process.number] = kind
+            kind = self._kinds[_process.number] = type("Accepted", (_Accepted, _Base), members)
         return kind
 
 
@@ -263,17 +261,11 @@ class _Accepted(Socket):
 
     _reaper: Reaper
     _accepted_in: int  # process
-    _fin_sent: bool = False
-    _half_closed: type[Self] | None = None  # what it is once the FIN is sent
 
     def shutdown(self, how: int) -> None:
         """Send our FIN, if writing is to end. Reading goes on until the close."""
-        if how == socket.SHUT_RD:
-            return
-        super().shutdown(socket.SHUT_WR if how == socket.SHUT_RDWR else how)
-        # Once the peer's FIN is there, too, nobody else can tell an orderly end from any other.
-        if self._half_closed is not None:
-            self.__class__ = self._half_closed
+        if how != socket.SHUT_RD:
+            super().shutdown(socket.SHUT_WR if how == socket.SHUT_RDWR else how)
 
     def dup(self) -> Self:
         """A plain socket for the same connection. From now on neither closes it for both."""
@@ -286,8 +278,7 @@ class _Accepted(Socket):
         # What socket.close() and the last makefile() object's end come to. The standard
         # library's own subclass, SSLSocket, hangs on here, and so must we: close() alone cannot
         # know whether a makefile() object is still open.
-        ours = self._accepted_in == _process.number
-        if not ours or not hand_over(self, self._reaper, fin_sent=self._fin_sent):
+        if self._accepted_in != _process.number or not hand_over(self, self._reaper):
             super()._real_close(*args)  # type: ignore[misc]
 
 

@@ -195,10 +195,8 @@ class Reaper:
 
     # --- behind it ---------------------------------------------------------------------------
 
-    def _take(
-        self, sock: socket.socket, future: CloseFuture | None, fin_sent: bool = False
-    ) -> None:
-        """`submit`, with a future only for whoever wants one; see `Handed.take`."""
+    def _take(self, sock: socket.socket, future: CloseFuture | None) -> None:
+        """`submit`, with a future only for whoever wants one."""
         orders, crew = self._orders, self._crew
         handed = Handed(future)
         behind = False
@@ -206,7 +204,7 @@ class Reaper:
             if self._closed:
                 raise RuntimeError(f"the Reaper is closed, and cannot take {sock!r}")
             try:
-                if handed.take(sock, fin_sent):
+                if handed.take(sock, orders):
                     if crew is None or crew.over:
                         crew = self._crew_at_work()
                     behind = crew.hand(handed)
@@ -249,13 +247,12 @@ class Reaper:
             self._crew.join()
 
 
-def hand_over(sock: socket.socket, reaper: Reaper, *, fin_sent: bool = False) -> bool:
+def hand_over(sock: socket.socket, reaper: Reaper) -> bool:
     """Have whoever closes a stream socket leave it to a Reaper.
 
     Args:
         sock: It is to be closed afterwards all the same, but has no descriptor any more.
         reaper: Who closes the connection.
-        fin_sent: shutdown(SHUT_WR) was called, and has succeeded.
 
     Returns:
         False: it is closed, or SO_LINGER {1, 0} says that it is to be aborted.
@@ -264,7 +261,7 @@ def hand_over(sock: socket.socket, reaper: Reaper, *, fin_sent: bool = False) ->
     try:
         if linger is not None and linger.aborts(sock):
             return False
-        reaper._take(sock, None, fin_sent)  # pyright: ignore[reportPrivateUsage]
+        reaper._take(sock, None)  # pyright: ignore[reportPrivateUsage]
     except OSError:
         return False  # EBADF: it is closed
     except RuntimeError:
