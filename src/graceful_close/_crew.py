@@ -196,7 +196,7 @@ class Crew:
                 complaint = first.let_go(self._orders.on_overflow)
                 waited = monotonic() - first.since
                 first.outcome = CloseResult(TIMED_OUT, waited, 0, None, complaint)
-                self._note_first(self._intake)  # told where all callbacks run
+                self._note_end_of(self._intake)  # told where all callbacks run
                 self._orders.overflowed += 1
         finally:
             self._making_room = False
@@ -351,16 +351,16 @@ class Crew:
         lot = list(self._in_hand)
         look_at(lot)
         with self._orders.lock:
-            for handed in lot:
-                if handed.outcome is None:
-                    _move(self._in_hand, self._awaited)
+            for outcome, run in groupby(lot, _outcome):
+                count = len(list(run))
+                if outcome is None:
+                    _move(self._in_hand, self._awaited, count)
                 else:
-                    self._note_first(self._in_hand)
+                    self._note_end_of(self._in_hand, count)
 
-    def _note_first(self, handed: deque[Handed]) -> None:
-        """Note that the first of them has ended."""
-        # In one call: see _move().
-        self._ended.extend(map(_future_and_outcome, map(_pop_first, (handed,))))
+    def _note_end_of(self, handed: deque[Handed], count: int = 1) -> None:
+        """Note that the first ones have ended. In one call: see _move()."""
+        self._ended.extend(map(_future_and_outcome, map(_pop_first, repeat(handed, count))))
 
     def _go_on(self, events: Events) -> None:
         """Close what can be closed now."""
@@ -389,7 +389,8 @@ class Crew:
     def _write_down(self) -> list[tuple[CloseFuture, CloseResult | BaseException]]:
         """Count what has ended, and return whom to tell; is it the end?"""
         orders = self._orders
-        ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        ended = list(self._ended)
+        self._ended.clear()
         orders.ended += len(ended)
         for outcome, times in _counted(outcome for _, outcome in ended):
             if isinstance(outcome, CloseResult):
@@ -433,6 +434,7 @@ class Crew:
 
 
 _pop_first = deque[Handed].popleft
+_outcome = attrgetter("outcome")
 _future_and_outcome = attrgetter("future", "outcome")
 
 
