@@ -206,13 +206,11 @@ def test_a_terminal_that_knows_ascii_alone_gets_ascii_alone(
 
 @needs_pty
 def test_each_experiment_is_drawn_while_it_waits() -> None:
-    terminal = Terminal(*THE_LAB, "--only", "linger-graceful-close")
-    terminal.read_until("ACK")
-    terminal.read_until("... the call to return, 1 s at most")
-    assert "timed out" not in terminal.written
-    terminal.read_until("timed out")
-    assert "Unsent output" not in terminal.written
-    assert "graceful_close lost nothing" in terminal.end()
+    written = Terminal(*THE_LAB, "--only", "linger-graceful-close").end()
+    waits = "... the call to return, 1 s at most"
+    drawn = [written.index(words) for words in ("ACK", waits, "timed out", "Unsent output")]
+    assert drawn == sorted(drawn)
+    assert "graceful_close lost nothing" in written
 
 
 @needs_pty
@@ -229,7 +227,8 @@ def test_each_drawing_stays_long_enough_to_be_seen_and_then_goes() -> None:
 
 @needs_pty
 def test_an_interrupt_gives_the_terminal_back() -> None:
-    terminal = Terminal(sys.executable, "-m", "graceful_close", "--only", "linger-timed")
+    # All of the lab, which has seconds to go when this test comes to read.
+    terminal = Terminal(sys.executable, "-m", "graceful_close")
     terminal.read_until("1 s at most")
     terminal.program.send_signal(signal.SIGINT)
     written = terminal.end()
