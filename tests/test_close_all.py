@@ -38,7 +38,8 @@ from graceful_close._loop import CloseLoop
 from graceful_close._many import Crowd, close_all_on
 from graceful_close._release import shut_for_writing
 from graceful_close._selector import new_selector
-from graceful_close._teardown import Step, Terms
+from graceful_close._teardown import Step
+from graceful_close._terms import Terms
 from signals import Stop, each_moment
 from streams import (
     PATIENCE,

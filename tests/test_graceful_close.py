@@ -23,7 +23,7 @@ from graceful_close import (
     set_linger,
 )
 from graceful_close._sync import abort_on, close_on
-from graceful_close._teardown import Terms
+from graceful_close._terms import Terms
 from signals import Stop, each_moment
 from streams import (
     PATIENCE,

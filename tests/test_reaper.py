@@ -35,7 +35,7 @@ from graceful_close._future import CloseFuture
 from graceful_close._handed import Handed
 from graceful_close._loop import CloseLoop, Closing
 from graceful_close._reaper import hand_over
-from graceful_close._teardown import Terms
+from graceful_close._terms import Terms
 from streams import (
     PATIENCE,
     Connection,

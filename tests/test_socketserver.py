@@ -319,6 +319,22 @@ def test_close_request_is_called_as_ever() -> None:
     assert closed == [-1]
 
 
+def test_a_shutdown_request_that_a_base_has_made_its_own_is_called_as_ever() -> None:
+    ended: list[int] = []
+
+    class Counting(socketserver.TCPServer):
+        def shutdown_request(self, request: Any) -> None:
+            ended.append(request.fileno())
+            super().shutdown_request(request)
+
+    class Server(GracefulMixIn, Counting):
+        pass
+
+    with serving(Server(HERE, Refuse)) as server:
+        assert upload(server) == b"413 too large"
+    assert ended == [-1]
+
+
 def test_a_forking_server_waits_in_the_child_alone() -> None:
     """Neither for what a child serves, nor for what it refuses without one."""
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
 from graceful_close._alike import Alike
 from graceful_close._platform import BLIND, Sight
-from graceful_close._teardown import Step, Teardown, Terms
+from graceful_close._teardown import Step, Teardown
+from graceful_close._terms import Patience, Terms
 
 LINUX = Sight(acks=True, survives_reset=True, kernel_lingers=False)
 BSD = Sight(acks=True, survives_reset=False, kernel_lingers=False)
@@ -750,14 +751,13 @@ def test_whoever_looks_at_once_need_not_have_counted_before(options: Any, takes:
 def test_one_machine_answers_for_all_that_are_over_when_they_come(
     terms: Terms, sight: Sight, later: float
 ) -> None:
-    gone = OSError(errno.ENOTCONN, "not connected")
-    alike = Alike(terms, looks_at_once=True, sight=sight, over=gone)
+    alike = Alike(terms, looks_at_once=True, sight=sight, over=NOT_CONNECTED)
     if not alike.kinds:
         return
     machine = Teardown(terms, 50.0, sight, one_of_many=True)
     now = 50.0 + later
     assert machine.start() is Step.SHUT_WR
-    assert machine.shut(now, gone) is Step.DRAIN
+    assert machine.shut(now, NOT_CONNECTED) is Step.DRAIN
     assert machine.received(0, now) is Step.READ_ERROR
     assert machine.no_error(now) is Step.PROBE
     assert machine.probed(0, now) is Step.LET_GO
@@ -771,8 +771,10 @@ def test_one_machine_answers_for_all_that_are_over_when_they_come(
 def test_those_that_are_over_go_one_way_where_acknowledgements_are_counted(
     sight: Sight, one_way: bool
 ) -> None:
-    gone = OSError(errno.ENOTCONN, "not connected")
-    assert bool(Alike(terms(), looks_at_once=True, sight=sight, over=gone).kinds) is one_way
+    assert (
+        bool(Alike(terms(), looks_at_once=True, sight=sight, over=NOT_CONNECTED).kinds)
+        is one_way
+    )
 
 
 def test_only_a_plain_tcp_socket_is_alike() -> None:
@@ -828,3 +830,29 @@ def test_until_is_one_of_two_outcomes() -> None:
 def test_on_timeout_is_one_of_two_policies() -> None:
     with pytest.raises(ValueError, match="BACKGROUND or ABORT, not <LingerPolicy.TIMED"):
         Terms(5.0, on_timeout=LingerPolicy.TIMED)
+
+
+# --- before the machine begins ---------------------------------------------------------------------
+
+
+def test_what_is_left_of_the_terms_is_what_was_not_used_up() -> None:
+    asked = Terms(5.0, 2.0, 1000, DELIVERED, LingerPolicy.ABORT)
+    left = asked.after(3.0, 400)
+    assert (left.timeout, left.idle_timeout, left.drain_limit) == (2.0, 2.0, 600)
+    assert (left.until, left.on_timeout) == (DELIVERED, LingerPolicy.ABORT)
+    nothing = asked.after(9.0, 4000)
+    assert (nothing.timeout, nothing.drain_limit) == (0.0, 0)
+    endless = Terms(5.0).after(1.0, 10**9)
+    assert (endless.idle_timeout, endless.drain_limit) == (math.inf, None)
+
+
+def test_patience_ends_with_the_silence_the_time_or_the_limit() -> None:
+    patience = Patience(Terms(5.0, 2.0, 1000), 100.0, 101.0)
+    assert patience.wake_at == 103.0
+    assert patience.gives_up(102.9, 1000) is None
+    assert patience.gives_up(103.0, 1000) is CloseOutcome.IDLE_TIMED_OUT
+    patience.sign_of_life(103.5)
+    assert patience.wake_at == 105.0
+    assert patience.gives_up(104.9, 0) is None
+    assert patience.gives_up(105.0, 0) is CloseOutcome.TIMED_OUT
+    assert patience.gives_up(105.0, 1001) is CloseOutcome.DRAIN_LIMIT

@@ -31,7 +31,8 @@ from graceful_close import (
 )
 from graceful_close._connection import Connection as ClosingConnection
 from graceful_close._sync import abort_on, close_on
-from graceful_close._teardown import LET_GO, WAIT_EITHER, Terms
+from graceful_close._teardown import LET_GO, WAIT_EITHER
+from graceful_close._terms import Terms
 from signals import Stop, each_moment
 from streams import (
     PATIENCE,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from ._platform import Sight
-    from ._teardown import Terms
+    from ._terms import Terms
 
 # Neither a subclass, which may be an SSLSocket, nor gevent's.
 _PLAIN = tuple(

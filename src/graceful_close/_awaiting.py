@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ._connection import Said
     from ._loop import Closing as Ending
-    from ._teardown import Terms
+    from ._terms import Terms
 
     S = TypeVar("S")
 
@@ -176,9 +176,9 @@ class Parting:
     def __init__(
         self, terms: Terms, sock: socket.socket, since: float, said: Said = None
     ) -> None:
-        self.terms = terms
+        self.terms: Terms = terms
         self.sock = sock
-        self.since = since
+        self.since: float = since
         self.said = said
         self.result: CloseResult | None = None
 

@@ -11,16 +11,7 @@ from ._discard import FLOOD, Discard, discard_of, wake_for, wake_for_much
 from ._linger import LingerPolicy
 from ._platform import Meaning, meaning
 from ._release import let_go, shut_for_writing
-from ._teardown import (
-    DRAIN,
-    PROBE,
-    READ_ERROR,
-    SEND_CLOSE_NOTIFY,
-    SHUT_WR,
-    Step,
-    Teardown,
-    Terms,
-)
+from ._teardown import DRAIN, PROBE, READ_ERROR, SEND_CLOSE_NOTIFY, SHUT_WR, Step, Teardown
 from ._tls import LastRecords, send_close_notify, speaks_tls
 
 TYPE_CHECKING = False
@@ -28,6 +19,7 @@ if TYPE_CHECKING:
     import socket
 
     from ._result import CloseResult
+    from ._terms import Terms
 
     # What send_close_notify() gave, or the error that it raised; or what is yet to be said.
     Said = tuple[bool | None, bool | None] | OSError | LastRecords | None

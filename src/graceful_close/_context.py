@@ -6,7 +6,7 @@ from ._checks import require_stream
 from ._linger import LingerPolicy
 from ._result import CloseOutcome, CloseResult
 from ._sync import abort_on, close_on
-from ._teardown import Terms
+from ._terms import Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ._future import CloseFuture
     from ._loop import Closing
     from ._selector import Events
-    from ._teardown import Terms
+    from ._terms import Terms
 
     T = TypeVar("T")
 
@@ -47,7 +47,7 @@ _GATHERING = 0.004
 _COME_MEANWHILE = 400
 
 # When the first has waited so long, a worker lends a hand: it is there before the thread. It takes
-# those that have waited half as long, and a tenth of a millisecond for them at most.
+# those that have waited half as long, so many at most: some tenths of a millisecond of work.
 _RIPE = _GATHERING / 2
 _LOT = 32
 

@@ -17,7 +17,8 @@ from ._linger import LingerPolicy, set_linger
 from ._platform import Meaning, meaning
 from ._release import let_go, shut_for_writing
 from ._result import CloseOutcome, CloseResult
-from ._teardown import DRAIN_LIMIT, IDLE_TIMED_OUT, TIMED_OUT, Terms
+from ._teardown import TIMED_OUT
+from ._terms import Patience, Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -235,25 +236,22 @@ class Handover(asyncio.Protocol):
         if not self._is_through():
             self._watch()
         self._limit = math.inf if terms.drain_limit is None else terms.drain_limit
-        deadline = since + terms.timeout
-        idle_at = monotonic() + terms.idle_timeout
+        patience = Patience(terms, since, monotonic())
         seen = self._signs_of_life()
         while not self._is_through():
             self._woken = self._loop.create_future()
-            await until_woken(self._woken, max(0.0, min(deadline, idle_at) - monotonic()))
+            await until_woken(self._woken, max(0.0, patience.wake_at - monotonic()))
             await self._some_turns()
             now = monotonic()
             if self._is_through():
                 break
-            if self.drained > self._limit:
-                return DRAIN_LIMIT
-            if now >= deadline:
-                return TIMED_OUT
-            if now >= idle_at:
+            if now >= patience.idle_at:
                 before, seen = seen, self._signs_of_life()
-                if seen == before:
-                    return IDLE_TIMED_OUT
-                idle_at = now + terms.idle_timeout
+                if seen != before:
+                    patience.sign_of_life(now)
+            gave_up = patience.gives_up(now, self.drained)
+            if gave_up is not None:
+                return gave_up
         return None
 
     async def _some_turns(self) -> None:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from ._linger import LingerPolicy
     from ._result import CloseResult
     from ._selector import Events
-    from ._teardown import Teardown, Terms
+    from ._teardown import Teardown
+    from ._terms import Terms
 
 
 # How many are looked at in one turn because their time is up. Arbitrary: a few milliseconds of

@@ -11,7 +11,8 @@ from ._linger import LingerPolicy
 from ._loop import CloseLoop
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
-from ._teardown import ALREADY_CLOSED, Terms
+from ._teardown import ALREADY_CLOSED
+from ._terms import Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

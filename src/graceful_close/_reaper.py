@@ -10,7 +10,8 @@ from ._linger import LingerPolicy
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
 from ._sync import graceful_close
-from ._teardown import ALREADY_CLOSED, Terms, require_parting
+from ._teardown import ALREADY_CLOSED
+from ._terms import Terms, require_parting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,8 +50,10 @@ class Reaper:
         sock.sendall(reply)
         reaper.submit(sock)
 
-    One thread serves all connections, from the first `submit` until `close`. Any thread may
-    submit, and so may a signal handler. A Reaper that is forgotten finishes by itself. After a
+    One thread serves all connections, from the first `submit` until `close`. While a server is
+    busy it rests, some milliseconds at a time, and whoever submits closes those before it that are
+    through: some tenths of a millisecond of work at most, and no callbacks. Any thread may submit,
+    and so may a signal handler. A Reaper that is forgotten finishes by itself. After a
     fork the child's Reaper is empty, and starts a thread of its own; the connections in flight
     and their futures remain the parent's, and the child holds no copies of them.
 

@@ -16,7 +16,8 @@ from ._linger import LingerPolicy
 from ._platform import Meaning, disconnect, meaning
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
-from ._teardown import LET_GO, PAUSE, WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE, Terms
+from ._teardown import LET_GO, PAUSE, WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE
+from ._terms import Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -26,13 +26,15 @@ from ._platform import Meaning, meaning
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
 from ._sync import abort_on
-from ._teardown import IDLE_TIMED_OUT, TIMED_OUT, Terms
+from ._terms import Patience
 from ._tls import LastRecords
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
+
+    from ._terms import Terms
 
     # The arguments of LastRecords.
     Words = tuple[bytes, bool | None, bool | None]
@@ -258,7 +260,8 @@ class Taken(Parting):
             self.said = (False, None) if cut else await _last_words(self._end.layers)
 
     async def _flush(self) -> None:
-        last_sign, deadline = self.since, self.since + self.terms.timeout
+        last_sign = self.since
+        patience = Patience(self.terms, last_sign, last_sign)
         while not self.flushed:
             try:
                 alive = self._drain()
@@ -270,13 +273,14 @@ class Taken(Parting):
             now = monotonic()
             if alive or self._is_acknowledging():
                 last_sign = now
-            idle_at = last_sign + self.terms.idle_timeout
-            if now >= deadline or now >= idle_at:
+                patience.sign_of_life(now)
+            gave_up = patience.gives_up(now, 0)  # the machine is to meet the limit
+            if gave_up is not None:
                 # The end of the stream would tell the peer that the message is whole.
                 aborted = abort_on(self.sock)
                 outcome = aborted.outcome
                 if outcome is CloseOutcome.ABORTED:
-                    outcome = TIMED_OUT if now >= deadline else IDLE_TIMED_OUT
+                    outcome = gave_up
                 notified = False if self._end.layers else None
                 elapsed = now - self.since
                 self.result = self.told(
@@ -316,17 +320,9 @@ class Taken(Parting):
 
     def _go_on_from(self, last_sign: float) -> None:
         """Have the deadlines count from the last sign of life."""
-        terms, limit = self.terms, self.terms.drain_limit
-        if last_sign == self.since:
-            return
-        self._waited, self.since = last_sign - self.since, last_sign
-        self.terms = Terms(
-            max(0.0, terms.timeout - self._waited),
-            None if terms.idle_timeout == math.inf else terms.idle_timeout,
-            None if limit is None else limit - self._drained,
-            terms.until,
-            terms.on_timeout,
-        )
+        if last_sign != self.since:
+            self._waited, self.since = last_sign - self.since, last_sign
+            self.terms = self.terms.after(self._waited, self._drained)
 
     async def end(self) -> None:
         """Close the stream if that is not done yet. The dup is closed."""

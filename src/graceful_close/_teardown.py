@@ -24,14 +24,13 @@ from __future__ import annotations
 import enum
 import math
 
-from ._checks import require_count, require_seconds
 from ._linger import LingerPolicy
 from ._platform import Meaning, Sight, meaning
 from ._result import CloseOutcome, CloseResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from ._terms import Terms
 
 
 class Step(enum.Enum):
@@ -72,49 +71,6 @@ class Step(enum.Enum):
 
     LET_GO = enum.auto()
     """The end: release the descriptor as `parting` says. Report released()."""
-
-
-def require_parting(name: str, policy: LingerPolicy) -> LingerPolicy:
-    """Give a policy back that says what to do with what is unacknowledged when giving up.
-
-    Raises:
-        ValueError: It is none of the two that do.
-    """
-    if policy is not LingerPolicy.BACKGROUND and policy is not LingerPolicy.ABORT:
-        raise ValueError(f"{name} must be BACKGROUND or ABORT, not {policy!r}")
-    return policy
-
-
-class Terms:
-    """What the caller asked for, checked.
-
-    Args are those of `graceful_close`.
-
-    Raises:
-        TypeError, ValueError: One of them is not what it says there.
-    """
-
-    __slots__ = ("drain_limit", "idle_timeout", "on_timeout", "timeout", "until")
-
-    def __init__(
-        self,
-        timeout: float,
-        idle_timeout: float | None = None,
-        drain_limit: int | None = None,
-        until: CloseOutcome = CloseOutcome.PEER_CLOSED,
-        on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
-    ) -> None:
-        self.timeout: Final = require_seconds("timeout", timeout)
-        self.idle_timeout: Final = (
-            math.inf if idle_timeout is None else require_seconds("idle_timeout", idle_timeout)
-        )
-        self.drain_limit: Final = (
-            None if drain_limit is None else require_count("drain_limit", drain_limit)
-        )
-        if until is not CloseOutcome.PEER_CLOSED and until is not CloseOutcome.DELIVERED:
-            raise ValueError(f"until must be PEER_CLOSED or DELIVERED, not {until!r}")
-        self.until: Final = until
-        self.on_timeout: Final = require_parting("on_timeout", on_timeout)
 
 
 # By their own names, because an enum's member costs more to look up than most of what follows.

@@ -24,7 +24,8 @@ from ._linger import LingerPolicy
 from ._result import CloseOutcome, CloseResult
 from ._sync import abort_on
 from ._taken import End, Taken
-from ._teardown import ALREADY_CLOSED, Terms
+from ._teardown import ALREADY_CLOSED
+from ._terms import Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

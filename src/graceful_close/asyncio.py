@@ -34,7 +34,8 @@ from ._release import let_go
 from ._result import CloseOutcome, CloseResult
 from ._sync import abort_on
 from ._sync import close_on as close_in_thread
-from ._teardown import ALREADY_CLOSED, Terms
+from ._teardown import ALREADY_CLOSED
+from ._terms import Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -321,7 +322,8 @@ async def _finish(handover: Handover, terms: Terms, since: float) -> CloseResult
         if failure is not None:
             await handover.end()
             return failure
-        rest, before = _rest_of(terms, since, handover.drained), monotonic() - since
+        before = monotonic() - since
+        rest = terms.after(before, handover.drained)
         result = await _drive(rest, handover.sock, monotonic(), fin_sent=handover.fin_sent)
         return told(result, before, handover)
     except BaseException as error:
@@ -367,7 +369,8 @@ async def _close_many(
                 await sort(batch)
                 batch.clear()
         await sort(batch)
-        rest, before = _rest_of(terms, since), monotonic() - since
+        before = monotonic() - since
+        rest = terms.after(before)
         closed = await _drive_all(rest, list(crowd.values()))
         for name, result in zip(crowd, closed, strict=True):
             results[name] = told(result, before, handovers.get(name))
@@ -392,18 +395,6 @@ async def _close_many(
                 await asyncio.wait(alone.values())
         raise
     return results
-
-
-def _rest_of(terms: Terms, since: float, drained: int = 0) -> Terms:
-    """The same terms, for what is left of the time, and of what may be drained."""
-    limit = terms.drain_limit
-    return Terms(
-        max(0.0, since + terms.timeout - monotonic()),
-        None if terms.idle_timeout == math.inf else terms.idle_timeout,
-        None if limit is None else max(0, limit - drained),
-        terms.until,
-        terms.on_timeout,
-    )
 
 
 # --- waiting ---------------------------------------------------------------------------------

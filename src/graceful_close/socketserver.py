@@ -29,8 +29,9 @@ class GracefulMixIn(Server):
             pass
 
     It overrides the documented `shutdown_request`: a connection goes to a Reaper, so that the
-    thread that served it is free at once. What it overrides is called after that, and finds the
-    request closed. `server_close` waits for what is in flight, at most the Reaper's `timeout`.
+    thread that served it is free at once. After that `close_request` is called as ever; or what it
+    overrides, if that is not the standard library's own, and finds the request closed.
+    `server_close` waits for what is in flight, at most the Reaper's `timeout`.
 
     A server that sets SO_LINGER {1, 0} on a request wants to abort it, and does. Datagrams pass
     through.

@@ -21,7 +21,8 @@ from ._linger import LingerPolicy
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
 from ._sync import abort_on
-from ._teardown import ALREADY_CLOSED, Terms
+from ._teardown import ALREADY_CLOSED
+from ._terms import Terms
 from ._tls import LastRecords
 
 TYPE_CHECKING = False
