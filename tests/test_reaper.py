@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import math
 import os
 import select
 import selectors
@@ -826,7 +827,7 @@ def test_a_worker_leaves_to_the_thread_whatever_is_not_ordinary(
             await_fin(ended.ours)
             numbers = [ours.fileno() for ours, _ in crowd]
             with monkeypatch.context() as patch:
-                patch.setattr("graceful_close._crew._RIPE", PATIENCE)
+                patch.setattr("graceful_close._crew._RIPE", math.inf)
                 futures = [reaper.submit(ours) for ours, _ in crowd[:5]]
             futures.append(reaper.submit(crowd[5].ours))
             assert [is_open(number) for number in numbers] == [True] * 4 + [False, True]
@@ -1263,8 +1264,7 @@ def test_a_signal_handler_may_submit_in_the_middle_of_a_submit(before: int) -> N
 def test_a_signal_handler_may_submit_in_the_middle_of_making_room(
     workers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graceful_close._crew._COME_MEANWHILE", 0)
-    monkeypatch.setattr("graceful_close._crew._GATHERING", 0.0)
+    monkeypatch.setattr("graceful_close._crew._WORTH_IT", 0.0)
     futures: list[Future[CloseResult]] = []
     entered, go_on = threading.Event(), threading.Event()
 
@@ -1279,7 +1279,7 @@ def test_a_signal_handler_may_submit_in_the_middle_of_making_room(
         with Reaper(timeout=PATIENCE, max_sockets=2) as reaper, connect_many(5) as crowd:
             close_and(reaper, block)
             assert_eventually(entered)
-            monkeypatch.setattr("graceful_close._crew._RIPE", PATIENCE)
+            monkeypatch.setattr("graceful_close._crew._RIPE", math.inf)
             futures += [reaper.submit(sock) for sock, _ in crowd[:2]]
             if workers == "lend a hand":
                 monkeypatch.setattr("graceful_close._crew._RIPE", 0.0)

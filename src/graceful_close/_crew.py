@@ -39,16 +39,17 @@ if TYPE_CHECKING:
     # Who is to be told, if anybody, and what.
     Ended = tuple[CloseFuture | None, CloseResult | BaseException]
 
-# How long the thread lets what comes in gather while a server is busy. Arbitrary: a peer on the
-# same network has closed by then, too, and nobody misses a descriptor for so long. A process
-# hands over one in 10 us at best, so where fewer may be in flight than come meanwhile, the thread
-# takes each at once.
-_GATHERING = 0.004
-_COME_MEANWHILE = 400
+# How long the thread lets what comes in gather while a server is busy. Arbitrary: long enough that
+# what a look at them costs by itself is shared by many, and nobody misses a descriptor for so long.
+# But no longer than a process needs to hand over as many as may be in flight, at its very best;
+# and where that is next to nothing, the thread takes each at once.
+_GATHERING = 0.01
+_HANDED_OVER_IN = 1e-5
+_WORTH_IT = 0.004
 
-# When the first has waited so long, a worker lends a hand: it is there before the thread. It takes
-# those that have waited half as long, so many at most: some tenths of a millisecond of work.
-_RIPE = _GATHERING / 2
+# When the first has waited half of that, a worker lends a hand: it is there before the thread. It
+# takes those that have waited half as long, so many at most: some tenths of a millisecond of work.
+_RIPE = 1 / 2
 _LOT = 32
 
 # How much longer than its connections the thread may take, for callbacks of the caller's; and
@@ -138,7 +139,8 @@ class Crew:
         self._pair: tuple[socket.socket, ...] = ()  # a byte for the first wakes the thread
         self._asleep = False  # it waits, or is about to, and has to be woken for the intake
         self._making_room = False
-        self._lets_gather = orders.max_sockets >= _COME_MEANWHILE
+        gathering = min(_GATHERING, orders.max_sockets * _HANDED_OVER_IN)
+        self._gathering: Final = gathering if gathering >= _WORTH_IT else 0.0
         self._lending = False  # a worker is at it
         self._lent = False  # one was, since the thread last took something
         # A daemon: see `Reaper`.
@@ -181,10 +183,10 @@ class Crew:
             self._asleep = False
         if len(intake) > self._orders.max_sockets:
             self._make_room()
-        if self._awaited or self._making_room or not self._lets_gather:
+        if self._awaited or self._making_room or not self._gathering:
             return False  # peers take their time, or this is a signal handler, or nobody rests
         # A signal handler that came in between may have lent a hand already.
-        return bool(intake) and handed.since - intake[0].since > _RIPE
+        return bool(intake) and handed.since - intake[0].since > self._gathering * _RIPE
 
     def _make_room(self) -> None:
         if self._making_room:
@@ -218,7 +220,7 @@ class Crew:
                 self._lending = self._lent = True
                 with orders.lock:
                     some = list(islice(self._intake, _LOT))
-                    ripe = [one for one in some if now - one.since >= _RIPE / 2]
+                    ripe = [one for one in some if now - one.since >= self._gathering * _RIPE / 2]
                     _move(self._intake, self._in_hand, len(ripe))
                 self._look()
         except Exception:  # noqa: BLE001, S110 (a bug: the thread meets it, too, and reports it)
@@ -318,7 +320,7 @@ class Crew:
             if busy:
                 # Whoever hands over one connection hands over the next soon. To be woken for
                 # each, and to wait for each, would cost several times what closing it does.
-                time.sleep(_GATHERING)  # by the module, which gevent may have patched since
+                time.sleep(self._gathering)  # by the module, which gevent may have patched since
                 events = loop.wait(0)
             else:
                 events = self._sleep()
@@ -340,9 +342,9 @@ class Crew:
         """Take what was handed over; whether more is likely to come soon."""
         intake, lent = self._intake, self._lent
         self._lent = False
-        busy = bool(intake or lent) and self._lets_gather
+        busy = bool(intake or lent) and self._gathering > 0
         # Workers that lend a hand will see to what is young, or are going to rest.
-        if not lent or not intake or monotonic() - intake[0].since > _GATHERING:
+        if not lent or not intake or monotonic() - intake[0].since > self._gathering:
             _move(intake, self._in_hand, len(intake))
         return busy
 
