@@ -270,6 +270,33 @@ async def test_others_run_meanwhile() -> None:
     assert ticks > 10
 
 
+class Answer(trio.abc.Instrument):
+    """A peer that ends its stream before trio's first look at what has come in."""
+
+    def __init__(self, peer: socket.socket) -> None:
+        self._peer = peer
+
+    def before_io_wait(self, timeout: float) -> None:
+        del timeout
+        self._peer.close()
+
+
+@in_trio
+async def test_a_peer_that_answers_while_others_run_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(descriptor: object) -> None:
+        raise AssertionError(f"waited for {descriptor!r}")
+
+    async with pair() as (stream, peer):
+        monkeypatch.setattr(trio.lowlevel, "wait_readable", refuse)
+        answer = Answer(peer)
+        trio.lowlevel.add_instrument(answer)
+        result = await graceful_close(stream, timeout=PATIENCE)
+        trio.lowlevel.remove_instrument(answer)
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
+
+
 # --- TLS -----------------------------------------------------------------------------------------
 
 

@@ -219,8 +219,9 @@ class Crew:
             if held == [True]:
                 self._lending = self._lent = True
                 with orders.lock:
-                    some = list(islice(self._intake, _LOT))
-                    ripe = [one for one in some if now - one.since >= self._gathering * _RIPE / 2]
+                    before = now - self._gathering * _RIPE / 2
+                    lot = islice(self._intake, _LOT)
+                    ripe = [handed for handed in lot if handed.since <= before]
                     _move(self._intake, self._in_hand, len(ripe))
                 self._look()
         except Exception:  # noqa: BLE001, S110 (a bug: the thread meets it, too, and reports it)
@@ -320,7 +321,8 @@ class Crew:
             if busy:
                 # Whoever hands over one connection hands over the next soon. To be woken for
                 # each, and to wait for each, would cost several times what closing it does.
-                time.sleep(self._gathering)  # by the module, which gevent may have patched since
+                # (By the module, which gevent may have patched since.)
+                time.sleep(self._gathering)
                 events = loop.wait(0)
             else:
                 events = self._sleep()

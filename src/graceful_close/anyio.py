@@ -18,7 +18,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from ._awaiting import Closing, close_each_on, close_on
+from ._awaiting import Closing, TurnFirst, close_each_on, close_on
 from ._checks import require_seconds
 from ._linger import LingerPolicy
 from ._result import CloseOutcome, CloseResult
@@ -323,7 +323,8 @@ async def _finish_alone(taken: Taken) -> None:
 
 
 async def _close_alone(taken: Taken) -> CloseResult:
-    result = await close_on(taken.terms, taken.sock, _WAIT, taken.since, taken.said)
+    wait = TurnFirst(_WAIT)
+    result = await close_on(taken.terms, taken.sock, wait, taken.since, taken.said)
     return taken.told(result)
 
 

@@ -15,7 +15,7 @@ from time import monotonic
 
 import trio
 
-from ._awaiting import Closing, Parting, close_each_on, close_on
+from ._awaiting import Closing, Parting, TurnFirst, close_each_on, close_on
 from ._checks import require_seconds
 from ._linger import LingerPolicy
 from ._release import let_go
@@ -294,8 +294,14 @@ async def _close(terms: Terms, end: _End, since: float) -> CloseResult:
         await trio.lowlevel.checkpoint()
         return _closed_before(since)
     parting = Parting(terms, sock, since)
-    await _begin([(end, parting)])
-    return await close_on(terms, sock, _WAIT, since, parting.said)
+    if end.layers:
+        await _begin([(end, parting)])
+        return await close_on(terms, sock, _WAIT, since, parting.said)
+    wait = TurnFirst(_WAIT)
+    result = await close_on(terms, sock, wait, since)
+    if not wait.had_a_turn:
+        await trio.lowlevel.checkpoint()
+    return result
 
 
 @trio.lowlevel.enable_ki_protection
