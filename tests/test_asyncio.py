@@ -8,12 +8,13 @@ import functools
 import gc
 import inspect
 import os
+import select
 import socket
 import ssl
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from time import monotonic
 from typing import Any, NamedTuple, cast
 
@@ -901,7 +902,7 @@ async def test_one_that_cannot_flush_does_not_hold_up_the_others() -> None:
         assert second.elapsed < first.elapsed
 
 
-@pytest.mark.parametrize("turns", [1, 2, 3, 4, 5, 7, 10, 50])
+@pytest.mark.parametrize("turns", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 50])
 @in_a_loop
 async def test_a_cancellation_closes_them_all(turns: int) -> None:
     async with (
@@ -936,73 +937,24 @@ async def test_one_that_cannot_be_closed_is_named_and_none_is_touched() -> None:
         await abortive_close(writer)
 
 
-# --- gatherings: those that a busy server closes wait together first -------------------------
-
-
 @in_a_loop
-async def test_the_first_close_waits_for_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graceful_close.asyncio._GATHERING", PATIENCE)
-    async with pair("tcp") as (_, writer, peer):
-        client = asyncio.create_task(asyncio.to_thread(read_then_close, peer))
-        assert (await graceful_close(writer, timeout=PATIENCE)).elapsed < PATIENCE / 2
-        await client
-
-
-@in_a_loop
-async def test_none_of_many_closes_watches_its_descriptor_when_all_the_peers_are_through(
+async def test_a_peer_that_answers_while_others_run_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("graceful_close.asyncio._GATHERING", 0.1)
-    watched: list[int] = []
-    watch = _LoopWait.readable
+    async def refuse(_: _LoopWait, descriptor: int, seconds: float) -> None:
+        raise AssertionError(f"waited for {descriptor}, at most {seconds} s")
 
-    async def note_and_watch(wait: _LoopWait, descriptor: int, seconds: float) -> None:
-        before = wait._gathering  # pyright: ignore[reportPrivateUsage]
-        await watch(wait, descriptor, seconds)
-        if before is None:
-            watched.append(descriptor)
-
-    monkeypatch.setattr(_LoopWait, "readable", note_and_watch)
-    async with AsyncExitStack() as stack:
-        pairs = [await stack.enter_async_context(pair("tcp")) for _ in range(20)]
-        for _, _, peer in pairs:
-            peer.close()
-        results = await asyncio.gather(*(graceful_close(writer) for _, writer, _ in pairs))
-    assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 20
-    assert len(watched) <= 1, "the first, which waits for nobody"
-
-
-@in_a_loop
-async def test_a_cancellation_in_a_gathering_closes_that_one_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("graceful_close.asyncio._GATHERING", 0.2)
-    async with pair("tcp") as first, pair("tcp") as second, pair("tcp") as third:
-        closes = [
-            asyncio.create_task(graceful_close(writer, timeout=PATIENCE))
-            for _, writer, _ in (first, second, third)
-        ]
-        for _ in range(5):
+    async def answer(peer: socket.socket) -> None:
+        while not select.select([peer], [], [], 0)[0]:
             await asyncio.sleep(0)
-        closes[1].cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await closes[1]
-        assert is_closed(second.writer)
-        for _, _, peer in (first, second, third):
-            peer.close()
-        results = [await closes[0], await closes[2]]
-    assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 2
+        peer.close()
 
-
-@in_a_loop
-async def test_a_time_shorter_than_a_gathering_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graceful_close.asyncio._GATHERING", PATIENCE)
-    async with pair("tcp") as (_, first, _), pair("tcp") as (_, second, _):
-        results = await asyncio.gather(
-            *(graceful_close(writer, timeout=0.1) for writer in (first, second))
-        )
-    assert [result.outcome for result in results] == [CloseOutcome.TIMED_OUT] * 2
-    assert max(result.elapsed for result in results) < PATIENCE / 2
+    async with pair("tcp") as (_, writer, peer):
+        client = asyncio.create_task(answer(peer))
+        monkeypatch.setattr(_LoopWait, "readable", refuse)
+        result = await graceful_close(writer, timeout=PATIENCE)
+        await client
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
 
 
 # --- commit and roll back --------------------------------------------------------------------

@@ -531,7 +531,7 @@ async def test_a_task_that_waits_for_input_is_told(kind: str) -> None:
             result = await graceful_close(stream, timeout=PATIENCE)
         assert received == [b""]
         assert result.clean
-        assert [type(error) for error in met] == [trio.ClosedResourceError]
+    assert [type(error) for error in met] == [trio.ClosedResourceError]
 
 
 @every_kind
@@ -543,9 +543,9 @@ async def test_a_task_that_waits_for_room_is_told(kind: str) -> None:
         await until_it_blocks()
         with meanwhile(read_raw if kind in TLS else read_and_close, peer):
             result = await graceful_close(stream, timeout=PATIENCE)
-        assert [type(error) for error in met] == [trio.ClosedResourceError]
-        # Its record is cut, and nothing can be said after that.
-        assert result.notified is (False if kind in TLS else None)
+    assert [type(error) for error in met] == [trio.ClosedResourceError]
+    # Its record is cut, and nothing can be said after that.
+    assert result.notified is (False if kind in TLS else None)
 
 
 def read_raw(peer: socket.socket) -> bytes:

@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-import weakref
 from functools import partial
 from time import monotonic
 
-from ._awaiting import Closing, close_all_on, close_on
+from ._awaiting import Closing, TurnFirst, close_all_on, close_on
 from ._checks import require_seconds, require_stream
 from ._handover import (
     FEW_TURNS,
@@ -379,69 +378,42 @@ async def _close_many(
         for name, task in alone.items():
             results[name] = task.result()
     except BaseException as error:
-        for task in alone.values():
-            task.cancel()
-        for name, end in ends.items():
-            if isinstance(end, socket.socket):
-                let_go(end, LingerPolicy.BACKGROUND)
-            elif name in handovers:
-                handovers[name].drop()
-            else:
-                reset(end)
-        if not isinstance(error, GeneratorExit):
-            for handover in handovers.values():
-                await handover.end()
-            if alone:
-                await asyncio.wait(alone.values())
+        await _drop_many(ends, handovers, alone, over=isinstance(error, GeneratorExit))
         raise
     return results
 
 
+async def _drop_many(
+    ends: dict[int, End],
+    handovers: dict[int, Handover],
+    alone: dict[int, asyncio.Task[CloseResult]],
+    *,
+    over: bool,
+) -> None:
+    """Close at once, without lingering; `over`: nothing may be awaited any more."""
+    for task in alone.values():
+        task.cancel()
+    for name, end in ends.items():
+        if isinstance(end, socket.socket):
+            let_go(end, LingerPolicy.BACKGROUND)
+        elif name not in handovers:
+            reset(end)
+        elif name not in alone:
+            handovers[name].drop()
+    try:
+        # These let go themselves, once nobody watches the descriptor any more: libuv aborts the
+        # process over one that it is to watch and that is gone.
+        if alone and not over:
+            await asyncio.wait(alone.values())
+    finally:
+        for name in alone:
+            handovers[name].drop()
+    if not over:
+        for handover in handovers.values():
+            await handover.end()
+
+
 # --- waiting ---------------------------------------------------------------------------------
-
-
-class _Gathering:
-    """Connections that wait for one timer before each waits for its own peer.
-
-    A busy server's peers answer at once, and most are through when they are looked at a little
-    later. To watch each descriptor, and for so short a time, would cost several times the close.
-    """
-
-    __slots__ = ("_waiting", "began")
-
-    def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[None]] = []
-        self.began = -math.inf  # when the last close did
-
-    async def over(self) -> None:
-        loop = asyncio.get_running_loop()
-        woken = loop.create_future()
-        if not self._waiting:
-            loop.call_later(_GATHERING, self._wake)
-        self._waiting.append(woken)
-        await woken
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for woken in waiting:
-            wake(woken)
-
-
-# How long a gathering lasts. Arbitrary: see the Reaper's.
-_GATHERING = 0.002
-
-_GATHERINGS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Gathering] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def _gathering_of(loop: asyncio.AbstractEventLoop, now: float) -> _Gathering | None:
-    """The one of a loop that is busy; None: it is not, and who waits should not wait for others."""
-    gathering = _GATHERINGS.get(loop)
-    if gathering is None:
-        gathering = _GATHERINGS[loop] = _Gathering()
-    last, gathering.began = gathering.began, now
-    return gathering if now - last < _GATHERING else None
 
 
 async def _drive(
@@ -449,7 +421,7 @@ async def _drive(
 ) -> CloseResult:
     loop = asyncio.get_running_loop()
     if can_watch(loop):
-        wait = _LoopWait(loop, gathering=_gathering_of(loop, since))
+        wait = TurnFirst(_LoopWait(loop))
         return await close_on(terms, sock, wait, since, fin_sent=fin_sent)
     try:
         return await loop.run_in_executor(None, close_in_thread, terms, sock)
@@ -477,21 +449,14 @@ async def _drive_all(terms: Terms, socks: list[socket.socket]) -> list[CloseResu
 
 
 class _LoopWait:
-    """How asyncio waits; see `Wait`. The first wait of all may take place in a gathering."""
+    """How asyncio waits; see `Wait`."""
 
-    __slots__ = ("_gathering", "_loop")
+    __slots__ = ("_loop",)
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, gathering: _Gathering | None = None
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._gathering = gathering
 
     async def readable(self, descriptor: int, seconds: float) -> None:
-        gathering, self._gathering = self._gathering, None
-        if gathering is not None and seconds > _GATHERING:
-            await gathering.over()  # and whoever waits looks again
-            return
         woken = self._loop.create_future()
         self._loop.add_reader(descriptor, wake, woken)
         try:
