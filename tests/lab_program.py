@@ -81,9 +81,8 @@ class Terminal:
 
     def _read(self) -> bool:
         chunk = b""
-        with suppress(
-            OSError
-        ):  # EIO: Linux says so when the last program has left the terminal
+        # EIO: Linux says so when the last program has left the terminal.
+        with suppress(OSError):
             chunk = os.read(self._screen, 65536)
         self._written += chunk
         return bool(chunk)

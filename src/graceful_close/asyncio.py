@@ -315,9 +315,8 @@ async def _finish(handover: Handover, terms: Terms, since: float) -> CloseResult
         failure = handover.conclude(terms, since, gave_up)
         if failure is None:
             await handover.part()
-            failure = handover.conclude(
-                terms, since
-            )  # it may have met a reset in the last moment
+            # It may have met a reset in the last moment.
+            failure = handover.conclude(terms, since)
         if failure is not None:
             await handover.end()
             return failure
