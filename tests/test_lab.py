@@ -25,7 +25,7 @@ from graceful_close._lab.report import Report, as_json
 from graceful_close._lab.story import Exchange
 from graceful_close._lab.tables import Column, Table, Words, conclusion, tables
 from graceful_close._lab.this_platform import ThisPlatform, Trial, Verdict, examine
-from lab_program import GIVE_UP, THE_LAB, run
+from lab_program import GIVE_UP, THE_LAB, run, surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -255,11 +255,13 @@ def test_an_interrupt_ends_it_without_a_traceback() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a closed pipe has another error there")
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
-def test_a_closed_pipe_ends_it_quietly(closed: str) -> None:
+def test_a_closed_pipe_ends_it_quietly(closed: str, unbuffered: str) -> None:
     command = [*THE_LAB, "--only", "linger-abort,linger-background"]
+    environment = surroundings(PYTHONUNBUFFERED=unbuffered)
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as lab:
         assert lab.stdout is not None
         assert lab.stderr is not None

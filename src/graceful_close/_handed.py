@@ -150,8 +150,7 @@ def look_at(lot: Iterable[Handed]) -> None:
                 handed.error = error.with_traceback(None)
                 continue
             told = handed.future is not None
-            waited = monotonic() - handed.since
-            handed.outcome = way.released(waited) if told else way.unseen
+            handed.outcome = way.released(monotonic() - handed.since) if told else way.unseen
         try:
             _close(sock)
         except OSError as error:

@@ -69,8 +69,7 @@ def _lab(arguments: Sequence[str]) -> int:
         if options.svg is not None:
             _draw(report, options.svg, aside=options.json)
     except OSError as error:
-        with show.heard():
-            print(f"{parser.prog}: {error}", file=sys.stderr, flush=True)
+        show.write(f"{parser.prog}: {error}", sys.stderr)
         return 1
     return 1 if report.otherwise else 0
 
@@ -128,8 +127,7 @@ def _draw(report: Report, folder: Path, *, aside: bool) -> None:
 
     written = [f"wrote {file}" for file in write(report, folder)]
     if aside:
-        with show.heard():
-            print("\n".join(written), file=sys.stderr, flush=True)
+        show.write("\n".join(written), sys.stderr)
     else:
         show.write("\n".join(["", *written]))
 

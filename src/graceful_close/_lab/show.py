@@ -29,25 +29,22 @@ class NobodyListensError(Exception):
     """Who read our output has closed it, as `head` does when it has seen enough."""
 
 
-@contextlib.contextmanager
-def heard() -> Generator[None]:
-    """Say `NobodyListensError` of a closed pipe.
+def write(text: str, stream: TextIO | None = None) -> None:
+    """Write a line to stdout or another stream, and do not come back before it is out.
 
-    A socket that breaks is a BrokenPipeError too, and another matter.
+    Raises:
+        NobodyListensError: The pipe is closed. (A socket that breaks is a BrokenPipeError too,
+            and another matter.)
     """
+    stream = stream or sys.stdout
     try:
-        yield
+        print(text, file=stream, flush=True)
     except BrokenPipeError:
+        # What is left in the buffer would be tried again at the interpreter's exit, and complained
+        # of there.
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()
         raise NobodyListensError from None
-
-
-def write(text: str) -> None:
-    """Write to stdout, and do not come back before it is out.
-
-    What is buffered until the interpreter exits would complain of a closed pipe there.
-    """
-    with heard():
-        print(text, flush=True)
 
 
 def show(parts: Sequence[Table | Words]) -> None:
@@ -118,8 +115,7 @@ def _plain_progress(total: int) -> Callable[[str], None]:
     def begin(name: str) -> None:
         nonlocal done
         done += 1
-        with heard():
-            print(f"[{done:{len(str(total))}}/{total}] {name}", file=sys.stderr, flush=True)
+        write(f"[{done:{len(str(total))}}/{total}] {name}", sys.stderr)
 
     return begin
 

@@ -67,8 +67,7 @@ def main(arguments: Sequence[str], program: str) -> int:
 
 
 def _say(problem: str) -> int:
-    with show.heard():
-        print(problem, file=sys.stderr, flush=True)
+    show.write(problem, sys.stderr)
     return Verdict.NOT_TESTED.value
 
 
