@@ -29,14 +29,14 @@ class NobodyListensError(Exception):
     """Who read our output has closed it, as `head` does when it has seen enough."""
 
 
-def write(text: str, stream: TextIO | None = None) -> None:
+def write(text: str, to: TextIO | None = None) -> None:
     """Write a line to stdout or another stream, and do not come back before it is out.
 
     Raises:
         NobodyListensError: The pipe is closed. (A socket that breaks is a BrokenPipeError too,
             and another matter.)
     """
-    stream = stream or sys.stdout
+    stream: TextIO = to or sys.stdout
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:
