@@ -221,8 +221,8 @@ class Crew:
                 with orders.lock:
                     before = now - self._gathering * _RIPE / 2
                     lot = islice(self._intake, _LOT)
-                    ripe = [handed for handed in lot if handed.since <= before]
-                    _move(self._intake, self._in_hand, len(ripe))
+                    ripe = sum(handed.since <= before for handed in lot)
+                    _move(self._intake, self._in_hand, ripe)
                 self._look()
         except Exception:  # noqa: BLE001, S110 (a bug: the thread meets it, too, and reports it)
             pass
@@ -321,8 +321,7 @@ class Crew:
             if busy:
                 # Whoever hands over one connection hands over the next soon. To be woken for
                 # each, and to wait for each, would cost several times what closing it does.
-                # (By the module, which gevent may have patched since.)
-                time.sleep(self._gathering)
+                time.sleep(self._gathering)  # the module's, if gevent has patched it since
                 events = loop.wait(0)
             else:
                 events = self._sleep()

@@ -235,7 +235,7 @@ class Handover(asyncio.Protocol):
         await self._some_turns()
         if not self._is_through():
             self._watch()
-        self._limit = math.inf if terms.drain_limit is None else terms.drain_limit
+        self._limit = terms.limit
         patience = Patience(terms, since, monotonic())
         seen = self._signs_of_life()
         while not self._is_through():

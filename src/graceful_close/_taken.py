@@ -183,7 +183,7 @@ class Taken(Parting):
         self.flushed: bool | None = None
         self._end = end
         self._discard: Discard | None = None
-        self._left: float = math.inf if terms.drain_limit is None else terms.drain_limit
+        self._left = terms.limit
         self._drained = 0
         self._waited = 0.0  # until the last sign of life
         self._unacked: int | None = None
@@ -260,8 +260,7 @@ class Taken(Parting):
             self.said = (False, None) if cut else await _last_words(self._end.layers)
 
     async def _flush(self) -> None:
-        last_sign = self.since
-        patience = Patience(self.terms, last_sign, last_sign)
+        patience = Patience(self.terms, self.since, self.since)
         while not self.flushed:
             try:
                 alive = self._drain()
@@ -272,7 +271,6 @@ class Taken(Parting):
                 break
             now = monotonic()
             if alive or self._is_acknowledging():
-                last_sign = now
                 patience.sign_of_life(now)
             gave_up = patience.gives_up(now, 0)  # the machine is to meet the limit
             if gave_up is not None:
@@ -288,7 +286,7 @@ class Taken(Parting):
                 )
                 return
             await self.ask(LOOK_EVERY)
-        self._go_on_from(last_sign)
+        self._go_on_from(patience.last_sign)
 
     def _drain(self) -> bool:
         """Throw away what has come in. Whether anything has."""

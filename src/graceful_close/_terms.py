@@ -55,6 +55,11 @@ class Terms:
         self.until: Final = until
         self.on_timeout: Final = require_parting("on_timeout", on_timeout)
 
+    @property
+    def limit(self) -> float:
+        """`drain_limit`, which is infinite where there is none."""
+        return math.inf if self.drain_limit is None else self.drain_limit
+
     def after(self, seconds: float, drained: int = 0) -> Terms:
         """The same, for what is left of the time and of what may be drained."""
         limit = self.drain_limit
@@ -74,15 +79,22 @@ class Patience:
         terms: What the caller asked for.
         since: From when its time counts.
         now: From when the silence does.
+
+    Attributes:
+        last_sign: From when the silence counts.
     """
 
-    __slots__ = ("_deadline", "_idle_timeout", "_limit", "idle_at")
+    __slots__ = ("_deadline", "_terms", "last_sign")
 
     def __init__(self, terms: Terms, since: float, now: float) -> None:
+        self._terms: Final = terms
         self._deadline: Final = since + terms.timeout
-        self._idle_timeout: Final = terms.idle_timeout
-        self._limit: Final = math.inf if terms.drain_limit is None else terms.drain_limit
-        self.idle_at = now + terms.idle_timeout
+        self.last_sign = now
+
+    @property
+    def idle_at(self) -> float:
+        """The reading of the clock at which the silence has lasted too long."""
+        return self.last_sign + self._terms.idle_timeout
 
     @property
     def wake_at(self) -> float:
@@ -91,11 +103,11 @@ class Patience:
 
     def sign_of_life(self, now: float) -> None:
         """Something was read, or acknowledged."""
-        self.idle_at = now + self._idle_timeout
+        self.last_sign = now
 
     def gives_up(self, now: float, drained: int) -> CloseOutcome | None:
         """Why, if it does; `drained` bytes were read so far."""
-        if drained > self._limit:
+        if drained > self._terms.limit:
             return CloseOutcome.DRAIN_LIMIT
         if now >= self._deadline:
             return CloseOutcome.TIMED_OUT

@@ -9,9 +9,7 @@ own end, and the close sequence runs on it. Everything here goes by public inter
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
-from functools import partial
 from time import monotonic
 
 from ._awaiting import Closing, TurnFirst, close_all_on, close_on
@@ -28,7 +26,7 @@ from ._handover import (
     wake,
 )
 from ._linger import LingerPolicy
-from ._many import close_all as close_all_in_thread
+from ._many import close_all_on as close_all_in_thread
 from ._release import let_go
 from ._result import CloseOutcome, CloseResult
 from ._sync import abort_on
@@ -406,7 +404,7 @@ async def _drop_many(
             await asyncio.wait(alone.values())
     finally:
         for name in alone:
-            handovers[name].drop()
+            handovers[name].drop()  # a task that never began has not
     if not over:
         for handover in handovers.values():
             await handover.end()
@@ -435,16 +433,7 @@ async def _drive_all(terms: Terms, socks: list[socket.socket]) -> list[CloseResu
         return []
     if can_watch(loop):
         return await close_all_on(terms, socks, _LoopWait(loop))
-    in_thread = partial(
-        close_all_in_thread,
-        socks,
-        timeout=terms.timeout,
-        idle_timeout=None if terms.idle_timeout == math.inf else terms.idle_timeout,
-        drain_limit=terms.drain_limit,
-        until=terms.until,
-        on_timeout=terms.on_timeout,
-    )
-    return await loop.run_in_executor(None, in_thread)
+    return await loop.run_in_executor(None, close_all_in_thread, terms, socks)
 
 
 class _LoopWait:

@@ -293,8 +293,8 @@ async def _close(terms: Terms, end: _End, since: float) -> CloseResult:
     if sock is None:
         await trio.lowlevel.checkpoint()
         return _closed_before(since)
-    parting = Parting(terms, sock, since)
     if end.layers:
+        parting = Parting(terms, sock, since)
         await _begin([(end, parting)])
         return await close_on(terms, sock, _WAIT, since, parting.said)
     wait = TurnFirst(_WAIT)
