@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -39,6 +40,16 @@ assert held() == before, (before, held())
 assert threading.active_count() == 1
 """
     run(code)
+
+
+def test_only_the_command_knows_of_the_lab() -> None:
+    package = Path(graceful_close.__file__).parent
+    knowing = {
+        file.relative_to(package).as_posix()
+        for file in package.rglob("*.py")
+        if "graceful_close_lab" in file.read_text(encoding="utf-8")
+    }
+    assert knowing == {"__main__.py"}
 
 
 def test_all_is_what_there_is() -> None:

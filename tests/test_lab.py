@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from graceful_close import CloseOutcome, CloseResult, abortive_close
-from graceful_close._lab import kernel_view, loopback, lost_reply
-from graceful_close._lab.command import main
-from graceful_close._lab.experiments import ALL, NAMES, Experiment, chosen
-from graceful_close._lab.layout import lay_out
-from graceful_close._lab.linger_experiments import WAYS, LingerRun
-from graceful_close._lab.loopback import Ending
-from graceful_close._lab.lost_reply import Replies
-from graceful_close._lab.report import Report, as_json
-from graceful_close._lab.story import Exchange
-from graceful_close._lab.tables import Column, Table, Words, conclusion, tables
-from graceful_close._lab.this_platform import ThisPlatform, Trial, Verdict, examine
+from graceful_close_lab import kernel_view, loopback, lost_reply
+from graceful_close_lab.command import main
+from graceful_close_lab.experiments import ALL, NAMES, Experiment, chosen
+from graceful_close_lab.layout import lay_out
+from graceful_close_lab.linger_experiments import WAYS, LingerRun
+from graceful_close_lab.loopback import Ending
+from graceful_close_lab.lost_reply import Replies
+from graceful_close_lab.report import Report, as_json
+from graceful_close_lab.story import Exchange
+from graceful_close_lab.tables import Column, Table, Words, conclusion, tables
+from graceful_close_lab.this_platform import ThisPlatform, Trial, Verdict, examine
 from lab_program import GIVE_UP, THE_LAB, run, surroundings
 
 if TYPE_CHECKING:
@@ -386,7 +386,7 @@ def test_an_experiment_that_went_otherwise_is_exit_code_1(
     def chosen_by_us(_: Sequence[str]) -> tuple[Experiment, ...]:
         return (experiment,)
 
-    monkeypatch.setattr("graceful_close._lab.command.chosen", chosen_by_us)
+    monkeypatch.setattr("graceful_close_lab.command.chosen", chosen_by_us)
     assert main([]) == 1
     assert "NOT AS PROMISED: reply-graceful-close." in capsys.readouterr().out
 

@@ -19,11 +19,11 @@ import pytest
 
 from certificates import server_context
 from graceful_close import abortive_close, graceful_close
-from graceful_close._lab.check import remedy
-from graceful_close._lab.check.address import Address, parse
-from graceful_close._lab.check.command import _size  # pyright: ignore[reportPrivateUsage]
-from graceful_close._lab.check.reply import NotHTTPError, Reply
-from graceful_close._lab.command import main
+from graceful_close_lab.check import remedy
+from graceful_close_lab.check.address import Address, parse
+from graceful_close_lab.check.command import _size  # pyright: ignore[reportPrivateUsage]
+from graceful_close_lab.check.reply import NotHTTPError, Reply
+from graceful_close_lab.command import main
 from lab_program import GIVE_UP, THE_LAB, Terminal, lines_of, run
 from streams import PATIENCE
 

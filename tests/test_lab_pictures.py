@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from graceful_close._lab import files, lost_reply
-from graceful_close._lab.command import main
-from graceful_close._lab.picture import picture
-from graceful_close._lab.story import Kind, Side, Story
-from graceful_close._lab.tables import Column, Table, Words
+from graceful_close_lab import files, lost_reply
+from graceful_close_lab.command import main
+from graceful_close_lab.picture import picture
+from graceful_close_lab.story import Kind, Side, Story
+from graceful_close_lab.tables import Column, Table, Words
 from lab_program import THE_LAB, run
 
 pytest.importorskip("rich")

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from graceful_close._lab import drawing, lost_reply, show
-from graceful_close._lab.command import main
-from graceful_close._lab.report import Report
-from graceful_close._lab.story import Kind, Side, Story
-from graceful_close._lab.tables import conclusion, tables
-from graceful_close._lab.this_platform import examine
+from graceful_close_lab import drawing, lost_reply, show
+from graceful_close_lab.command import main
+from graceful_close_lab.report import Report
+from graceful_close_lab.story import Kind, Side, Story
+from graceful_close_lab.tables import conclusion, tables
+from graceful_close_lab.this_platform import examine
 from lab_program import THE_LAB, Terminal, lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from graceful_close._lab.tables import Table, Words
+    from graceful_close_lab.tables import Table, Words
 
 pytest.importorskip("rich")
 

@@ -1,8 +1,8 @@
-"""`python -m graceful_close`: the lab."""
+"""`python -m graceful_close`: the lab, which nothing else in this package imports."""
 
 import sys
 
-from ._lab.command import main
+from graceful_close_lab.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,7 +7,7 @@ import enum
 import socket
 from typing import TYPE_CHECKING
 
-from graceful_close import _platform
+from graceful_close._platform import Meaning, meaning
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -76,7 +76,7 @@ def read_to_the_end(sock: socket.socket) -> tuple[int, Ending]:
     except TimeoutError:
         return received, Ending.NOTHING
     except OSError as error:
-        if _platform.meaning(error) is _platform.Meaning.RESET:
+        if meaning(error) is Meaning.RESET:
             return received, Ending.RST
         raise
     return received, Ending.FIN
