@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
-from .layout import Piece, duration, wrap
+from .formatting import duration
+from .layout import Piece, wrap
 from .story import Arrow, Doing, Kind, Side
 
 if TYPE_CHECKING:

@@ -31,11 +31,6 @@ class Piece(NamedTuple):
 Line = list[Piece]
 
 
-def duration(seconds: float) -> str:
-    """A time in a few characters."""
-    return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds:.2f} s"
-
-
 def wrap(text: str, width: int, first: str = "", others: str = "") -> list[str]:
     """Running text in lines of at most `width` characters, and of `_SENTENCES`.
 

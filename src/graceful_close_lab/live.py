@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.text import Text
 
 from .drawing import ASCII, LINES, draw
-from .layout import Piece, duration, grid, wrap
+from .formatting import duration
+from .layout import Piece, grid, wrap
 from .rich_text import has_lines, rule_for, text_of
 from .story import Story
 from .tables import tables

@@ -6,7 +6,7 @@ from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .layout import duration
+from .formatting import duration
 from .story import Side
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import linger_experiments, lost_reply
-from .layout import duration
+from .formatting import duration
 from .this_platform import Verdict
 
 if TYPE_CHECKING:
