@@ -1,13 +1,12 @@
 """End TCP connections right, and tell the truth about how they ended."""
 
-from ._context import closing
-from ._delivery import unacked_bytes
+from ._acks import unacked_bytes
+from ._blocking import abortive_close, closing, graceful_close, timed_linger_close
+from ._close_all import close_all
 from ._linger import Linger, LingerPolicy, get_linger, set_linger
 from ._listener import GracefulListener
-from ._many import close_all
 from ._reaper import Reaper
 from ._result import CloseOutcome, CloseResult, UncleanCloseError
-from ._sync import abortive_close, graceful_close, timed_linger_close
 
 __all__ = [
     "CloseOutcome",

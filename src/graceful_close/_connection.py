@@ -1,34 +1,52 @@
-"""One connection on its way out: what every driver does between two waits."""
+"""A socket and its machine: what every driver does between two waits."""
 
 from __future__ import annotations
 
+import math
 from time import monotonic
 
 from . import _platform
-from ._checks import is_tcp
-from ._delivery import count_unacked, pending_error
-from ._discard import FLOOD, Discard, discard_of, wake_for, wake_for_much
+from ._acks import clear_error_queue, count_unacked, pending_error, read_state, standing
+from ._drain import Drain, drain_of
 from ._linger import LingerPolicy
-from ._platform import Meaning, meaning
-from ._release import let_go, shut_for_writing
-from ._teardown import DRAIN, PROBE, READ_ERROR, SEND_CLOSE_NOTIFY, SHUT_WR, Step, Teardown
-from ._tls import LastRecords, send_close_notify, speaks_tls
+from ._platform import ErrorKind, TcpState, error_kind
+from ._release import close_socket, shut_for_writing
+from ._sockets import borrow_descriptor, has_open_writer, take_descriptor, view_of
+from ._teardown import (
+    CLEAR_ERRORS,
+    COUNT,
+    DRAIN,
+    LET_GO,
+    LOOK,
+    OPEN,
+    PEER_FIN,
+    PEER_FIN_SEEN,
+    READ_ERROR,
+    SEND_CLOSE_NOTIFY,
+    SHUT_WR,
+    WAIT_ACK,
+    WAIT_READABLE,
+    Step,
+    Teardown,
+    closed_by_peer,
+    may_end_at_first_look,
+)
+from ._tls import LastRecords, Session, detach_session, forget_session, speaks_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
+    from ._options import Options
+    from ._platform import View
     from ._result import CloseResult
-    from ._terms import Terms
 
-    # What send_close_notify() gave, or the error that it raised; or what is yet to be said.
-    Said = tuple[bool | None, bool | None] | OSError | LastRecords | None
-
-    # Whether shutdown(SHUT_WR) was called already, or the error that it raised.
-    Shut = bool | OSError
+    # What has become of a framework's session: what a close_notify gave, or the error that it
+    # raised; or what has yet to be sent.
+    CloseNotify = tuple[bool | None, bool | None] | OSError | LastRecords | None
 
 # Python repeats an interrupted call by itself (PEP 475); elsewhere EINTR means the same.
-NOT_NOW = (Meaning.WOULD_BLOCK, Meaning.INTERRUPTED)
+NOT_NOW = (ErrorKind.WOULD_BLOCK, ErrorKind.INTERRUPTED)
 
 # Reads in a row before a driver with other connections gets its turn. Arbitrary: each takes at
 # most what a receive buffer holds, and so many take about a millisecond.
@@ -36,70 +54,196 @@ READS_IN_A_ROW = 8
 
 
 class Connection:
-    """A socket and the machine that closes it.
+    """The close of one socket.
 
-    A driver waits where the machine says to, reports that to `machine`, and hands every other
-    step to `carry_out`:
+    A driver waits where the machine says to, reports that by `waited`, and hands every other step
+    to `carry_out`:
 
-        step = connection.first_step(monotonic())
-        while step is not LET_GO:
-            if step is WAIT_READABLE:
-                ...
-                step = connection.machine.woke(monotonic())
-            else:
-                step = connection.carry_out(step)
-        result = connection.let_go()
+        connection = Connection(options, monotonic())
+        try:
+            step = connection.begin(sock)
+            while (step := connection.carry_out(step)) is not LET_GO:
+                ...  # wait as `step` says, until connection.wake_at
+                step = connection.waited(step)
+            result = connection.let_go()
+        except BaseException:
+            connection.abandon(sock)
+            raise
 
-    Whatever exception comes out of that is foreign (a KeyboardInterrupt, a cancellation, a
-    bug), and the driver answers it with `abandon()`.
+    Whatever exception comes out of that is foreign: a KeyboardInterrupt, a cancellation, a bug.
 
     Args:
-        sock: A stream socket that is open.
-        terms: What the caller asked for.
+        options: What the caller asked for.
         now: A reading of time.monotonic(), from which the deadlines count.
         one_of_many: The driver serves others too; see `Teardown`.
-        said: What became of the close_notify, if that is not for this socket to say: what
-            `send_close_notify` gave or raised, or a framework's `LastRecords`.
+        abort: Throw the connection away.
+        close_notify: What becomes of the close_notify, if that is not for the socket to say.
+        peer: The peer's address, for the result.
+        fin_sent: shutdown(SHUT_WR) was called for this close already.
+
+    Attributes:
+        held: The object that has the descriptor, alone in a list; empty before `begin`.
+        machine: Decides.
     """
 
-    __slots__ = ("_discard", "_low_water", "_said", "_tcp", "machine", "sock")
+    __slots__ = (
+        "_close_notify",
+        "_drain",
+        "_fin_sent",
+        "_looked_in_vain",
+        "_machine",
+        "_now",
+        "_one_of_many",
+        "_options",
+        "_session",
+        "_state",
+        "_unflushed",
+        "_view",
+        "abort",
+        "held",
+        "peer",
+    )
 
     def __init__(
         self,
-        sock: socket.socket,
-        terms: Terms,
+        options: Options,
         now: float,
         *,
         one_of_many: bool = False,
-        said: Said = None,
+        abort: bool = False,
+        close_notify: CloseNotify = None,
+        peer: object = None,
+        fin_sent: bool = False,
     ) -> None:
-        self.sock = sock
-        self._tcp = tcp = is_tcp(sock)
-        self._discard: Discard | None = None
-        self._low_water = 0  # SO_RCVLOWAT before we changed it; 0: we did not
-        sight = _platform.HERE.tcp_sight if tcp else _platform.BLIND
-        self._said = said
-        tls = said is not None or speaks_tls(sock)
-        self.machine = Teardown(terms, now, sight, tls=tls, one_of_many=one_of_many)
+        self._options = options
+        self._now = now
+        self._one_of_many = one_of_many
+        self.abort = abort
+        self.peer = peer
+        self._close_notify = close_notify
+        self._session: Session | None = None
+        self._fin_sent = fin_sent
+        self._machine: Teardown | None = None
+        self._looked_in_vain = False
+        self.held: list[socket.socket] = []
 
-    def first_step(self, now: float, shut: Shut = False) -> Step:
-        """What to do first, after what was done already.
+    _drain: Drain
+    _state: TcpState | None
+    _unflushed: bool
+    _view: View
 
-        Args:
-            now: A reading of the clock.
-            shut: Our FIN is out; or the error of the network's that came instead.
-        """
-        machine, said = self.machine, self._said
-        if isinstance(said, OSError):
-            machine.notified(False)
-            step = machine.failed(said, now)
-        elif isinstance(said, tuple):
-            step = machine.notified(*said)
+    @property
+    def sock(self) -> socket.socket:
+        return self.held[0]
+
+    @property
+    def machine(self) -> Teardown:
+        """The machine, which is made when something happens that the first look cannot decide."""
+        machine = self._machine
+        if machine is None:
+            machine = self._machine = self._new_machine(tls=False)
+            machine.start()
+            machine.looked(self._state, self._now)
+            machine.shut(self._now)
+            if self._looked_in_vain and machine.would_block(self._now) is COUNT:
+                machine.counted(0, self._now)
+        return machine
+
+    @property
+    def wake_at(self) -> float:
+        """The latest reading of the clock at which a wait must end."""
+        if self._machine is not None:
+            return self._machine.wake_at
+        return self._now + min(self._options.timeout, self._options.idle_timeout)
+
+    def begin(self, sock: socket.socket) -> Step:
+        """Take the descriptor; the first step. LET_GO: the socket was closed already."""
+        held = self.held
+        self._unflushed = not self.abort and has_open_writer(sock)
+        secured = speaks_tls(sock)
+        tls = secured and not self.abort
+        if tls and sock.fileno() != -1:
+            self._session = Session(sock)
+            borrow_descriptor(sock, held)
         else:
-            if said is not None:
-                machine.heard(said.peer_notified)
+            take_descriptor(sock, held)
+            if secured:
+                forget_session(sock)
+        if not held:
+            self._machine = Teardown(self._options, self._now, _platform.HERE.other)
+            return LET_GO
+        self._view = view = view_of(held[0])
+        self._drain = drain_of(held[0], view)
+        if tls or self.abort or self._fin_sent or self._close_notify is not None:
+            self._machine = machine = self._new_machine(
+                tls=tls or self._close_notify is not None
+            )
+            if isinstance(self._close_notify, LastRecords):
+                machine.peer_close_notify(self._close_notify.peer_notified)
+            return machine.start()
+        return self._begin_plain(held[0], view)
+
+    def _begin_plain(self, sock: socket.socket, view: View) -> Step:
+        """The first steps of a close that may end at its first look."""
+        self._state = state = read_state(sock, view)
+        options = self._options
+        if not may_end_at_first_look(options, view, state):
+            self._machine = machine = self._new_machine(tls=False)
             step = machine.start()
-        return machine.shut(now, None if shut is True else shut) if shut else step
+            known = step is LOOK or state is TcpState.LISTENING
+            return machine.looked(state, self._now) if known else step
+        try:
+            shut_for_writing(sock)
+        except OSError as error:
+            self._machine = machine = self._new_machine(tls=False)
+            machine.start()
+            machine.looked(state, self._now)
+            return machine.shut(self._now, error)
+        # An idle time begins with a count, and that comes after a first read.
+        waits = self._one_of_many and options.timeout and options.idle_timeout == math.inf
+        return WAIT_READABLE if waits and state is OPEN else DRAIN
+
+    def _first_look(self) -> Step:
+        """Read once: the peer's FIN, and all is acknowledged? Else a machine is to decide."""
+        sock, view, limit = self.held[0], self._view, self._options.drain_limit
+        try:
+            count = self._drain.read(sock, None if limit is None else limit + 1)
+        except OSError as error:
+            if error_kind(error) not in NOT_NOW:
+                return self.machine.failed(error, monotonic())
+            if self._may_wait_without_machine():
+                self._looked_in_vain = True
+                return WAIT_READABLE
+            return self.machine.would_block(monotonic())
+        if count == 0:
+            state = self._state
+            if state is not PEER_FIN:
+                state = read_state(sock, view, was_open=True)
+            if state in PEER_FIN_SEEN and count_unacked(sock, view) == 0:
+                return LET_GO
+        return self.machine.received(count, monotonic())
+
+    def _may_wait_without_machine(self) -> bool:
+        """Whether there is nothing to wait for but the peer's FIN, and nobody waited before."""
+        if self._looked_in_vain or monotonic() >= self.wake_at:
+            return False
+        # An idle time begins with a count: acknowledgements are signs of life, too.
+        waits_long = self._options.idle_timeout == math.inf
+        return waits_long or count_unacked(self.held[0], self._view) == 0
+
+    def _new_machine(self, *, tls: bool) -> Teardown:
+        machine = Teardown(
+            self._options,
+            self._now,
+            self._view,
+            tls=tls,
+            one_of_many=self._one_of_many,
+            abort=self.abort,
+            unflushed=self._unflushed,
+            fin_sent=self._fin_sent,
+        )
+        machine.peer = self.peer
+        return machine
 
     def carry_out(self, step: Step) -> Step:
         """Carry out `step`, and what follows from it, without ever waiting.
@@ -108,7 +252,11 @@ class Connection:
             The next step that waits; LET_GO; or DRAIN after many reads in a row, so that
             others get their turn.
         """
-        machine, sock = self.machine, self.sock
+        if step is DRAIN and self._machine is None:
+            step = self._first_look()
+        if step is LET_GO or step is WAIT_READABLE:
+            return step
+        machine, sock, view = self.machine, self.held[0], self._view
         reads = 0
         while True:
             try:
@@ -116,53 +264,131 @@ class Connection:
                     if reads == READS_IN_A_ROW:
                         return step
                     reads += 1
-                    if self._discard is None:
-                        self._discard = discard_of(sock, tcp=self._tcp)
-                    count = self._discard.read(sock, machine.allowance)
-                    if count >= FLOOD and self._discard.in_kernel:
-                        self._flooded()
-                    step = machine.received(count, monotonic())
-                elif step is PROBE:
-                    step = machine.probed(count_unacked(sock, tcp=self._tcp), monotonic())
+                    step = machine.received(
+                        self._drain.read(sock, machine.allowance), monotonic()
+                    )
+                elif step is LOOK:
+                    step = machine.looked(standing(sock, view), monotonic())
+                elif step is COUNT:
+                    step = machine.counted(count_unacked(sock, view), monotonic())
                 elif step is SHUT_WR:
+                    self._end_session()
                     shut_for_writing(sock)
                     step = machine.shut(monotonic())
                 elif step is READ_ERROR:
-                    error, now = pending_error(sock), monotonic()
-                    step = machine.failed(error, now) if error else machine.no_error(now)
+                    error = pending_error(sock)
+                    if error is None:
+                        step = machine.no_error(monotonic())
+                    else:
+                        state = read_state(sock, view)
+                        step = machine.pending_error(error, state, monotonic())
+                elif step is CLEAR_ERRORS:
+                    clear_error_queue(sock)
+                    step = machine.cleared(monotonic())
                 elif step is SEND_CLOSE_NOTIFY:
-                    said = self._said
-                    send = said.send if isinstance(said, LastRecords) else send_close_notify
-                    step = machine.notified(*send(sock))
+                    sent, received = self._send_close_notify(sock)
+                    step = machine.notified(sent, monotonic(), received)
                 else:
                     return step
             except OSError as error:
-                step = self.report_failure(step, error)
+                step = self._report_failure(step, error)
 
-    def report_failure(self, step: Step, error: OSError) -> Step:
+    def waited(
+        self, step: Step, error: OSError | None = None, *, readable: bool = True
+    ) -> Step:
+        """A wait is over.
+
+        Args:
+            step: What was waited for.
+            error: What the waiting failed by.
+            readable: As for `Teardown.woke`.
+        """
+        now = monotonic()
+        if error is None:
+            if self._machine is None and now < self.wake_at:
+                return DRAIN
+            return self.machine.woke(now, readable=readable)
+        if step is WAIT_ACK:
+            return self.machine.cannot_watch(now)
+        return self.machine.failed(error, now)
+
+    def _send_close_notify(self, sock: socket.socket) -> tuple[bool | None, bool | None]:
+        close_notify = self._close_notify
+        if isinstance(close_notify, tuple):
+            return close_notify
+        if isinstance(close_notify, OSError):
+            raise close_notify
+        session = close_notify or self._session
+        return (None, None) if session is None else session.send(sock)
+
+    def _end_session(self) -> None:
+        """From here on the descriptor is ours alone."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.end()
+
+    def _report_failure(self, step: Step, error: OSError) -> Step:
         """Tell the machine what `step` failed by."""
         now = monotonic()
-        if step is DRAIN and meaning(error) in NOT_NOW:
+        if step is DRAIN and error_kind(error) in NOT_NOW:
             return self.machine.would_block(now)
         if step is SHUT_WR:
             return self.machine.shut(now, error)
-        if step is SEND_CLOSE_NOTIFY and meaning(error) in NOT_NOW:
+        if step is SEND_CLOSE_NOTIFY and error_kind(error) in NOT_NOW:
             return self.machine.notify_would_block(now)
         return self.machine.failed(error, now)
 
-    def _flooded(self) -> None:
-        """The peer is in full flow. Under a limit it is to be noticed when that is exceeded."""
-        if not self._low_water and self.machine.allowance is None:
-            self._low_water = wake_for_much(self.sock)
-
     def let_go(self) -> CloseResult:
         """Release the descriptor as the machine decided. What LET_GO asks for."""
-        machine = self.machine
-        if self._low_water:
-            wake_for(self.sock, self._low_water)
-        complaint = let_go(self.sock, machine.parting, machine.linger_seconds)
-        return machine.released(monotonic(), complaint)
+        machine = self._machine
+        error: OSError | None = None
+        if machine is None:
+            error = close_socket(self.held[0], None)
+            return closed_by_peer(
+                monotonic() - self._now,
+                True if self._state is PEER_FIN else False if self._looked_in_vain else None,
+                error,
+                self._unflushed,
+                self.peer,
+            )
+        if self.held:
+            self._end_session()
+            error = close_socket(
+                self.held[0],
+                machine.linger_policy,
+                self._view,
+                machine.linger_seconds,
+                wake_readers=machine.wake_readers,
+            )
+        return machine.released(monotonic(), error)
 
-    def abandon(self) -> None:
-        """Close at once, without lingering: something foreign happened."""
-        let_go(self.sock, LingerPolicy.BACKGROUND)
+    def abandon(self, sock: socket.socket | None = None) -> None:
+        """Close at once: something foreign happened. An abort resets all the same.
+
+        Args:
+            sock: What `begin` was called with, or was about to be; None: it has come through.
+        """
+        policy = LingerPolicy.ABORT if self.abort else LingerPolicy.BACKGROUND
+        if not self.held and sock is not None:
+            take_descriptor(sock, self.held)
+        session, self._session = self._session, None
+        if session is not None:
+            session.end()
+        elif sock is not None and sock.fileno() != -1:
+            detach_session(sock)  # this was interrupted in the middle of that
+        if sock is not None:
+            forget_session(sock)
+        for held in self.held:
+            close_socket(held, policy, view_of(held))
+
+    def let_go_at_once(self, policy: LingerPolicy) -> None:
+        """Close, whoever should have done so: the driver's thread is kept from it."""
+        self._end_session()
+        for sock in self.held:
+            close_socket(sock, policy, getattr(self, "_view", None))
+
+    def disown(self) -> None:
+        """In a forked child: release our copy of the descriptor, and touch nothing else."""
+        self._end_session()
+        for sock in self.held:
+            close_socket(sock, None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+import threading
+from concurrent.futures import Future, InvalidStateError
 
 from ._result import CloseResult
 
@@ -10,63 +11,56 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._crew import Orders
-
     StockFuture = Future[CloseResult]
 else:
     StockFuture = Future
 
 
 class CloseFuture(StockFuture):
-    """A Future that becomes one when somebody first asks it something.
+    """A Future whose parts are made when somebody first asks it something.
 
     The stock one begins with a lock, a condition and two lists, 1,600 bytes of them, and a server
     throws most of them away unasked. So `Future.__init__` is not called here. What it would have
-    made is missed when it is looked for, by whatever method or function; and is there then.
-
-    Args:
-        orders: Whose lock is held while it becomes a Future, and while it is settled.
+    made is looked for in the object, is not found, and comes from a stock Future that is made
+    then. No lock is taken: whoever settles stores the outcome and then looks whether anybody has
+    asked, and whoever asks first looks for an outcome afterwards. One of the two sees the other.
     """
 
-    __slots__ = ("_orders", "_settled")
+    __slots__ = ("_outcome",)
 
-    _asked = False  # in the object's own dict, and true, from when it is a Future
+    def __init__(self) -> None:
+        self._outcome: CloseResult | BaseException | None = None
 
-    def __init__(self, orders: Orders) -> None:
-        self._orders = orders
-        self._settled: CloseResult | BaseException | None = None
+    def settle(self, outcome: CloseResult | BaseException) -> None:
+        """Keep the outcome, and run the callbacks of those who have asked."""
+        self._outcome = outcome
+        if "_stock" in self.__dict__:
+            self._tell(outcome)
 
-    def settle(self, outcome: CloseResult | BaseException) -> bool:
-        """Keep the outcome for whoever asks. False: somebody has, and is to be told by `tell`.
-
-        For whoever holds the lock; runs nobody's callbacks.
-        """
-        if not self._asked:
-            self._settled = outcome
-        return not self._asked
-
-    def tell(self, outcome: CloseResult | BaseException) -> None:
-        """Let those know who have asked; runs their callbacks."""
-        if isinstance(outcome, CloseResult):
-            self.set_result(outcome)
-        else:
-            self.set_exception(outcome)
+    def _tell(self, outcome: CloseResult | BaseException) -> None:
+        made, me = self.__dict__, threading.get_ident()
+        made["_telling"] = me
+        try:
+            if isinstance(outcome, CloseResult):
+                self.set_result(outcome)
+            else:
+                self.set_exception(outcome)
+        except InvalidStateError:
+            pass  # the other one was faster
+        finally:
+            made.pop("_telling", None)
 
     def __getattr__(self, name: str) -> Any:
         # Python comes here for what it does not find.
-        with self._orders.lock:
-            if not self._asked:
-                self._become_a_future()
-        return object.__getattribute__(self, name)
-
-    def _become_a_future(self) -> None:
-        stock: StockFuture = Future()
-        stock.set_running_or_notify_cancel()
-        if isinstance(self._settled, CloseResult):
-            stock.set_result(self._settled)
-        elif self._settled is not None:
-            stock.set_exception(self._settled)
-        mine, made = vars(self), vars(stock)
-        # In one step, so that no signal's exception leaves a half. If a signal's handler came in
-        # between and asked first, what it was given stays.
-        mine.update({"_asked": True, **made, **mine})
+        made = self.__dict__
+        if "_stock" not in made:
+            stock: StockFuture = Future()
+            stock.set_running_or_notify_cancel()
+            made.setdefault("_stock", stock)  # in one step: another thread may ask, too
+        # It has its own state from when it was told, which a signal's exception may have prevented.
+        # Every method of a Future begins with the condition, and holds it from then on.
+        outcome = self._outcome
+        untold = "_state" not in made and made.get("_telling") != threading.get_ident()
+        if name == "_condition" and untold and outcome is not None:
+            self._tell(outcome)
+        return made[name] if name in made else getattr(made["_stock"], name)

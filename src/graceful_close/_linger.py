@@ -7,8 +7,8 @@ import errno
 import math
 
 from . import _platform
-from ._checks import require_socket
-from ._value import Value
+from ._record import Record
+from ._sockets import require_socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class LingerPolicy(enum.Enum):
     `timed_linger_close`."""
 
 
-class Linger(Value):
+class Linger(Record):
     """A socket's linger setting. It cannot be changed, and compares equal to its like.
 
     Args:

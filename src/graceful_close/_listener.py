@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import _socket
+import os
 import selectors
 import socket
 import sys
 
-from . import _process
-from ._checks import native_family, native_type, require_stream
+from ._close_all import close_all_on
+from ._options import Options
 from ._reaper import Reaper, hand_over
+from ._sockets import require_stream
 from ._tls import send_close_notify, speaks_tls
 
 TYPE_CHECKING = False
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._reaper import ReaperOptions
+    from ._result import CloseResult
 
     Socket = socket.socket
 else:
@@ -30,6 +33,22 @@ _Base = socket.socket
 
 # Or gevent's or eventlet's, which were there before us.
 _STOCK = issubclass(_Base, _socket.socket)
+
+_native_family = _socket.socket.family.__get__
+_native_type = _socket.socket.type.__get__
+
+# How often this process, and those that it comes from, have forked. A connection that was accepted
+# before the last fork has two holders, and which of them serves it nobody knows.
+_forks = 0
+
+
+def _forked() -> None:
+    global _forks  # noqa: PLW0603
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=_forked, after_in_child=_forked)
 
 
 class GracefulListener(socket.socket):
@@ -70,8 +89,9 @@ class GracefulListener(socket.socket):
         OSError: As for `socket.create_server`.
 
     Notes:
-        Only the process that accepted a connection closes it gracefully; one that was forked
-        after accept() drops its reference, and no more. For socketserver.ForkingMixIn, which
+        A connection that was accepted before a fork has two holders afterwards, parent and child.
+        close() drops the reference of whoever calls it, and no more, as a plain socket's does:
+        the one that serves it ends it by `graceful_close`. For socketserver.ForkingMixIn, which
         accepts in one process and serves in the other, see `graceful_close.socketserver`.
 
         `dup()` gives a plain socket, and the connection, which has two owners from then on, is
@@ -91,10 +111,9 @@ class GracefulListener(socket.socket):
         proactor loop on Windows, and gevent's own servers.
     """
 
-    __slots__ = ("_kinds", "reaper")
+    __slots__ = ("reaper",)
 
     reaper: Reaper
-    _kinds: dict[int, type[socket.socket]]  # by the process that accepts
 
     def __init__(
         self,
@@ -108,7 +127,6 @@ class GracefulListener(socket.socket):
         **options: Unpack[ReaperOptions],
     ) -> None:
         self.reaper = _one_reaper(reaper, options)
-        self._kinds = {}
         made = socket.create_server(
             address,
             family=family,
@@ -148,7 +166,6 @@ class GracefulListener(socket.socket):
         reaper = _one_reaper(reaper, options)
         self = cls.__new__(cls)
         self.reaper = reaper
-        self._kinds = {}
         timeout = listener.gettimeout()
         socket.socket.__init__(
             self, listener.family, listener.type, _protocol_of(listener), listener.detach()
@@ -163,8 +180,9 @@ class GracefulListener(socket.socket):
             A socket that closes gracefully, and the peer's address.
         """
         if not _STOCK:
-            accepted, address = super().accept()
-            accepted.__class__ = self._kind()
+            plain, address = super().accept()
+            accepted = _Accepted(plain.family, plain.type, plain.proto, plain.detach())
+            accepted.close_by(self.reaper, address)
             return accepted, address
         if socket.socket is not _Base and not issubclass(socket.socket, _socket.socket):
             _let_others_run(self)
@@ -172,11 +190,58 @@ class GracefulListener(socket.socket):
         # and one of the type for each connection, and an object that would not be ours.
         stock: Any = self
         number, address = stock._accept()
-        kind = self._kinds.get(_process.number) or self._kind()
-        accepted = kind(native_family(self), native_type(self), self.proto, number)
+        accepted = _Accepted(_native_family(self), _native_type(self), self.proto, number)
+        accepted.close_by(self.reaper, address)
         if self.gettimeout() and socket.getdefaulttimeout() is None:
             accepted.setblocking(True)  # BSD, macOS: it inherits the listener's mode
         return accepted, address
+
+    def refuse_backlog(self, reply: bytes = b"", timeout: float = 1.0) -> list[CloseResult]:
+        """Accept what waits in the backlog, answer each, and close all of it gracefully.
+
+        A listening socket that is closed resets every connection in its backlog, and their clients
+        have sent a request already. Call this when the server has stopped accepting, and close the
+        listener afterwards.
+
+        Args:
+            reply: What each client is told, as far as its socket takes it without waiting: a
+                503 response, say. Under TLS leave it empty.
+            timeout: Seconds for all of them together, 0 or more.
+
+        Returns:
+            How each connection ended.
+
+        Raises:
+            TypeError, ValueError: `timeout` is not a number of seconds.
+            OSError: The listener is closed, or there is no descriptor for one more (EMFILE).
+
+        Notes:
+            What comes between this and close() is reset as ever: Linux has no way to stop a
+            listening socket without that. Where other processes accept from the same socket,
+            nothing is reset before the last of them closes it, and none of them needs this.
+        """
+        options = Options(timeout)
+        waiting: list[socket.socket] = []
+        before = self.gettimeout()
+        super().settimeout(0)
+        try:
+            while True:
+                try:
+                    sock = self.accept()[0]
+                except (BlockingIOError, InterruptedError):
+                    break
+                except ConnectionError:
+                    continue  # ECONNABORTED: it was reset while it waited
+                waiting.append(sock)
+                sock.settimeout(0)
+                try:
+                    sock.send(reply, getattr(socket, "MSG_NOSIGNAL", 0))
+                except OSError:
+                    pass  # it was reset, or takes nothing: its close reports that
+        finally:
+            super().settimeout(before)
+            results = close_all_on(options, waiting)
+        return results
 
     def dup(self) -> Self:
         """Another listener for the same connections, with the same reaper."""
@@ -216,12 +281,13 @@ class GracefulListener(socket.socket):
             raise TypeError(f"sslsocket_class is {context.sslsocket_class!r} already")
         reaper = self.reaper
 
-        class GracefulSSLSocket(_Accepted, ssl.SSLSocket):
-            _reaper = reaper
+        class GracefulSSLSocket(_GracefulClose, ssl.SSLSocket):
+            _reaper: Reaper | None = reaper
+            _peer: object = None
 
             def __new__(cls, *_args: object, **_options: object) -> Self:
                 self = super().__new__(cls)
-                self._accepted_in = _process.number
+                self._forks = _forks
                 return self
 
             def shutdown(self, how: int) -> None:
@@ -241,26 +307,25 @@ class GracefulListener(socket.socket):
 
         context.sslsocket_class = GracefulSSLSocket
 
-    def _kind(self) -> type[socket.socket]:
-        """The class of what is accepted in this process."""
-        kind = self._kinds.get(_process.number)
-        if kind is None:
-            members = {"__slots__": (), "_reaper": self.reaper, "_accepted_in": _process.number}
-            kind = self._kinds[_process.number] = type("Accepted", (_Accepted, _Base), members)
-        return kind
 
-
-class _Accepted(Socket):
+class _GracefulClose(Socket):
     """What makes a class of sockets close gracefully.
 
-    An object of them has room for nothing but what a plain one has, so that dup() can make it one:
-    what is to be known of it is the class's.
+    Attributes:
+        _reaper: Where the connection goes; None: nowhere, it is closed plainly.
+        _forks: `_forks` when it was accepted.
+        _peer: The peer's address.
     """
 
     __slots__ = ()
 
-    _reaper: Reaper
-    _accepted_in: int  # process
+    _reaper: Reaper | None
+    _forks: int
+    _peer: object
+
+    def close_by(self, reaper: Reaper, peer: object) -> None:
+        """Have this Reaper close the connection, which was accepted just now."""
+        self._reaper, self._forks, self._peer = reaper, _forks, peer
 
     def shutdown(self, how: int) -> None:
         """Send our FIN, if writing is to end. Reading goes on until the close."""
@@ -269,17 +334,24 @@ class _Accepted(Socket):
 
     def dup(self) -> Self:
         """A plain socket for the same connection. From now on neither closes it for both."""
-        twin = super().dup()
-        plain: Any = type(self).__base__
-        twin.__class__ = self.__class__ = plain
-        return twin
+        plain: Any = socket.fromfd(self.fileno(), self.family, self.type, self.proto)
+        plain.settimeout(self.gettimeout())
+        self._reaper = None
+        return plain  # type: ignore[no-any-return]
 
     def _real_close(self, *args: Any) -> None:
         # What socket.close() and the last makefile() object's end come to. The standard
         # library's own subclass, SSLSocket, hangs on here, and so must we: close() alone cannot
         # know whether a makefile() object is still open.
-        if self._accepted_in != _process.number or not hand_over(self, self._reaper):
+        reaper = self._reaper
+        if reaper is None or self._forks != _forks or not hand_over(self, reaper, self._peer):
             super()._real_close(*args)  # type: ignore[misc]
+
+
+class _Accepted(_GracefulClose, _Base):
+    """What accept() returns."""
+
+    __slots__ = ("_forks", "_peer", "_reaper")
 
 
 def _protocol_of(sock: socket.socket) -> int:

@@ -1,57 +1,81 @@
-"""Letting go: of one direction, then of the descriptor, whatever holds the object."""
+"""Our FIN; giving the descriptor back."""
 
 from __future__ import annotations
 
-import _socket
 import socket
 
 from . import _platform
-from ._checks import is_native
 from ._linger import LingerPolicy
-from ._tls import forget_session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._platform import View
 
 
 def shut_for_writing(sock: socket.socket) -> None:
-    """Send our FIN, past what a subclass made of shutdown().
-
-    Never SHUT_RDWR: what the peer still sends would be answered with RST.
-    """
-    if is_native(sock):
-        _socket.socket.shutdown(sock, socket.SHUT_WR)
-    else:
-        sock.shutdown(socket.SHUT_WR)
+    """Send our FIN. Never SHUT_RDWR: what the peer still sends would be answered with RST."""
+    sock.shutdown(socket.SHUT_WR)
 
 
-def let_go(
-    sock: socket.socket, parting: LingerPolicy | None, seconds: float = 0
+def close_socket(
+    sock: socket.socket,
+    policy: LingerPolicy | None,
+    view: View | None = None,
+    seconds: float = 0,
+    *,
+    wake_readers: bool = False,
 ) -> OSError | None:
-    """Close as `parting` says, and never wait unless it is TIMED.
+    """Close, and never wait unless the policy is TIMED.
 
     Args:
-        sock: What to close. Afterwards `sock.fileno()` is -1.
-        parting: The linger policy to close with; None leaves the setting alone.
+        sock: The interpreter's own socket. Afterwards `sock.fileno()` is -1.
+        policy: The linger policy to close with; None leaves the setting alone.
+        view: What the system shows of it; None: it does not matter.
         seconds: With TIMED, how long close() may wait, rounded up.
+        wake_readers: Whoever waits for input on this connection is to read its end.
 
     Returns:
-        What close() complained of, if it did. The descriptor is gone all the same.
+        What close() failed by, if it did. The descriptor is released all the same.
     """
     try:
-        if parting is not None:
-            _set_parting(sock, parting, seconds)
+        if policy is LingerPolicy.ABORT and view is not None and view.disconnects:
+            _reset(sock)
+        elif policy is not None:
+            _set_policy(sock, policy, seconds)
+        if wake_readers:
+            _shut_for_reading(sock)
     finally:
         # Even if a signal's exception comes out of the above.
-        error = release(sock)
+        error = _close(sock)
     return error
 
 
-def _set_parting(sock: socket.socket, parting: LingerPolicy, seconds: float) -> None:
+def _reset(sock: socket.socket) -> None:
+    """End the connection itself, whoever else holds it."""
+    try:
+        _platform.disconnect(sock)
+    except OSError:
+        # EBUSY: a thread sleeps on it, and this kernel will not disconnect then (Debian's 5.10).
+        # The reader is woken, and the last reference resets.
+        _set_policy(sock, LingerPolicy.ABORT, 0)
+        _shut_for_reading(sock)
+
+
+def _shut_for_reading(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RD)
+    except OSError:
+        pass  # ENOTCONN: the connection is over, and that has woken every reader
+
+
+def _set_policy(sock: socket.socket, policy: LingerPolicy, seconds: float) -> None:
     option = _platform.HERE.linger
     if option is None:
         return  # no SO_LINGER: every close() is in the background
     try:
-        if parting is LingerPolicy.ABORT:
+        if policy is LingerPolicy.ABORT:
             option.set(sock, True, 0)
-        elif parting is LingerPolicy.TIMED:
+        elif policy is LingerPolicy.TIMED:
             # A non-blocking close() does not wait (BSD, macOS), or leaks the handle (Windows).
             sock.setblocking(True)
             option.set(sock, True, option.whole_seconds(seconds))
@@ -60,33 +84,24 @@ def _set_parting(sock: socket.socket, parting: LingerPolicy, seconds: float) -> 
             # wait. Touched only then, because every dup shares the setting.
             option.set(sock, False, 0)
     except (OSError, ValueError):
-        # ENOTCONN: the connection is over (macOS and illumos say EINVAL). EBADF: another thread
-        # was faster. ValueError: EINVAL or EDOM, on a system that means something else by them.
-        # Whichever it is, there is nothing left to do but close.
+        # ENOTCONN: the connection is over (macOS and illumos say EINVAL). ENOPROTOOPT: AF_VSOCK
+        # has no such option. ValueError: EINVAL or EDOM, on a system that means something else
+        # by them. Whichever it is, there is nothing left to do but close.
         pass
 
 
-def release(sock: socket.socket) -> OSError | None:
-    """Give the descriptor back, at once unless a linger option makes the kernel wait.
+def _close(sock: socket.socket) -> OSError | None:
+    """Release the descriptor.
 
-    socket.close() would wait for the last makefile() object, and a subclass may have put a
-    meaning of its own on it. The interpreter's own close takes the descriptor out of the
-    object and closes it in one step, with no moment between where a signal could lose it.
+    The interpreter's own close takes the descriptor out of the object and closes it in one
+    step, with no moment between where a signal could lose it.
 
     Returns:
-        What close() complained of. ECONNRESET is not reported (CPython); EINTR, and EWOULDBLOCK
-        for a linger time that ran out (BSD), are, and the descriptor is gone (close(2)).
+        What close() failed by. ECONNRESET is not reported (CPython); EINTR, and EWOULDBLOCK for
+        a linger time that ran out (BSD), are, and the descriptor is gone (close(2)).
     """
     try:
-        if is_native(sock):
-            _socket.socket.close(sock)
-            sock.detach()  # finds nothing, but lets the object know that it is closed
-        else:  # gevent, eventlet
-            sock.close()
-            if sock.fileno() != -1:
-                socket.close(sock.detach())
+        sock.close()
     except OSError as error:
         return error
-    finally:
-        forget_session(sock)  # or OpenSSL would go on using the number, whoever has it then
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import errno
 
-from ._value import Value
+from ._record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,12 +27,15 @@ class CloseOutcome(enum.Enum):
     them is not known: no close can prove that (RFC 9293, section 3.6)."""
 
     PEER_RESET = "reset by peer"
-    """The peer sent RST. What it had not acknowledged by then is lost."""
+    """The connection was reset, and what the peer had not acknowledged by then is lost. The peer
+    sent RST; after a shutdown(SHUT_RD) of the caller's, the kernel may have sent it instead, in
+    answer to input, and the two look alike afterwards."""
 
     TIMED_OUT = "timed out"
     """The time ran out with no proof of the end: the total deadline passed, or the kernel gave
-    the connection up by itself (`error` is then ETIMEDOUT, EHOSTUNREACH or a relative), or,
-    where acknowledgements cannot be seen, its own linger ended without saying how."""
+    the connection up (`error` is then ETIMEDOUT, or whatever number it took from an ICMP message,
+    from kernel TLS or from an administrator: EHOSTUNREACH, EACCES, EIO, ECONNABORTED), or, where
+    acknowledgements cannot be seen, its own linger ended without reporting how."""
 
     IDLE_TIMED_OUT = "idle timed out"
     """For `idle_timeout` seconds the peer sent nothing and acknowledged nothing new."""
@@ -66,7 +69,7 @@ _ERRNO = {
 }
 
 
-class CloseResult(Value):
+class CloseResult(Record):
     """How one connection ended. `str(result)` is one line for a log.
 
     It cannot be changed, and compares equal to one that says the same.
@@ -80,6 +83,9 @@ class CloseResult(Value):
         "_error",
         "_notified",
         "_peer_notified",
+        "_peer_first",
+        "_unflushed",
+        "_peer",
     )
     __match_args__ = (
         "outcome",
@@ -89,6 +95,9 @@ class CloseResult(Value):
         "error",
         "notified",
         "peer_notified",
+        "peer_first",
+        "unflushed",
+        "peer",
     )
 
     def __init__(
@@ -100,6 +109,9 @@ class CloseResult(Value):
         error: OSError | None,
         notified: bool | None = None,
         peer_notified: bool | None = None,
+        peer_first: bool | None = None,
+        unflushed: bool = False,
+        peer: object = None,
     ) -> None:
         self._outcome = outcome
         self._elapsed = elapsed
@@ -108,6 +120,9 @@ class CloseResult(Value):
         self._error = error
         self._notified = notified
         self._peer_notified = peer_notified
+        self._peer_first = peer_first
+        self._unflushed = unflushed
+        self._peer = peer
 
     @property
     def outcome(self) -> CloseOutcome:
@@ -160,15 +175,41 @@ class CloseResult(Value):
         return self._peer_notified
 
     @property
+    def peer_first(self) -> bool | None:
+        """Whether the peer's FIN came before ours went out: who sends the first keeps TIME_WAIT.
+
+        None: nobody can know. That is so where the system does not show a connection's state, and
+        where both FINs had crossed before anybody looked.
+        """
+        return self._peer_first
+
+    @property
+    def unflushed(self) -> bool:
+        """Whether a makefile() object that writes to the socket was open when it was closed.
+
+        What its buffer held was not sent, and nobody can see whether it held anything.
+        """
+        return self._unflushed
+
+    @property
+    def peer(self) -> object:
+        """The peer's address, as accept() returns it; None where it was not asked for or known.
+
+        A `Reaper` with an `on_close`, and whatever hands connections to one, fills it in.
+        """
+        return self._peer
+
+    @property
     def clean(self) -> bool:
         """Whether the end was seen to be the one asked for.
 
         True for PEER_CLOSED, DELIVERED and ABORTED (which only comes when it was asked for),
         and for NOT_CONNECTED if no byte was left unacknowledged. False when something is known
         to be unfinished, and also when nothing was observed: ALREADY_CLOSED is no proof that
-        the peer got anything. False also if the peer must take a TLS stream for cut.
+        the peer got anything. False also if the peer must take a TLS stream for cut, and if a
+        makefile() object may have held a part of the message back (`unflushed`).
         """
-        if self.notified is False:
+        if self.notified is False or self.unflushed:
             return self.outcome is CloseOutcome.ABORTED
         if self.outcome is CloseOutcome.NOT_CONNECTED:
             return self.unacked == 0
@@ -192,7 +233,19 @@ class CloseResult(Value):
         )
         if self.notified is False:
             line += ", close_notify not sent"
+        if self.unflushed:
+            line += ", a makefile() object was not closed"
+        if self.peer is not None:
+            line = f"{_address(self.peer)}: {line}"
         return line if self.error is None else f"{line} ({self.error})"
+
+
+def _address(peer: object) -> str:
+    if not isinstance(peer, tuple):
+        return str(peer) or "unnamed"  # AF_UNIX: a path, which is nearly always empty
+    parts = [str(part) for part in peer]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    host = f"[{parts[0]}]" if ":" in parts[0] else parts[0]
+    return f"{host}:{parts[1]}"
 
 
 def _in_bytes(count: int) -> str:

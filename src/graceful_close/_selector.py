@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import selectors
 import sys
@@ -9,6 +10,13 @@ import time
 from time import monotonic
 
 from ._teardown import WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE, Step
+
+# How many events are taken at a time. Arbitrary: enough to spread the cost of the call, and
+# a few milliseconds of work at most, after which an event loop that we share gets its turn.
+MOST_EVENTS = 128
+
+# In seconds: poll() counts milliseconds in an int. Whoever has longer waits again.
+LONGEST_WAIT = 1_000_000.0
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +37,8 @@ if TYPE_CHECKING:
                 known: It was armed before.
 
             Raises:
-                NotImplementedError: WAIT_ACK, and nothing here tells of acknowledgements.
-                OSError: The system has no room for one more (ENOMEM, ENOSPC).
+                OSError: The system has no room for one more (ENOMEM, ENOSPC), or WAIT_ACK, and
+                    nothing here tells of acknowledgements (EOPNOTSUPP).
             """
             ...
 
@@ -38,8 +46,13 @@ if TYPE_CHECKING:
             """Disarm, as must be done before an armed descriptor is closed."""
             ...
 
-        def wait(self, seconds: float) -> Events:
-            """Sleep, at most so long, until something happens to one that is armed."""
+        def wait(self, seconds: float, most: int = MOST_EVENTS) -> Events:
+            """Sleep, at most so long, until something happens to one that is armed.
+
+            Args:
+                seconds: How long, 0 or more.
+                most: How many events are wanted at the most; more are left for the next call.
+            """
             ...
 
         def fileno(self) -> int:
@@ -51,17 +64,10 @@ if TYPE_CHECKING:
             ...
 
 
-# How many events are taken at a time. Arbitrary: enough to spread the cost of the call, and
-# a few milliseconds of work at most, after which an event loop that we share gets its turn.
-_EVENTS = 128
-
-# poll() counts milliseconds in an int.
-_LONGEST = 1_000_000.0
-
 # What one select() takes on Windows, FD_SETSIZE in CPython's selectmodule.c.
 _SELECTABLE = 512
 
-# Where one select() cannot take all, look at each lot so often. Arbitrary: a fiftieth of a second
+# Where one select() cannot take all, look at each chunk so often. Arbitrary: a fiftieth of a second
 # more for a close, against some percent of a processor.
 _LOOK_EVERY = 0.02
 
@@ -73,6 +79,10 @@ _EVENTS_OF = {
 }
 
 
+def _no_watch() -> OSError:
+    return OSError(errno.EOPNOTSUPP, "acknowledgements wake nobody here")
+
+
 class Portable:
     """What `selectors` has to offer; acknowledgements wake nobody."""
 
@@ -81,7 +91,7 @@ class Portable:
 
     def arm(self, number: int, step: Step, known: bool) -> None:
         if step is WAIT_ACK:
-            raise NotImplementedError
+            raise _no_watch()
         self.forget(number)
         self._selector.register(number, _EVENTS_OF[step])
 
@@ -89,11 +99,11 @@ class Portable:
         if number in self._selector.get_map():
             self._selector.unregister(number)
 
-    def wait(self, seconds: float) -> Events:
+    def wait(self, seconds: float, most: int = MOST_EVENTS) -> Events:
         if not self._selector.get_map():
-            time.sleep(min(seconds, _LONGEST))  # all pause
+            time.sleep(min(seconds, LONGEST_WAIT))  # all pause
             return []
-        numbers = [key.fd for key, _ in self._selector.select(min(seconds, _LONGEST))]
+        numbers = [key.fd for key, _ in self._selector.select(min(seconds, LONGEST_WAIT))]
         for number in numbers:
             self._selector.unregister(number)
         return [(number, True) for number in numbers]
@@ -106,46 +116,46 @@ class Portable:
         self._selector.close()
 
 
-class Lots:
-    """select(), where there is nothing better (Windows), in lots that it can take."""
+class ChunkedSelect:
+    """select(), where there is nothing better (Windows), in chunks that it can take."""
 
     def __init__(self) -> None:
         self._armed: dict[int, int] = {}  # for which events
 
     def arm(self, number: int, step: Step, known: bool) -> None:
         if step is WAIT_ACK:
-            raise NotImplementedError
+            raise _no_watch()
         self._armed[number] = _EVENTS_OF[step]
 
     def forget(self, number: int) -> None:
         self._armed.pop(number, None)
 
-    def wait(self, seconds: float) -> Events:
-        wake_at = monotonic() + min(seconds, _LONGEST)
+    def wait(self, seconds: float, most: int = MOST_EVENTS) -> Events:
+        wake_at = monotonic() + min(seconds, LONGEST_WAIT)
         armed = list(self._armed)
-        lots = [armed[i : i + _SELECTABLE] for i in range(0, len(armed), _SELECTABLE)]
+        chunks = [armed[i : i + _SELECTABLE] for i in range(0, len(armed), _SELECTABLE)]
         while True:
             left = max(0.0, wake_at - monotonic())
-            patience = left if len(lots) == 1 else 0.0
-            ready = [number for lot in lots for number in self._look(lot, patience)]
+            timeout = left if len(chunks) == 1 else 0.0
+            ready = [number for chunk in chunks for number in self._look(chunk, timeout)]
             for number in ready:
                 del self._armed[number]
             if ready or left == 0:
                 return [(number, True) for number in ready]
-            if len(lots) != 1:
-                time.sleep(min(left, _LOOK_EVERY) if lots else left)
+            if len(chunks) != 1:
+                time.sleep(min(left, _LOOK_EVERY) if chunks else left)
 
-    def _look(self, lot: list[int], patience: float) -> list[int]:
-        readers = [number for number in lot if self._armed[number] & selectors.EVENT_READ]
-        writers = [number for number in lot if self._armed[number] & selectors.EVENT_WRITE]
+    def _look(self, chunk: list[int], timeout: float) -> list[int]:
+        readers = [number for number in chunk if self._armed[number] & selectors.EVENT_READ]
+        writers = [number for number in chunk if self._armed[number] & selectors.EVENT_WRITE]
         try:
-            readable, writable, _ = select.select(readers, writers, [], patience)
+            readable, writable, _ = select.select(readers, writers, [], timeout)
         except OSError:
             # EBADF, WSAENOTSOCK: another thread closed one of them, who is to hear of it.
-            if len(lot) == 1:
-                return lot
-            half = len(lot) // 2
-            return self._look(lot[:half], 0) + self._look(lot[half:], 0)
+            if len(chunk) == 1:
+                return chunk
+            half = len(chunk) // 2
+            return self._look(chunk[:half], 0) + self._look(chunk[half:], 0)
         return list({*readable, *writable})
 
     def fileno(self) -> int:
@@ -166,7 +176,7 @@ def new_selector() -> Selector:
         if sys.platform == "linux" and hasattr(select, "epoll"):
             return Epoll()
         if issubclass(selectors.DefaultSelector, selectors.SelectSelector):
-            return Lots()
+            return ChunkedSelect()
         return Portable(selectors.DefaultSelector())
     except OSError:
         return Portable(getattr(selectors, "PollSelector", selectors.SelectSelector)())
@@ -175,14 +185,20 @@ def new_selector() -> Selector:
 if sys.platform == "linux":
 
     class Epoll:
-        """epoll(7): those to whom nothing happens cost nothing, and acknowledgements wake it."""
+        """epoll(7): those to whom nothing happens cost nothing, and acknowledgements wake it.
+
+        Linux wakes every sleeper on a socket when the FIN is acknowledged (FIN_WAIT1 to FIN_WAIT2,
+        tcp_rcv_state_process()), but to a poll() nothing has changed then: a socket that is shut
+        for writing counts as writable all the time. An edge-triggered epoll reports the wake-up
+        itself. Its first wait returns at once, with the edge of being added.
+        """
 
         # Once, so that a descriptor which had its event may be closed with no further call:
         # were it armed, a dup would keep it in the list, and its events coming.
         _READABLE = select.EPOLLIN | select.EPOLLONESHOT
         _WRITABLE = select.EPOLLOUT | select.EPOLLONESHOT
         _EITHER = select.EPOLLIN | select.EPOLLOUT | select.EPOLLONESHOT
-        _ANYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET  # see AckWatch
+        _ANYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
 
         def __init__(self) -> None:
             epoll = self._epoll = select.epoll()
@@ -204,12 +220,12 @@ if sys.platform == "linux":
                 self._register(number, events)
             except FileExistsError:
                 # A dup kept the connection in the list when an earlier owner of this very
-                # number, one that had had its event, was closed; and was dup'd to it again.
+                # number was closed; and was dup'd to it again.
                 self._modify(number, events)
 
         def forget(self, number: int) -> None:
             self._epoll.unregister(number)
 
-        def wait(self, seconds: float) -> Events:
-            events = self._epoll.poll(min(seconds, _LONGEST), _EVENTS)
+        def wait(self, seconds: float, most: int = MOST_EVENTS) -> Events:
+            events = self._epoll.poll(min(seconds, LONGEST_WAIT), most)
             return [(number, what != select.EPOLLOUT) for number, what in events]

@@ -6,15 +6,37 @@ a TCP connection whose peer answers reads like this:
 
     driver                            machine
     ------                            -------
-    start()                       ->  SHUT_WR         our FIN goes out
+    start()                       ->  LOOK            is there a connection, and in which state?
+    looked(OPEN, now)             ->  SHUT_WR         our FIN goes out
     shut(now)                     ->  DRAIN           read and throw away
     would_block(now)              ->  WAIT_READABLE   until `wake_at` at the latest
     woke(now)                     ->  DRAIN
     received(5_000, now)          ->  WAIT_READABLE
     woke(now)                     ->  DRAIN
-    received(0, now)              ->  PROBE           the peer's FIN; has it all of ours?
-    probed(0, now)                ->  LET_GO          as `parting` says
+    received(0, now)              ->  LOOK            the end of the stream: is it the peer's FIN?
+    looked(BOTH_FINS, now)        ->  COUNT           has the peer all of ours?
+    counted(0, now)               ->  LET_GO          as `linger_policy` says
     released(now)                     the CloseResult
+
+Theory of operation
+-------------------
+A close goes through phases, each of which may be missing:
+
+1. *Standing*: LOOK. No connection, no close.
+2. *close_notify*: under TLS, SEND_CLOSE_NOTIFY until there is room for it.
+3. *Peer first*: with `peer_first`, drain until the peer's FIN or until that time is over.
+4. *Our FIN*: SHUT_WR.
+5. *Drain*: DRAIN and WAIT until the peer's FIN (and, for DELIVERED, only until everything is
+   acknowledged).
+6. *Acknowledgement*: COUNT and WAIT_ACK until our last byte is acknowledged.
+7. *Release*: LET_GO.
+
+In each of them `deadline` and `idle_at` bound every wait. An abort is phase 1 and then 7.
+
+What counts as proof: the peer's FIN is a *state* of the connection (LOOK), because recv() returns
+0 also after the caller's own SHUT_RD; that everything arrived is a count of 0 in a state in which
+the kernel counts; a reset is an error that the kernel reported. An outcome is decided once
+(`_outcome`); after that the machine at most asks for a last count, and nothing can change it.
 
 RFC 9112, section 9.6 is why a server does this; RFC 9293, section 3.6 is why it works.
 """
@@ -25,16 +47,19 @@ import enum
 import math
 
 from ._linger import LingerPolicy
-from ._platform import Meaning, Sight, meaning
+from ._platform import ErrorKind, TcpState, View, error_kind
 from ._result import CloseOutcome, CloseResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._terms import Terms
+    from ._options import Options
 
 
 class Step(enum.Enum):
     """What the driver does next, and how it reports."""
+
+    LOOK = enum.auto()
+    """Read the state of the connection. Report looked()."""
 
     SEND_CLOSE_NOTIFY = enum.auto()
     """TLS: send close_notify and do not wait for the peer's (RFC 8446, section 6.1).
@@ -47,11 +72,14 @@ class Step(enum.Enum):
     """Read once without waiting, at most `allowance` bytes, and throw it away.
     Report received(), would_block() or failed()."""
 
-    PROBE = enum.auto()
-    """Count the unacknowledged bytes. Report probed(); None where nobody can know."""
+    COUNT = enum.auto()
+    """Count the unacknowledged bytes. Report counted(); None where nobody can know."""
 
     READ_ERROR = enum.auto()
-    """Take the socket's pending error (SO_ERROR). Report failed(), or no_error()."""
+    """Take the socket's pending error (SO_ERROR). Report pending_error(), or no_error()."""
+
+    CLEAR_ERRORS = enum.auto()
+    """Empty the socket's error queue, which wakes every wait. Report cleared()."""
 
     WAIT_READABLE = enum.auto()
     """Wait until there is input, or until `wake_at`. Report woke()."""
@@ -70,15 +98,17 @@ class Step(enum.Enum):
     """Do nothing until `wake_at`. Report woke()."""
 
     LET_GO = enum.auto()
-    """The end: release the descriptor as `parting` says. Report released()."""
+    """The end: release the descriptor as `linger_policy` says. Report released()."""
 
 
 # By their own names, because an enum's member costs more to look up than most of what follows.
+LOOK = Step.LOOK
 SEND_CLOSE_NOTIFY = Step.SEND_CLOSE_NOTIFY
 SHUT_WR = Step.SHUT_WR
 DRAIN = Step.DRAIN
-PROBE = Step.PROBE
+COUNT = Step.COUNT
 READ_ERROR = Step.READ_ERROR
+CLEAR_ERRORS = Step.CLEAR_ERRORS
 WAIT_READABLE = Step.WAIT_READABLE
 WAIT_WRITABLE = Step.WAIT_WRITABLE
 WAIT_EITHER = Step.WAIT_EITHER
@@ -92,14 +122,64 @@ PEER_RESET = CloseOutcome.PEER_RESET
 TIMED_OUT = CloseOutcome.TIMED_OUT
 IDLE_TIMED_OUT = CloseOutcome.IDLE_TIMED_OUT
 DRAIN_LIMIT = CloseOutcome.DRAIN_LIMIT
+ABORTED = CloseOutcome.ABORTED
 NOT_CONNECTED = CloseOutcome.NOT_CONNECTED
 ALREADY_CLOSED = CloseOutcome.ALREADY_CLOSED
+
+OPEN = TcpState.OPEN
+FIN_SENT = TcpState.FIN_SENT
+PEER_FIN = TcpState.PEER_FIN
+ACCEPTING = TcpState.ACCEPTING
+OVER = TcpState.OVER
+NEVER_OPEN = TcpState.NEVER_OPEN
+
+# In these the peer's FIN is among what was received. A connection that is over, and whose end the
+# caller has not read yet, ended by it too: a reset would have been reported by recv().
+PEER_FIN_SEEN = frozenset({PEER_FIN, TcpState.BOTH_FINS, OVER})
+_NO_CONNECTION = frozenset({TcpState.LISTENING, TcpState.CONNECTING})
 
 # How long to pause between two looks at the acknowledgements where nothing wakes us. Arbitrary:
 # the first is about a fast network's round trip, and the last keeps a wait of seconds at some
 # dozens of looks while costing it at most a twentieth of a second.
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
+
+# Wake-ups in a row that brought nothing, and that no time was up for. One is another reader who was
+# faster. From the second the error queue is suspected; if that does not help, time wakes us.
+_SUSPICIOUS = 2
+_HOPELESS = 4
+
+
+def may_end_at_first_look(options: Options, view: View, state: TcpState | None) -> bool:
+    """Whether a close can end without a machine, if its first look finds everything over.
+
+    Nearly all closes go the same way: our FIN goes out, the next thing to come is the peer's, and
+    everything is acknowledged then. The driver sends our FIN, reads once, and if that, the state
+    and the count say so, `closed_by_peer` is the result. Whatever else it meets is told to a
+    machine, which would have answered the same (tests/test_first_look.py).
+    """
+    return (
+        (state is OPEN or state is PEER_FIN)
+        and options.until is PEER_CLOSED
+        and not options.peer_first
+        and view.acks is not None
+        and view.count_survives_reset
+    )
+
+
+def closed_by_peer(
+    seconds: float,
+    peer_first: bool | None,
+    error: OSError | None,
+    unflushed: bool,
+    peer: object,
+) -> CloseResult:
+    """The result of a close that ended at its first look."""
+    if error is not None:
+        error = error.with_traceback(None)
+    return CloseResult(
+        PEER_CLOSED, seconds, 0, 0, error, None, None, peer_first, unflushed, peer
+    )
 
 
 class Teardown:
@@ -109,121 +189,189 @@ class Teardown:
     comes, the machine never waits past its deadline, and after LET_GO asks for nothing else.
 
     Args:
-        terms: What the caller asked for.
+        options: What the caller asked for.
         now: Seconds on a clock that never goes back; every report brings a newer reading.
-        sight: What can be seen of this connection.
+        view: What the system shows of this connection.
         tls: Begin with close_notify.
         one_of_many: The driver serves others too. It learns of input without a system call for
             each socket, so that a wait costs it less than a read that finds nothing; and it
             cannot let the kernel's linger hold it up.
+        abort: Throw the connection away.
+        unflushed: A makefile() object of the caller's is open, and what it may hold is not sent.
+        fin_sent: The driver has sent our FIN already.
 
     Attributes:
         wake_at: The latest reading of the clock at which a wait must end.
         allowance: The most bytes that the next DRAIN may read; None: as many as it likes.
-        parting: At LET_GO, the linger policy to close with; None: the connection is over on
-            both sides and no policy can matter.
-        linger_seconds: With a parting of TIMED, for how long.
+        linger_policy: At LET_GO, the policy to close with; None: the connection is over on both
+            sides and no policy can matter.
+        linger_seconds: With a policy of TIMED, for how long.
+        wake_readers: At LET_GO, whoever waits for input is to read the end of the stream.
+        peer: The peer's address, for the result.
     """
 
     __slots__ = (
+        "_abort",
         "_deadline",
+        "_deaf",
         "_drained",
         "_error",
         "_fin_sent",
+        "_first_looked",
         "_idle_at",
+        "_idle_wakes",
         "_notified",
         "_notifying",
         "_on_timeout",
         "_one_of_many",
+        "_options",
         "_outcome",
         "_over",
         "_pause",
         "_peer_fin",
+        "_peer_first",
+        "_peer_first_until",
         "_peer_notified",
-        "_sight",
+        "_recounting",
+        "_stale",
         "_started",
-        "_terms",
+        "_state",
         "_unacked",
+        "_unflushed",
+        "_view",
         "_wants_acks",
         "_watchable",
         "allowance",
+        "linger_policy",
         "linger_seconds",
-        "parting",
+        "peer",
         "wake_at",
     )
 
     def __init__(
         self,
-        terms: Terms,
+        options: Options,
         now: float,
-        sight: Sight,
+        view: View,
         *,
         tls: bool = False,
         one_of_many: bool = False,
+        abort: bool = False,
+        unflushed: bool = False,
+        fin_sent: bool = False,
     ) -> None:
-        self._terms = terms
-        self._sight = sight
+        self._options = options
+        self._view = view
         self._one_of_many = one_of_many
+        self._abort = abort
+        self._unflushed = unflushed
         # Is it the acknowledgement that we were asked to see, and can we?
-        self._wants_acks = sight.acks and terms.until is DELIVERED
+        self._wants_acks = view.acks is not None and options.until is DELIVERED
 
         self._started = now
-        self._deadline = now + terms.timeout
-        self._idle_at = now + terms.idle_timeout
+        self._deadline = now + options.timeout
+        self._idle_at = now + options.idle_timeout
         self.wake_at = min(self._deadline, self._idle_at)
+        self._peer_first_until = now + options.peer_first if options.peer_first else 0.0
         self._pause = _FIRST_PAUSE
         self._watchable = True
+        self._idle_wakes = 0
 
-        self._notifying = tls
+        self._state: TcpState | None = None
+        self._first_looked = False
+        self._recounting = False
+        self._stale = False  # the count is from before the peer's FIN, and proves nothing
+        self._notifying = tls and not abort
         self._notified: bool | None = None
         self._peer_notified: bool | None = None
-        self._fin_sent = False
+        self._fin_sent = fin_sent
         self._peer_fin = False
+        self._peer_first: bool | None = None
+        self._deaf = False  # recv() returns 0, and the peer's FIN has not come
         self._over = False
 
-        limit = terms.drain_limit
+        limit = options.drain_limit
         self.allowance = None if limit is None else limit + 1
         self._drained = 0
         self._unacked: int | None = None
         self._error: OSError | None = None
         self._outcome: CloseOutcome | None = None
-        self._on_timeout = terms.on_timeout
-        self.parting: LingerPolicy | None = None
+        self._on_timeout: LingerPolicy = options.on_timeout
+        self.linger_policy: LingerPolicy | None = None
         self.linger_seconds = 0.0
+        self.peer: object = None
 
     # --- reports: what happened --------------------------------------------------------------
 
     def start(self) -> Step:
-        """Nothing yet."""
-        return SEND_CLOSE_NOTIFY if self._notifying else SHUT_WR
+        """Nothing happened yet."""
+        if self._view.state is not None or self._abort:
+            return LOOK
+        return self._begin(self._started)
 
-    def heard(self, peers: bool | None) -> None:
+    def looked(self, state: TcpState | None, now: float) -> Step:
+        """LOOK found the connection in `state`; None: that cannot be known."""
+        if self._over or (self._outcome and not self._recounting):
+            return self._conclude()
+        if state is OPEN and self._fin_sent:
+            state = None  # a kernel that shows this after our FIN does not tell (gVisor)
+        self._state = state
+        if not self._first_looked:
+            self._first_looked = True
+            return self._stand(state, now)
+        if state is NEVER_OPEN:
+            # The handshake failed, and nothing was ever sent.
+            self._recounting = self._fin_sent = False
+            return READ_ERROR if self._outcome is None else self._conclude()
+        if state is PEER_FIN and self._peer_first is None:
+            self._peer_first = True
+        if self._recounting:
+            self._recounting = False
+            return COUNT if state is not ACCEPTING else self._uncounted(now)
+        # recv() has returned 0. Where no state is shown, that is all the proof there is.
+        if state is None or state in PEER_FIN_SEEN:
+            if self._deaf and state is OVER:
+                # Whatever came after the caller's SHUT_RD was answered with RST, by either side.
+                self._deaf = False
+                self._peer_fin = True
+                self._stale = True
+                return READ_ERROR
+            self._peer_fin = True
+            return self._after_the_peers_fin(now)
+        self._deaf = True
+        if self._peer_first_until or self._notifying:
+            return self.would_block(now)
+        return self._ask_count() if self._view.acks is not None else self._rest(now)
+
+    def peer_close_notify(self, received: bool | None) -> None:
         """What is known of the peer's close_notify before ours is out."""
-        self._peer_notified = peers
+        self._peer_notified = received
 
-    def notified(self, sent: bool | None, peers: bool | None = None) -> Step:
+    def notified(self, sent: bool | None, now: float, received: bool | None = None) -> Step:
         """The close_notify is out, or can never go out.
 
         Args:
             sent: It is out; None: there was no TLS session to end.
-            peers: The peer's has come; False: its stream was cut; None: nobody looked.
+            now: A reading of the clock.
+            received: The peer's has come; False: its stream was cut; None: nobody looked.
         """
         if self._outcome:
             return self._conclude()
         self._notifying = False
         self._notified = sent
-        if peers is not None:
-            self._peer_notified = peers
-        return SHUT_WR
+        self._idle_wakes = 0
+        if received is not None:
+            self._peer_notified = received
+        return self._begin(now)
 
     def notify_would_block(self, now: float) -> Step:
         """There was no room for the close_notify."""
         # When the time is up our FIN goes out all the same: it needs no room, and a peer that
         # sees it without a close_notify knows that the stream was cut (RFC 8446, section 6.1).
         if self._outcome or now >= self._deadline:
-            return self.notified(False)
+            return self.notified(False, now)
         # A peer that sends all before it reads makes no room as long as nobody reads.
-        return self._without_room(now) if self._peer_fin else DRAIN
+        return self._without_room(now) if self._peer_fin or self._deaf else DRAIN
 
     def shut(self, now: float, error: OSError | None = None) -> Step:
         """shutdown(SHUT_WR) was called."""
@@ -231,38 +379,44 @@ class Teardown:
             return self._conclude()
         if error is None:
             self._fin_sent = True
-        elif meaning(error) is Meaning.NOT_CONNECTED:
+        elif error_kind(error) is ErrorKind.NOT_CONNECTED:
             # Not the end of the story: after a reset the error proper is still to be read, and
             # macOS says this of a second SHUT_WR on a connection that lives.
             self._error = error.with_traceback(None)
         else:
             return self.failed(error, now)
         if self._peer_fin:
-            return self._after_the_peers_fin()
+            return self._after_the_peers_fin(now)
         # An idle time begins with a count, and that comes after a first read.
-        counts = self._sight.acks and self._terms.idle_timeout < math.inf
-        patient = self._one_of_many and now < self.wake_at
+        counts = self._view.acks is not None and self._options.idle_timeout < math.inf
+        patient = self._one_of_many and now < self.wake_at and self._state is not PEER_FIN
+        patient = patient and not self._options.peer_first  # a read shows that ours was first
         if patient and error is None and not (counts or self._wants_acks):
             return self._sleep(now)
         return DRAIN
 
     def received(self, count: int, now: float) -> Step:
-        """DRAIN threw `count` bytes away; 0 is the peer's FIN."""
+        """DRAIN threw `count` bytes away; 0 is the end of the stream."""
         if self._outcome:
             return self._conclude()
+        self._idle_wakes = 0
         if count == 0:
+            if self._view.state is not None and self._state not in (PEER_FIN, OVER, NEVER_OPEN):
+                return LOOK
             self._peer_fin = True
-            return self._wait_for_room() if self._notifying else self._after_the_peers_fin()
+            return self._after_the_peers_fin(now)
         self._it_lives()
         self._drained += count
-        self._idle_at = now + self._terms.idle_timeout
-        limit = self._terms.drain_limit
+        self._idle_at = now + self._options.idle_timeout
+        limit = self._options.drain_limit
         if limit is not None:
             if self._drained > limit:
                 return self._look_and_conclude(DRAIN_LIMIT)
             self.allowance = limit - self._drained + 1
         if self._notifying:
-            return self._wait_for_room()
+            return self._wait_for_room(now)
+        if self._peer_first_until:
+            return self._let_the_peer_be_first(now)
         if now >= self._deadline:
             return self._look_and_conclude(TIMED_OUT)
         # WAIT_ACK sleeps on an edge: nothing may be left unread before it.
@@ -272,72 +426,110 @@ class Teardown:
         """DRAIN found nothing to read for now."""
         if self._outcome:
             return self._conclude()
+        if self._idle_wakes == _SUSPICIOUS and self._view.error_queue:
+            self._idle_wakes += 1
+            return CLEAR_ERRORS
         if self._notifying:
             return self._without_room(now)
+        if self._peer_first_until:
+            return self._let_the_peer_be_first(now)
         self._it_lives()
-        sight, terms = self._sight, self._terms
-        if sight.acks:
+        if self._state is not None and self._peer_first is None and not self._deaf:
+            self._peer_first = (
+                False  # ours is out, and there is no end of the peer's stream yet
+            )
+        view, options = self._view, self._options
+        if view.acks is not None:
             # Acknowledgements are signs of life too, so an idle time begins with a count; and
             # whatever the end, a fresh count goes into the result.
-            baseline = self._unacked is None and terms.idle_timeout < math.inf
+            baseline = self._unacked is None and options.idle_timeout < math.inf
             late = now >= min(self._deadline, self._idle_at)
             if baseline or late or self._follows_acks():
-                return PROBE
-        elif sight.kernel_lingers and terms.until is DELIVERED and not self._one_of_many:
+                return self._ask_count()
+        elif view.kernel_lingers and options.until is DELIVERED and not self._one_of_many:
             self.linger_seconds = self._deadline - now
             if self.linger_seconds > 0:
-                self.parting = LingerPolicy.TIMED
+                self.linger_policy = LingerPolicy.TIMED
                 return self._conclude(TIMED_OUT)  # unless released() knows better
         return self._rest(now)
 
+    def cleared(self, now: float) -> Step:
+        """CLEAR_ERRORS emptied the error queue."""
+        return self.would_block(now)
+
     def failed(self, error: OSError, now: float) -> Step:
-        """A step or a wait failed, or READ_ERROR found `error`.
+        """A step or a wait failed.
 
         Raises:
-            OSError: `error`, if it is nothing that a network does.
+            OSError: `error`, if it can only be a bug of ours.
         """
         if self._outcome:
             return self._conclude()
-        what = meaning(error)
-        if what not in _OUTCOMES:
+        kind = error_kind(error)
+        if kind is ErrorKind.OURS:
             raise error
+        outcome = self._outcome_of(kind)
         self._error = error.with_traceback(None)  # a traceback would keep the socket alive
         if self._notifying:
             self._notifying, self._notified = False, False
-        return self._look_and_conclude(_OUTCOMES[what])
+        return self._look_and_conclude(outcome)
 
-    def probed(self, unacked: int | None, now: float) -> Step:
-        """PROBE counted the unacknowledged bytes, an unacknowledged FIN among them."""
+    def counted(self, unacked: int | None, now: float) -> Step:
+        """COUNT counted the unacknowledged bytes, an unacknowledged FIN among them."""
         if self._over:
             return LET_GO
-        before, self._unacked = self._unacked, unacked if self._sight.acks else None
+        if self._view.acks is None or (self._state is NEVER_OPEN and unacked != 0):
+            unacked = None  # the kernel's count of a connection that never was means nothing
+        before, self._unacked = self._unacked, unacked
         if self._outcome:
             return self._conclude()
         if before is not None and unacked is not None and unacked < before:
-            self._idle_at = now + self._terms.idle_timeout
+            self._idle_at = now + self._options.idle_timeout
             self._pause = _FIRST_PAUSE
+            self._idle_wakes = 0
         return (
             self._wait_for_room_or_give_up(now)
             if self._notifying
             else self._judge(unacked, now)
         )
 
+    def pending_error(self, error: OSError, state: TcpState | None, now: float) -> Step:
+        """READ_ERROR found `error`, with the connection in `state`.
+
+        SO_ERROR also gives what an ICMP message said of one segment (`sk_err_soft` in Linux's
+        tcp_v4_err()): TCP goes on trying then (RFC 1122, section 4.2.3.9), and nothing has ended.
+        """
+        if state is None or state in (OVER, NEVER_OPEN):
+            return self.failed(error, now)
+        return self.no_error(now)
+
     def no_error(self, now: float) -> Step:
-        """READ_ERROR found nothing."""
+        """READ_ERROR found nothing that has ended the connection."""
         if self._outcome:
             return self._conclude()
         if not self._fin_sent:
             # It was over before we came, and how is not to be known any more.
             return self._look_and_conclude(NOT_CONNECTED)
-        return self._conclude(self._success()) if self._unacked == 0 else self._rest(now)
+        if self._stale:
+            self._stale = False
+            return self._ask_count()
+        proven = self._unacked == 0 and (self._peer_fin or self._wants_acks)
+        return self._conclude(self._success()) if proven else self._rest(now)
 
     def woke(self, now: float, *, readable: bool = True) -> Step:
         """A wait is over; `readable`: for all the driver knows, there is input or an error."""
         if self._outcome:
             return self._conclude()
+        if now < self.wake_at and self._idle_wakes < _HOPELESS:
+            self._idle_wakes += 1
         if self._notifying:
-            return SEND_CLOSE_NOTIFY if now < self._deadline else self.notified(False)
-        return DRAIN if readable and not self._peer_fin else PROBE
+            return SEND_CLOSE_NOTIFY if now < self._deadline else self.notified(False, now)
+        if self._deaf:
+            return LOOK
+        before_our_fin = bool(self._peer_first_until)
+        if before_our_fin or (readable and not self._peer_fin):
+            return DRAIN
+        return self._ask_count()
 
     def time_is_up(self, now: float, on_timeout: LingerPolicy) -> Step:
         """The driver can wait no longer, and wants `on_timeout` done. No step waits any more."""
@@ -348,16 +540,20 @@ class Teardown:
     def cannot_watch(self, now: float) -> Step:
         """WAIT_ACK is not to be had: no epoll on this system, or no descriptor left for it."""
         self._watchable = False
-        return self._conclude() if self._outcome else self._rest(now)
+        if self._outcome:
+            return self._conclude()
+        return self._let_the_peer_be_first(now) if self._peer_first_until else self._rest(now)
 
     def released(self, now: float, error: OSError | None = None) -> CloseResult:
-        """The descriptor is gone; `error` is what close() said of it.
+        """The descriptor is gone; `error` is what close() failed by.
 
-        Whatever close() says the descriptor is gone (close(2)): its errors are information.
+        Whatever close() says, the descriptor is gone (close(2)): its errors are information. A
+        machine that was never asked for a step closes what had no descriptor any more.
         """
         outcome = self._outcome or ALREADY_CLOSED
         if error is not None:
-            if self.parting is LingerPolicy.TIMED and meaning(error) is Meaning.RESET:
+            timed = self.linger_policy is LingerPolicy.TIMED
+            if timed and error_kind(error) is ErrorKind.RESET:
                 outcome = PEER_RESET
             error = error.with_traceback(None)
         return CloseResult(
@@ -368,27 +564,95 @@ class Teardown:
             self._error or error,
             self._notified,
             self._peer_notified,
+            self._peer_first,
+            self._unflushed and outcome is not ALREADY_CLOSED,
+            self.peer,
         )
+
+    @property
+    def wake_readers(self) -> bool:
+        return not self._peer_fin and self._fin_sent and self._error is None
 
     # --- decisions ---------------------------------------------------------------------------
 
+    def _stand(self, state: TcpState | None, now: float) -> Step:
+        """The first look: is there a connection to end?"""
+        if state in _NO_CONNECTION:
+            self._unacked = 0 if state is TcpState.LISTENING else None
+            return self._conclude(NOT_CONNECTED)
+        if state is PEER_FIN:
+            self._peer_first = True
+        elif state in (FIN_SENT, TcpState.BOTH_FINS):
+            self._peer_first = False  # the caller's own shutdown() was before the peer's
+            self._fin_sent = True
+        elif state is NEVER_OPEN and self._fin_sent:
+            self._fin_sent = self._notifying = False
+            return READ_ERROR
+        if not self._abort:
+            return self._begin(now)
+        if state is OVER or state is NEVER_OPEN:
+            return READ_ERROR
+        return self._look_and_conclude(ABORTED)
+
+    def _begin(self, now: float) -> Step:
+        """The next phase before our FIN, or that."""
+        if self._notifying:
+            return SEND_CLOSE_NOTIFY
+        gone = self._peer_fin or self._state in (OVER, NEVER_OPEN)
+        if self._peer_first_until and not gone and not self._fin_sent:
+            return self._let_the_peer_be_first(now) if self._deaf else DRAIN
+        self._peer_first_until = 0.0
+        return self.shut(now) if self._fin_sent else SHUT_WR
+
+    def _let_the_peer_be_first(self, now: float) -> Step:
+        """All is read for now: wait for the peer's FIN before ours, or do not wait any more."""
+        until = min(self._peer_first_until, self._deadline, self._idle_at)
+        if now >= until or self._peer_fin:
+            self._peer_first_until = 0.0
+            return SHUT_WR
+        self.wake_at = until
+        if self._deaf:
+            return self._watch_state(now)
+        return WAIT_READABLE if self._idle_wakes < _HOPELESS else self._nap(now)
+
     def _it_lives(self) -> None:
         """There is a connection, whatever shutdown() said: an earlier FIN is ours."""
-        if not (self._fin_sent or self._notifying):
+        if not (self._fin_sent or self._notifying or self._peer_first_until):
             self._fin_sent = True
             self._error = None
 
-    def _after_the_peers_fin(self) -> Step:
+    def _after_the_peers_fin(self, now: float) -> Step:
+        if self._notifying:
+            return self._wait_for_room(now)
+        if self._peer_first_until:
+            self._peer_first_until = 0.0
+            if self._state is not None and self._peer_first is None:
+                self._peer_first = True
+            return SHUT_WR
         if not self._fin_sent:
             return READ_ERROR  # shutdown() found no connection: what ended it?
-        return PROBE if self._sight.acks else self._conclude(PEER_CLOSED)
+        return self._ask_count() if self._view.acks is not None else self._conclude(PEER_CLOSED)
+
+    def _ask_count(self) -> Step:
+        """Count, if the kernel does: during the handshake of a Fast Open server it says 0."""
+        if self._state is ACCEPTING:
+            self._recounting = True
+            return LOOK
+        return COUNT
+
+    def _uncounted(self, now: float) -> Step:
+        """The handshake goes on, and nothing is known."""
+        if self._outcome:
+            return self._conclude()
+        return self._wait_for_room_or_give_up(now) if self._notifying else self._rest(now)
 
     def _judge(self, unacked: int | None, now: float) -> Step:
         """What a count proves."""
         if unacked is None:  # it should have known, but does not: do without
             self._wants_acks = False
             return self._conclude(PEER_CLOSED) if self._peer_fin else self._rest(now)
-        if unacked == 0 and self._sight.survives_reset and (self._wants_acks or self._peer_fin):
+        survives = self._view.count_survives_reset and self._fin_sent
+        if unacked == 0 and survives and (self._wants_acks or self._peer_fin):
             return self._conclude(self._success())
         # Once the FIN is read, recv() says no more than that: a reset shows in SO_ERROR alone.
         # And where a reset empties the queue, 0 proves nothing before SO_ERROR was asked.
@@ -399,25 +663,27 @@ class Teardown:
     def _without_room(self, now: float) -> Step:
         """All is read, and there is no room for the close_notify: count, or do without."""
         # Acknowledgements are signs of life before they make room.
-        counts = self._sight.acks and self._terms.idle_timeout < math.inf
+        counts = self._view.acks is not None and self._options.idle_timeout < math.inf
         if counts and (self._unacked is None or now >= self._idle_at):
-            return PROBE
+            return self._ask_count()
         return self._wait_for_room_or_give_up(now)
 
     def _wait_for_room_or_give_up(self, now: float) -> Step:
-        return self._wait_for_room() if now < self._idle_at else self.notified(False)
+        return self._wait_for_room(now) if now < self._idle_at else self.notified(False, now)
 
-    def _wait_for_room(self) -> Step:
+    def _wait_for_room(self, now: float) -> Step:
         """Wait until the close_notify can go out."""
         self.wake_at = min(self._deadline, self._idle_at)
-        # After the peer's FIN the socket is readable for good: waiting for input would spin.
-        return WAIT_WRITABLE if self._peer_fin else WAIT_EITHER
+        if self._idle_wakes >= _HOPELESS:
+            return self._nap(now)
+        # After the end of the stream the socket is readable for good: waiting for it would spin.
+        return WAIT_WRITABLE if self._peer_fin or self._deaf else WAIT_EITHER
 
     def _follows_acks(self) -> bool:
         """Whether the next wait is to end with an acknowledgement, too."""
-        if self._wants_acks or self._peer_fin:
+        if self._wants_acks or self._peer_fin or self._deaf:
             return True
-        return bool(self._unacked) and self._terms.idle_timeout < math.inf
+        return bool(self._unacked) and self._options.idle_timeout < math.inf
 
     def _success(self) -> CloseOutcome:
         return DELIVERED if self._wants_acks else PEER_CLOSED
@@ -433,47 +699,83 @@ class Teardown:
     def _sleep(self, now: float) -> Step:
         self.wake_at = min(self._deadline, self._idle_at)
         if not self._follows_acks():
-            return WAIT_READABLE
+            return WAIT_READABLE if self._idle_wakes < _HOPELESS else self._nap(now)
+        return self._watch_state(now)
+
+    def _watch_state(self, now: float) -> Step:
+        """Wait for the acknowledgement or the peer's FIN, which the kernel's edge reports."""
         if self._watchable:
             return WAIT_ACK
-        if not (self._wants_acks or self._peer_fin):
+        # After the end of the stream the socket is readable for good: waiting for it would spin.
+        spins = self._peer_fin or self._deaf or self._idle_wakes >= _HOPELESS
+        if not (self._wants_acks or spins):
             return WAIT_READABLE  # then an acknowledgement is noticed when the idle time is up
+        step = self._nap(now)
+        return step if spins else WAIT_READABLE
+
+    def _nap(self, now: float) -> Step:
+        """Let time wake us, because nothing else does."""
         self.wake_at = min(self.wake_at, now + self._pause)
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-        # After the peer's FIN the socket is readable for good: waiting for input would spin.
-        return PAUSE if self._peer_fin else WAIT_READABLE
+        return PAUSE
+
+    def _outcome_of(self, kind: ErrorKind) -> CloseOutcome:
+        """What the connection's own error says about its end."""
+        if kind is ErrorKind.CLOSED:
+            return ALREADY_CLOSED
+        if self._state is NEVER_OPEN or (self._abort and kind is not ErrorKind.RESET):
+            return NOT_CONNECTED  # there was nothing to end, or nothing left to abort
+        if kind is ErrorKind.REFUSED:
+            # Of a connect(); on an established connection an ICMP message says it, too.
+            found_none = self._view.state is None and self._error is not None
+            return NOT_CONNECTED if found_none and not self._fin_sent else TIMED_OUT
+        return _OUTCOMES[kind]
 
     def _look_and_conclude(self, outcome: CloseOutcome) -> Step:
         """The end is decided; count once more what we leave behind, if the count is true."""
         self._outcome = outcome
+        view = self._view
         if outcome is ALREADY_CLOSED:
             return self._conclude()
-        if self._sight.acks and (self._sight.survives_reset or outcome is not PEER_RESET):
-            return PROBE
+        if view.acks is not None and (view.count_survives_reset or outcome is not PEER_RESET):
+            return self._ask_count()
         self._unacked = None
         return self._conclude()
 
     def _conclude(self, outcome: CloseOutcome | None = None) -> Step:
-        self._over = True
-        self._outcome = outcome or self._outcome
-        if self.parting is None:
-            self.parting = self._choose_parting()
+        if not self._over:
+            self._over = True
+            self._outcome = self._outcome or outcome
+            if self.linger_policy is None:
+                self.linger_policy = self._choose_policy()
         return LET_GO
 
-    def _choose_parting(self) -> LingerPolicy | None:
+    def _choose_policy(self) -> LingerPolicy | None:
         outcome = self._outcome
         if outcome is PEER_CLOSED:
             return None if self._unacked == 0 else LingerPolicy.BACKGROUND
         if outcome is DELIVERED:
             return LingerPolicy.BACKGROUND
-        if outcome in (TIMED_OUT, IDLE_TIMED_OUT, DRAIN_LIMIT) and self._error is None:
+        if outcome is ABORTED:
+            return LingerPolicy.ABORT
+        if outcome is IDLE_TIMED_OUT and self._unacked is None:
+            # A peer that is slow to acknowledge looks like one that is silent.
+            return LingerPolicy.BACKGROUND
+        if outcome in (TIMED_OUT, IDLE_TIMED_OUT, DRAIN_LIMIT):
             return self._on_timeout
         return None  # the connection is gone: nothing is left to linger for
 
 
 _OUTCOMES = {
-    Meaning.RESET: PEER_RESET,
-    Meaning.NOT_CONNECTED: NOT_CONNECTED,
-    Meaning.LOST: TIMED_OUT,
-    Meaning.CLOSED: ALREADY_CLOSED,
+    ErrorKind.RESET: PEER_RESET,
+    ErrorKind.NOT_CONNECTED: NOT_CONNECTED,
+    ErrorKind.LOST: TIMED_OUT,
+    # No step fails by these for good.
+    ErrorKind.WOULD_BLOCK: TIMED_OUT,
+    ErrorKind.INTERRUPTED: TIMED_OUT,
 }
+
+
+def already_closed(seconds: float) -> CloseResult:
+    """The result of a close that found nothing to close, `seconds` after it was called."""
+    return CloseResult(ALREADY_CLOSED, seconds, 0, None, None)

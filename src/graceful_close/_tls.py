@@ -15,23 +15,32 @@ from __future__ import annotations
 import _socket
 import errno
 import os
+import signal
 import socket
-from functools import lru_cache
+import sys
+from weakref import WeakKeyDictionary
 
-from ._checks import is_native
-from ._delivery import pending_error
-from ._platform import Meaning, meaning
+from ._acks import pending_error, read_state
+from ._platform import ErrorKind, TcpState, error_kind
+from ._sockets import view_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from ssl import SSLError, SSLSocket
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 # By name, because importing ssl costs more than the rest of the package, and because gevent may
 # have put its own class in the place of the one that the socket was made with.
 _TLS_CLASSES = (("ssl", "SSLSocket"), ("gevent.ssl", "SSLSocket"))
 
-# A socket says these once: after OpenSSL has heard one, nobody else will.
-_SAID_ONCE = (Meaning.RESET, Meaning.LOST, Meaning.CLOSED)
+# A kernel reports these once: after OpenSSL has read one, no later call will.
+_REPORTED_ONCE = (ErrorKind.RESET, ErrorKind.CLOSED)
+
+# EPIPE, and no signal: a program that has SIGPIPE at its default is not to die of a close.
+MSG_NOSIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
 
 
 def speaks_tls(sock: socket.socket) -> bool:
@@ -58,7 +67,7 @@ def send_close_notify(sock: socket.socket) -> tuple[bool | None, bool | None]:
         if tls.version(sock) is None and tls.get_channel_binding(sock) is None:
             return None, None
         error = pending_error(sock)
-        if error is not None:
+        if error is not None and _is_over(sock):
             raise error  # OpenSSL would take it from the socket, and not always tell
         blocking = sock.gettimeout() is None
         # OpenSSL knows no MSG_DONTWAIT, so the descriptor itself must not block, and every dup
@@ -66,12 +75,19 @@ def send_close_notify(sock: socket.socket) -> tuple[bool | None, bool | None]:
         # should not be blocking anyway, but a dup may have made it so.
         sock.settimeout(0)
         try:
-            return _send(sock, tls)
+            return _without_sigpipe(lambda: _send(sock, tls))
         finally:
             if blocking:
                 sock.settimeout(None)
     except (AttributeError, ValueError):
         return None, None  # another thread has just closed or unwrapped it
+
+
+def _is_over(sock: socket.socket) -> bool:
+    """Whether a pending error has ended the connection, and not just told of one segment."""
+    if not isinstance(sock, _socket.socket):
+        return True  # gevent's, whose state nobody reads here
+    return read_state(sock, view_of(sock)) in (None, TcpState.OVER, TcpState.NEVER_OPEN)
 
 
 def _send(sock: SSLSocket, tls: type[SSLSocket]) -> tuple[bool | None, bool | None]:
@@ -95,11 +111,12 @@ def _send(sock: SSLSocket, tls: type[SSLSocket]) -> tuple[bool | None, bool | No
         return _after(error)
     except OSError as error:
         # EPIPE: shut for writing before, which is no news of the connection.
-        if meaning(error) in _SAID_ONCE and not isinstance(error, BrokenPipeError):
+        lost = not isinstance(error, (ssl.SSLError, BrokenPipeError))
+        if lost and error_kind(error) in (*_REPORTED_ONCE, ErrorKind.LOST):
             raise
         return False, None
     # gevent, and everybody under this option, take the bare end of the stream for a close_notify.
-    cannot_tell = not is_native(sock) or (
+    cannot_tell = not isinstance(sock, _socket.socket) or (
         sock.context.options & getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     )
     return True, None if cannot_tell else True
@@ -118,6 +135,55 @@ def _after(error: SSLError) -> tuple[bool, bool | None]:
     # The second call fails over what the peer sends (APPLICATION_DATA_AFTER_CLOSE_NOTIFY), or did
     # so before; the first only if the caller's own unwrap() met a record that is half out.
     return error.reason not in (None, "BAD_WRITE_RETRY"), None
+
+
+def _without_sigpipe(call: Callable[[], T]) -> T:
+    """Call with SIGPIPE blocked, where it would kill: OpenSSL writes without MSG_NOSIGNAL."""
+    if sys.platform == "win32" or signal.getsignal(signal.SIGPIPE) is not signal.SIG_DFL:
+        return call()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    try:
+        return call()
+    finally:
+        if signal.SIGPIPE not in before:
+            if signal.SIGPIPE in signal.sigpending() and hasattr(signal, "sigtimedwait"):
+                signal.sigtimedwait({signal.SIGPIPE}, 0)  # ours, which is this thread's
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Session:
+    """The TLS session of a caller's socket, held until its close_notify is out.
+
+    OpenSSL writes by the number of the descriptor, and only while the caller's object has it. So
+    the descriptor stays there until then. A makefile() object keeps it open meanwhile: a close()
+    of the caller's counts only when the last of those is closed.
+    """
+
+    __slots__ = ("_file", "_sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._file = sock.makefile("rb", buffering=0)
+
+    peer_notified: bool | None = None
+
+    def send(self, sock: socket.socket) -> tuple[bool | None, bool | None]:
+        """`send_close_notify`; `sock` is another object for the same descriptor."""
+        return send_close_notify(self._sock)
+
+    def end(self) -> None:
+        """Take descriptor and session out of the caller's object. The descriptor stays open."""
+        detach_session(self._sock)
+        self._file.close()
+
+
+def detach_session(sock: socket.socket) -> None:
+    """Take descriptor and TLS session out of a socket object; the descriptor stays open."""
+    if isinstance(sock, _socket.socket):
+        sock.detach()
+    else:
+        type(sock).detach(sock)
+    forget_session(sock)
 
 
 class LastRecords:
@@ -142,7 +208,7 @@ class LastRecords:
         """As `send_close_notify`, on a plain socket that does not block."""
         try:
             while self._left:
-                self._left = self._left[sock.send(self._left) :]
+                self._left = self._left[sock.send(self._left, MSG_NOSIGNAL) :]
         except BrokenPipeError:  # shut for writing before, which is no news of the connection
             return False, self.peer_notified
         return self._notified, self.peer_notified
@@ -165,15 +231,18 @@ def forget_session(sock: socket.socket) -> None:
 def _class_of(sock: socket.socket) -> type[SSLSocket] | None:
     """The class itself, because a subclass may have made something else of its methods."""
     kind = type(sock)
-    plain = kind is socket.socket or kind is _socket.socket
-    # Nearly always, and ten times as fast. mypy takes a class for unhashable.
-    return None if plain else tls_class_above(kind)  # type: ignore[arg-type]
+    return tls_class_above(kind) if hasattr(kind, "do_handshake") else None
 
 
-@lru_cache  # of the last few classes, whose ancestors do not change
+# Classes come and go with listeners, and none may stay for having been looked at.
+_known: WeakKeyDictionary[type, type[SSLSocket] | None] = WeakKeyDictionary()
+
+
 def tls_class_above(kind: type[socket.socket]) -> type[SSLSocket] | None:
     """The class of TLS sockets that a class is, or comes from."""
-    for tls in kind.__mro__:
-        if (tls.__module__, tls.__name__) in _TLS_CLASSES:
-            return tls
-    return None
+    try:
+        return _known[kind]
+    except KeyError:
+        above = (one for one in kind.__mro__ if (one.__module__, one.__name__) in _TLS_CLASSES)
+        found = _known[kind] = next(above, None)
+        return found

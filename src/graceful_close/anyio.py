@@ -13,41 +13,39 @@ from __future__ import annotations
 
 from functools import partial
 from time import monotonic
+from typing import TypeVar
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from ._awaiting import Closing, TurnFirst, close_each_on, close_on
-from ._checks import require_seconds
+from ._anyio_stream import End, Taken
+from ._async import AsyncClosing, TurnFirst, close_each_on, close_on
+from ._blocking import abort_on
 from ._linger import LingerPolicy
+from ._options import Options, require_seconds
 from ._result import CloseOutcome, CloseResult
-from ._sync import abort_on
-from ._taken import End, Taken
-from ._teardown import ALREADY_CLOSED
-from ._terms import Terms
+from ._teardown import already_closed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
-    from typing import TypeVar
 
     from anyio.streams.tls import TLSStream
+    from typing_extensions import Unpack
+
+    from ._options import CloseOptions, OnTimeout
 
     Stream = anyio.abc.SocketStream | TLSStream
-    S = TypeVar("S", bound=Stream)
+
+S = TypeVar("S", bound="Stream")
 
 __all__ = ["abortive_close", "close_all", "closing", "graceful_close", "timed_linger_close"]
 
 
 async def graceful_close(
     stream: Stream,
-    *,
-    timeout: float = 5.0,
-    idle_timeout: float | None = None,
-    drain_limit: int | None = None,
-    until: CloseOutcome = CloseOutcome.PEER_CLOSED,
-    on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+    **options: Unpack[CloseOptions],
 ) -> CloseResult:
     """End a connection so that the peer can read all that was written to it.
 
@@ -64,12 +62,7 @@ async def graceful_close(
     Args:
         stream: An `anyio.abc.SocketStream` (a `UNIXSocketStream` is one), or a `TLSStream` over
             one, `standard_compatible` or not.
-        timeout: Seconds for all of it, 0 or more; 0 looks once and does not wait.
-        idle_timeout: Give up after this many seconds of silence; see
-            `graceful_close.graceful_close`.
-        drain_limit: Give up when the peer has sent more than this many bytes after our FIN.
-        until: PEER_CLOSED, or DELIVERED to end as soon as all is acknowledged.
-        on_timeout: What to do with what the kernel holds when giving up.
+        options: Those of `graceful_close.graceful_close`.
 
     Returns:
         How the connection ended. ALREADY_CLOSED is also what asyncio's transport says when it
@@ -92,12 +85,12 @@ async def graceful_close(
         With TLS over TLS, each session says its own, and `notified` is for all of them.
     """
     since = monotonic()
-    terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
-    return await _close(terms, End(stream), since)
+    checked = Options(**options)
+    return await _close(checked, End(stream), since)
 
 
 async def timed_linger_close(
-    stream: Stream, seconds: float, *, on_timeout: LingerPolicy = LingerPolicy.BACKGROUND
+    stream: Stream, seconds: float, *, on_timeout: OnTimeout = LingerPolicy.BACKGROUND
 ) -> CloseResult:
     """Wait for the peer's kernel to acknowledge everything, at most `seconds`, then close.
 
@@ -116,8 +109,8 @@ async def timed_linger_close(
     """
     since = monotonic()
     require_seconds("seconds", seconds)
-    terms = Terms(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
-    return await _close(terms, End(stream), since)
+    checked = Options(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
+    return await _close(checked, End(stream), since)
 
 
 async def abortive_close(stream: Stream) -> CloseResult:
@@ -145,12 +138,7 @@ async def abortive_close(stream: Stream) -> CloseResult:
 
 async def close_all(
     streams: Iterable[Stream],
-    *,
-    timeout: float = 5.0,
-    idle_timeout: float | None = None,
-    drain_limit: int | None = None,
-    until: CloseOutcome = CloseOutcome.PEER_CLOSED,
-    on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+    **options: Unpack[CloseOptions],
 ) -> list[CloseResult]:
     """`graceful_close` for many streams at once, under one deadline.
 
@@ -161,11 +149,8 @@ async def close_all(
     Args:
         streams: As for `graceful_close`, in any mixture. The same one twice, or a TLSStream and the
             stream in it, is closed once, and each place gets its result.
-        timeout: Seconds for all of them together, 0 or more.
-        idle_timeout: Seconds of silence after which one is given up; see `graceful_close`.
-        drain_limit: Bytes from one peer after which it is given up.
-        until: PEER_CLOSED or DELIVERED, for each.
-        on_timeout: BACKGROUND or ABORT, for each that is given up.
+        options: Those of `graceful_close.graceful_close`: `timeout` for all together, the others
+            for each.
 
     Returns:
         How each connection ended, in the order of `streams`.
@@ -176,17 +161,17 @@ async def close_all(
         ValueError, OSError: As `graceful_close`.
     """
     since = monotonic()
-    terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
+    checked = Options(**options)
     ends: list[End] = []
     for index, stream in enumerate(streams):
         try:
             ends.append(End(stream))
         except TypeError as error:
             raise TypeError(f"streams[{index}]: {error}") from None
-    return await _close_many(terms, ends, since)
+    return await _close_many(checked, ends, since)
 
 
-class closing(Closing["S"]):  # noqa: N801 (named for contextlib.closing)
+class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
     """Commit and rollback for a stream.
 
     When the body ends, `graceful_close`: a peer that sees the end of the stream knows that the
@@ -199,7 +184,7 @@ class closing(Closing["S"]):  # noqa: N801 (named for contextlib.closing)
 
     Args:
         stream: As for `graceful_close`.
-        timeout, idle_timeout, drain_limit, until, on_timeout: For `graceful_close`.
+        options: Those of `graceful_close`.
 
     Attributes:
         result: How the connection ended; None until the block is left.
@@ -211,24 +196,19 @@ class closing(Closing["S"]):  # noqa: N801 (named for contextlib.closing)
     def __init__(  # noqa: D107 (the class says it)
         self,
         stream: S,
-        *,
-        timeout: float = 5.0,
-        idle_timeout: float | None = None,
-        drain_limit: int | None = None,
-        until: CloseOutcome = CloseOutcome.PEER_CLOSED,
-        on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+        **options: Unpack[CloseOptions],
     ) -> None:
-        terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
+        checked = Options(**options)
         end = End(stream)
-        super().__init__(stream, lambda: _close(terms, end, monotonic()), lambda: _abort(end))
+        super().__init__(stream, lambda: _close(checked, end, monotonic()), lambda: _abort(end))
 
 
 # --- closing ---------------------------------------------------------------------------------
 
 
-async def _close(terms: Terms, end: End, since: float) -> CloseResult:
+async def _close(options: Options, end: End, since: float) -> CloseResult:
     """`graceful_close` with everything checked."""
-    taken = await _take(end, terms, since)
+    taken = await _take(end, options, since)
     if taken is None:
         await anyio.lowlevel.checkpoint()
         return _closed_before(since)
@@ -244,7 +224,7 @@ async def _close(terms: Terms, end: End, since: float) -> CloseResult:
     return result
 
 
-async def _close_many(terms: Terms, ends: list[End], since: float) -> list[CloseResult]:
+async def _close_many(options: Options, ends: list[End], since: float) -> list[CloseResult]:
     """`close_all` with everything checked."""
     # One connection may be there as a stream and as the TLS over that.
     uppermost: dict[int, End] = {}
@@ -255,7 +235,7 @@ async def _close_many(terms: Terms, ends: list[End], since: float) -> list[Close
     all_taken: dict[int, Taken] = {}
     try:
         for name, end in uppermost.items():
-            taken = end.take(terms, since)
+            taken = end.take(options, since)
             if taken is not None:
                 all_taken[name] = taken
         await _finish_all(list(all_taken.values()))
@@ -313,7 +293,7 @@ async def _finish_together(crowd: list[Taken]) -> None:
     await close_each_on(crowd, _WAIT)
     for taken in crowd:
         if taken.result is not None:
-            taken.result = taken.told(taken.result)
+            taken.result = taken.merged(taken.result)
 
 
 async def _finish_alone(taken: Taken) -> None:
@@ -324,13 +304,13 @@ async def _finish_alone(taken: Taken) -> None:
 
 async def _close_alone(taken: Taken) -> CloseResult:
     wait = TurnFirst(_WAIT)
-    result = await close_on(taken.terms, taken.sock, wait, taken.since, taken.said)
-    return taken.told(result)
+    result = await close_on(taken.options, taken.sock, wait, taken.since, taken.close_notify)
+    return taken.merged(result)
 
 
-async def _take(end: End, terms: Terms, since: float) -> Taken | None:
+async def _take(end: End, options: Options, since: float) -> Taken | None:
     try:
-        return end.take(terms, since)
+        return end.take(options, since)
     except OSError:
         await end.reset()
         raise
@@ -339,7 +319,7 @@ async def _take(end: End, terms: Terms, since: float) -> Taken | None:
 async def _abort(end: End) -> CloseResult:
     """`abortive_close` with everything checked. Not cancelled by a scope."""
     since = monotonic()
-    taken = await _take(end, Terms(0), since)
+    taken = await _take(end, Options(0), since)
     if taken is None:
         result = _closed_before(since)
     else:
@@ -350,7 +330,7 @@ async def _abort(end: End) -> CloseResult:
 
 
 def _closed_before(since: float) -> CloseResult:
-    return CloseResult(ALREADY_CLOSED, monotonic() - since, 0, None, None)
+    return already_closed(monotonic() - since)
 
 
 class _AnyioWait:

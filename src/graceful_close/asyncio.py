@@ -11,39 +11,46 @@ from __future__ import annotations
 import asyncio
 import socket
 from time import monotonic
+from typing import TypeVar
 
-from ._awaiting import Closing, TurnFirst, close_all_on, close_on
-from ._checks import require_seconds, require_stream
-from ._handover import (
+from ._async import AsyncClosing, TurnFirst, close_all_on, close_on
+from ._asyncio_transport import (
     FEW_TURNS,
-    Handover,
+    TransportTakeover,
     can_watch,
     info_of,
+    merged,
     reset,
     take_over,
-    told,
     until_woken,
     wake,
 )
+from ._blocking import abort_on
+from ._blocking import close_on as close_in_thread
+from ._close_all import close_all_on as close_all_in_thread
+from ._close_all import close_at_once
 from ._linger import LingerPolicy
-from ._many import close_all_on as close_all_in_thread
-from ._release import let_go
+from ._options import Options, require_seconds
+from ._record import replace
 from ._result import CloseOutcome, CloseResult
-from ._sync import abort_on
-from ._sync import close_on as close_in_thread
-from ._teardown import ALREADY_CLOSED
-from ._terms import Terms
+from ._sockets import require_stream
+from ._teardown import already_closed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, TypeVar
+    from typing import Any
+
+    from typing_extensions import Unpack
+
+    from ._options import CloseOptions, OnTimeout
 
     Stream = asyncio.StreamWriter | asyncio.Transport | socket.socket
-    S = TypeVar("S", bound=Stream)
 
     # What there is to close behind it.
     End = asyncio.Transport | socket.socket
+
+S = TypeVar("S", bound="Stream")
 
 __all__ = ["abortive_close", "close_all", "closing", "graceful_close", "timed_linger_close"]
 
@@ -54,18 +61,18 @@ _BATCH = 64
 
 async def graceful_close(
     stream: Stream,
-    *,
-    timeout: float = 5.0,
-    idle_timeout: float | None = None,
-    drain_limit: int | None = None,
-    until: CloseOutcome = CloseOutcome.PEER_CLOSED,
-    on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+    **options: Unpack[CloseOptions],
 ) -> CloseResult:
     """End a connection so that the peer can read all that was written to it.
 
     Call it instead of `writer.close()` and `writer.wait_closed()`. It flushes what the transport
     holds, says close_notify if it speaks TLS, sends our FIN, reads and throws away what the peer
-    still sends, until its FIN, then lets go. All of that is under one deadline.
+    still sends, until its FIN, then lets go.
+
+    While the transport holds bytes, silence is the bound and not the total: it is given up after
+    `timeout` seconds in which fewer than 4 KiB moved, so that n bytes take timeout * (1 + n / 4096)
+    seconds at most, and a reader that makes progress gets everything. After that `timeout` counts
+    as ever.
 
     When this returns or raises, the transport is closed, its protocol has had connection_lost(),
     and no descriptor is left. What the network does is in the result. A cancellation closes at
@@ -75,14 +82,7 @@ async def graceful_close(
         stream: An `asyncio.StreamWriter`, a transport of asyncio's or uvloop's (TCP, UNIX or TLS
             over them), or a stream socket that nobody is waiting on. One that is closing already
             is finished off; one that is closed is left alone.
-        timeout: Seconds for all of it, 0 or more; 0 looks once and does not wait.
-        idle_timeout: Give up after this many seconds of silence, as `graceful_close.graceful_close`
-            does; while the transport flushes, after that many to twice as many.
-        drain_limit: Give up when the peer has sent more than this many bytes after our FIN.
-        until: PEER_CLOSED, or DELIVERED to end as soon as all is acknowledged.
-        on_timeout: What to do with what the kernel holds when giving up. What the transport still
-            holds is dropped, and then the peer gets a reset in any case: the end of the stream
-            would tell it that the message is whole.
+        options: Those of `graceful_close.graceful_close`.
 
     Returns:
         How the connection ended. ALREADY_CLOSED is also what a transport says that closed itself
@@ -105,12 +105,12 @@ async def graceful_close(
         blocking `graceful_close` in a thread of the loop's default executor.
     """
     since = monotonic()
-    terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
-    return await _close(terms, _require_end(stream), since)
+    checked = Options(**options)
+    return await _close(checked, _require_end(stream), since)
 
 
 async def timed_linger_close(
-    stream: Stream, seconds: float, *, on_timeout: LingerPolicy = LingerPolicy.BACKGROUND
+    stream: Stream, seconds: float, *, on_timeout: OnTimeout = LingerPolicy.BACKGROUND
 ) -> CloseResult:
     """Wait for the peer's kernel to acknowledge everything, at most `seconds`, then close.
 
@@ -130,8 +130,8 @@ async def timed_linger_close(
     """
     since = monotonic()
     require_seconds("seconds", seconds)
-    terms = Terms(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
-    return await _close(terms, _require_end(stream), since)
+    checked = Options(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
+    return await _close(checked, _require_end(stream), since)
 
 
 async def abortive_close(stream: Stream) -> CloseResult:
@@ -156,26 +156,23 @@ async def abortive_close(stream: Stream) -> CloseResult:
     end = _require_end(stream, waited_for=False)
     if isinstance(end, socket.socket):
         return abort_on(end)
-    handover = await take_over(end)
-    if handover is None:
+    takeover = await take_over(end)
+    if takeover is None:
         return _closed_before(since)
     try:
         unsent = end.get_write_buffer_size()
-        result = abort_on(handover.sock)  # sets {1, 0} for the transport's descriptor, too
+        result = abort_on(
+            takeover.sock
+        )  # the connection itself, or with the transport's descriptor
     finally:
-        await handover.end()
-    unacked = None if handover.tls or result.unacked is None else result.unacked + unsent
-    return CloseResult(result.outcome, monotonic() - since, 0, unacked, result.error)
+        await takeover.end()
+    unacked = None if takeover.tls or result.unacked is None else result.unacked + unsent
+    return replace(result, elapsed=monotonic() - since, unacked=unacked)
 
 
 async def close_all(
     streams: Iterable[Stream],
-    *,
-    timeout: float = 5.0,
-    idle_timeout: float | None = None,
-    drain_limit: int | None = None,
-    until: CloseOutcome = CloseOutcome.PEER_CLOSED,
-    on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+    **options: Unpack[CloseOptions],
 ) -> list[CloseResult]:
     """`graceful_close` for many streams at once, under one deadline.
 
@@ -186,11 +183,8 @@ async def close_all(
     Args:
         streams: As for `graceful_close`, in any mixture. The same one twice, or a writer and its
             transport, is closed once, and both places get its result.
-        timeout: Seconds for all of them together, 0 or more.
-        idle_timeout: Seconds of silence after which one is given up; see `graceful_close`.
-        drain_limit: Bytes from one peer after which it is given up.
-        until: PEER_CLOSED or DELIVERED, for each.
-        on_timeout: BACKGROUND or ABORT, for each that is given up.
+        options: Those of `graceful_close.graceful_close`: `timeout` for all together, the others
+            for each.
 
     Returns:
         How each connection ended, in the order of `streams`.
@@ -201,18 +195,18 @@ async def close_all(
         ValueError, NotImplementedError, OSError: As `graceful_close`.
     """
     since = monotonic()
-    terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
+    checked = Options(**options)
     ends: list[End] = []
     for index, stream in enumerate(streams):
         try:
             ends.append(_require_end(stream))
         except (TypeError, NotImplementedError) as error:
             raise type(error)(f"streams[{index}]: {error}") from None
-    results = await _close_many(terms, {id(end): end for end in ends}, since)
+    results = await _close_many(checked, {id(end): end for end in ends}, since)
     return [results[id(end)] for end in ends]
 
 
-class closing(Closing["S"]):  # noqa: N801 (named for contextlib.closing)
+class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
     """Commit and rollback for a stream.
 
     When the body ends, `graceful_close`: a peer that sees the end of the stream knows that the
@@ -225,7 +219,7 @@ class closing(Closing["S"]):  # noqa: N801 (named for contextlib.closing)
 
     Args:
         stream: As for `graceful_close`.
-        timeout, idle_timeout, drain_limit, until, on_timeout: For `graceful_close`.
+        options: Those of `graceful_close`.
 
     Attributes:
         result: How the connection ended; None until the block is left.
@@ -237,18 +231,13 @@ class closing(Closing["S"]):  # noqa: N801 (named for contextlib.closing)
     def __init__(  # noqa: D107 (the class says it)
         self,
         stream: S,
-        *,
-        timeout: float = 5.0,
-        idle_timeout: float | None = None,
-        drain_limit: int | None = None,
-        until: CloseOutcome = CloseOutcome.PEER_CLOSED,
-        on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+        **options: Unpack[CloseOptions],
     ) -> None:
-        terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
-        end = _require_end(stream)
+        checked = Options(**options)
+        _require_end(stream)  # and again at the end: start_tls() replaces a writer's transport
         super().__init__(
             stream,
-            lambda: _close(terms, end, monotonic()),
+            lambda: _close(checked, _require_end(stream), monotonic()),
             lambda: abortive_close(stream),
         )
 
@@ -285,104 +274,121 @@ def _require_end(stream: object, *, waited_for: bool = True) -> End:
 
 
 def _closed_before(since: float) -> CloseResult:
-    return CloseResult(ALREADY_CLOSED, monotonic() - since, 0, None, None)
+    return already_closed(monotonic() - since)
 
 
 # --- closing one, and many -------------------------------------------------------------------
 
 
-async def _close(terms: Terms, end: End, since: float) -> CloseResult:
+async def _close(options: Options, end: End, since: float) -> CloseResult:
     """`graceful_close` with everything checked."""
     if isinstance(end, socket.socket):
-        return await _drive(terms, end, since)
-    handover = await take_over(end)
-    if handover is None:
+        return await _drive(options, end, since)
+    takeover = await take_over(end)
+    if takeover is None:
         return _closed_before(since)
-    return await _finish(handover, terms, since)
+    return await _finish(takeover, options, since)
 
 
-async def _finish(handover: Handover, terms: Terms, since: float) -> CloseResult:
+async def _finish(takeover: TransportTakeover, options: Options, since: float) -> CloseResult:
     """Wait for the transport's end and close the dup, whatever happens."""
     try:
-        handover.begin()
-        if handover.is_empty:
-            result = await _drive(terms, handover.sock, since)
-            await handover.end()
-            return told(result, 0.0, handover)
-        gave_up = await handover.flush(terms, since)
-        failure = handover.conclude(terms, since, gave_up)
+        takeover.begin()
+        if takeover.is_empty:
+            result = await _drive(options, takeover.sock, since)
+            await takeover.end()
+            return merged(result, 0.0, takeover)
+        gave_up = await takeover.flush(options, since)
+        failure = takeover.conclude(options, since, gave_up)
         if failure is None:
-            await handover.part()
+            await takeover.part()
             # It may have met a reset in the last moment.
-            failure = handover.conclude(terms, since)
+            failure = takeover.conclude(options, since)
         if failure is not None:
-            await handover.end()
+            await takeover.end()
             return failure
         before = monotonic() - since
-        rest = terms.after(before, handover.drained)
-        result = await _drive(rest, handover.sock, monotonic(), fin_sent=handover.fin_sent)
-        return told(result, before, handover)
+        rest = options.after(0.0 if takeover.was_flushed else before, takeover.drained)
+        result = await _drive(rest, takeover.sock, monotonic(), fin_sent=takeover.fin_sent)
+        return merged(result, before, takeover)
     except BaseException as error:
-        handover.drop()
+        takeover.drop()
         if not isinstance(error, GeneratorExit):  # after which nothing may be awaited
-            await handover.end()
+            await takeover.end()
         raise
 
 
 async def _close_many(
-    terms: Terms, ends: dict[int, End], since: float
+    options: Options, ends: dict[int, End], since: float
 ) -> dict[int, CloseResult]:
     """`close_all` with everything checked."""
     results: dict[int, CloseResult] = {}
-    crowd: dict[int, socket.socket] = {}  # closed together, by one epoll
+    together: dict[int, socket.socket] = {}  # closed together, by one epoll
     alone: dict[int, asyncio.Task[CloseResult]] = {}  # TLS, and whatever has yet to be flushed
-    handovers: dict[int, Handover] = {}
+    takeovers: dict[int, TransportTakeover] = {}
 
     async def sort(batch: list[int]) -> None:
         for _ in range(FEW_TURNS):
             await asyncio.sleep(0)
         for name in batch:
-            handover = handovers[name]
-            if handover.has_ended_well:
-                crowd[name] = handover.sock
+            takeover = takeovers[name]
+            if takeover.has_ended_well:
+                together[name] = takeover.sock
             else:
-                alone[name] = asyncio.create_task(_finish(handover, terms, since))
+                alone[name] = asyncio.create_task(_finish(takeover, options, since))
 
-    try:
+    async def begin(left: dict[int, End]) -> None:
+        """Begin to close all of them, or as many as there are descriptors for."""
         batch: list[int] = []
-        for name, end in ends.items():
+        for name, end in list(left.items()):
             if isinstance(end, socket.socket):
-                crowd[name] = end
+                together[name] = end
+                del left[name]
                 continue
-            handover = await take_over(end)
-            if handover is None:
+            try:
+                takeover = await take_over(end, or_reset=not (batch or together or alone))
+            except OSError:
+                if not (batch or together or alone):
+                    raise
+                break  # EMFILE: the others wait until these have given theirs back
+            del left[name]
+            if takeover is None:
                 results[name] = _closed_before(since)
                 continue
-            handovers[name] = handover
-            handover.begin()
+            takeovers[name] = takeover
+            takeover.begin()
             batch.append(name)
             if len(batch) == _BATCH:
                 await sort(batch)
-                batch.clear()
+                batch = []
         await sort(batch)
+
+    async def finish() -> None:
         before = monotonic() - since
-        rest = terms.after(before)
-        closed = await _drive_all(rest, list(crowd.values()))
-        for name, result in zip(crowd, closed, strict=True):
-            results[name] = told(result, before, handovers.get(name))
+        closed = await _drive_all(options.after(before), list(together.values()))
+        for name, result in zip(together, closed, strict=True):
+            results[name] = merged(result, before, takeovers.get(name))
         if alone:
             await asyncio.wait(alone.values())
         for name, task in alone.items():
             results[name] = task.result()
+        together.clear()
+        alone.clear()
+
+    try:
+        left = dict(ends)
+        while left:
+            await begin(left)
+            await finish()
     except BaseException as error:
-        await _drop_many(ends, handovers, alone, over=isinstance(error, GeneratorExit))
+        await _drop_many(ends, takeovers, alone, over=isinstance(error, GeneratorExit))
         raise
     return results
 
 
 async def _drop_many(
     ends: dict[int, End],
-    handovers: dict[int, Handover],
+    takeovers: dict[int, TransportTakeover],
     alone: dict[int, asyncio.Task[CloseResult]],
     *,
     over: bool,
@@ -392,11 +398,11 @@ async def _drop_many(
         task.cancel()
     for name, end in ends.items():
         if isinstance(end, socket.socket):
-            let_go(end, LingerPolicy.BACKGROUND)
-        elif name not in handovers:
+            close_at_once([end])
+        elif name not in takeovers:
             reset(end)
         elif name not in alone:
-            handovers[name].drop()
+            takeovers[name].drop()
     try:
         # These let go themselves, once nobody watches the descriptor any more: libuv aborts the
         # process over one that it is to watch and that is gone.
@@ -404,36 +410,36 @@ async def _drop_many(
             await asyncio.wait(alone.values())
     finally:
         for name in alone:
-            handovers[name].drop()  # a task that never began has not
+            takeovers[name].drop()  # a task that never began has not
     if not over:
-        for handover in handovers.values():
-            await handover.end()
+        for takeover in takeovers.values():
+            await takeover.end()
 
 
 # --- waiting ---------------------------------------------------------------------------------
 
 
 async def _drive(
-    terms: Terms, sock: socket.socket, since: float, *, fin_sent: bool = False
+    options: Options, sock: socket.socket, since: float, *, fin_sent: bool = False
 ) -> CloseResult:
     loop = asyncio.get_running_loop()
     if can_watch(loop):
         wait = TurnFirst(_LoopWait(loop))
-        return await close_on(terms, sock, wait, since, fin_sent=fin_sent)
+        return await close_on(options, sock, wait, since, fin_sent=fin_sent)
     try:
-        return await loop.run_in_executor(None, close_in_thread, terms, sock)
+        return await loop.run_in_executor(None, close_in_thread, options, sock)
     except BaseException:
-        let_go(sock, LingerPolicy.BACKGROUND)  # the thread finds out by its deadline
+        close_at_once([sock])  # the thread finds out by its deadline
         raise
 
 
-async def _drive_all(terms: Terms, socks: list[socket.socket]) -> list[CloseResult]:
+async def _drive_all(options: Options, socks: list[socket.socket]) -> list[CloseResult]:
     loop = asyncio.get_running_loop()
     if not socks:
         return []
     if can_watch(loop):
-        return await close_all_on(terms, socks, _LoopWait(loop))
-    return await loop.run_in_executor(None, close_all_in_thread, terms, socks)
+        return await close_all_on(options, socks, _LoopWait(loop))
+    return await loop.run_in_executor(None, close_all_in_thread, options, socks)
 
 
 class _LoopWait:

@@ -12,31 +12,34 @@ import socket
 import ssl
 from functools import partial
 from time import monotonic
+from typing import TypeVar
 
 import trio
 
-from ._awaiting import Closing, Parting, TurnFirst, close_each_on, close_on
-from ._checks import require_seconds
+from ._async import AsyncClosing, PendingClose, TurnFirst, close_each_on, close_on
+from ._blocking import abort_on
+from ._close_all import close_at_once
 from ._linger import LingerPolicy
-from ._release import let_go
+from ._options import Options, require_seconds
 from ._result import CloseOutcome, CloseResult
-from ._sync import abort_on
-from ._teardown import ALREADY_CLOSED
-from ._terms import Terms
+from ._teardown import already_closed
 from ._tls import LastRecords
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, TypeVar
+    from typing import Any
 
-    from typing_extensions import TypeIs
+    from typing_extensions import TypeIs, Unpack
+
+    from ._options import CloseOptions, OnTimeout
 
     Stream = trio.SocketStream | trio.SSLStream[Any] | trio.socket.SocketType
-    S = TypeVar("S", bound=Stream)
 
     # The arguments of LastRecords.
-    Words = tuple[bytes, bool | None, bool | None]
+    LastRecordsOf = tuple[bytes, bool | None, bool | None]
+
+S = TypeVar("S", bound="Stream")
 
 __all__ = ["abortive_close", "close_all", "closing", "graceful_close", "timed_linger_close"]
 
@@ -47,12 +50,7 @@ _TURNS_TO_LEAVE = 3
 
 async def graceful_close(
     stream: Stream,
-    *,
-    timeout: float = 5.0,
-    idle_timeout: float | None = None,
-    drain_limit: int | None = None,
-    until: CloseOutcome = CloseOutcome.PEER_CLOSED,
-    on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+    **options: Unpack[CloseOptions],
 ) -> CloseResult:
     """End a connection so that the peer can read all that was written to it.
 
@@ -70,12 +68,7 @@ async def graceful_close(
     Args:
         stream: A `trio.SocketStream`; a `trio.SSLStream` over one, `https_compatible` or not; or
             one of `trio.socket`'s stream sockets.
-        timeout: Seconds for all of it, 0 or more; 0 looks once and does not wait.
-        idle_timeout: Give up after this many seconds of silence; see
-            `graceful_close.graceful_close`.
-        drain_limit: Give up when the peer has sent more than this many bytes after our FIN.
-        until: PEER_CLOSED, or DELIVERED to end as soon as all is acknowledged.
-        on_timeout: What to do with what the kernel holds when giving up.
+        options: Those of `graceful_close.graceful_close`.
 
     Returns:
         How the connection ended.
@@ -91,12 +84,12 @@ async def graceful_close(
         With TLS over TLS, each session says its own, and `notified` is for all of them.
     """
     since = monotonic()
-    terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
-    return await _close(terms, _End(stream), since)
+    checked = Options(**options)
+    return await _close(checked, _End(stream), since)
 
 
 async def timed_linger_close(
-    stream: Stream, seconds: float, *, on_timeout: LingerPolicy = LingerPolicy.BACKGROUND
+    stream: Stream, seconds: float, *, on_timeout: OnTimeout = LingerPolicy.BACKGROUND
 ) -> CloseResult:
     """Wait for the peer's kernel to acknowledge everything, at most `seconds`, then close.
 
@@ -115,8 +108,8 @@ async def timed_linger_close(
     """
     since = monotonic()
     require_seconds("seconds", seconds)
-    terms = Terms(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
-    return await _close(terms, _End(stream), since)
+    checked = Options(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
+    return await _close(checked, _End(stream), since)
 
 
 async def abortive_close(stream: Stream) -> CloseResult:
@@ -143,12 +136,7 @@ async def abortive_close(stream: Stream) -> CloseResult:
 
 async def close_all(
     streams: Iterable[Stream],
-    *,
-    timeout: float = 5.0,
-    idle_timeout: float | None = None,
-    drain_limit: int | None = None,
-    until: CloseOutcome = CloseOutcome.PEER_CLOSED,
-    on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+    **options: Unpack[CloseOptions],
 ) -> list[CloseResult]:
     """`graceful_close` for many streams at once, under one deadline.
 
@@ -159,11 +147,8 @@ async def close_all(
     Args:
         streams: As for `graceful_close`, in any mixture. The same one twice, or a stream and the
             socket or the transport in it, is closed once, and each place gets its result.
-        timeout: Seconds for all of them together, 0 or more.
-        idle_timeout: Seconds of silence after which one is given up; see `graceful_close`.
-        drain_limit: Bytes from one peer after which it is given up.
-        until: PEER_CLOSED or DELIVERED, for each.
-        on_timeout: BACKGROUND or ABORT, for each that is given up.
+        options: Those of `graceful_close.graceful_close`: `timeout` for all together, the others
+            for each.
 
     Returns:
         How each connection ended, in the order of `streams`.
@@ -174,17 +159,17 @@ async def close_all(
         ValueError: As `graceful_close`.
     """
     since = monotonic()
-    terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
+    checked = Options(**options)
     ends: list[_End] = []
     for index, stream in enumerate(streams):
         try:
             ends.append(_End(stream))
         except TypeError as error:
             raise TypeError(f"streams[{index}]: {error}") from None
-    return await _close_many(terms, ends, since)
+    return await _close_many(checked, ends, since)
 
 
-class closing(Closing["S"]):  # noqa: N801 (named for contextlib.closing)
+class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
     """Commit and rollback for a stream.
 
     When the body ends, `graceful_close`: a peer that sees the end of the stream knows that the
@@ -197,7 +182,7 @@ class closing(Closing["S"]):  # noqa: N801 (named for contextlib.closing)
 
     Args:
         stream: As for `graceful_close`.
-        timeout, idle_timeout, drain_limit, until, on_timeout: For `graceful_close`.
+        options: Those of `graceful_close`.
 
     Attributes:
         result: How the connection ended; None until the block is left.
@@ -209,16 +194,11 @@ class closing(Closing["S"]):  # noqa: N801 (named for contextlib.closing)
     def __init__(  # noqa: D107 (the class says it)
         self,
         stream: S,
-        *,
-        timeout: float = 5.0,
-        idle_timeout: float | None = None,
-        drain_limit: int | None = None,
-        until: CloseOutcome = CloseOutcome.PEER_CLOSED,
-        on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
+        **options: Unpack[CloseOptions],
     ) -> None:
-        terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
+        checked = Options(**options)
         end = _End(stream)
-        super().__init__(stream, lambda: _close(terms, end, monotonic()), lambda: _abort(end))
+        super().__init__(stream, lambda: _close(checked, end, monotonic()), lambda: _abort(end))
 
 
 # --- what can be closed ----------------------------------------------------------------------
@@ -277,7 +257,7 @@ def _is_session(stream: object) -> TypeIs[trio.SSLStream[Any]]:
 
 
 def _closed_before(since: float) -> CloseResult:
-    return CloseResult(ALREADY_CLOSED, monotonic() - since, 0, None, None)
+    return already_closed(monotonic() - since)
 
 
 # --- closing ---------------------------------------------------------------------------------
@@ -287,25 +267,25 @@ def _closed_before(since: float) -> CloseResult:
 
 
 @trio.lowlevel.enable_ki_protection
-async def _close(terms: Terms, end: _End, since: float) -> CloseResult:
+async def _close(options: Options, end: _End, since: float) -> CloseResult:
     """`graceful_close` with everything checked."""
     sock = end.take()
     if sock is None:
         await trio.lowlevel.checkpoint()
         return _closed_before(since)
     if end.layers:
-        parting = Parting(terms, sock, since)
-        await _begin([(end, parting)])
-        return await close_on(terms, sock, _WAIT, since, parting.said)
+        pending = PendingClose(options, sock, since)
+        await _begin([(end, pending)])
+        return await close_on(options, sock, _WAIT, since, pending.close_notify)
     wait = TurnFirst(_WAIT)
-    result = await close_on(terms, sock, wait, since)
+    result = await close_on(options, sock, wait, since)
     if not wait.had_a_turn:
         await trio.lowlevel.checkpoint()
     return result
 
 
 @trio.lowlevel.enable_ki_protection
-async def _close_many(terms: Terms, ends: list[_End], since: float) -> list[CloseResult]:
+async def _close_many(options: Options, ends: list[_End], since: float) -> list[CloseResult]:
     """`close_all` with everything checked."""
     # One connection may be there as a socket, as its stream, and as the TLS over that.
     uppermost: dict[int, _End] = {}
@@ -313,31 +293,31 @@ async def _close_many(terms: Terms, ends: list[_End], since: float) -> list[Clos
         rival = uppermost.setdefault(id(end.raw), end)
         if len(end.layers) > len(rival.layers):
             uppermost[id(end.raw)] = end
-    partings: dict[int, Parting] = {}
+    pendings: dict[int, PendingClose] = {}
     for name, end in uppermost.items():
         sock = end.take()
         if sock is not None:
-            partings[name] = Parting(terms, sock, since)
-    await _begin([(uppermost[name], parting) for name, parting in partings.items()])
-    await close_each_on(list(partings.values()), _WAIT)
+            pendings[name] = PendingClose(options, sock, since)
+    await _begin([(uppermost[name], pending) for name, pending in pendings.items()])
+    await close_each_on(list(pendings.values()), _WAIT)
     closed = _closed_before(since)
     return [
-        parting.result or closed if (parting := partings.get(id(end.raw))) else closed
+        pending.result or closed if (pending := pendings.get(id(end.raw))) else closed
         for end in ends
     ]
 
 
-async def _begin(taken: list[tuple[_End, Parting]]) -> None:
+async def _begin(taken: list[tuple[_End, PendingClose]]) -> None:
     """Have whoever used the streams leave, and ask the TLS sessions what they have to say."""
     try:
         await trio.lowlevel.checkpoint()
-        for end, parting in taken:
+        for end, pending in taken:
             if end.layers:
-                parting.said = await _last_words(end.layers)
+                pending.close_notify = await _last_records(end.layers)
                 await end.shut()
     except BaseException as error:
-        for _, parting in taken:
-            let_go(parting.sock, LingerPolicy.BACKGROUND)
+        for _, pending in taken:
+            close_at_once([pending.sock])
         if not isinstance(error, GeneratorExit):
             for end, _ in taken:
                 await end.shut()
@@ -405,7 +385,7 @@ class _Tap(trio.abc.Stream):
         pass
 
 
-async def _last_words(layers: list[trio.SSLStream[Any]]) -> LastRecords:
+async def _last_records(layers: list[trio.SSLStream[Any]]) -> LastRecords:
     """What sessions over each other have to say, in the records of the lowest."""
     words = b""
     notified: bool | None = None
@@ -419,7 +399,7 @@ async def _last_words(layers: list[trio.SSLStream[Any]]) -> LastRecords:
     return LastRecords(words, notified, peers)
 
 
-async def _ask(session: trio.SSLStream[Any], above: bytes) -> Words:
+async def _ask(session: trio.SSLStream[Any], above: bytes) -> LastRecordsOf:
     """What one session has to say, after what the one above it has."""
     try:
         session.version()

@@ -7,7 +7,7 @@ import enum
 import socket
 from typing import TYPE_CHECKING
 
-from graceful_close._platform import Meaning, meaning
+from graceful_close._platform import ErrorKind, error_kind
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -76,7 +76,7 @@ def read_to_the_end(sock: socket.socket) -> tuple[int, Ending]:
     except TimeoutError:
         return received, Ending.NOTHING
     except OSError as error:
-        if meaning(error) is Meaning.RESET:
+        if error_kind(error) is ErrorKind.RESET:
             return received, Ending.RST
         raise
     return received, Ending.FIN

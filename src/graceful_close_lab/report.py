@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from graceful_close import CloseResult
-from graceful_close._value import fields
+from graceful_close._record import fields
 
 from . import linger_experiments, lost_reply
 from .linger_experiments import LingerRun

@@ -20,8 +20,9 @@ from graceful_close import (
     timed_linger_close,
     unacked_bytes,
 )
-from graceful_close._delivery import AckWatch
 from graceful_close._platform import HERE
+from graceful_close._selector import new_selector
+from graceful_close._teardown import WAIT_ACK
 
 from . import loopback
 
@@ -117,7 +118,7 @@ def examine() -> ThisPlatform:
             _try("unacknowledged bytes are counted", HERE.acks is not None, _acks_are_counted),
             _try(
                 "a reset leaves that count alone",
-                HERE.tcp_sight.survives_reset,
+                HERE.tcp.count_survives_reset,
                 _count_survives_reset,
             ),
             _try("an acknowledgement wakes us", hasattr(select, "epoll"), _ack_wakes),
@@ -126,8 +127,8 @@ def examine() -> ThisPlatform:
                 HERE.acks is not None,
                 _delivery_is_seen,
             ),
-            _try("input is discarded inside the kernel", HERE.truncates, _kernel_discards),
-            _try("an abort reaches every holder", HERE.disconnects, _abort_reaches_all),
+            _try("input is discarded inside the kernel", HERE.tcp.truncates, _kernel_discards),
+            _try("an abort reaches every holder", HERE.tcp.disconnects, _abort_reaches_all),
         ),
     )
 
@@ -190,8 +191,9 @@ def _ack_wakes() -> bool:
     with loopback.connection(_RECEIVE_BUFFER) as (ours, peer):
         loopback.write(ours, _MUCH)
         ours.shutdown(socket.SHUT_WR)  # the FIN queues up behind what the peer does not take
-        watch = AckWatch(ours)
+        watch = new_selector()
         try:
+            watch.arm(ours.fileno(), WAIT_ACK, known=False)
             watch.wait(0)  # the edge of being added
             loopback.read_to_the_end(peer)
             # Acknowledgements of data wake nobody now, because a socket that is shut for
@@ -221,5 +223,5 @@ def _kernel_discards() -> bool:
 
 def _abort_reaches_all() -> bool:
     with loopback.connection() as (ours, peer), ours.dup():
-        abortive_close(ours, every_holder=True)
+        abortive_close(ours)
         return loopback.read_to_the_end(peer) == (0, loopback.Ending.RST)

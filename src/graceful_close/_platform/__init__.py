@@ -10,23 +10,23 @@ from __future__ import annotations
 import os
 import sys
 
-from .acks import BLIND, Sight
+from .acks import TcpState, View
 from .disconnect import disconnect
-from .errors import Meaning, meaning
+from .errors import ErrorKind, error_kind
 from .limits import descriptor_limit
 from .systems import SYSTEMS, System, identify
 
 __all__ = [
-    "BLIND",
     "HERE",
     "SYSTEMS",
-    "Meaning",
-    "Sight",
+    "ErrorKind",
     "System",
+    "TcpState",
+    "View",
     "descriptor_limit",
     "disconnect",
+    "error_kind",
     "identify",
-    "meaning",
 ]
 
 HERE: System = SYSTEMS[

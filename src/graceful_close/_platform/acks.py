@@ -1,11 +1,11 @@
-"""How to ask a kernel which of our bytes the peer has not acknowledged yet."""
+"""How to ask a kernel for a connection's state, and for the bytes that are not acknowledged."""
 
 from __future__ import annotations
 
-import errno
+import enum
 import sys
 
-from .._value import Value
+from .._record import Record
 
 if sys.platform != "win32":
     import fcntl
@@ -13,11 +13,10 @@ if sys.platform != "win32":
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
     from typing import Final
 
 
-class Ioctl(Value):
+class Ioctl(Record):
     """An int that ioctl() gives."""
 
     __slots__ = ("number",)
@@ -35,7 +34,7 @@ class Ioctl(Value):
             return int.from_bytes(answer, sys.byteorder)
 
 
-class Field(Value):
+class Field(Record):
     """An unsigned number of `size` bytes at `offset` in what getsockopt() gives."""
 
     __slots__ = ("level", "option", "offset", "size")
@@ -48,12 +47,69 @@ class Field(Value):
 
     def read(self, sock: socket.socket) -> int:
         end = self.offset + self.size
-        return int.from_bytes(
-            sock.getsockopt(self.level, self.option, end)[self.offset : end], sys.byteorder
-        )
+        answer = sock.getsockopt(self.level, self.option, end)
+        if end == 1 and answer:
+            return answer[0]  # a state, which every close asks for
+        if len(answer) < end:
+            raise OSError(f"option {self.option} ends before byte {end} on this kernel")
+        return int.from_bytes(answer[self.offset : end], sys.byteorder)
 
 
-class AckProbe(Value):
+class TcpState(enum.Enum):
+    """The states of RFC 9293, section 3.3.2, as far as a close has to tell them apart."""
+
+    LISTENING = enum.auto()
+    CONNECTING = enum.auto()  # SYN-SENT
+    ACCEPTING = enum.auto()  # SYN-RECEIVED, which accept() gives to a Fast Open server
+    OPEN = enum.auto()  # ESTABLISHED
+    FIN_SENT = enum.auto()  # FIN-WAIT-1, FIN-WAIT-2
+    PEER_FIN = enum.auto()  # CLOSE-WAIT, LAST-ACK: the peer's FIN came before ours
+    BOTH_FINS = enum.auto()  # CLOSING, TIME-WAIT
+    OVER = enum.auto()  # CLOSED, after a connection
+    NEVER_OPEN = enum.auto()  # CLOSED, and there was no connection
+
+
+class StateProbe(Record):
+    """How one system tells the state of a TCP connection.
+
+    Attributes:
+        number: The state's number.
+        states: What the numbers mean.
+        established: Fields that are above these values once a connection was established, where
+            the state CLOSED does not say whether one was.
+    """
+
+    __slots__ = ("number", "states", "established")
+
+    def __init__(
+        self,
+        number: Field,
+        states: tuple[TcpState | None, ...],
+        established: tuple[tuple[Field, int], ...] = (),
+    ) -> None:
+        self.number: Final = number
+        self.states: Final = states
+        self.established: Final = established
+
+    def read(self, sock: socket.socket, *, was_open: bool = False) -> TcpState | None:
+        """The state; None: this kernel does not say.
+
+        Args:
+            sock: A TCP socket.
+            was_open: It was seen to be connected, so that CLOSED is the end of that.
+        """
+        try:
+            number = self.number.read(sock)
+            state = self.states[number] if number < len(self.states) else None
+            if state is not TcpState.OVER or was_open or not self.established:
+                return state
+            known = any(field.read(sock) > least for field, least in self.established)
+        except OSError:
+            return None
+        return TcpState.OVER if known else TcpState.NEVER_OPEN
+
+
+class AckProbe(Record):
     """One system's count of what is not acknowledged.
 
     Attributes:
@@ -85,39 +141,56 @@ class AckProbe(Value):
             OSError: The kernel does not say.
             ValueError: The socket object is closed.
         """
-        try:
-            count = self.queue.read(sock)
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                return 0  # listening (tcp(7)): nothing was ever written to it
-            raise
+        count = self.queue.read(sock)
         if self.state is not None and self.state.read(sock) in self.fin_waits_in:
             count += 1
         return count
 
-    def counter(self) -> Callable[[socket.socket], int]:
-        """`read`, for connections alone: without what they have no need of on this system."""
-        return self.queue.read if self.state is None else self.read
 
-
-class Sight(Value):
-    """What can be seen of a connection's acknowledgements from here.
+class View(Record):
+    """What this system shows of one kind of stream.
 
     Attributes:
-        acks: Unacknowledged bytes can be counted.
-        survives_reset: The count is still right after a reset.
-        kernel_lingers: For want of anything better, close() with {1, n} waits in the kernel.
+        acks: How unacknowledged bytes are counted; None: they cannot be.
+        count_survives_reset: The count is still right after a reset.
+        state: How the TCP state is read; None: it cannot be.
+        kernel_lingers: For want of a count, close() with {1, n} waits in the kernel.
+        disconnects: connect() to AF_UNSPEC resets the connection at once, whoever else holds
+            its descriptor (connect(2), tcp_disconnect() in Linux's net/ipv4/tcp.c).
+        truncates: recv() with MSG_TRUNC throws data away inside the kernel (tcp(7)).
+        acked: All that was ever acknowledged; None: this system does not count it.
+        error_queue: An entry in the error queue is POLLERR until MSG_ERRQUEUE takes it
+            (recvmsg(2)).
     """
 
-    __slots__ = ("acks", "survives_reset", "kernel_lingers")
+    __slots__ = (
+        "acks",
+        "count_survives_reset",
+        "state",
+        "kernel_lingers",
+        "disconnects",
+        "truncates",
+        "error_queue",
+        "acked",
+    )
 
-    def __init__(self, *, acks: bool, survives_reset: bool, kernel_lingers: bool) -> None:
+    def __init__(
+        self,
+        acks: AckProbe | None = None,
+        state: StateProbe | None = None,
+        *,
+        count_survives_reset: bool = False,
+        kernel_lingers: bool = False,
+        disconnects: bool = False,
+        truncates: bool = False,
+        error_queue: bool = False,
+        acked: Field | None = None,
+    ) -> None:
         self.acks: Final = acks
-        self.survives_reset: Final = survives_reset
+        self.state: Final = state
+        self.count_survives_reset: Final = count_survives_reset
         self.kernel_lingers: Final = kernel_lingers
-
-
-ACKS = Sight(acks=True, survives_reset=True, kernel_lingers=False)
-ACKS_UNTIL_RESET = Sight(acks=True, survives_reset=False, kernel_lingers=False)
-KERNEL_LINGERS = Sight(acks=False, survives_reset=False, kernel_lingers=True)
-BLIND = Sight(acks=False, survives_reset=False, kernel_lingers=False)
+        self.disconnects: Final = disconnects
+        self.truncates: Final = truncates
+        self.error_queue: Final = error_queue
+        self.acked: Final = acked

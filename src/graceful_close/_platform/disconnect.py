@@ -10,14 +10,18 @@ import struct
 def disconnect(sock: socket.socket) -> None:
     """connect() to AF_UNSPEC: Linux resets the connection at once, for every holder.
 
-    The socket module cannot say AF_UNSPEC in an address, so this asks the C library.
+    The socket module cannot say AF_UNSPEC in an address, so this asks the C library. The caller
+    owns the descriptor: its number must be nobody else's before this returns.
 
     Raises:
-        OSError: The kernel refused.
+        OSError: The kernel refused, or this Python was built without ctypes.
 
     Source: connect(2); tcp_disconnect() in Linux's net/ipv4/tcp.c.
     """
-    import ctypes  # heavy, and wanted by nothing else
+    try:
+        import ctypes  # heavy, and wanted by nothing else
+    except ImportError as error:
+        raise OSError("this Python has no ctypes") from error
 
     libc = ctypes.CDLL(None, use_errno=True)
     address = struct.pack("H14x", socket.AF_UNSPEC)  # struct sockaddr: a family and 14 bytes

@@ -6,7 +6,7 @@ import errno
 import math
 import struct
 
-from .._value import Value
+from .._record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 
-class LingerOption(Value):
+class LingerOption(Record):
     """How one system is told to linger.
 
     Attributes:
@@ -61,14 +61,25 @@ class LingerOption(Value):
         return min(max(math.ceil(seconds), 1), self.longest)
 
     def get(self, sock: socket.socket) -> tuple[bool, int]:
-        """Ask the kernel."""
-        size = struct.calcsize(self.layout)
-        return self.unpack(sock.getsockopt(self.level, self.number, size))
+        """Ask the kernel.
+
+        Raises:
+            OSError: The socket is closed, or knows no SO_LINGER (ENOPROTOOPT).
+        """
+        return self.unpack(self._read(sock))
 
     def aborts(self, sock: socket.socket) -> bool:
         """Whether close() would abort: {1, 0}."""
-        raw = sock.getsockopt(self.level, self.number, struct.calcsize(self.layout))
+        raw = self._read(sock)
         return any(raw) and self.unpack(raw) == (True, 0)
+
+    def _read(self, sock: socket.socket) -> bytes:
+        try:
+            return sock.getsockopt(self.level, self.number, struct.calcsize(self.layout))
+        except OSError as error:
+            if error.errno is None:  # Python takes no struct for an option of AF_VSOCK
+                raise _not_known(sock) from error
+            raise
 
     def set(self, sock: socket.socket, on: bool, seconds: int) -> None:
         """Tell the kernel.
@@ -76,10 +87,13 @@ class LingerOption(Value):
         Raises:
             ValueError: The kernel keeps no such time (EDOM on the BSDs and newer macOS,
                 EINVAL on OpenBSD).
-            OSError: ENOTCONN where the system means that by EINVAL; else the system's own.
+            OSError: ENOTCONN where the system means that by EINVAL; ENOPROTOOPT for a socket
+                that knows no SO_LINGER; else the system's own.
         """
         try:
             sock.setsockopt(self.level, self.number, self.pack(on, seconds))
+        except TypeError as error:  # Python takes no struct for an option of AF_VSOCK
+            raise _not_known(sock) from error
         except OSError as error:
             if error.errno == errno.EINVAL and self.einval_means_gone:
                 raise OSError(errno.ENOTCONN, "the connection is over already") from error
@@ -89,3 +103,7 @@ class LingerOption(Value):
                     f"it is said to take 1 to {self.longest} s"
                 ) from error
             raise
+
+
+def _not_known(sock: socket.socket) -> OSError:
+    return OSError(errno.ENOPROTOOPT, f"no SO_LINGER for {sock.family!r}")

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import socket
+from functools import cached_property
 
-from .._value import Value, replace
-from .acks import (
-    ACKS,
-    ACKS_UNTIL_RESET,
-    BLIND,
-    KERNEL_LINGERS,
-    AckProbe,
-    Field,
-    Ioctl,
-    Sight,
-)
+from .._record import Record, replace
+from .acks import AckProbe, Field, Ioctl, StateProbe, TcpState, View
 from .linger import LingerOption
 
 TYPE_CHECKING = False
@@ -22,43 +14,67 @@ if TYPE_CHECKING:
     from typing import Final
 
 
-class System(Value):
+class System(Record):
     """One operating system (on Linux, one family of processors) as closing sees it.
 
     Attributes:
         name: The key in `SYSTEMS`.
         linger: How it is told to linger; None: it has no SO_LINGER.
         acks: How it is asked for unacknowledged bytes; None: it does not say.
-        truncates: recv() with MSG_TRUNC throws TCP data away inside the kernel (tcp(7)).
-        disconnects: connect() to AF_UNSPEC resets a TCP connection at once, whoever else
-            holds its descriptor (connect(2), tcp_disconnect() in net/ipv4/tcp.c).
+        state: How it is asked for a TCP connection's state; None: it does not say.
+        protocol: Level and number of SO_PROTOCOL, which says what a socket is; None: the system
+            has no MPTCP.
+        linux: MSG_TRUNC, MSG_ERRQUEUE and connect() to AF_UNSPEC do what Linux documents.
+        tcp, mptcp, other: What a stream of this kind shows.
     """
 
-    __slots__ = ("name", "linger", "acks", "truncates", "disconnects")
+    __slots__ = ("name", "linger", "acks", "state", "protocol", "linux", "__dict__")
 
     def __init__(
         self,
         name: str,
         linger: LingerOption | None,
         acks: AckProbe | None = None,
-        truncates: bool = False,
-        disconnects: bool = False,
+        state: StateProbe | None = None,
+        protocol: tuple[int, int] | None = None,
+        linux: bool = False,
     ) -> None:
         self.name: Final = name
         self.linger: Final = linger
         self.acks: Final = acks
-        self.truncates: Final = truncates
-        self.disconnects: Final = disconnects
+        self.state: Final = state
+        self.protocol: Final = protocol
+        self.linux: Final = linux
 
-    @property
-    def tcp_sight(self) -> Sight:
-        """What a TCP connection shows here."""
-        if self.acks is None:
-            return BLIND if self.linger is None else KERNEL_LINGERS
-        return ACKS if self.acks.survives_reset else ACKS_UNTIL_RESET
+    @cached_property
+    def tcp(self) -> View:
+        acks = self.acks
+        return View(
+            acks,
+            self.state,
+            count_survives_reset=acks is not None and acks.survives_reset,
+            kernel_lingers=acks is None and self.linger is not None,
+            disconnects=self.linux,
+            truncates=self.linux,
+            error_queue=self.linux,
+            acked=_BYTES_ACKED if self.linux else None,
+        )
+
+    @cached_property
+    def mptcp(self) -> View:
+        # mptcp_ioctl() counts as tcp_ioctl() does, but a reset of the first subflow, whose
+        # TCP_INFO is what getsockopt() shows, is not the end of the connection.
+        return View(self.acks, error_queue=self.linux)
+
+    @cached_property
+    def other(self) -> View:
+        return View(error_queue=self.linux)
 
 
 TCP = 6  # IPPROTO_TCP, the same everywhere
+
+# tcpi_bytes_acked of TCP_INFO: from Linux 4.1 on (include/uapi/linux/tcp.h).
+_BYTES_ACKED = Field(TCP, 11, offset=120, size=8)
 
 # include/uapi/asm-generic/socket.h; the exceptions in arch/{mips,sparc}/include/uapi/asm.
 # The send queue is SIOCOUTQ, which is TIOCOUTQ (tcp(7)): it counts the FIN, is 0 from
@@ -67,8 +83,30 @@ _LINUX = System(
     "linux",
     LingerOption(level=1, number=13, layout="ii", longest=32767),
     AckProbe(Ioctl(0x5411), survives_reset=True),
-    truncates=True,
-    disconnects=True,
+    # The state is the first byte of TCP_INFO (include/net/tcp_states.h). A connection that was
+    # established has had a byte acknowledged (tcpi_bytes_acked counts the SYN of a connect()) or
+    # received two segments (tcpi_segs_in: the SYN and the ACK of an accept()).
+    StateProbe(
+        Field(TCP, 11, offset=0, size=1),
+        (
+            None,
+            TcpState.OPEN,
+            TcpState.CONNECTING,
+            TcpState.ACCEPTING,
+            TcpState.FIN_SENT,
+            TcpState.FIN_SENT,
+            TcpState.BOTH_FINS,  # TIME_WAIT
+            TcpState.OVER,
+            TcpState.PEER_FIN,  # CLOSE_WAIT
+            TcpState.PEER_FIN,  # LAST_ACK
+            TcpState.LISTENING,
+            TcpState.BOTH_FINS,  # CLOSING
+            TcpState.ACCEPTING,  # NEW_SYN_RECV
+        ),
+        ((_BYTES_ACKED, 0), (Field(TCP, 11, offset=140, size=4), 1)),
+    ),
+    protocol=(1, 38),
+    linux=True,
 )
 
 _BSD_LINGER = LingerOption(level=0xFFFF, number=0x80, layout="ii", longest=32767)
@@ -76,6 +114,19 @@ _BSD_LINGER = LingerOption(level=0xFFFF, number=0x80, layout="ii", longest=32767
 # netinet/tcp_fsm.h of 4.4BSD and its heirs: FIN_WAIT_1, CLOSING, LAST_ACK. Their send queue
 # does not count the FIN, so the state must say whether it is out.
 _BSD_FIN_WAITS = frozenset({6, 7, 8})
+_BSD_STATES = (
+    TcpState.OVER,
+    TcpState.LISTENING,
+    TcpState.CONNECTING,
+    TcpState.ACCEPTING,
+    TcpState.OPEN,
+    TcpState.PEER_FIN,  # CLOSE_WAIT
+    TcpState.FIN_SENT,  # FIN_WAIT_1
+    TcpState.BOTH_FINS,  # CLOSING
+    TcpState.PEER_FIN,  # LAST_ACK
+    TcpState.FIN_SENT,  # FIN_WAIT_2
+    TcpState.BOTH_FINS,  # TIME_WAIT
+)
 
 # Apple: SO_LINGER counts ticks, SO_LINGER_SEC (0x1080) seconds, kept as a short of ticks, 100
 # a second: 328 s wraps to no wait (bsd/kern/uipc_socket.c). The queue is SO_NWRITE; the state
@@ -88,6 +139,7 @@ _MACOS = System(
         Field(TCP, 0x106, offset=0, size=1),
         _BSD_FIN_WAITS,
     ),
+    StateProbe(Field(TCP, 0x106, offset=0, size=1), _BSD_STATES),
 )
 
 # Windows: two u_shorts (winsock2.h). Two ints are accepted and read as {1, 0}: an abort.
@@ -121,11 +173,13 @@ _ALL = (
         "freebsd",
         _BSD_LINGER,
         AckProbe(Ioctl(0x40046677), Field(TCP, 32, offset=0, size=1), _BSD_FIN_WAITS),
+        StateProbe(Field(TCP, 32, offset=0, size=1), _BSD_STATES),
     ),
     System(
         "netbsd",
         _BSD_LINGER,
         AckProbe(Ioctl(0x40046679), Field(TCP, 9, offset=0, size=1), _BSD_FIN_WAITS),
+        StateProbe(Field(TCP, 9, offset=0, size=1), _BSD_STATES),
     ),
     # OpenBSD has the count in TCP_INFO, but tells it to root alone; everybody else reads 0
     # (tcp_fill_info() in netinet/tcp_usrreq.c). A 0 that proves nothing is not asked for.

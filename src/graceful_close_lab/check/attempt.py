@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from graceful_close import abortive_close, unacked_bytes
-from graceful_close._platform import Meaning, meaning
+from graceful_close._platform import ErrorKind, error_kind
 
 from .outcome import Client, Outcome, Try
 from .reply import NotHTTPError, Reply
@@ -308,7 +308,7 @@ class _Trial:
         spoken = isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
         if spoken and not (self._failure or self.reply.received):
             return _Stop(Outcome.TLS_FAILED, _told(error))
-        if meaning(error) is Meaning.LOST:
+        if not isinstance(error, ssl.SSLError) and error_kind(error) is ErrorKind.LOST:
             return _Stop(Outcome.TIMED_OUT, _told(error))
         return _Stop(
             Outcome.CUT_OFF if self.reply.received else Outcome.RESET,

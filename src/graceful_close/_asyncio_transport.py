@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
 import socket
+import ssl
 import sys
 from time import monotonic
 
-from ._checks import is_tcp
+from ._acks import count_acked, count_unacked, count_written, read_state
+from ._async import FlushDeadline
+from ._blocking import abort_on
+from ._close_all import close_at_once
 from ._connection import Connection
-from ._delivery import count_unacked
-from ._discard import discard_of
+from ._drain import drain_of
 from ._linger import LingerPolicy, set_linger
-from ._platform import Meaning, meaning
-from ._release import let_go, shut_for_writing
-from ._result import CloseOutcome, CloseResult
-from ._teardown import TIMED_OUT
-from ._terms import Patience, Terms
+from ._platform import ErrorKind, error_kind
+from ._record import replace
+from ._release import shut_for_writing
+from ._sockets import view_of
+from ._teardown import PEER_FIN_SEEN, TIMED_OUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
     from typing import Any
+
+    from ._options import Options
+    from ._result import CloseOutcome, CloseResult
+
 
 # Turns of the event loop that are free: others run, and nothing is waited for. A transport with
 # an empty buffer ends in one or two. Arbitrary above that: they cost microseconds.
@@ -36,11 +43,21 @@ _TURNS_TO_FLUSH = 20
 # above that, so that nothing waits for ever.
 _TURNS_TO_END = 50
 
-# What a TLS transport may have handed down before close(), not yet in the kernel; see Handover.
+# What a TLS transport may have handed down before close(), not yet in the kernel; see TransportTakeover.
 _OUT_OF_SIGHT = 64 << 10
 
+# Turns with room in which the kernel takes nothing, after which nothing can be left. The first may
+# be one in which the transport below has yet to have its own turn.
+_QUIET_TURNS = 3
+
 # What conclude() leaves to the machine.
-_OF_THE_NETWORK = (Meaning.RESET, Meaning.LOST, Meaning.NOT_CONNECTED, Meaning.CLOSED)
+_OF_THE_NETWORK = (
+    ErrorKind.RESET,
+    ErrorKind.LOST,
+    ErrorKind.REFUSED,
+    ErrorKind.NOT_CONNECTED,
+    ErrorKind.CLOSED,
+)
 
 
 def info_of(transport: asyncio.Transport, name: str) -> Any:
@@ -74,18 +91,23 @@ async def until_woken(woken: asyncio.Future[None], seconds: float) -> None:
         timer.cancel()
 
 
-async def take_over(transport: asyncio.Transport) -> Handover | None:
+async def take_over(
+    transport: asyncio.Transport, *, or_reset: bool = True
+) -> TransportTakeover | None:
     """Take the dup; None: the transport has ended.
 
     Raises:
-        OSError: There is no descriptor for it (EMFILE, ENFILE). The connection is reset.
+        OSError: There is no descriptor for it (EMFILE, ENFILE). The connection is reset, if
+            `or_reset` is true.
     """
     sock = open_socket_of(transport)
     if sock is None:
         return None
     try:
-        return Handover(transport, _dup(sock))
+        return TransportTakeover(transport, _dup(sock))
     except OSError:
+        if not or_reset:
+            raise
         reset(transport)
         for _ in range(_TURNS_TO_END):
             if open_socket_of(transport) is None:
@@ -116,7 +138,7 @@ def reset(transport: asyncio.Transport) -> None:
         transport.abort()
 
 
-class Handover(asyncio.Protocol):
+class TransportTakeover(asyncio.Protocol):
     """Stands in the place of a transport's protocol while the transport ends; holds the dup.
 
     What their owner still needs is passed on to the old protocol: connection_lost(), which ends
@@ -129,14 +151,16 @@ class Handover(asyncio.Protocol):
 
     - After close(), close_notify stands last in the TLS transport's own buffer. All of that goes
       to the transport below as soon as that holds less than a low-water mark. So once
-      get_write_buffer_size() is 0, what is out of sight is what it was after close(), and what
-      the transport below held: its high-water mark, 64 KiB, at most.
-    - In every turn of the loop in which there is room, the transport below writes; and a socket
-      that it fills becomes writable again only when it can take a good piece. After as many
-      turns with room as there are such pieces, nothing is left.
-    - Should that be wrong (somebody raised that mark before start_tls()), the transport below
-      finds our FIN in its way, and fails with EPIPE. Then the peer was not notified, and the
-      result says so.
+      get_write_buffer_size() is 0, what is out of sight is in the transport below.
+    - In every turn of the loop in which there is room, the transport below writes. So when two
+      turns with room have passed in which the kernel took nothing, nothing is left. Where the
+      kernel does not count, as many turns must pass as that buffer can take.
+    - Should that be wrong, the transport below finds our FIN in its way, and fails with EPIPE.
+      Then the peer was not notified, and the result reports it.
+
+    A transport that was aborted meanwhile, by whomever, says connection_lost() like one that has
+    flushed. A plain one has only flushed if the kernel took as many bytes as it held. One of TLS
+    ends by itself when the peer's close_notify or its FIN has come, and else was cut.
 
     Attributes:
         sock: The dup. O_NONBLOCK, SO_LINGER and the FIN are the connection's, not the dup's.
@@ -144,6 +168,7 @@ class Handover(asyncio.Protocol):
         is_empty: The kernel had all before the transport was closed: it just lets go.
         drained: Bytes read and thrown away so far.
         fin_sent: The dup is shut for writing.
+        was_flushed: Something was above the kernel when the close began, and had to be waited for.
         notified, peer_notified: As in `CloseResult`.
     """
 
@@ -151,6 +176,7 @@ class Handover(asyncio.Protocol):
         self.sock = sock
         self.drained = 0
         self.fin_sent = False
+        self.was_flushed = False
         self.notified: bool | None = None
         self.peer_notified: bool | None = None
         self._transport = transport
@@ -164,6 +190,9 @@ class Handover(asyncio.Protocol):
         self._begun = False
         self._watching = False
         self._turns_left = 0  # with room, until everything must be in the kernel
+        self._written: int | None = None  # to the kernel, when it was last looked at
+        self._owed: int | None = None  # what that must be when a plain transport has flushed
+        self._cut = False  # a sendfile() is going on, whose bytes nobody knows
         self._woken: asyncio.Future[None] | None = None
         self._lost = False  # the transport has said connection_lost()
         self._error: Exception | None = None
@@ -196,9 +225,13 @@ class Handover(asyncio.Protocol):
             return
         self._begun = True
         transport = self._transport
+        self._cut = _sends_file(transport, self._owner)
+        self._written = count_written(self.sock, view_of(self.sock))
         if not self.tls:
+            if self._written is not None:
+                self._owed = self._written + transport.get_write_buffer_size()
             # One that is closing may have met a reset, and have yet to say so.
-            ends_well = not transport.is_closing()
+            ends_well = not transport.is_closing() and not self._cut
             self.is_empty = ends_well and transport.get_write_buffer_size() == 0
             transport.close()
             return
@@ -218,15 +251,39 @@ class Handover(asyncio.Protocol):
     @property
     def has_ended_well(self) -> bool:
         """A plain transport that is through, and the kernel has all."""
-        return self._lost and self._error is None and not self.tls
+        return self._lost and self._error is None and not self.tls and not self.was_cut
+
+    @property
+    def was_cut(self) -> bool:
+        """The transport has dropped what it held, or does so when it ends."""
+        if self._cut or not self._lost:
+            return self._cut
+        if self._session is not None:
+            return not (
+                self._turns_left == 0
+                or _has_heard_goodbye(self._session)
+                or self._peer_has_ended()
+            )
+        written = count_written(self.sock, view_of(self.sock))
+        return None not in (written, self._owed) and written != self._owed
+
+    def _peer_has_ended(self) -> bool:
+        """Whether the peer's end of the stream is there, over which the transport ends by itself."""
+        state = read_state(self.sock, view_of(self.sock))
+        if state is not None:
+            return state in PEER_FIN_SEEN
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return False  # EWOULDBLOCK
 
     def _is_through(self) -> bool:
         """There is nothing to wait for: the kernel has all, or will never have it."""
-        if self._lost or self._error is not None:
+        if self._lost or self._error is not None or self._cut:
             return True
         return self.tls and self._turns_left == 0
 
-    async def flush(self, terms: Terms, since: float) -> CloseOutcome | None:
+    async def flush(self, options: Options, since: float) -> CloseOutcome | None:
         """Wait until the kernel has all that the transport held.
 
         Returns:
@@ -235,23 +292,19 @@ class Handover(asyncio.Protocol):
         await self._some_turns()
         if not self._is_through():
             self._watch()
-        self._limit = terms.limit
-        patience = Patience(terms, since, monotonic())
-        seen = self._signs_of_life()
+        self._limit = options.limit
+        deadline = FlushDeadline(options, since)
+        at_first = self._flushed()
+        self.was_flushed = not self._is_through()
         while not self._is_through():
-            self._woken = self._loop.create_future()
-            await until_woken(self._woken, max(0.0, patience.wake_at - monotonic()))
-            await self._some_turns()
-            now = monotonic()
-            if self._is_through():
-                break
-            if now >= patience.idle_at:
-                before, seen = seen, self._signs_of_life()
-                if seen != before:
-                    patience.sign_of_life(now)
-            gave_up = patience.gives_up(now, self.drained)
+            gave_up = deadline.gives_up(
+                max(0, self._flushed() - at_first), self.drained, monotonic()
+            )
             if gave_up is not None:
                 return gave_up
+            self._woken = self._loop.create_future()
+            await until_woken(self._woken, max(0.0, deadline.wake_at - monotonic()))
+            await self._some_turns()
         return None
 
     async def _some_turns(self) -> None:
@@ -261,11 +314,16 @@ class Handover(asyncio.Protocol):
                 return
             await asyncio.sleep(0)
 
-    def _signs_of_life(self) -> tuple[int, int | None, int]:
-        return self._transport.get_write_buffer_size(), self._count_unacked(), self.drained
+    def _flushed(self) -> int:
+        """Bytes that were flushed, give or take a constant."""
+        acked = count_acked(self.sock, view_of(self.sock))
+        if acked is not None:
+            return acked
+        # What is in neither the transport's buffer nor the kernel's any more.
+        return -self._transport.get_write_buffer_size() - (self._count_unacked() or 0)
 
     def _count_unacked(self) -> int | None:
-        return count_unacked(self.sock, tcp=is_tcp(self.sock))
+        return count_unacked(self.sock, view_of(self.sock))
 
     def _watch(self) -> None:
         if self._watching or not can_watch(self._loop):
@@ -274,7 +332,7 @@ class Handover(asyncio.Protocol):
         if not self.tls or self._fails_over_input:
             # A peer that sends all before it reads takes nothing while nobody reads. Never two
             # of us: half of what is encrypted is an error.
-            self._discard = discard_of(self.sock, tcp=is_tcp(self.sock))
+            self._drain_way = drain_of(self.sock, view_of(self.sock))
             self._loop.add_reader(self.sock.fileno(), self._read)
         if self.tls:
             self._loop.add_writer(self.sock.fileno(), self._count_turn)
@@ -287,7 +345,7 @@ class Handover(asyncio.Protocol):
 
     def _read(self) -> None:
         try:
-            count = self._discard.read(self.sock, None)
+            count = self._drain_way.read(self.sock, None)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -304,7 +362,13 @@ class Handover(asyncio.Protocol):
     def _count_turn(self) -> None:
         """There is room in this turn of the loop."""
         if self._transport.get_write_buffer_size() == 0:
-            self._turns_left = max(0, self._turns_left - 1)
+            before, self._written = self._written, count_written(self.sock, view_of(self.sock))
+            if self._written is None:
+                self._turns_left = max(0, self._turns_left - 1)
+            elif self._written == before:
+                self._turns_left = max(0, min(self._turns_left, _QUIET_TURNS) - 1)
+            else:
+                self._turns_left = max(self._turns_left, _QUIET_TURNS)
         if self._is_through():
             self._loop.remove_writer(self.sock.fileno())
             self._wake()
@@ -316,30 +380,41 @@ class Handover(asyncio.Protocol):
     # --- the transport's end ---
 
     def conclude(
-        self, terms: Terms, since: float, gave_up: CloseOutcome | None = None
+        self, options: Options, since: float, gave_up: CloseOutcome | None = None
     ) -> CloseResult | None:
-        """Close the dup if the connection, or our patience, has ended; None: go on with it."""
+        """Close the dup if the connection, or our deadline, has ended; None: go on with it."""
         self._unwatch()
         error = self._error
         # An error of TLS's own (what the peer sends is no TLS) is no end of the connection, and our
         # FIN in the transport's way (EPIPE) is our own doing.
         ours = self.fin_sent and isinstance(error, BrokenPipeError)
         goes_on = error is None or ours or (self.tls and not _is_of_the_network(error))
-        if gave_up is None and goes_on:
+        if gave_up is None and goes_on and not self.was_cut:
             return None
         if self.tls:
             self.notified = False
         if gave_up is None and isinstance(error, OSError) and _is_of_the_network(error):
-            connection = Connection(self.sock, terms, since, one_of_many=True)
+            connection = Connection(options, since, one_of_many=True)
+            connection.begin(self.sock)
             connection.carry_out(connection.machine.failed(error, monotonic()))
-            return told(connection.let_go(), 0.0, self)
+            return merged(connection.let_go(), 0.0, self)
         # What the transport still holds is lost. The peer is to know that.
         unacked = self._count_unacked()
         if unacked is not None:
             unacked = None if self.tls else unacked + self._transport.get_write_buffer_size()
-        complaint = let_go(self.sock, LingerPolicy.ABORT)
-        result = CloseResult(gave_up or TIMED_OUT, monotonic() - since, 0, unacked, complaint)
-        return told(result, 0.0, self)
+        aborted = abort_on(self.sock)
+        error = aborted.error
+        if gave_up is None and error is None:
+            error = OSError(errno.ECONNABORTED, "the transport was aborted, or sends a file")
+        elapsed = monotonic() - since
+        result = replace(
+            aborted,
+            outcome=gave_up or TIMED_OUT,
+            elapsed=elapsed,
+            unacked=unacked,
+            error=error,
+        )
+        return merged(result, 0.0, self)
 
     async def part(self) -> None:
         """Have the transport end without a reset, after it has flushed."""
@@ -352,7 +427,7 @@ class Handover(asyncio.Protocol):
                 shut_for_writing(self.sock)
                 self.fin_sent = True
             except OSError:
-                pass  # ENOTCONN: whoever does it again is told, too
+                pass  # ENOTCONN: whoever does it again gets it, too
             for _ in range(FEW_TURNS):  # in which the transport would fail
                 await asyncio.sleep(0)
         await self.end()
@@ -372,10 +447,23 @@ class Handover(asyncio.Protocol):
     def drop(self) -> None:
         """Close at once. A stream that is cut short by that ends in a reset."""
         self._unwatch()
-        whole = self._lost and self._error is None
-        let_go(self.sock, LingerPolicy.BACKGROUND if whole else LingerPolicy.ABORT)
+        whole = self._lost and self._error is None and not self.was_cut
+        close_at_once([self.sock], LingerPolicy.BACKGROUND if whole else LingerPolicy.ABORT)
         if not self._lost:
             self._transport.abort()
+
+
+def _sends_file(transport: asyncio.Transport, protocol: object) -> bool:
+    """Whether loop.sendfile() is at work on a transport: it refuses to write even nothing then."""
+    if (
+        type(protocol).__name__ == "_SendfileFallbackProtocol"
+    ):  # TLS, and what has no sendfile()
+        return True
+    try:
+        transport.write(b"")
+    except RuntimeError as error:
+        return "sendfile" in str(error)  # not so after write_eof()
+    return False
 
 
 def _piece_of(sock: socket.socket) -> int:
@@ -390,7 +478,12 @@ def _piece_of(sock: socket.socket) -> int:
 
 
 def _is_of_the_network(error: Exception) -> bool:
-    return isinstance(error, OSError) and meaning(error) in _OF_THE_NETWORK
+    # OpenSSL's errors are OSErrors with numbers of their own.
+    return (
+        isinstance(error, OSError)
+        and not isinstance(error, ssl.SSLError)
+        and error_kind(error) in _OF_THE_NETWORK
+    )
 
 
 def _has_said_goodbye(session: ssl.SSLObject) -> bool:
@@ -411,15 +504,17 @@ def _has_heard_goodbye(session: ssl.SSLObject) -> bool | None:
     return True
 
 
-def told(result: CloseResult, before: float, handover: Handover | None) -> CloseResult:
+def merged(
+    result: CloseResult, before: float, takeover: TransportTakeover | None
+) -> CloseResult:
     """What became of a connection, with what happened before it was ours."""
-    tls = handover is not None and handover.tls
-    return CloseResult(
-        result.outcome,
-        before + result.elapsed,
-        result.drained + (0 if handover is None else handover.drained),
-        result.unacked,
-        result.error,
-        handover.notified if handover is not None and tls else result.notified,
-        handover.peer_notified if handover is not None and tls else result.peer_notified,
+    tls = takeover is not None and takeover.tls
+    return replace(
+        result,
+        elapsed=before + result.elapsed,
+        drained=result.drained + (0 if takeover is None else takeover.drained),
+        notified=takeover.notified if takeover is not None and tls else result.notified,
+        peer_notified=takeover.peer_notified
+        if takeover is not None and tls
+        else result.peer_notified,
     )

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from time import monotonic
 
-from ._alike import Alike
-from ._checks import require_stream
+from ._blocking import warn_unflushed
 from ._linger import LingerPolicy
-from ._loop import CloseLoop
-from ._release import let_go
-from ._result import CloseOutcome, CloseResult
-from ._teardown import ALREADY_CLOSED
-from ._terms import Terms
+from ._loop import CloseLoop, Pending
+from ._options import Options
+from ._release import close_socket
+from ._sockets import require_stream, take_descriptor, view_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,21 +19,17 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from ._loop import Closing
+    from typing_extensions import Unpack
 
-# How many are begun together. Arbitrary: a millisecond of work.
-_LOT = 64
+    from ._options import CloseOptions
+    from ._result import CloseResult
 
 
 def close_all(
     socks: Iterable[socket.socket],
     *,
-    timeout: float = 5.0,
-    idle_timeout: float | None = None,
-    drain_limit: int | None = None,
-    until: CloseOutcome = CloseOutcome.PEER_CLOSED,
-    on_timeout: LingerPolicy = LingerPolicy.BACKGROUND,
     progress: Callable[[int, int], object] | None = None,
+    **options: Unpack[CloseOptions],
 ) -> list[CloseResult]:
     """`graceful_close` for many sockets at once, under one deadline.
 
@@ -44,19 +38,15 @@ def close_all(
 
     When this returns or raises, every socket is closed and its descriptor released; only if
     something was wrong with the arguments, none is touched. A KeyboardInterrupt closes all at
-    once and goes on. One that fails by nothing that a network does is closed at once; the
-    others end as they would have, and only then is its error raised.
+    once and is raised. One that fails by a bug is closed at once; the others end as they would
+    have, and only then is its error raised.
 
     Args:
         socks: Stream sockets; see `graceful_close`. The same object twice is closed once, and
             both places get its result.
-        timeout: Seconds for all of them together, 0 or more.
-        idle_timeout: Seconds of silence after which one is given up; see `graceful_close`.
-        drain_limit: Bytes from one peer after which it is given up.
-        until: PEER_CLOSED or DELIVERED, for each.
-        on_timeout: BACKGROUND or ABORT, for each that is given up.
         progress: Called as `progress(done, total)` whenever some are done; each object counts
             once. What it raises is raised here, after all are closed.
+        options: Those of `graceful_close`: `timeout` for all together, the others for each.
 
     Returns:
         How each connection ended, in the order of `socks`.
@@ -70,38 +60,40 @@ def close_all(
         It takes one descriptor of its own, for an epoll or a kqueue. If there is none left
         (EMFILE), it uses poll(), which needs none and costs more for each wake-up.
     """
-    terms = Terms(timeout, idle_timeout, drain_limit, until, on_timeout)
-    return close_all_on(terms, require_streams(socks), progress)
+    results = close_all_on(Options(**options), require_streams(socks), progress)
+    if any(result.unflushed for result in results):
+        warn_unflushed(stacklevel=2)
+    return results
 
 
 def close_all_on(
-    terms: Terms,
+    options: Options,
     socks: list[socket.socket],
     progress: Callable[[int, int], object] | None = None,
 ) -> list[CloseResult]:
     """`close_all` with everything checked."""
     try:
-        with Crowd(terms, socks) as crowd:
-            for _ in crowd.begin():
+        with Batch(options, socks) as batch:
+            for _ in batch.begin():
                 pass
-            told = 0
+            reported = 0
             while True:
-                if progress is not None and crowd.done > told:
-                    told = crowd.done
-                    progress(told, crowd.total)
-                if not crowd.loop:
-                    return crowd.results()
-                crowd.loop.turn(math.inf)
+                if progress is not None and batch.done > reported:
+                    reported = batch.done
+                    progress(reported, batch.total)
+                if not batch.loop:
+                    return batch.results()
+                batch.loop.turn(math.inf)
     except BaseException:
-        _close_at_once(socks)  # also if a signal's exception came on the way into the crowd
+        close_at_once(socks)  # also if a signal's exception came on the way into the batch
         raise
 
 
 def require_streams(socks: Iterable[socket.socket]) -> list[socket.socket]:
-    """Refuse them all if one of them is no stream socket.
+    """Refuse them all if one of them is not a stream socket.
 
     Raises:
-        TypeError: One of them is none; the message says which.
+        TypeError: One of them is not; the message says which.
     """
     socks = list(socks)
     for index, sock in enumerate(socks):
@@ -112,7 +104,7 @@ def require_streams(socks: Iterable[socket.socket]) -> list[socket.socket]:
     return socks
 
 
-class Crowd:
+class Batch:
     """What `close_all` closes. A context manager that closes all whatever happens.
 
     Attributes:
@@ -120,10 +112,11 @@ class Crowd:
         total: How many different sockets there are.
     """
 
-    def __init__(self, terms: Terms, socks: list[socket.socket]) -> None:
-        self._terms = terms
+    def __init__(self, options: Options, socks: list[socket.socket]) -> None:
+        self._options = options
         self._socks = socks
         self._different = {id(sock): sock for sock in socks}
+        self._started: list[Pending] = []
         self._results: dict[int, CloseResult] = {}
         self._failures: list[Exception] = []
         self.loop = CloseLoop(self._ended)
@@ -135,23 +128,13 @@ class Crowd:
         return len(self._results) + len(self._failures)
 
     def begin(self) -> Iterator[None]:
-        """Begin to close one at each step, or a lot of those that are alike."""
+        """Begin to close one at each step."""
         now = monotonic()
-        alike = Alike(self._terms)
-        lot: list[tuple[socket.socket, int]] = []
-        for name, sock in self._different.items():
-            if sock.fileno() == -1:
-                self._results[name] = CloseResult(ALREADY_CLOSED, 0.0, 0, None, None)
-            elif alike.takes(sock):
-                lot.append((sock, name))
-                if len(lot) == _LOT:
-                    self.loop.add_alike(lot, alike, now)
-                    lot.clear()
-            else:
-                self.loop.add(sock, self._terms, now, name)
+        for key, sock in self._different.items():
+            pending = Pending(self._options, now, key)
+            self._started.append(pending)
+            self.loop.begin(pending, sock)
             yield
-        if lot:
-            self.loop.add_alike(lot, alike, now)
 
     def results(self) -> list[CloseResult]:
         """How each ended, in the order in which they were given.
@@ -163,11 +146,11 @@ class Crowd:
             raise self._failures[0]
         return [self._results[id(sock)] for sock in self._socks]
 
-    def _ended(self, closing: Closing, outcome: CloseResult | Exception) -> None:
+    def _ended(self, pending: Pending, outcome: CloseResult | Exception) -> None:
         if isinstance(outcome, Exception):
             self._failures.append(outcome)  # the others are not to blame
         else:
-            self._results[closing.ticket] = outcome
+            self._results[pending.key] = outcome
 
     def __enter__(self) -> Self:
         return self
@@ -180,10 +163,17 @@ class Crowd:
     ) -> None:
         self.loop.close()
         if error is not None:
-            _close_at_once(self._socks)
+            for pending in self._started:
+                pending.abandon()
+            close_at_once(self._socks)
 
 
-def _close_at_once(socks: list[socket.socket]) -> None:
-    """Something foreign happened, a KeyboardInterrupt or a bug: do not linger over any."""
+def close_at_once(
+    socks: list[socket.socket], policy: LingerPolicy = LingerPolicy.BACKGROUND
+) -> None:
+    """Something foreign happened, a KeyboardInterrupt or a bug: do not wait for any."""
+    held: list[socket.socket] = []
     for sock in socks:
-        let_go(sock, LingerPolicy.BACKGROUND)
+        take_descriptor(sock, held)
+    for sock in held:
+        close_socket(sock, policy, view_of(sock))

@@ -16,28 +16,28 @@ import anyio.abc
 import anyio.lowlevel
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from ._awaiting import LOOK_EVERY, Parting
-from ._checks import is_tcp
+from ._acks import count_unacked
+from ._async import LOOK_EVERY, FlushDeadline, PendingClose
+from ._blocking import abort_on
+from ._close_all import close_at_once
 from ._connection import NOT_NOW, READS_IN_A_ROW
-from ._delivery import count_unacked
-from ._discard import Discard, discard_of
+from ._drain import Drain, drain_of
 from ._linger import LingerPolicy, set_linger
-from ._platform import Meaning, meaning
-from ._release import let_go
+from ._platform import ErrorKind, error_kind
+from ._record import replace
 from ._result import CloseOutcome, CloseResult
-from ._sync import abort_on
-from ._terms import Patience
-from ._tls import LastRecords
+from ._sockets import view_of
+from ._tls import MSG_NOSIGNAL, LastRecords
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from ._terms import Terms
+    from ._options import Options
 
     # The arguments of LastRecords.
-    Words = tuple[bytes, bool | None, bool | None]
+    LastRecordsOf = tuple[bytes, bool | None, bool | None]
 
 # In how many turns of the event loop a closed transport lets go of its descriptor. One or two do;
 # arbitrary above that, so that nothing waits for ever.
@@ -82,7 +82,7 @@ class End:
         except AttributeError:
             pass  # uvloop's transport has no socket when it has ended, and anyio asks that
 
-    def take(self, terms: Terms, since: float) -> Taken | None:
+    def take(self, options: Options, since: float) -> Taken | None:
         """Take the descriptor, or a dup where the event loop keeps it. None: it is closed.
 
         Raises:
@@ -93,14 +93,14 @@ class End:
             return None
         # What asyncio and uvloop show of a transport is no socket.
         if not (isinstance(raw, socket.socket) and _may_be_detached()):
-            return Taken(self, _dup(raw), terms, since, shared=True)
+            return Taken(self, _dup(raw), options, since, shared=True)
         anyio.notify_closing(raw.fileno())
         held: list[Any] = []
         adopt = partial(_socket.socket, raw.family, raw.type, raw.proto)
         # In one call, because a signal's exception between two would lose the descriptor.
         held.extend(map(adopt, map(_socket.socket.detach, (raw,))))
         raw.detach()  # finds nothing, but lets the object know that it is closed
-        return Taken(self, held[0], terms, since, shared=False)
+        return Taken(self, held[0], options, since, shared=False)
 
     async def close(self) -> None:
         """Have the stream let go. Not cancelled by a scope."""
@@ -148,7 +148,7 @@ def _dup(sock: socket.socket) -> socket.socket:
         return socket.socket(sock.family, sock.type, sock.proto, os.dup(sock.fileno()))
 
 
-class Taken(Parting):
+class Taken(PendingClose):
     """A connection that was taken from its stream.
 
     What the stream still holds of its own is flushed before the close sequence begins. The peer's
@@ -163,7 +163,7 @@ class Taken(Parting):
     __slots__ = (
         "_closes_late",
         "_cut_short",
-        "_discard",
+        "_drain_way",
         "_drained",
         "_end",
         "_left",
@@ -175,15 +175,15 @@ class Taken(Parting):
     )
 
     def __init__(
-        self, end: End, sock: socket.socket, terms: Terms, since: float, *, shared: bool
+        self, end: End, sock: socket.socket, options: Options, since: float, *, shared: bool
     ) -> None:
         sock.settimeout(0)  # as its framework had it; a new object does not know
-        super().__init__(terms, sock, since)
+        super().__init__(options, sock, since)
         self.shared = shared
         self.flushed: bool | None = None
         self._end = end
-        self._discard: Discard | None = None
-        self._left = terms.limit
+        self._drain_way: Drain | None = None
+        self._left = options.limit
         self._drained = 0
         self._waited = 0.0  # until the last sign of life
         self._unacked: int | None = None
@@ -197,33 +197,33 @@ class Taken(Parting):
     def _stands(self) -> bool:
         """Whether there is a connection, and our FIN is not out."""
         try:
-            self.sock.send(b"")  # sends nothing, and fails all the same (tcp_sendmsg_locked())
+            self.sock.send(
+                b"", MSG_NOSIGNAL
+            )  # sends nothing, and fails all the same (tcp_sendmsg_locked())
         except OSError as error:
             # EPIPE: not any more. A reset is told once, so this is ours to remember.
-            if not isinstance(error, BrokenPipeError) and meaning(error) is Meaning.RESET:
+            if not isinstance(error, BrokenPipeError) and error_kind(error) is ErrorKind.RESET:
                 self._failed(error)
             return False
         return True
 
     def _failed(self, error: OSError) -> None:
         """The network ended the connection, and told it to the stream alone."""
-        self.said = error.with_traceback(None)
+        self.close_notify = error.with_traceback(None)
 
-    def told(self, result: CloseResult) -> CloseResult:
+    def merged(self, result: CloseResult) -> CloseResult:
         """How it ended, with what happened before the close sequence began."""
         outcome, error = result.outcome, result.error
         if self._stood and outcome is CloseOutcome.NOT_CONNECTED:
             # A connection that stood, and was gone before our FIN: it was reset, and its
             # transport, which reads until it is closed, was told that in our place.
             outcome, error = CloseOutcome.PEER_RESET, None
-        return CloseResult(
-            outcome,
-            result.elapsed + self._waited,
-            result.drained + self._drained,
-            result.unacked,
-            error,
-            result.notified,
-            result.peer_notified,
+        return replace(
+            result,
+            outcome=outcome,
+            elapsed=result.elapsed + self._waited,
+            drained=result.drained + self._drained,
+            error=error,
         )
 
     async def ask(self, seconds: float = _TIME_TO_TELL) -> None:
@@ -237,8 +237,13 @@ class Taken(Parting):
             self._cut_short = True
         except anyio.ClosedResourceError:
             pass
+        except RuntimeError:
+            pass  # asyncio's transport after write_eof(), which has flushed before its FIN
         except anyio.BrokenResourceError as error:
-            if isinstance(error.__cause__, OSError) and meaning(error.__cause__) is not None:
+            if (
+                isinstance(error.__cause__, OSError)
+                and error_kind(error.__cause__) is not ErrorKind.OURS
+            ):
                 self._failed(error.__cause__)
         self.flushed = not scope.cancelled_caught
 
@@ -248,59 +253,62 @@ class Taken(Parting):
         If that takes too long, it has a result.
         """
         for _ in range(_TURNS_TO_SAY_WHY):
-            if not self.shared or self._stood or self.said is not None:
+            if not self.shared or self._stood or self.close_notify is not None:
                 break
             await anyio.lowlevel.checkpoint()
             await self.ask()
         await self._flush()
         if not self._closes_late:
             await self._end.close()
-        if self.result is None and self._end.layers and self.said is None:
+        if self.result is None and self._end.layers and self.close_notify is None:
             cut = self._cut_short
-            self.said = (False, None) if cut else await _last_words(self._end.layers)
+            self.close_notify = (False, None) if cut else await _last_records(self._end.layers)
 
     async def _flush(self) -> None:
-        patience = Patience(self.terms, self.since, self.since)
+        deadline = FlushDeadline(self.options, self.since)
+        flushed = 0
         while not self.flushed:
             try:
-                alive = self._drain()
+                self._drain()
             except OSError as error:
-                if meaning(error) is None:
+                if error_kind(error) is ErrorKind.OURS:
                     raise
                 self._failed(error)
                 break
             now = monotonic()
-            if alive or self._is_acknowledging():
-                patience.sign_of_life(now)
-            gave_up = patience.gives_up(now, 0)  # the machine is to meet the limit
+            flushed += self._acknowledged()
+            # The machine is to meet the limit.
+            gave_up = deadline.gives_up(flushed, 0 if self._left <= 0 else self._drained, now)
             if gave_up is not None:
                 # The end of the stream would tell the peer that the message is whole.
                 aborted = abort_on(self.sock)
-                outcome = aborted.outcome
-                if outcome is CloseOutcome.ABORTED:
-                    outcome = gave_up
-                notified = False if self._end.layers else None
-                elapsed = now - self.since
-                self.result = self.told(
-                    CloseResult(outcome, elapsed, 0, None, aborted.error, notified)
+                here = aborted.outcome is CloseOutcome.ABORTED
+                self.result = self.merged(
+                    replace(
+                        aborted,
+                        outcome=gave_up if here else aborted.outcome,
+                        elapsed=now - self.since,
+                        unacked=None,  # what the stream holds is not known
+                        notified=False if self._end.layers else None,
+                    )
                 )
                 return
             await self.ask(LOOK_EVERY)
-        self._go_on_from(patience.last_sign)
+        if flushed or self._drained:
+            self._go_on_from(monotonic())
 
-    def _drain(self) -> bool:
-        """Throw away what has come in. Whether anything has."""
-        if self._discard is None:
-            self._discard = discard_of(self.sock, tcp=is_tcp(self.sock))
-        before = self._drained
+    def _drain(self) -> None:
+        """Throw away what has come in."""
+        if self._drain_way is None:
+            self._drain_way = drain_of(self.sock, view_of(self.sock))
         for _ in range(READS_IN_A_ROW):
             if self._left <= 0:
                 break  # the machine is to meet the limit
             allowance = None if self._left == math.inf else int(self._left)
             try:
-                count = self._discard.read(self.sock, allowance)
+                count = self._drain_way.read(self.sock, allowance)
             except OSError as error:
-                if meaning(error) in NOT_NOW:
+                if error_kind(error) in NOT_NOW:
                     break
                 raise
             if count == 0:
@@ -308,19 +316,17 @@ class Taken(Parting):
                 break
             self._drained += count
             self._left -= count
-        return self._drained > before
 
-    def _is_acknowledging(self) -> bool:
-        """Whether the peer has acknowledged something since it was asked last."""
+    def _acknowledged(self) -> int:
+        """How much less is unacknowledged than when it was asked last."""
         before = self._unacked
-        self._unacked = now = count_unacked(self.sock, tcp=is_tcp(self.sock))
-        return before is not None and now is not None and now < before
+        self._unacked = now = count_unacked(self.sock, view_of(self.sock))
+        return max(0, before - now) if before is not None and now is not None else 0
 
-    def _go_on_from(self, last_sign: float) -> None:
-        """Have the deadlines count from the last sign of life."""
-        if last_sign != self.since:
-            self._waited, self.since = last_sign - self.since, last_sign
-            self.terms = self.terms.after(self._waited, self._drained)
+    def _go_on_from(self, now: float) -> None:
+        """Have the deadlines count from here: the kernel has everything."""
+        self._waited, self.since = now - self.since, now
+        self.options = self.options.after(0.0, self._drained)
 
     async def end(self) -> None:
         """Close the stream if that is not done yet. The dup is closed."""
@@ -329,8 +335,8 @@ class Taken(Parting):
 
     async def drop(self, error: BaseException) -> None:
         """Close at once. A stream that is cut short by that ends in a reset."""
-        parting = LingerPolicy.ABORT if self.flushed is False else LingerPolicy.BACKGROUND
-        let_go(self.sock, parting)
+        pending = LingerPolicy.ABORT if self.flushed is False else LingerPolicy.BACKGROUND
+        close_at_once([self.sock], pending)
         if not isinstance(error, GeneratorExit):  # after which nothing may be awaited
             await self._end.close()
 
@@ -369,7 +375,7 @@ class _Tap(anyio.abc.ByteStream):
         pass
 
 
-async def _last_words(layers: list[TLSStream]) -> LastRecords:
+async def _last_records(layers: list[TLSStream]) -> LastRecords:
     """What sessions over each other have to say, in the records of the lowest."""
     words = b""
     notified: bool | None = None
@@ -382,7 +388,7 @@ async def _last_words(layers: list[TLSStream]) -> LastRecords:
     return LastRecords(words, notified, peers)
 
 
-async def _ask(session: TLSStream, above: bytes) -> Words:
+async def _ask(session: TLSStream, above: bytes) -> LastRecordsOf:
     """What one session has to say, after what the one above it has."""
     connection, tap = session.transport_stream, _Tap()
     session.transport_stream = tap

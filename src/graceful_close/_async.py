@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from time import monotonic
+from typing import Generic, TypeVar
 
+from ._close_all import Batch, close_at_once
 from ._connection import Connection
-from ._delivery import AckWatch, open_descriptor
-from ._linger import LingerPolicy
-from ._loop import CloseLoop
-from ._many import Crowd
-from ._release import let_go
-from ._result import CloseResult
+from ._loop import CloseLoop, Pending
+from ._result import CloseOutcome, CloseResult
 from ._selector import new_selector
 from ._teardown import (
-    ALREADY_CLOSED,
     LET_GO,
     PAUSE,
     WAIT_ACK,
@@ -27,16 +24,11 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Iterator, Sequence
     from types import TracebackType
-    from typing import Generic, Protocol, TypeVar
+    from typing import Final, Protocol
 
-    from ._connection import Said
-    from ._loop import Closing as Ending
-    from ._terms import Terms
-
-    S = TypeVar("S")
-
-    class _Of(Generic[S]):
-        """What `Closing` is of."""
+    from ._connection import CloseNotify
+    from ._options import Options
+    from ._selector import Selector
 
     class Wait(Protocol):
         """How an event loop waits. Each ends by itself after `seconds`, and is cancellable."""
@@ -52,12 +44,9 @@ if TYPE_CHECKING:
         async def pause(self, seconds: float) -> None:
             """Until the time is over; 0: let others run."""
             ...
-else:
 
-    class _Of:
-        # The typing module is slow to import.
-        def __class_getitem__(cls, _: object) -> type:
-            return cls
+
+S = TypeVar("S")
 
 
 # Where no descriptor is left to wait on for all (EMFILE), look so often. Arbitrary: a fiftieth of
@@ -102,66 +91,69 @@ class TurnFirst:
 
 
 async def close_on(
-    terms: Terms,
+    options: Options,
     sock: socket.socket,
     wait: Wait,
     since: float | None = None,
-    said: Said = None,
+    close_notify: CloseNotify = None,
     *,
     fin_sent: bool = False,
+    abort: bool = False,
 ) -> CloseResult:
     """`graceful_close` in an event loop, with everything checked.
 
-    A cancellation closes at once, without lingering, and goes on.
+    A cancellation closes at once, without lingering, and is raised.
 
     Args:
-        terms: What the caller asked for.
+        options: What the caller asked for.
         sock: What to close.
         wait: How to wait.
         since: From when the deadlines count; None: from now.
-        said: As for `Connection`.
-        fin_sent: shutdown(SHUT_WR) was called already. Once the peer's FIN is there too, a
-            second call says ENOTCONN.
+        close_notify: As for `Connection`, as are the next two.
+        fin_sent: Our FIN is out.
+        abort: Throw the connection away.
     """
-    watch: AckWatch | None = None
+    connection = Connection(
+        options,
+        monotonic() if since is None else since,
+        one_of_many=True,
+        abort=abort,
+        close_notify=close_notify,
+        fin_sent=fin_sent,
+    )
+    watch: Selector | None = None
     try:
-        if sock.fileno() == -1:
-            return CloseResult(ALREADY_CLOSED, 0.0, 0, None, None)
-        since = monotonic() if since is None else since
-        connection = Connection(sock, terms, since, one_of_many=True, said=said)
-        machine = connection.machine
-        step = connection.first_step(since, shut=fin_sent)
-        while True:
-            step = connection.carry_out(step)
-            if step is LET_GO:
-                return connection.let_go()
-            left = max(0.0, machine.wake_at - monotonic())
+        step = connection.begin(sock)
+        while (step := connection.carry_out(step)) is not LET_GO:
+            number, wake_at = connection.sock.fileno(), connection.wake_at
+            left = max(0.0, wake_at - monotonic())
             readable = True
             try:
                 if step is WAIT_READABLE:
-                    await wait.readable(open_descriptor(sock), left)
+                    await wait.readable(number, left)
                 elif step is WAIT_ACK:
-                    watch = watch or AckWatch(sock)
+                    if watch is None:
+                        watch = new_selector()
+                        watch.arm(number, WAIT_ACK, known=False)
                     await wait.readable(watch.fileno(), left)
-                    readable = watch.wait(0)
+                    readable = any(input_ for _, input_ in watch.wait(0))
                 elif step is WAIT_WRITABLE:
-                    await wait.writable(open_descriptor(sock), left)
+                    await wait.writable(number, left)
                 elif step is WAIT_EITHER:
-                    await _either(open_descriptor(sock), machine.wake_at, wait)
+                    await _either(number, wake_at, wait)
                 elif step is PAUSE:
                     await wait.pause(left)
                 else:
                     await wait.pause(0)  # its fill of reads: others get their turn
                     continue
             except OSError as error:
-                now = monotonic()
-                watching = step is WAIT_ACK
-                step = machine.cannot_watch(now) if watching else machine.failed(error, now)
+                step = connection.waited(step, error)
             else:
-                step = machine.woke(monotonic(), readable=readable)
+                step = connection.waited(step, readable=readable)
+        return connection.let_go()
     except BaseException:
         # Something foreign: a cancellation, a bug. Close at once, without lingering.
-        let_go(sock, LingerPolicy.BACKGROUND)
+        connection.abandon(sock)
         raise
     finally:
         if watch is not None:
@@ -179,12 +171,12 @@ async def _either(descriptor: int, wake_at: float, wait: Wait) -> None:
 
 
 async def close_all_on(
-    terms: Terms, socks: list[socket.socket], wait: Wait
+    options: Options, socks: list[socket.socket], wait: Wait
 ) -> list[CloseResult]:
     """`close_all` in an event loop, with everything checked."""
-    with Crowd(terms, socks) as crowd:
-        await _empty(crowd.loop, crowd.begin(), wait)
-        return crowd.results()
+    with Batch(options, socks) as batch:
+        await _empty(batch.loop, batch.begin(), wait)
+        return batch.results()
 
 
 async def _empty(loop: CloseLoop, begin: Iterator[object], wait: Wait) -> None:
@@ -197,52 +189,113 @@ async def _empty(loop: CloseLoop, begin: Iterator[object], wait: Wait) -> None:
         loop.turn(0)
 
 
-class Parting:
+class PendingClose:
     """What `close_each_on` is to close, and how that ended; the rest as for `close_on`.
 
     Attributes:
         result: How the connection ended; None until it has.
     """
 
-    __slots__ = ("result", "said", "since", "sock", "terms")
+    __slots__ = ("close_notify", "options", "result", "since", "sock")
 
     def __init__(
-        self, terms: Terms, sock: socket.socket, since: float, said: Said = None
+        self,
+        options: Options,
+        sock: socket.socket,
+        since: float,
+        close_notify: CloseNotify = None,
     ) -> None:
-        self.terms: Terms = terms
+        self.options: Options = options
         self.sock = sock
         self.since: float = since
-        self.said = said
+        self.close_notify = close_notify
         self.result: CloseResult | None = None
 
 
-async def close_each_on(partings: Sequence[Parting], wait: Wait) -> None:
+async def close_each_on(closes: Sequence[PendingClose], wait: Wait) -> None:
     """`close_on` for many at once; each has its result then.
 
     Raises:
-        Exception: What the first of them failed by, if one did, by nothing that a network does.
-            All are closed by then, the others as they would have been.
+        Exception: What the first of them failed by, if one did, by a bug. All are closed by
+            then, the others as they would have been.
     """
     failures: list[Exception] = []
 
-    def ended(ending: Ending, outcome: CloseResult | Exception) -> None:
+    def ended(pending: Pending, outcome: CloseResult | Exception) -> None:
         if isinstance(outcome, Exception):
             failures.append(outcome)  # the others are not to blame
         else:
-            ending.ticket.result = outcome
+            pending.key.result = outcome
+
+    def begin() -> Iterator[None]:
+        for one in closes:
+            pending = Pending(one.options, one.since, one, close_notify=one.close_notify)
+            loop.begin(pending, one.sock)
+            yield
 
     loop = CloseLoop(ended)
     try:
-        begin = (loop.add(one.sock, one.terms, one.since, one, one.said) for one in partings)
-        await _empty(loop, begin, wait)
+        await _empty(loop, begin(), wait)
     except BaseException:
-        for one in partings:
-            let_go(one.sock, LingerPolicy.BACKGROUND)
+        close_at_once([one.sock for one in closes])
         raise
     finally:
         loop.close()
     if failures:
         raise failures[0]
+
+
+# What must move in `timeout` seconds for a flush to go on. Arbitrary: a peer that takes less is
+# slower than any modem, and 10 MB at this pace would take hours.
+_LEAST_PROGRESS = 4096
+
+# Input counts as progress, because a peer may send all of its request before it reads; but not
+# without end. Arbitrary: more than any upload that a server refuses early.
+_MOST_INPUT = 1 << 30
+
+
+class FlushDeadline:
+    """The deadlines before the machine begins, while a framework flushes what it holds.
+
+    Silence is the bound, and not the total: the flush is given up after `timeout` seconds (or
+    `idle_timeout`, if that is shorter) in which fewer than 4 KiB moved. So n bytes are flushed in
+    at most timeout * (1 + n / 4096) seconds, and a peer that takes a byte a second is given up
+    after `timeout` seconds; one that keeps reading gets everything.
+
+    Args:
+        options: What the caller asked for.
+        now: A reading of the clock, from which the silence counts.
+    """
+
+    __slots__ = ("_last_progress", "_moved", "_options")
+
+    def __init__(self, options: Options, now: float) -> None:
+        self._options: Final = options
+        self._last_progress = now
+        self._moved = 0
+
+    @property
+    def wake_at(self) -> float:
+        """The latest reading of the clock at which a wait must end."""
+        return self._last_progress + min(self._options.timeout, self._options.idle_timeout)
+
+    def gives_up(self, flushed: int, drained: int, now: float) -> CloseOutcome | None:
+        """Why, if it does.
+
+        Args:
+            flushed: Bytes that the framework's buffer and the kernel's have lost so far.
+            drained: Bytes that were read so far.
+            now: A reading of the clock.
+        """
+        moved = flushed + min(drained, _MOST_INPUT)
+        if moved - self._moved >= _LEAST_PROGRESS:
+            self._moved, self._last_progress = moved, now
+        if drained > self._options.limit:
+            return CloseOutcome.DRAIN_LIMIT
+        silence = now - self._last_progress
+        if silence >= self._options.timeout:
+            return CloseOutcome.TIMED_OUT
+        return CloseOutcome.IDLE_TIMED_OUT if silence >= self._options.idle_timeout else None
 
 
 async def wait_on(selector: int, wake_at: float, wait: Wait) -> None:
@@ -262,7 +315,7 @@ async def wait_on(selector: int, wake_at: float, wait: Wait) -> None:
         await wait.readable(selector, left)
 
 
-class Closing(_Of["S"]):
+class AsyncClosing(Generic[S]):
     """What an event loop's `closing` is made of.
 
     Args:

@@ -1,0 +1,139 @@
+"""What a caller asked for, checked before any socket is touched."""
+
+from __future__ import annotations
+
+import math
+import operator
+
+from ._linger import LingerPolicy
+from ._result import CloseOutcome
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from enum import Enum
+    from typing import Any, Final, Literal, TypedDict
+
+    Until = Literal[CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED]
+    OnTimeout = Literal[LingerPolicy.BACKGROUND, LingerPolicy.ABORT]
+
+    class CloseOptions(TypedDict, total=False):
+        """What every graceful close can be asked for; see `graceful_close` for each of them."""
+
+        timeout: float
+        idle_timeout: float | None
+        drain_limit: int | None
+        until: Until
+        on_timeout: OnTimeout
+        peer_first: float
+
+
+class Options:
+    """What the caller asked for, checked. Args are those of `graceful_close`.
+
+    Raises:
+        TypeError, ValueError: One of them is not what it says there.
+    """
+
+    __slots__ = ("drain_limit", "idle_timeout", "on_timeout", "peer_first", "timeout", "until")
+
+    def __init__(
+        self,
+        timeout: float = 5.0,
+        idle_timeout: float | None = None,
+        drain_limit: int | None = None,
+        until: Until = CloseOutcome.PEER_CLOSED,
+        on_timeout: OnTimeout = LingerPolicy.BACKGROUND,
+        peer_first: float = 0,
+    ) -> None:
+        self.timeout: Final = require_seconds("timeout", timeout)
+        self.idle_timeout: Final = (
+            math.inf if idle_timeout is None else require_seconds("idle_timeout", idle_timeout)
+        )
+        self.drain_limit: Final = (
+            None if drain_limit is None else require_count("drain_limit", drain_limit)
+        )
+        self.until: Final = require_member(
+            "until", until, CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED
+        )
+        self.on_timeout: Final = require_policy("on_timeout", on_timeout)
+        self.peer_first: Final = require_seconds("peer_first", peer_first)
+
+    def after(self, seconds: float, drained: int = 0) -> Options:
+        """The same, for what is left of the time and of what may be drained."""
+        limit = self.drain_limit
+        return Options(
+            max(0.0, self.timeout - seconds),
+            None if self.idle_timeout == math.inf else self.idle_timeout,
+            None if limit is None else max(0, limit - drained),
+            self.until,
+            self.on_timeout,
+            self.peer_first,
+        )
+
+    @property
+    def limit(self) -> float:
+        """`drain_limit`, which is infinite where there is none."""
+        return math.inf if self.drain_limit is None else self.drain_limit
+
+
+def require_policy(name: str, policy: OnTimeout) -> OnTimeout:
+    """Return a policy for unacknowledged data when giving up: BACKGROUND or ABORT.
+
+    Raises:
+        TypeError, ValueError: It is neither.
+    """
+    checked: OnTimeout = require_member(
+        name, policy, LingerPolicy.BACKGROUND, LingerPolicy.ABORT
+    )
+    return checked
+
+
+def require_member(name: str, value: Any, *allowed: Enum) -> Any:
+    """Return `value` if it is one of the members allowed.
+
+    Raises:
+        TypeError: It is not a member of that enum.
+        ValueError: It is another member.
+    """
+    if any(value is member for member in allowed):
+        return value
+    kind = type(allowed[0])
+    names = " or ".join(f"{kind.__name__}.{member.name}" for member in allowed)
+    error = ValueError if isinstance(value, kind) else TypeError
+    raise error(f"{name} must be {names}, not {value!r}")
+
+
+def require_seconds(name: str, value: float) -> float:
+    """Return a wait that is a finite number of seconds, 0 or more.
+
+    Raises:
+        TypeError, ValueError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a finite number of seconds, 0 or more, not {value!r}")
+    try:
+        seconds = float(value)
+    except OverflowError:  # an int with more digits than a float can have
+        seconds = math.inf
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{name} must be a finite number of seconds, 0 or more, not {value!r}")
+    return seconds
+
+
+def require_count(name: str, value: int, of: str = "bytes", least: int = 0) -> int:
+    """Return a whole number that is `least` or more.
+
+    Raises:
+        TypeError, ValueError: It is not.
+    """
+    try:
+        count = operator.index(value)
+        if isinstance(value, bool):
+            raise TypeError
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a whole number of {of}, {least} or more, not {value!r}"
+        ) from None
+    if count < least:
+        raise ValueError(f"{name} must be {least} or more {of}, not {value!r}")
+    return count
