@@ -13,11 +13,12 @@ from graceful_close import (
     CloseOutcome,
     Linger,
     LingerPolicy,
+    _platform,
     abortive_close,
     get_linger,
     set_linger,
 )
-from graceful_close._platform import SYSTEMS
+from graceful_close._record import replace
 from streams import (
     PATIENCE,
     Connection,
@@ -67,7 +68,11 @@ def test_the_option_that_was_set_before_does_not_matter(connection: Connection) 
     assert ends_in_reset(connection.peer)
 
 
-def test_a_dup_keeps_the_connection_until_it_goes(connection: Connection) -> None:
+def test_elsewhere_a_dup_keeps_the_connection_until_it_goes(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = _platform.HERE
+    monkeypatch.setattr("graceful_close._platform.HERE", replace(here, linux=False))
     with connection.ours.dup() as dup:
         abortive_close(connection.ours)
         dup.sendall(b"still here")
@@ -75,15 +80,15 @@ def test_a_dup_keeps_the_connection_until_it_goes(connection: Connection) -> Non
     assert ends_in_reset(connection.peer)
 
 
-def test_every_holder_ends_it_though_a_dup_lives(connection: Connection) -> None:
+def test_it_ends_though_a_dup_lives(connection: Connection) -> None:
     with connection.ours.dup() as dup:
-        result = abortive_close(connection.ours, every_holder=True)
+        result = abortive_close(connection.ours)
         assert result.outcome is CloseOutcome.ABORTED
         assert ends_in_reset(connection.peer)
         assert get_linger(dup) == Linger(LingerPolicy.BACKGROUND)
 
 
-def test_every_holder_ends_it_though_a_child_process_holds_it(connection: Connection) -> None:
+def test_it_ends_though_a_child_process_holds_it(connection: Connection) -> None:
     hold, release = os.pipe()
     child = os.fork()
     if child == 0:
@@ -92,14 +97,14 @@ def test_every_holder_ends_it_though_a_child_process_holds_it(connection: Connec
         os._exit(0)
     os.close(hold)
     try:
-        abortive_close(connection.ours, every_holder=True)
+        abortive_close(connection.ours)
         assert ends_in_reset(connection.peer)
     finally:
         os.close(release)
         os.waitpid(child, 0)
 
 
-def test_every_holder_ends_it_though_a_thread_is_reading(connection: Connection) -> None:
+def test_it_ends_though_a_thread_is_reading(connection: Connection) -> None:
     read: list[bytes | OSError] = []
     started = threading.Event()
     dup = connection.ours.dup()
@@ -115,23 +120,11 @@ def test_every_holder_ends_it_though_a_thread_is_reading(connection: Connection)
     with dup:
         thread.start()
         assert started.wait(PATIENCE)
-        abortive_close(connection.ours, every_holder=True)
+        abortive_close(connection.ours)
         assert ends_in_reset(connection.peer)
         thread.join(PATIENCE)
     assert not thread.is_alive()
     assert len(read) == 1
-
-
-@pytest.mark.parametrize("where", ["a unix stream", "another system"])
-def test_every_holder_is_refused_where_there_is_no_such_thing(
-    where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if where == "another system":
-        monkeypatch.setattr("graceful_close._platform.HERE", SYSTEMS["macos"])
-    with connect("unix" if where == "a unix stream" else "tcp4") as (ours, _peer):
-        with pytest.raises(ValueError, match="needs TCP on Linux"):
-            abortive_close(ours, every_holder=True)
-        assert ours.fileno() != -1
 
 
 def test_a_unix_stream_is_closed_at_once(stack: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import math
 import os
 import select
 import selectors
@@ -14,10 +12,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -32,14 +29,9 @@ from graceful_close import (
     get_linger,
     set_linger,
 )
-from graceful_close._alike import Alike
-from graceful_close._discard import Discard, discard_of
-from graceful_close._loop import CloseLoop
-from graceful_close._many import Crowd, close_all_on
+from graceful_close._close_all import close_all_on
+from graceful_close._options import Options
 from graceful_close._release import shut_for_writing
-from graceful_close._selector import new_selector
-from graceful_close._teardown import Step
-from graceful_close._terms import Terms
 from signals import Stop, each_moment
 from streams import (
     PATIENCE,
@@ -101,6 +93,40 @@ def close_politely(*peers: socket.socket) -> list[bytes]:
     return [read_and_close(peer) for peer in peers]
 
 
+def peers(connections: list[Connection]) -> list[socket.socket]:
+    return [connection.peer for connection in connections]
+
+
+def all_closed(connections: list[Connection]) -> bool:
+    return all(sock.fileno() == -1 for sock in ours(connections))
+
+
+def flood(enough: threading.Event, *peers: socket.socket) -> None:
+    """Write as much as the other side takes, and then be polite."""
+    block = bytes(1 << 20)
+    for peer in peers:
+        peer.setblocking(False)
+    flooding = True
+    while flooding:
+        flooding = not enough.is_set()
+        for peer in peers:
+            with suppress(BlockingIOError):
+                peer.send(block)
+    close_politely(*peers)
+
+
+@contextmanager
+def on_alarm(handler: Callable[..., object], *times: float) -> Generator[None, None, None]:
+    """A signal comes after so many seconds, and again and again if a second number is given."""
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, *times)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 # --- the point of it all -----------------------------------------------------------------------
 
 
@@ -111,7 +137,7 @@ def test_unread_input_destroys_no_reply(any_family: str) -> None:
             peer.sendall(b"upload" * 1000)
             await_input(sock)
             sock.sendall(REPLY)
-        with meanwhile(close_politely, *(peer for _, peer in crowd)) as replies:
+        with meanwhile(close_politely, *peers(crowd)) as replies:
             results = close_all(ours(crowd), timeout=PATIENCE)
         assert replies == [[REPLY] * 10]
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
@@ -162,26 +188,26 @@ def test_peers_that_never_answer_cost_the_deadline_once(any_family: str) -> None
 @with_select_too
 def test_more_than_are_begun_or_given_up_at_once_are_all_closed() -> None:
     with connect_many(150) as crowd:
-        with meanwhile(close_politely, *(peer for _, peer in crowd[140:])):
+        with meanwhile(close_politely, *peers(crowd[140:])):
             results = close_all(ours(crowd), timeout=0.2)
     assert outcomes(results[:140]) == [CloseOutcome.TIMED_OUT] * 140
     assert outcomes(results[140:]) == [CloseOutcome.PEER_CLOSED] * 10
     assert all(0.2 <= result.elapsed < 2 for result in results[:140])
 
 
-def test_a_fin_that_comes_before_its_turn_to_be_given_up_is_seen(
-    crowd: list[Connection], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("graceful_close._loop._ALARMS", 1)
-    last = max(crowd, key=lambda connection: connection.ours.fileno())
+def test_a_fin_that_comes_before_its_turn_to_be_given_up_is_seen(stack: ExitStack) -> None:
+    """Not all can be given up in one turn."""
+    with connect_many(150) as crowd:
+        last = max(crowd, key=lambda connection: connection.ours.fileno())
+        dup = stack.enter_context(last.ours.dup())
 
-    def progress(done: int, _: int) -> None:
-        if done == 1:
-            last.peer.close()
-            await_fin(last.ours)
+        def progress(done: int, _: int) -> None:
+            if done < 150 and last.peer.fileno() != -1:
+                last.peer.close()
+                await_fin(dup)
 
-    results = close_all(ours(crowd), timeout=0.05, progress=progress)
-    expected = [CloseOutcome.TIMED_OUT] * 10
+        results = close_all(ours(crowd), timeout=0.05, progress=progress)
+    expected = [CloseOutcome.TIMED_OUT] * 150
     expected[crowd.index(last)] = CloseOutcome.PEER_CLOSED
     assert outcomes(results) == expected
 
@@ -200,7 +226,7 @@ def test_every_fin_is_out_before_anybody_is_waited_for(crowd: list[Connection]) 
         for peer in reversed(peers):
             read_and_close(peer)
 
-    with meanwhile(close_in_reverse, *(peer for _, peer in crowd)):
+    with meanwhile(close_in_reverse, *peers(crowd)):
         results = close_all(ours(crowd), timeout=PATIENCE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
 
@@ -241,7 +267,7 @@ def test_after_a_peers_fin_the_acknowledgement_of_our_data_is_waited_for() -> No
             fill(sock)
             peer.shutdown(socket.SHUT_WR)
             await_fin(sock)
-        with meanwhile(close_politely, *(peer for _, peer in crowd)):
+        with meanwhile(close_politely, *peers(crowd)):
             results = close_all(ours(crowd), timeout=PATIENCE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 3
     assert [result.unacked for result in results] == [0] * 3
@@ -260,7 +286,7 @@ def test_a_peers_fin_is_not_taken_for_the_acknowledgement_of_our_data() -> None:
 
 
 @pytest.mark.parametrize("on_timeout", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
-def test_giving_up_leaves_the_rest_to_the_kernel_or_resets(on_timeout: LingerPolicy) -> None:
+def test_giving_up_leaves_the_rest_to_the_kernel_or_resets(on_timeout: Any) -> None:
     with connect_many(3, peer_buffer=4096) as crowd:
         for sock, _ in crowd:
             fill(sock)
@@ -269,6 +295,68 @@ def test_giving_up_leaves_the_rest_to_the_kernel_or_resets(on_timeout: LingerPol
         resets = [ends_in_reset(peer) for _, peer in crowd]
     assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 3
     assert resets == [on_timeout is LingerPolicy.ABORT] * 3
+
+
+# --- the peer first ------------------------------------------------------------------------------
+
+
+@with_select_too
+def test_peer_first_lets_those_who_want_to_close_first(stack: ExitStack) -> None:
+    """Whoever sends the first FIN keeps TIME_WAIT. Those who do not want to cost that time once."""
+    eager, silent = stack.enter_context(connect_many(5)), stack.enter_context(connect_many(5))
+    for sock, peer in eager:
+        sock.sendall(REPLY)
+        peer.sendall(b"upload")
+
+    def close_first(*peers: socket.socket) -> list[int]:
+        received = [receive(peer, len(REPLY)) for peer in peers]
+        for peer in peers:
+            peer.close()
+        return received
+
+    with meanwhile(close_first, *peers(eager)) as received:
+        with meanwhile(close_politely, *peers(silent)) as replies:
+            results = close_all(ours(silent + eager), timeout=PATIENCE, peer_first=0.3)
+    assert (received, replies) == ([[len(REPLY)] * 5], [[b""] * 5])
+    assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
+    assert {result.peer_first for result in results[:5]} <= {False, None}, "None: both crossed"
+    assert [result.peer_first for result in results[5:]] == [True] * 5
+    assert [result.drained for result in results] == [0] * 5 + [6] * 5
+    assert all(0.3 <= result.elapsed < 1.5 for result in results[:5])
+
+
+def receive(peer: socket.socket, count: int) -> int:
+    """Read so many bytes, and not the end of the stream."""
+    received = 0
+    while received < count:
+        received += len(peer.recv(count - received))
+    return received
+
+
+def test_peer_first_is_no_longer_than_the_deadline(crowd: list[Connection]) -> None:
+    results = close_all(ours(crowd), timeout=0.1, peer_first=PATIENCE)
+    assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
+    assert [peer.recv(1) for peer in peers(crowd)] == [b""] * 10
+    assert all(0.1 <= result.elapsed < 2 for result in results)
+
+
+@with_select_too
+@pytest.mark.parametrize("seconds", [1e9, 1e300])
+def test_more_time_than_a_system_call_can_count_is_taken(
+    crowd: list[Connection], seconds: float
+) -> None:
+    options: Any = {"timeout": seconds, "idle_timeout": seconds, "peer_first": seconds}
+    for sock in ours(crowd):
+        sock.sendall(b"reply")
+
+    def close_first(*peers: socket.socket) -> None:
+        for peer in peers:
+            assert peer.recv(5) == b"reply"
+            peer.close()
+
+    with meanwhile(close_first, *peers(crowd)):
+        results = close_all(ours(crowd), **options)
+    assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
 
 
 # --- what may be handed in -----------------------------------------------------------------------
@@ -303,20 +391,13 @@ def test_a_dup_outside_keeps_its_mode_and_its_options(crowd: list[Connection]) -
     with ExitStack() as stack:
         dups = [stack.enter_context(sock.dup()) for sock in ours(crowd)]
         before = [options_of(dup) for dup in dups]
-        crowd[0].peer.sendall(
-            bytes(1_000_000)
-        )  # a flood, for which the low-water mark is raised
         results = close_all(ours(crowd), timeout=0.05)
         assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
         assert [options_of(dup) for dup in dups] == before
 
 
-def options_of(sock: socket.socket) -> tuple[bool, int, Linger]:
-    return (
-        os.get_blocking(sock.fileno()),
-        sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT),
-        get_linger(sock),
-    )
+def options_of(sock: socket.socket) -> tuple[bool, Linger]:
+    return os.get_blocking(sock.fileno()), get_linger(sock)
 
 
 @pytest.mark.parametrize("thing", [7, None, "socket"])
@@ -393,18 +474,25 @@ def test_it_is_the_same_in_every_mode_and_for_every_family(stack: ExitStack) -> 
         sock.sendall(REPLY)
         peer.sendall(b"unread")
         await_input(sock)
-    with meanwhile(close_politely, *(peer for _, peer in crowd)) as replies:
+    with meanwhile(close_politely, *peers(crowd)) as replies:
         results = close_all(ours(crowd), timeout=PATIENCE)
     assert replies == [[REPLY] * 9]
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 9
     assert [result.drained for result in results] == [6] * 9
 
 
-def test_makefile_objects_keep_no_descriptor(crowd: list[Connection]) -> None:
-    files = [sock.makefile("rwb") for sock in ours(crowd)]
-    close_all(ours(crowd), timeout=0)
-    assert [sock.fileno() for sock in ours(crowd)] == [-1] * 10
-    assert [peer.recv(1) for _, peer in crowd] == [b""] * 10
+def test_makefile_objects_keep_no_descriptor_and_make_the_result_unclean(
+    crowd: list[Connection],
+) -> None:
+    files = [sock.makefile("rwb") for sock in ours(crowd[:9])]
+    with meanwhile(close_politely, *peers(crowd)):
+        with pytest.warns(ResourceWarning, match="makefile") as warned:
+            results = close_all(ours(crowd), timeout=PATIENCE)
+    assert [warning.filename for warning in warned] == [__file__], "it names the caller, once"
+    assert all_closed(crowd)
+    assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
+    assert [result.unflushed for result in results] == [True] * 9 + [False]
+    assert [result.clean for result in results] == [False] * 9 + [True]
     for file in files:
         file.close()
 
@@ -419,7 +507,7 @@ def test_descriptors_above_1023_are_ordinary(crowd: list[Connection]) -> None:
             number = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 2500)
             high.append(stack.enter_context(socket.socket(fileno=number)))
             sock.close()
-        with meanwhile(close_politely, *(peer for _, peer in crowd)):
+        with meanwhile(close_politely, *peers(crowd)):
             results = close_all(high, timeout=PATIENCE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
 
@@ -431,7 +519,7 @@ def test_without_a_descriptor_left_it_works_all_the_same() -> None:
             peer.shutdown(socket.SHUT_WR)
             await_fin(sock)
         both = crowd + slow
-        with descriptors.none_left(), meanwhile(close_politely, *(peer for _, peer in both)):
+        with descriptors.none_left(), meanwhile(close_politely, *peers(both)):
             results = close_all(ours(both), timeout=PATIENCE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 7
 
@@ -460,49 +548,27 @@ def test_a_flood_starves_nobody_and_gets_its_turn(crowd: list[Connection]) -> No
         if done == len(polite):
             enough.set()
 
-    def flood(*peers: socket.socket) -> None:
-        block = bytes(1 << 20)
-        for peer in peers:
-            peer.setblocking(False)
-        while not enough.is_set():
-            for peer in peers:
-                with suppress(BlockingIOError):
-                    peer.send(block)
-        for peer in peers:
-            peer.close()
-
     with (
-        meanwhile(flood, *(peer for _, peer in floods)),
-        meanwhile(close_politely, *(peer for _, peer in polite)),
+        meanwhile(partial(flood, enough), *peers(floods)),
+        meanwhile(close_politely, *peers(polite)),
     ):
         results = close_all(ours(crowd), timeout=PATIENCE, progress=progress)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
     assert all(result.drained > 0 for result in results[:3])
 
 
-def test_a_flood_from_peers_that_read_nothing_starves_nobody(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_flood_from_peers_that_read_nothing_starves_nobody() -> None:
     """Then an acknowledgement is waited for, and all that comes must be read before."""
-    monkeypatch.setattr("graceful_close._connection.READS_IN_A_ROW", 1)
     with connect_many(3, peer_buffer=4096) as floods, connect_many(5) as polite:
+        for sock, _ in floods:
+            fill(sock)
         enough = threading.Event()
 
         def progress(done: int, _: int) -> None:
             if done == len(polite):
                 enough.set()
 
-        def flood(*peers: socket.socket) -> None:
-            assert enough.wait(PATIENCE)
-            for peer in peers:
-                peer.sendall(bytes(1 << 20))
-                read_and_close(peer)
-
-        for sock, peer in floods:
-            fill(sock)
-            peer.sendall(bytes(100_000))
-            await_input(sock)
-        with meanwhile(flood, *(peer for _, peer in floods)):
+        with meanwhile(partial(flood, enough), *peers(floods)):
             results = close_all(
                 ours(floods + polite),
                 timeout=PATIENCE,
@@ -522,7 +588,7 @@ def test_peers_that_drip_are_bounded_by_the_one_deadline(crowd: list[Connection]
                 with suppress(OSError):
                     peer.send(b"x")
 
-    with meanwhile(drip, *(peer for _, peer in crowd)):
+    with meanwhile(drip, *peers(crowd)):
         results = close_all(ours(crowd), timeout=0.2)
         done.set()
     assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
@@ -536,7 +602,7 @@ def test_peers_that_reset_meanwhile_are_results(crowd: list[Connection]) -> None
             assert peer.recv(1) == b""
             reset(peer)
 
-    with meanwhile(reset_all, *(peer for _, peer in crowd)):
+    with meanwhile(reset_all, *peers(crowd)):
         results = close_all(ours(crowd), timeout=PATIENCE)
     assert outcomes(results) == [CloseOutcome.PEER_RESET] * 10
     assert all(isinstance(result.error, ConnectionResetError) for result in results)
@@ -547,7 +613,7 @@ def test_half_open_peers_still_get_our_data(crowd: list[Connection]) -> None:
         peer.shutdown(socket.SHUT_WR)
         await_fin(sock)
         sock.sendall(REPLY)
-    with meanwhile(close_politely, *(peer for _, peer in crowd)) as replies:
+    with meanwhile(close_politely, *peers(crowd)) as replies:
         results = close_all(ours(crowd), timeout=PATIENCE)
     assert replies == [[REPLY] * 10]
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
@@ -557,126 +623,67 @@ def test_half_open_peers_still_get_our_data(crowd: list[Connection]) -> None:
 
 
 @with_select_too
-def test_one_that_another_thread_closes_is_already_closed(crowd: list[Connection]) -> None:
+def test_the_close_of_another_thread_changes_nothing(crowd: list[Connection]) -> None:
+    """The descriptor is not in the caller's object any more."""
     victim = crowd[2]
+
+    def close_in_vain(*peers: socket.socket) -> list[bytes]:
+        assert victim.peer.recv(1) == b""  # the close is under way
+        assert victim.ours.fileno() == -1
+        victim.ours.close()
+        return close_politely(*peers)
+
+    for sock, peer in crowd:
+        peer.sendall(b"upload")
+        await_input(sock)
+    others = crowd[:2] + crowd[3:]
+    with meanwhile(close_in_vain, *peers(others), victim.peer):
+        results = close_all(ours(crowd), timeout=PATIENCE)
+    assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
+    assert [result.drained for result in results] == [6] * 10
+
+
+@with_select_too
+def test_a_number_that_is_free_again_is_a_strangers(crowd: list[Connection]) -> None:
+    """Whoever gets the number of one that has ended is left alone until the last has."""
+    first, stranger, *others = crowd
+    number = first.ours.fileno()
+    taken: list[socket.socket] = []
+
+    def move_in(done: int, _: int) -> None:
+        if done == 1:
+            os.dup2(stranger.ours.fileno(), number)
+            taken.append(socket.socket(fileno=number))
+            for peer in peers(others):
+                peer.close()
+
+    first.peer.close()
+    await_fin(first.ours)
+    results = close_all(ours([first, *others]), timeout=PATIENCE, progress=move_in)
+    with taken[0] as tenant:
+        assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 9
+        assert_untouched([stranger, Connection(tenant, stranger.peer)])
+
+
+@with_select_too
+def test_one_whose_number_is_closed_from_outside_is_already_closed(
+    crowd: list[Connection],
+) -> None:
+    """Only os.close() can do that, and nobody else's."""
+    victim, *others = crowd
+    number = victim.ours.fileno()
 
     def steal(*peers: socket.socket) -> None:
         assert victim.peer.recv(1) == b""  # the close is under way
-        victim.ours.close()
+        os.close(number)
         close_politely(*peers)
 
-    others = crowd[:2] + crowd[3:]
-    with meanwhile(steal, *(peer for _, peer in others)):
+    with meanwhile(steal, *peers(others)):
         results = close_all(ours(crowd), timeout=0.5)
-    expected = [CloseOutcome.PEER_CLOSED] * 10
-    expected[2] = CloseOutcome.ALREADY_CLOSED
-    assert outcomes(results) == expected
-
-
-@with_select_too
-def test_a_number_that_another_socket_of_the_call_gets_is_that_sockets(
-    crowd: list[Connection],
-) -> None:
-    (tenant, _), (later, peer) = crowd[:2]
-
-    class MovesIn(socket.socket):
-        """Gets the tenant's number when it is looked at: what a racing thread could do."""
-
-        def fileno(self) -> int:
-            number = tenant.fileno()
-            if number != -1:
-                mine = self.detach()
-                tenant.close()
-                os.dup2(mine, number)
-                os.close(mine)
-                socket.socket.__init__(self, fileno=number)
-            return super().fileno()
-
-    with MovesIn(fileno=later.detach()) as heir, meanwhile(read_and_close, peer):
-        results = close_all([tenant, heir], timeout=PATIENCE)
-    assert outcomes(results) == [CloseOutcome.ALREADY_CLOSED, CloseOutcome.PEER_CLOSED]
-
-
-def test_a_number_that_the_next_socket_of_the_call_gets_is_that_sockets(
-    crowd: list[Connection], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tenant, _), (heir, peer) = crowd[:2]
-    monkeypatch.setattr("graceful_close._many._LOT", 1)
-    with Crowd(Terms(PATIENCE), [tenant, heir]) as both, meanwhile(read_and_close, peer):
-        begin = both.begin()
-        next(begin)
-        number = tenant.fileno()
-        tenant.close()
-        os.dup2(mine := heir.detach(), number)
-        os.close(mine)
-        heir.__init__(fileno=number)  # type: ignore[misc]
-        next(begin)
-        while both.loop:
-            both.loop.turn(math.inf)
-    assert outcomes(both.results()) == [CloseOutcome.ALREADY_CLOSED, CloseOutcome.PEER_CLOSED]
-
-
-class Special(socket.socket):
-    """Of a kind that is not alike to others."""
-
-
-@with_select_too
-@pytest.mark.parametrize("kind", [socket.socket, Special])
-@pytest.mark.parametrize("what_has_the_number", ["nothing", "a socket", "a file"])
-def test_one_that_is_closed_just_before_the_wait_is_already_closed(
-    crowd: list[Connection],
-    stack: ExitStack,
-    kind: type[socket.socket],
-    what_has_the_number: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    victim, stranger = kind(fileno=crowd[0].ours.detach()), crowd[1]
-    stack.enter_context(victim)
-    file = os.open(os.devnull, os.O_RDONLY)
-    stack.callback(os.close, file)
-    selector = new_selector()
-    arm = selector.arm
-
-    def be_overtaken(number: int, step: Step, known: bool) -> None:
-        if number == victim.fileno():
-            victim.close()
-            if what_has_the_number != "nothing":
-                os.dup2(
-                    stranger.ours.fileno() if what_has_the_number == "a socket" else file,
-                    number,
-                )
-                stack.callback(os.close, number)
-        arm(number, step, known)
-
-    monkeypatch.setattr(selector, "arm", be_overtaken)
-    monkeypatch.setattr("graceful_close._loop.new_selector", lambda: selector)
-    polite = crowd[2:]
-    with meanwhile(close_politely, *(peer for _, peer in polite)):
-        results = close_all([victim, *ours(polite)], timeout=0.5)
-    assert outcomes(results) == [CloseOutcome.ALREADY_CLOSED, *[CloseOutcome.PEER_CLOSED] * 8]
-    if what_has_the_number != "a socket":
-        assert results[0].elapsed < 0.5, "there is nothing to wait for"
-    assert_untouched([stranger])
-
-
-def test_those_that_are_alike_can_be_hurried_and_closed_like_any(
-    crowd: list[Connection],
-) -> None:
-    ended: list[tuple[int, CloseResult | Exception]] = []
-    loop = CloseLoop(lambda closing, outcome: ended.append((closing.ticket, outcome)))
-    lot = [(sock, ticket) for ticket, sock in enumerate(ours(crowd))]
-    loop.add_alike(lot, Alike(Terms(PATIENCE)), monotonic())
-    assert [closing.ticket for closing in loop] == list(range(10))
-    loop.hurry(loop.oldest(), LingerPolicy.BACKGROUND)
-    [(ticket, result)] = ended
-    assert ticket == 0
-    assert isinstance(result, CloseResult)
-    assert result.outcome is CloseOutcome.TIMED_OUT
-    assert [sock.fileno() != -1 for sock in ours(crowd)] == [False, *[True] * 9]
-    loop.close()
-    assert [sock.fileno() for sock in ours(crowd)] == [-1] * 10
-    assert [peer.recv(1) for _, peer in crowd] == [b""] * 10
-    assert len(ended) == 1
+    assert outcomes(results) == [
+        CloseOutcome.ALREADY_CLOSED,
+        *[CloseOutcome.PEER_CLOSED] * 9,
+    ]
 
 
 # --- progress ----------------------------------------------------------------------------------------
@@ -685,7 +692,7 @@ def test_those_that_are_alike_can_be_hurried_and_closed_like_any(
 def test_progress_is_told_as_it_happens_and_ends_with_all(crowd: list[Connection]) -> None:
     told: list[tuple[int, int]] = []
     crowd[9].ours.close()
-    with meanwhile(close_politely, *(peer for _, peer in crowd)):
+    with meanwhile(close_politely, *peers(crowd)):
         close_all(ours(crowd), timeout=PATIENCE, progress=partial(note, told))
     assert told[-1] == (10, 10)
     assert {total for _, total in told} == {10}
@@ -701,7 +708,7 @@ def test_what_progress_raises_is_raised_after_all_are_closed(crowd: list[Connect
 
     with pytest.raises(RuntimeError, match="no more"):
         close_all(ours(crowd), timeout=PATIENCE, progress=give_up)
-    assert [sock.fileno() for sock in ours(crowd)] == [-1] * 10
+    assert all_closed(crowd)
 
 
 # --- what comes from inside -------------------------------------------------------------------------
@@ -715,29 +722,16 @@ def test_an_exception_from_a_signal_closes_all_at_once_and_goes_on(
         raise Stop
 
     set_linger(crowd[0].ours, LingerPolicy.TIMED, 20)
-    before = signal.signal(signal.SIGALRM, stop)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with pytest.raises(Stop):
-            close_all(ours(crowd), timeout=PATIENCE)
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert [sock.fileno() for sock in ours(crowd)] == [-1] * 10
+    with on_alarm(stop, 0.05), pytest.raises(Stop):
+        close_all(ours(crowd), timeout=PATIENCE)
+    assert all_closed(crowd)
 
 
 def test_a_signal_that_raises_nothing_does_not_cut_the_wait_short(
     crowd: list[Connection],
 ) -> None:
-    def do_nothing(*_: object) -> None:
-        pass
-
-    before = signal.signal(signal.SIGALRM, do_nothing)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    with on_alarm(lambda *_: None, 0.01, 0.01):
         results = close_all(ours(crowd), timeout=0.1)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
     assert all(result.elapsed >= 0.1 for result in results)
 
@@ -746,15 +740,14 @@ def test_a_signal_that_raises_nothing_does_not_cut_the_wait_short(
 @pytest.mark.parametrize(
     "close",
     [
-        partial(close_all_on, Terms(0.003, until=CloseOutcome.DELIVERED)),
-        partial(close_all_on, Terms(0.003), progress=partial(note, [])),
+        partial(close_all_on, Options(0.003, until=CloseOutcome.DELIVERED)),
+        partial(close_all_on, Options(0.003), progress=partial(note, [])),
     ],
     ids=["delivery", "drain"],
 )
 def test_a_signal_before_or_after_any_call_leaves_all_closed(
-    close: Callable[[list[socket.socket]], object], monkeypatch: pytest.MonkeyPatch
+    close: Callable[[list[socket.socket]], object],
 ) -> None:
-    monkeypatch.setattr("graceful_close._many._LOT", 2)
     for stopped in each_moment():
         with connect_many(3) as crowd:
             crowd[0].peer.sendall(b"x")
@@ -763,45 +756,59 @@ def test_a_signal_before_or_after_any_call_leaves_all_closed(
             await_fin(crowd[1].ours)
             with stopped():
                 close(ours(crowd))
-            assert [sock.fileno() for sock in ours(crowd)] == [-1] * 3
+            assert all_closed(crowd)
 
 
-@pytest.mark.parametrize("kind", [socket.socket, Special])
-def test_one_that_fails_by_no_network_leaves_the_others_their_time(
-    crowd: list[Connection],
-    stack: ExitStack,
-    kind: type[socket.socket],
-    monkeypatch: pytest.MonkeyPatch,
+def test_one_that_fails_by_a_bug_leaves_the_others_their_time(
+    crowd: list[Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    victim = kind(fileno=crowd[0].ours.detach())
-    stack.enter_context(victim)
-    crowd[0] = Connection(victim, crowd[0].peer)
+    victims_peer = crowd[0].ours.getpeername()
+    bug = MemoryError("a bug")
 
-    def require_another(sock: socket.socket) -> None:
-        if sock is victim:
-            raise OSError(errno.ENOBUFS, "no room in the kernel")
-
-    def fail_at_the_fin(sock: socket.socket) -> None:
-        require_another(sock)
+    def fail_for_one(sock: socket.socket) -> None:
+        if sock.getpeername() == victims_peer:
+            raise bug
         shut_for_writing(sock)
 
-    def fail_at_the_read(sock: socket.socket, *, tcp: bool) -> Discard:
-        require_another(sock)
-        return discard_of(sock, tcp=tcp)
-
-    monkeypatch.setattr("graceful_close._connection.shut_for_writing", fail_at_the_fin)
-    monkeypatch.setattr("graceful_close._loop.discard_of", fail_at_the_read)
+    monkeypatch.setattr("graceful_close._connection.shut_for_writing", fail_for_one)
     told: list[tuple[int, int]] = []
     for sock, peer in crowd:
         peer.sendall(b"unread")
         await_input(sock)
         sock.sendall(REPLY)
-    with meanwhile(close_politely, *(peer for _, peer in crowd[1:])) as replies:
-        with pytest.raises(OSError, match="no room in the kernel"):
+    with meanwhile(close_politely, *peers(crowd[1:])) as replies:
+        with pytest.raises(MemoryError) as raised:
             close_all(ours(crowd), timeout=PATIENCE, progress=partial(note, told))
-    assert [sock.fileno() for sock in ours(crowd)] == [-1] * 10
+    assert raised.value is bug
+    assert all_closed(crowd)
     assert replies == [[REPLY] * 9]
     assert told[-1] == (10, 10)
+
+
+class Broken(socket.socket):
+    """Not even its descriptor can be had from it."""
+
+    def detach(self) -> int:
+        super().detach()
+        raise RuntimeError("a bug")
+
+
+def test_one_that_fails_before_it_is_begun_leaves_the_others_their_time(
+    crowd: list[Connection],
+) -> None:
+    broken = Broken(fileno=crowd[4].ours.detach())
+    others = crowd[:4] + crowd[5:]
+    socks = [*ours(crowd[:4]), broken, *ours(crowd[5:])]
+    for sock, peer in others:
+        peer.sendall(b"unread")
+        await_input(sock)
+        sock.sendall(REPLY)
+    with meanwhile(close_politely, *peers(others)) as replies:
+        with pytest.raises(RuntimeError, match="a bug"):
+            close_all(socks, timeout=PATIENCE)
+    assert crowd[4].peer.recv(1) == b""
+    assert all_closed(crowd)
+    assert replies == [[REPLY] * 9]
 
 
 # --- TLS -----------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
-"""The tutorial works as it is printed, and the page of the API leaves nothing out."""
+"""The tutorial and the recipes work as printed, and the page of the API leaves nothing out."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import importlib
+import logging
 import os
+import random
 import re
 import signal
 import socket
@@ -15,8 +17,18 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from streams import PATIENCE, connect_many, ends_in_reset, meanwhile, read_all, read_and_close
+from graceful_close import GracefulListener
+from streams import (
+    PATIENCE,
+    connect,
+    connect_many,
+    ends_in_reset,
+    meanwhile,
+    read_all,
+    read_and_close,
+)
 from test_snippets import run_page
 
 ROOT = Path(__file__).parent.parent
@@ -44,13 +56,23 @@ def is_as_shown(said: str, shown: str) -> bool:
     return re.fullmatch(r"\d[\d.]*".join(map(re.escape, words)), said.strip()) is not None
 
 
+def free_port() -> int:
+    """One that stays free: Linux, macOS and Windows give such low ones to no client."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue  # EADDRINUSE
+        return port
+
+
 class Reader:
     """Somebody who types what the tutorial says, except for the port."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = str(free.getsockname()[1])
+        self._port = str(free_port())
 
     def save(self, name: str, source: str) -> None:
         assert f"`{name}`" in TUTORIAL
@@ -199,6 +221,59 @@ def test_the_how_tos_server_resets_what_is_not_done_in_time(listener: socket.soc
             assert ends_in_reset(late)  # before asyncio.run() would cancel what is left
 
     asyncio.run(serve())
+
+
+def test_the_how_tos_stop_refuses_what_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_page(HOW_TO)
+    listener = GracefulListener(("127.0.0.1", 0))
+
+    with contextlib.ExitStack() as peers:
+        replies: list[list[bytes]] = []
+        for _ in range(3):
+            peer = socket.create_connection(listener.getsockname(), PATIENCE)
+            peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            replies.append(peers.enter_context(meanwhile(read_and_close, peer)))
+        names["stop_listening"](listener)
+    assert replies == [[names["UNAVAILABLE"]]] * 3
+    assert capsys.readouterr().out.count("peer closed after") == 3
+
+
+def test_the_how_tos_log_has_a_line_for_every_close(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "closes")
+    with run_page(HOW_TO)["logged"] as reaper, connect("tcp4") as (ours, peer):
+        host, port, *_ = ours.getpeername()
+        reaper.submit(ours)
+        assert read_and_close(peer) == b""
+    [line] = caplog.messages
+    assert line.startswith(f"{host}:{port}: peer closed after ")
+
+
+def test_the_how_tos_counter_counts_by_outcome() -> None:
+    registry = CollectorRegistry()
+    with run_page(HOW_TO)["counting_reaper"](registry) as reaper:
+        with connect("tcp4") as (ours, peer):
+            reaper.submit(ours)
+            assert read_and_close(peer) == b""
+    assert registry.get_sample_value("closes_total", {"outcome": "PEER_CLOSED"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("server", "reset"), [("StrictServer", True), ("LenientServer", False)]
+)
+def test_the_how_tos_handler_that_raises(
+    server: str, reset: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = run_page(HOW_TO)
+    with names[server](("127.0.0.1", 0), names["Handler"]) as made:
+        made.daemon_threads = False  # server_close() waits for the handler's thread
+        with socket.create_connection(made.server_address, PATIENCE) as client:
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            made.handle_request()
+            if reset:
+                assert ends_in_reset(client)
+            else:
+                assert read_and_close(client).endswith(b"the first half, ")
+    assert "there is no second half" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,14 @@ from typing import Any
 import pytest
 
 from certificates import NAME, client_context, server_context
-from graceful_close import CloseOutcome, GracefulListener, LingerPolicy, Reaper, set_linger
+from graceful_close import (
+    CloseOutcome,
+    GracefulListener,
+    LingerPolicy,
+    Reaper,
+    graceful_close,
+    set_linger,
+)
 from soak_listener import soak
 from streams import (
     PATIENCE,
@@ -346,7 +353,7 @@ def test_a_dup_is_plain_and_so_are_both_from_then_on(listener: GracefulListener)
     with connection(listener) as (accepted, client):
         accepted.settimeout(3)
         dup = accepted.dup()
-        assert type(dup) is type(accepted) is socket.socket
+        assert type(dup) is socket.socket
         assert dup.gettimeout() == 3
         accepted.close()
         dup.sendall(b"still here")  # the FIN was not sent
@@ -519,10 +526,11 @@ def ask(listener: socket.socket) -> None:
 
 
 def test_each_child_of_a_prefork_server_closes_gracefully(listener: GracefulListener) -> None:
+    for _ in range(2):
+        with child(lambda: serve_one_to_its_end(listener)):
+            ask(listener)
     with connection(listener):  # in the parent, which accepts as well
-        for _ in range(2):
-            with child(lambda: serve_one_to_its_end(listener)):
-                ask(listener)
+        pass
     assert outcomes(listener.reaper) == {CloseOutcome.PEER_CLOSED: 1}
 
 
@@ -535,20 +543,37 @@ def test_each_process_of_multiprocessing_closes_gracefully(listener: GracefulLis
     process.close()
 
 
-def test_a_child_drops_its_reference_and_no_more(listener: GracefulListener) -> None:
-    def close() -> None:
-        accepted.close()
-        assert outcomes(listener.reaper) == {}
-
-    with connection(listener) as (accepted, client):
-        with child(close):
-            pass
-        client.sendall(b"unread")
+@pytest.mark.parametrize("who_serves", ["the parent", "the child"])
+def test_after_a_fork_close_drops_a_reference_and_no_more(
+    who_serves: str, listener: GracefulListener
+) -> None:
+    def serve() -> None:
         await_input(accepted)
         accepted.sendall(b"reply")
+        assert graceful_close(accepted, timeout=PATIENCE).outcome is CloseOutcome.PEER_CLOSED
+
+    def serve_in_child() -> None:
+        client.close()  # the child's copy
+        serve()
+
+    def close() -> None:
         accepted.close()
-        assert read_all(client) == b"reply"
-    assert outcomes(listener.reaper) == {CloseOutcome.PEER_CLOSED: 1}
+
+    in_child = serve_in_child if who_serves == "the child" else close
+    in_parent = serve if who_serves == "the parent" else close
+    with connection(listener) as (accepted, client):
+        with child(in_child):
+            if who_serves == "the child":
+                in_parent()
+            client.sendall(b"unread")
+            if who_serves == "the parent":
+                with meanwhile(in_parent):
+                    assert read_all(client) == b"reply"
+                    client.close()
+            else:
+                assert read_all(client) == b"reply"
+                client.close()
+    assert outcomes(listener.reaper) == {}
 
 
 # --- with TLS ----------------------------------------------------------------------------------------

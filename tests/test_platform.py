@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from graceful_close._platform import HERE, SYSTEMS, Meaning, identify, meaning
-from graceful_close._platform.acks import AckProbe, Field, Ioctl, Sight
+from graceful_close._platform import HERE, SYSTEMS, ErrorKind, error_kind, identify
+from graceful_close._platform.acks import AckProbe, Field, Ioctl
 
 
 @pytest.mark.parametrize(
@@ -72,56 +72,65 @@ def test_an_unknown_system_is_believed_about_its_own_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sight"),
+    ("name", "counts", "survives_reset", "kernel_lingers"),
     [
-        ("linux", Sight(acks=True, survives_reset=True, kernel_lingers=False)),
-        ("macos", Sight(acks=True, survives_reset=False, kernel_lingers=False)),
-        ("windows", Sight(acks=False, survives_reset=False, kernel_lingers=True)),
-        ("wasi", Sight(acks=False, survives_reset=False, kernel_lingers=False)),
+        ("linux", True, True, False),
+        ("macos", True, False, False),
+        ("windows", False, False, True),
+        ("wasi", False, False, False),
     ],
 )
-def test_what_a_system_shows_of_a_tcp_connection(name: str, sight: Sight) -> None:
-    assert SYSTEMS[name].tcp_sight == sight
+def test_what_a_system_shows_of_a_tcp_connection(
+    name: str, counts: bool, survives_reset: bool, kernel_lingers: bool
+) -> None:
+    view = SYSTEMS[name].tcp
+    assert (view.acks is not None) is counts
+    assert view.count_survives_reset is survives_reset
+    assert view.kernel_lingers is kernel_lingers
 
 
 @pytest.mark.parametrize(
     ("name", "means"),
     [
-        ("EAGAIN", Meaning.WOULD_BLOCK),
-        ("EWOULDBLOCK", Meaning.WOULD_BLOCK),
-        ("EINTR", Meaning.INTERRUPTED),
-        ("ENOTCONN", Meaning.NOT_CONNECTED),
-        ("ECONNRESET", Meaning.RESET),
-        ("ECONNABORTED", Meaning.RESET),
-        ("EPIPE", Meaning.RESET),
-        ("ETIMEDOUT", Meaning.LOST),
-        ("EHOSTUNREACH", Meaning.LOST),
-        ("EBADF", Meaning.CLOSED),
-        ("EFAULT", None),
+        ("EAGAIN", ErrorKind.WOULD_BLOCK),
+        ("EWOULDBLOCK", ErrorKind.WOULD_BLOCK),
+        ("EINTR", ErrorKind.INTERRUPTED),
+        ("ENOTCONN", ErrorKind.NOT_CONNECTED),
+        ("ECONNRESET", ErrorKind.RESET),
+        ("ECONNABORTED", ErrorKind.LOST),
+        ("EPIPE", ErrorKind.RESET),
+        ("ETIMEDOUT", ErrorKind.LOST),
+        ("EHOSTUNREACH", ErrorKind.LOST),
+        ("EBADF", ErrorKind.CLOSED),
+        ("EFAULT", ErrorKind.OURS),
+        ("ECONNREFUSED", ErrorKind.REFUSED),
+        ("EACCES", ErrorKind.LOST),
+        ("ENOPROTOOPT", ErrorKind.LOST),
+        ("EIO", ErrorKind.LOST),
     ],
 )
-def test_an_error_number_has_one_meaning(name: str, means: Meaning | None) -> None:
-    assert meaning(OSError(getattr(errno, name), name)) is means
+def test_an_error_number_has_one_meaning(name: str, means: ErrorKind) -> None:
+    assert error_kind(OSError(getattr(errno, name), name)) is means
 
 
 @pytest.mark.parametrize(
     ("number", "means"),
     [
-        (10035, Meaning.WOULD_BLOCK),
-        (10038, Meaning.CLOSED),
-        (10053, Meaning.RESET),
-        (10054, Meaning.RESET),
-        (10057, Meaning.NOT_CONNECTED),
-        (10060, Meaning.LOST),
-        (10065, Meaning.LOST),
+        (10035, ErrorKind.WOULD_BLOCK),
+        (10038, ErrorKind.CLOSED),
+        (10053, ErrorKind.LOST),
+        (10054, ErrorKind.RESET),
+        (10057, ErrorKind.NOT_CONNECTED),
+        (10060, ErrorKind.LOST),
+        (10065, ErrorKind.LOST),
     ],
 )
-def test_winsocks_numbers_mean_the_same_on_every_system(number: int, means: Meaning) -> None:
-    assert meaning(OSError(number, "winsock")) is means
+def test_winsocks_numbers_mean_the_same_on_every_system(number: int, means: ErrorKind) -> None:
+    assert error_kind(OSError(number, "winsock")) is means
 
 
-def test_an_error_without_a_number_has_no_meaning() -> None:
-    assert meaning(OSError("no number")) is None
+def test_an_error_without_a_number_is_the_networks() -> None:
+    assert error_kind(OSError("no number")) is ErrorKind.LOST
 
 
 class Kernel:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
-import math
 import os
 import select
 import selectors
@@ -21,7 +19,6 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, as_completed, wait
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
-from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,12 +28,9 @@ import pytest
 import descriptors
 import graceful_close as graceful_close_package
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, Reaper
-from graceful_close._crew import Orders
+from graceful_close._drain import drain_of
 from graceful_close._future import CloseFuture
-from graceful_close._handed import Handed
-from graceful_close._loop import CloseLoop, Closing
-from graceful_close._reaper import hand_over
-from graceful_close._terms import Terms
+from graceful_close._loop import CloseLoop, Pending
 from streams import (
     PATIENCE,
     Connection,
@@ -66,8 +60,33 @@ def reaper(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         yield reaper
 
 
+@pytest.fixture(autouse=True)
+def _what_another_test_left_is_its_own_failure() -> None:
+    _left.clear()
+    _left.update(threads())
+
+
+_left: set[threading.Thread] = set()
+
+
 def threads() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "graceful-close reaper"]
+    """Those of this test's Reapers."""
+    named = {t for t in threading.enumerate() if t.name == "graceful-close reaper"}
+    return [*named - _left]
+
+
+def wait_until(state: Callable[[], object]) -> None:
+    """Wait for something that nobody tells of."""
+    patience = time.monotonic() + PATIENCE
+    while not state() and time.monotonic() < patience:
+        time.sleep(0.001)
+    assert state(), "it never happened"
+
+
+def await_end(*threads: threading.Thread) -> None:
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 def result_of(future: Future[CloseResult]) -> CloseResult:
@@ -85,15 +104,114 @@ def assert_it_works(reaper: Reaper) -> None:
         assert result_of(future).outcome is CloseOutcome.PEER_CLOSED
 
 
-def assert_gone(peer: socket.socket) -> None:
+def assert_gone(peer: socket.socket, when: object = "") -> None:
     """Nobody holds the other end any more."""
     with suppress(ConnectionError):
         peer.send(b"x")
-    await_reset(peer)
+    poller = select.poll()
+    poller.register(peer, 0)
+    assert poller.poll(PATIENCE * 1000), f"it is still open {when}"
+
+
+@contextmanager
+def kept_thread(reaper: Reaper) -> Generator[Callable[[], None], None, None]:
+    """The Reaper's thread is kept by a callback while the block runs, or until it is let go."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def block(_: Future[CloseResult]) -> None:
+        entered.set()
+        go_on.wait(PATIENCE)
+
+    close_and(reaper, block)
+    assert entered.wait(PATIENCE)
+    try:
+        yield go_on.set
+    finally:
+        go_on.set()
+
+
+def close_and(
+    reaper: Reaper, callback: Callable[[Future[CloseResult]], object]
+) -> Future[CloseResult]:
+    """Close a connection, and do something when it is closed."""
+    with connect("tcp4") as (ours, peer):
+        future = reaper.submit(ours)
+        future.add_done_callback(callback)
+        peer.close()
+        result_of(future)
+        return future
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[BaseException | None]:
+    """What threading.excepthook was told."""
+    reported: list[BaseException | None] = []
+
+    def report(args: threading.ExceptHookArgs) -> None:
+        reported.append(args.exc_value)
+
+    monkeypatch.setattr(threading, "excepthook", report)
+    return reported
 
 
 class Stop(BaseException):
     """Stands for KeyboardInterrupt: pytest would take the real one for its own."""
+
+
+class Moment:
+    """One of those at which a signal handler could run: a call, or the return of one of C's."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.came = False
+
+    def __repr__(self) -> str:
+        return f"at moment {self.number}"
+
+    @contextmanager
+    def do(self, action: Callable[[], object]) -> Generator[None, None, None]:
+        """Do something in the block when the moment comes."""
+        package = str(Path(graceful_close_package.__file__).parent)
+        to_go = self.number
+
+        def when_it_comes(frame: FrameType, event: str, _: object) -> None:
+            nonlocal to_go
+            if event in {"call", "c_return"} and frame.f_code.co_filename.startswith(package):
+                to_go -= 1
+                if to_go == 0:
+                    self.came = True
+                    action()
+
+        # Not in the __del__ of the Reaper before: nobody could hear of it there.
+        gc.collect()
+        gc.disable()
+        sys.setprofile(when_it_comes)
+        try:
+            yield
+        except Stop:
+            pass
+        finally:
+            sys.setprofile(None)
+            gc.enable()
+
+
+def moments(first: int = 1, at_least: int = 10) -> Iterator[Moment]:
+    """Each moment of a call, one after the other; the last of them does not come any more."""
+    moment = Moment(first)
+    while True:
+        yield moment
+        if not moment.came:
+            break
+        moment = Moment(moment.number + 1)
+    assert moment.number > at_least, "that cannot have been all"
+
+
+def stop() -> None:
+    raise Stop
+
+
+def submit(reaper: Reaper, sock: socket.socket, futures: list[Future[CloseResult]]) -> None:
+    futures.append(reaper.submit(sock))
 
 
 # --- the point of it all -----------------------------------------------------------------------
@@ -121,21 +239,11 @@ def test_a_worker_goes_on_while_its_peer_dawdles(stream: Connection, reaper: Rea
 
 def test_our_fin_is_out_when_submit_returns(stream: Connection, reaper: Reaper) -> None:
     """However busy the thread may be."""
-    entered, go_on = threading.Event(), threading.Event()
-
-    def block(_: Future[CloseResult]) -> None:
-        entered.set()
-        go_on.wait(PATIENCE)
-
-    with connect("tcp4") as (other, others_peer):
-        reaper.submit(other).add_done_callback(block)
-        others_peer.close()
-        assert_eventually(entered)
+    with kept_thread(reaper):
         future = reaper.submit(stream.ours)
         assert stream.peer.recv(1) == b""
-        go_on.set()
-        stream.peer.close()
-        assert result_of(future).outcome is CloseOutcome.PEER_CLOSED
+    stream.peer.close()
+    assert result_of(future).outcome is CloseOutcome.PEER_CLOSED
 
 
 @pytest.mark.parametrize("mode", [None, 0.0, 30.0])
@@ -209,15 +317,94 @@ def test_until_delivered_is_for_each(tcp: Connection) -> None:
         assert read_all(tcp.peer) == REPLY
 
 
-def test_a_makefile_object_does_not_keep_the_descriptor(
+def test_a_makefile_object_does_not_keep_the_descriptor_and_makes_the_result_unclean(
     stream: Connection, reaper: Reaper
 ) -> None:
-    file = stream.ours.makefile("rb")
-    future = reaper.submit(stream.ours)
-    assert stream.peer.recv(1) == b""
+    file = stream.ours.makefile("wb")
+    file.write(b"never sent")
+    with pytest.warns(ResourceWarning, match="makefile") as warned:
+        future = reaper.submit(stream.ours)
+    assert [warning.filename for warning in warned] == [__file__], "it names the caller"
+    assert stream.peer.recv(100) == b""
     stream.peer.close()
-    assert result_of(future).outcome is CloseOutcome.PEER_CLOSED
-    file.close()
+    result = result_of(future)
+    assert (result.outcome, result.unflushed) == (CloseOutcome.PEER_CLOSED, True)
+    assert not result.clean
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        file.close()
+
+
+def test_a_makefile_object_that_is_closed_is_none(stream: Connection, reaper: Reaper) -> None:
+    stream.ours.makefile("wb").close()
+    future = reaper.submit(stream.ours)
+    stream.peer.close()
+    assert not result_of(future).unflushed
+
+
+def test_the_close_of_another_thread_changes_nothing(
+    stream: Connection, reaper: Reaper
+) -> None:
+    stream.peer.sendall(b"upload" * 1000)
+    await_input(stream.ours)
+    stream.ours.sendall(REPLY)
+    future = reaper.submit(stream.ours)
+    closer = threading.Thread(target=stream.ours.close)
+    closer.start()
+    await_end(closer)
+    assert read_and_close(stream.peer) == REPLY
+    result = result_of(future)
+    assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 6000)
+
+
+def test_peer_first_lets_one_that_wants_to_close_first(tcp: Connection) -> None:
+    """Whoever sends the first FIN keeps the connection in TIME_WAIT."""
+    with Reaper(timeout=PATIENCE, peer_first=PATIENCE) as reaper:
+        tcp.ours.sendall(b"reply")
+        future = reaper.submit(tcp.ours)
+        assert tcp.peer.recv(5) == b"reply"
+        tcp.peer.sendall(b"upload")
+        tcp.peer.shutdown(socket.SHUT_WR)
+        assert read_all(tcp.peer) == b""
+    result = future.result(0)
+    assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, True)
+    assert result.drained == 6
+
+
+def test_peer_first_waits_no_longer_than_it_says(tcp: Connection) -> None:
+    with Reaper(timeout=PATIENCE, peer_first=0.1) as reaper:
+        started = time.monotonic()
+        future = reaper.submit(tcp.ours)
+        assert tcp.peer.recv(1) == b""
+        assert time.monotonic() - started >= 0.1, "our FIN came after that"
+        await_sleep(threads()[0])  # so that it has seen that there is no FIN of the peer's
+        tcp.peer.close()
+    result = future.result(0)
+    assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, False)
+
+
+@pytest.mark.parametrize("seconds", [1e9, 1e300])
+def test_more_time_than_a_system_call_can_count_is_taken(
+    tcp: Connection, reaper: Reaper, seconds: float
+) -> None:
+    with Reaper(timeout=seconds, idle_timeout=seconds, peer_first=seconds) as patient:
+        tcp.ours.sendall(REPLY)
+        future = patient.submit(tcp.ours)
+        with meanwhile(receive_and_close, tcp.peer), connect("tcp4") as (ours, peer):
+            patient.close(timeout=seconds)
+            assert future.result(0).outcome is CloseOutcome.PEER_CLOSED
+            other = reaper.submit(ours)
+            with meanwhile(read_and_close, peer):
+                reaper.close(timeout=seconds)
+            assert other.result(0).outcome is CloseOutcome.PEER_CLOSED
+    assert threads() == []
+
+
+def receive_and_close(peer: socket.socket) -> None:
+    """What a peer does that knows the length of the reply."""
+    left = len(REPLY)
+    while left:
+        left -= len(peer.recv(left))
+    peer.close()
 
 
 def test_a_dup_may_be_submitted_when_the_first_is_gone() -> None:
@@ -272,14 +459,11 @@ def test_a_future_is_made_when_it_is_first_asked(tcp: Connection, reaper: Reaper
     wait_until_counted(reaper, 1)
     assert vars(future) == {}, "telling it is not asking it"
     assert future.result(0).outcome is CloseOutcome.PEER_CLOSED
-    assert vars(future).keys() > vars(Future()).keys()
+    assert vars(future) != {}
 
 
 def wait_until_counted(reaper: Reaper, connections: int) -> None:
-    patience = time.monotonic() + PATIENCE
-    while sum(reaper.stats().values()) < connections and time.monotonic() < patience:
-        time.sleep(0.001)
-    assert sum(reaper.stats().values()) == connections
+    wait_until(lambda: sum(reaper.stats().values()) >= connections)
 
 
 ASK: dict[str, Callable[[Future[CloseResult]], CloseResult]] = {
@@ -292,13 +476,6 @@ ASK: dict[str, Callable[[Future[CloseResult]], CloseResult]] = {
 }
 
 
-def wait_until_asked(future: Future[CloseResult]) -> None:
-    patience = time.monotonic() + PATIENCE
-    while not vars(future) and time.monotonic() < patience:
-        time.sleep(0.001)
-    assert vars(future)
-
-
 async def wrapped(future: Future[CloseResult]) -> CloseResult:
     return await asyncio.wait_for(asyncio.wrap_future(future), PATIENCE)
 
@@ -308,7 +485,7 @@ def told(future: Future[CloseResult]) -> Future[CloseResult]:
     called = threading.Event()
     future.add_done_callback(called_with.append)
     future.add_done_callback(lambda _: called.set())
-    assert_eventually(called)
+    assert called.wait(PATIENCE)
     return called_with[0]
 
 
@@ -323,7 +500,7 @@ def test_a_future_answers_whoever_asks(
     future = reaper.submit(tcp.ours)
     if early:
         with meanwhile(partial(ask, future)) as answers:
-            wait_until_asked(future)
+            wait_until(lambda: vars(future))  # it was asked
             tcp.peer.close()
         (answer,) = answers
     else:
@@ -347,63 +524,57 @@ def test_a_future_cannot_be_cancelled(tcp: Connection, reaper: Reaper) -> None:
 
 
 def test_a_future_that_is_settled_while_it_is_asked_knows_its_result() -> None:
-    orders = Orders(Terms(1), 1, LingerPolicy.ABORT)
     result = CloseResult(CloseOutcome.PEER_CLOSED, 0.0, 0, 0, None)
+    for moment in moments(at_least=5):
+        future = CloseFuture()
+        told: list[Future[CloseResult]] = []
+        settling = threading.Thread(target=future.settle, args=(result,))
+        with moment.do(partial(start_and_let_it_run, settling)):
+            future.add_done_callback(told.append)
+        if moment.came:
+            await_end(settling)
+            assert future.result(0) is result, moment
+            assert told == [future], moment
 
-    def settle() -> None:
-        with orders.lock:
-            kept = future.settle(result)
-        if not kept:
-            future.tell(result)
 
-    def settle_meanwhile() -> None:
-        settling.start()
-        settling.join(0.05)  # it may have to wait until the future is one
-
-    for moment in count(1):
-        future = CloseFuture(orders)
-        settling = threading.Thread(target=settle)
-        with at_moment(moment, settle_meanwhile) as came:
-            future.running()
-        if not came:
-            assert moment > 5
-            break
-        settling.join()
-        assert future.result(0) is result, f"at moment {moment}"
+def start_and_let_it_run(thread: threading.Thread) -> None:
+    """Until it has ended, or waits for somebody."""
+    thread.start()
+    await_rest(thread)
 
 
 def test_a_signal_handler_may_ask_a_future_that_is_just_being_asked() -> None:
-    for moment in count(1):
+    for moment in moments(at_least=5):
         called: list[str] = []
         with Reaper(timeout=PATIENCE) as reaper, connect("tcp4") as (ours, peer):
             future = reaper.submit(ours)
-            handler = partial(ask_for, future, "the handler", called)
-            with at_moment(moment, handler) as came:
+            with moment.do(partial(ask_for, future, "the handler", called)):
                 ask_for(future, "the program", called)
             peer.close()
             assert result_of(future).outcome is CloseOutcome.PEER_CLOSED
-        expected = ["the program", "the handler"] if came else ["the program"]
-        assert sorted(called, reverse=True) == expected, f"at moment {moment}"
-        if not came:
-            assert moment > 5
-            break
+        expected = ["the program", "the handler"] if moment.came else ["the program"]
+        assert sorted(called, reverse=True) == expected, moment
 
 
 def ask_for(future: Future[CloseResult], who: str, called: list[str]) -> None:
     future.add_done_callback(lambda _: called.append(who))
 
 
-def test_a_signal_while_a_future_is_asked_leaves_no_half_of_it() -> None:
-    for moment in count(1):
+@pytest.mark.parametrize("early", [True, False], ids=["before the end", "after it"])
+def test_a_signal_while_a_future_is_asked_leaves_no_half_of_it(early: bool) -> None:
+    for moment in moments(at_least=5):
         with Reaper(timeout=PATIENCE) as reaper, connect("tcp4") as (ours, peer):
             future = reaper.submit(ours)
-            with at_moment(moment, stop) as came:
+            if not early:
+                peer.close()
+                wait_until_counted(reaper, 1)
+                reaper.close()
+            with moment.do(stop):
                 future.running()
             peer.close()
-            assert result_of(future).outcome is CloseOutcome.PEER_CLOSED, f"at moment {moment}"
-        if not came:
-            assert moment > 5
-            break
+            reaper.close()
+            assert future.done(), moment
+            assert future.result(0).outcome is CloseOutcome.PEER_CLOSED, moment
 
 
 # --- TLS -----------------------------------------------------------------------------------------------
@@ -453,6 +624,20 @@ def test_a_tls_peers_reset_is_a_result_and_no_exception(tls: Any, reaper: Reaper
     assert tls.ours.fileno() == -1
 
 
+def test_tls_that_waits_for_room_is_not_left_with_its_number_by_a_close(
+    tls: Any, reaper: Reaper
+) -> None:
+    """It may be a stranger's by the time that the object is closed."""
+    from test_tls import fill_raw
+
+    fill_raw(tls.ours)
+    with kept_thread(reaper):
+        reaper.submit(tls.ours)
+        reaper.close(0)
+        assert tls.ours.fileno() == -1
+        assert tls.ours.version() is None
+
+
 # --- what is refused ------------------------------------------------------------------------------------
 
 
@@ -475,6 +660,7 @@ def test_a_datagram_socket_is_refused_before_it_is_touched() -> None:
         {"timeout": -1},
         {"idle_timeout": float("inf")},
         {"drain_limit": -1},
+        {"peer_first": -1},
         {"until": CloseOutcome.ABORTED},
         {"on_timeout": LingerPolicy.TIMED},
         {"max_sockets": 0},
@@ -485,6 +671,12 @@ def test_a_datagram_socket_is_refused_before_it_is_touched() -> None:
 def test_a_wrong_argument_is_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Reaper(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [7, "print", []])
+def test_what_is_to_be_called_must_be_callable(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="on_close must be callable"):
+        Reaper(on_close=wrong)
 
 
 def test_a_closed_reaper_refuses_and_leaves_the_socket_alone(
@@ -502,9 +694,6 @@ def test_a_closed_reaper_refuses_and_leaves_the_socket_alone(
 
 def test_there_is_no_thread_before_the_first_connection(tcp: Connection) -> None:
     with Reaper() as reaper:
-        with socket.socket() as closed:
-            closed.close()
-            assert result_of(reaper.submit(closed)).outcome is CloseOutcome.ALREADY_CLOSED
         assert threads() == []
         reaper.submit(tcp.ours)
         assert [thread.daemon for thread in threads()] == [True]
@@ -518,8 +707,16 @@ def test_one_that_is_forgotten_finishes_by_itself(tcp: Connection) -> None:
     (thread,) = threads()
     assert read_and_close(tcp.peer) == REPLY
     assert result_of(future).outcome is CloseOutcome.PEER_CLOSED
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
+    await_end(thread)
+
+
+def test_two_thousand_that_are_forgotten_leave_nothing() -> None:
+    for _ in range(20):
+        for _ in range(100):
+            ours, peer = socket.socketpair()
+            with peer:
+                Reaper(timeout=PATIENCE).submit(ours)
+        wait_until(lambda: threads() == [])
 
 
 @pytest.mark.parametrize("connections", [0, 10])
@@ -538,39 +735,87 @@ def test_an_idle_one_does_not_wake_up(reaper: Reaper, connections: int) -> None:
         assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * connections
 
 
-def test_one_that_is_busy_is_not_woken_for_each(
-    reaper: Reaper, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    turns: list[list[tuple[int, bool]]] = []
-    serve = CloseLoop.serve
+def test_one_that_is_busy_is_not_woken_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float | None] = []
 
-    def count_and_serve(loop: CloseLoop, events: list[tuple[int, bool]]) -> None:
-        turns.append(events)
-        serve(loop, events)
+    class Counting(selectors.PollSelector):
+        def select(
+            self, timeout: float | None = None
+        ) -> list[tuple[selectors.SelectorKey, int]]:
+            waits.append(timeout)
+            return super().select(timeout)
 
-    monkeypatch.setattr(CloseLoop, "serve", count_and_serve)
-    assert_it_works(reaper)
-    with connect_many(200) as crowd:
+    monkeypatch.delattr(select, "epoll", raising=False)
+    monkeypatch.setattr(selectors, "DefaultSelector", Counting)
+    with Reaper(timeout=PATIENCE, max_sockets=2000) as reaper, connect_many(200) as crowd:
+        assert_it_works(reaper)
         await_sleep(threads()[0])
-        turns.clear()
+        waits.clear()
         started = time.monotonic()
         for sock, _ in crowd:
             reaper.submit(sock)
             time.sleep(0.0001)  # as a server does that waits for the next request
         took = time.monotonic() - started
-        assert 1 <= len(turns) <= 2 + took / 0.002
+        assert 1 <= len(waits) <= 2 + took / 0.002
         for _, peer in crowd:
             peer.close()
 
 
-def test_one_that_may_hold_few_takes_each_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or its intake would overflow while the thread lets others come."""
-    monkeypatch.setattr("graceful_close._crew._GATHERING", PATIENCE)
-    started = time.monotonic()
-    with Reaper(timeout=PATIENCE, max_sockets=3) as reaper:
-        assert_it_works(reaper)
-        assert_it_works(reaper)
-    assert time.monotonic() - started < PATIENCE
+def test_whoever_comes_while_the_thread_is_about_to_sleep_is_served(reaper: Reaper) -> None:
+    for _ in range(200):
+        with connect_many(2) as crowd:
+            futures = [reaper.submit(ours) for ours, _ in crowd]
+            for _, peer in crowd:
+                peer.close()
+            assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * 2
+
+
+def test_a_default_timeout_makes_nobody_wait(reaper: Reaper) -> None:
+    """With one, Python's own recv() waits for input whatever its flags say."""
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        with connect_many(2) as crowd:
+            silent, polite = crowd
+            first, other = reaper.submit(silent.ours), reaper.submit(polite.ours)
+            polite.peer.close()
+            assert other.result(PATIENCE / 2).outcome is CloseOutcome.PEER_CLOSED
+            silent.peer.close()
+            assert result_of(first).outcome is CloseOutcome.PEER_CLOSED
+    finally:
+        socket.setdefaulttimeout(None)
+
+
+def test_one_that_is_over_when_it_comes_is_not_taken_for_an_orderly_end(
+    reaper: Reaper, tcp: Connection
+) -> None:
+    """Its owner may have read the reset that ended it: nobody else can tell."""
+    tcp.ours.shutdown(socket.SHUT_WR)
+    read_and_close(tcp.peer)
+    assert read_all(tcp.ours) == b""
+    assert result_of(reaper.submit(tcp.ours)).outcome is CloseOutcome.NOT_CONNECTED
+
+
+def test_what_has_ended_is_no_garbage_that_waits_for_its_collection(reaper: Reaper) -> None:
+    """An error that was kept with its traceback would keep the connection's every trace."""
+    gc.collect()
+    gc.disable()
+    try:
+        with connect_many(8) as crowd:
+            over, resets = crowd[0], crowd[1]
+            over.ours.shutdown(socket.SHUT_WR)
+            read_and_close(over.peer)
+            assert read_all(over.ours) == b""
+            reset(resets.peer)
+            await_reset(resets.ours)
+            for ours, _ in crowd:
+                reaper.submit(ours)
+            for _, peer in crowd[2:]:
+                peer.close()
+            reaper.close()
+        assert sum(reaper.stats().values()) == 8
+        assert [thing for thing in gc.get_objects() if isinstance(thing, Pending)] == []
+    finally:
+        gc.enable()
 
 
 def times_awake(thread: threading.Thread) -> tuple[str, ...]:
@@ -585,98 +830,229 @@ def times_awake(thread: threading.Thread) -> tuple[str, ...]:
 
 
 def await_sleep(thread: threading.Thread) -> tuple[str, ...]:
-    """Until it does nothing for a twentieth of a second."""
+    state = await_rest(thread)
+    assert state is not None, "it has ended"
+    return state
+
+
+def await_rest(thread: threading.Thread) -> tuple[str, ...] | None:
+    """Until it does nothing for a twentieth of a second; None: it has ended."""
     patience = time.monotonic() + PATIENCE
     while time.monotonic() < patience:
-        before = times_awake(thread)
-        time.sleep(0.05)
-        if times_awake(thread) == before and before[0].startswith("S"):
-            return before
+        try:
+            before = times_awake(thread)
+            thread.join(0.05)
+            if times_awake(thread) == before and before[0].startswith("S"):
+                return before
+        except OSError:
+            pass  # ENOENT, ESRCH: it has just ended
+        if not thread.is_alive():
+            return None
     raise AssertionError("it never slept")
 
 
+@contextmanager
+def a_bug_in(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> Generator[BaseException, None, None]:
+    """The Reaper's thread fails as soon as it is woken. One that comes after it does not."""
+    bug = MemoryError("a bug")
+    (failing,) = threads()
+    real = getattr(CloseLoop, where)
+
+    def fail(*arguments: Any) -> Any:
+        if threading.current_thread() is failing:
+            raise bug
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CloseLoop, where, fail)
+        yield bug
+
+
+@pytest.mark.parametrize("where", ["add", "serve", "wait"])
 def test_a_bug_strands_nobody_and_the_next_connection_starts_afresh(
-    reaper: Reaper, monkeypatch: pytest.MonkeyPatch
+    reaper: Reaper,
+    monkeypatch: pytest.MonkeyPatch,
+    reported: list[BaseException | None],
+    where: str,
 ) -> None:
-    reported: list[Any] = []
-    monkeypatch.setattr(threading, "excepthook", reported.append)
-    with connect_many(5) as crowd:
-        futures = [reaper.submit(sock) for sock, _ in crowd]
-        for _, peer in crowd:
-            assert peer.recv(1) == b""
-        (thread,) = threads()
-        with monkeypatch.context() as patch:
-            bug = RuntimeError("a bug")
-
-            def fail(*_: object) -> None:
-                raise bug
-
-            patch.setattr(CloseLoop, "serve", fail)
-            crowd[0].peer.sendall(b"x")
+    with connect_many(6) as crowd:
+        futures = [reaper.submit(sock) for sock, _ in crowd[:5]]
+        await_sleep(threads()[0])
+        with a_bug_in(where, monkeypatch) as bug:
+            futures.append(reaper.submit(crowd[5].ours))
             errors = [future.exception(PATIENCE) for future in futures]
-            thread.join(PATIENCE)
-        assert errors == [bug] * 5
-        assert [report.exc_value for report in reported] == [bug], "it is not silent"
+            await_end(*threads())
+        assert errors == [bug] * 6
+        assert reported == [bug], "it is not silent"
+        for _, peer in crowd:
+            assert_gone(peer)
+        assert len(reaper) == 0
+        assert_it_works(reaper)
+
+
+def test_a_bug_strands_nobody_whatever_callbacks_do(
+    reaper: Reaper, monkeypatch: pytest.MonkeyPatch, reported: list[BaseException | None]
+) -> None:
+    exiting = SystemExit("in a callback")
+
+    def leave(_: Future[CloseResult]) -> None:
+        raise exiting
+
+    with connect_many(6) as crowd:
+        futures = [reaper.submit(sock) for sock, _ in crowd[:5]]
+        futures[0].add_done_callback(leave)
+        await_sleep(threads()[0])
+        with a_bug_in("serve", monkeypatch) as bug:
+            futures.append(reaper.submit(crowd[5].ours))
+            await_end(*threads())
+        assert [future.done() for future in futures] == [True] * 6
+        assert [future.exception(0) for future in futures] == [bug] * 6
+        assert len(reaper) == 0
+        assert {*reported} == {bug, exiting}
         for _, peer in crowd:
             assert_gone(peer)
         assert_it_works(reaper)
 
 
-@pytest.mark.parametrize("where", ["add_shut", "wait"])
-def test_a_bug_at_another_place_strands_nobody_either(
-    reaper: Reaper, monkeypatch: pytest.MonkeyPatch, where: str
+def test_whoever_is_told_of_a_bug_may_submit_again(
+    reaper: Reaper, monkeypatch: pytest.MonkeyPatch, reported: list[BaseException | None]
 ) -> None:
-    reported: list[Any] = []
-    monkeypatch.setattr(threading, "excepthook", reported.append)
-    with connect_many(5) as crowd:
-        with monkeypatch.context() as patch:
-            bug = MemoryError("a bug")
+    """It is another thread that serves it, and the one that failed takes nothing from that."""
+    futures: list[Future[CloseResult]] = []
 
-            def fail(*_: object) -> None:
-                raise bug
+    def try_again(_: Future[CloseResult]) -> None:
+        submit(reaper, crowd[1].ours, futures)
+        for thread in {*threads()} - {threading.current_thread()}:
+            await_sleep(thread)
 
-            patch.setattr(CloseLoop, where, fail)
-            errors = [reaper.submit(sock).exception(PATIENCE) for sock, _ in crowd]
-            for thread in threads():
-                thread.join(PATIENCE)
-        assert errors == [bug] * 5
-        assert [peer.recv(1) for _, peer in crowd] == [b""] * 5
+    with connect_many(3) as crowd:
+        reaper.submit(crowd[0].ours).add_done_callback(try_again)
+        await_sleep(threads()[0])
+        (failing,) = threads()
+        with a_bug_in("serve", monkeypatch) as bug:
+            last = reaper.submit(crowd[2].ours)
+            await_end(failing)
+        assert last.exception(0) is bug
+        crowd[1].peer.close()
+        assert outcomes(futures) == [CloseOutcome.PEER_CLOSED]
+        assert reported == [bug]
         assert_it_works(reaper)
 
 
-def test_one_that_fails_by_no_network_has_the_exception_and_the_others_go_on(
+def test_one_that_fails_by_a_bug_has_the_exception_and_the_others_go_on(
     reaper: Reaper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from graceful_close._handed import _shutdown  # pyright: ignore[reportPrivateUsage]
+    bug = MemoryError("a bug")
 
-    def fail_for_one(sock: socket.socket, how: int) -> None:
-        if sock.getsockname() == address:
-            raise OSError(errno.ENOBUFS, "no room in the kernel")
-        _shutdown(sock, how)
+    class Failing:
+        def read(self, *_: object) -> int:
+            raise bug
 
-    monkeypatch.setattr("graceful_close._handed._shutdown", fail_for_one)
+    def fail_for_one(sock: socket.socket, view: Any) -> Any:
+        return Failing() if sock.getsockname() == address else drain_of(sock, view)
+
+    monkeypatch.setattr("graceful_close._connection.drain_of", fail_for_one)
     with connect("tcp4") as (victim, victims_peer), connect("tcp4") as (ours, peer):
         address = victim.getsockname()
         other = reaper.submit(ours)
-        error = reaper.submit(victim).exception(PATIENCE)
-        assert isinstance(error, OSError)
-        assert error.errno == errno.ENOBUFS
+        assert reaper.submit(victim).exception(PATIENCE) is bug
         assert victims_peer.recv(1) == b""
         peer.close()
         assert result_of(other).outcome is CloseOutcome.PEER_CLOSED
 
 
-def test_without_a_descriptor_left_for_it_the_future_has_the_error(
+def test_one_that_fails_before_it_is_begun_has_the_exception(reaper: Reaper) -> None:
+    class Broken(socket.socket):
+        def detach(self) -> int:
+            super().detach()
+            raise RuntimeError("a bug")
+
+    with connect("tcp4") as (ours, peer):
+        future = reaper.submit(Broken(fileno=ours.detach()))
+        assert isinstance(future.exception(0), RuntimeError)
+        assert peer.recv(1) == b""
+        assert len(reaper) == 0
+        assert_it_works(reaper)
+
+
+# --- without a thread or a descriptor ----------------------------------------------------------------
+
+
+@contextmanager
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
+    """None can be started any more; a limit of processes does that."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        for name in ("_start_new_thread", "_start_joinable_thread"):
+            if hasattr(threading, name):
+                patch.setattr(threading, name, refuse)
+        yield
+
+
+def test_without_a_thread_it_closes_in_the_callers_and_then_in_one_that_can_be_had(
+    stream: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_in: list[threading.Thread] = []
+    stream.peer.sendall(b"upload" * 1000)
+    await_input(stream.ours)
+    stream.ours.sendall(REPLY)
+    with Reaper(
+        timeout=PATIENCE, on_close=lambda _: told_in.append(threading.current_thread())
+    ) as reaper:
+        with meanwhile(read_and_close, stream.peer) as replies, no_threads(monkeypatch):
+            result = reaper.submit(stream.ours).result(0)
+        assert replies == [REPLY]
+        assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 6000)
+        assert reaper.stats()[CloseOutcome.PEER_CLOSED] == 1
+        assert (len(reaper), threads()) == (0, [])
+        assert_it_works(reaper)
+        assert told_in[:1] == [threading.current_thread()]
+        (thread,) = threads()
+    assert told_in[1:] == [thread]
+
+
+def test_without_a_thread_whoever_must_not_wait_does_not(
+    tcp: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tcp.ours.setblocking(False)
+    tcp.ours.sendall(b"reply")
+    with Reaper(timeout=PATIENCE) as reaper, no_threads(monkeypatch):
+        assert reaper.submit(tcp.ours).result(0).outcome is CloseOutcome.TIMED_OUT
+        assert reaper.stats()[CloseOutcome.TIMED_OUT] == 1
+    assert read_and_close(tcp.peer) == b"reply"
+
+
+def test_without_a_thread_a_signal_closes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with no_threads(monkeypatch):
+        for moment in moments():
+            with connect("tcp4") as (ours, peer), Reaper(timeout=0.05) as reaper:
+                with moment.do(stop):
+                    reaper.submit(ours)
+                if ours.fileno() == -1:
+                    assert peer.recv(1) == b"", moment
+                    assert_gone(peer, moment)
+                assert len(reaper) == 0, moment
+
+
+def test_without_a_descriptor_left_for_it_it_works_all_the_same(
     stream: Connection, reaper: Reaper
 ) -> None:
+    stream.peer.sendall(b"upload" * 1000)
+    await_input(stream.ours)
+    stream.ours.sendall(REPLY)
     with descriptors.none_left():
         future = reaper.submit(stream.ours)
-        error = future.exception(0)
-    assert isinstance(error, OSError)
-    assert error.errno == errno.EMFILE
-    assert stream.ours.fileno() == -1
-    assert stream.peer.recv(1) == b""
-    assert_it_works(reaper)
+        assert read_and_close(stream.peer) == REPLY
+        result = result_of(future)
+        assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 6000)
+        assert reaper.stats()[CloseOutcome.PEER_CLOSED] == 1
+        reaper.close()
+    assert threads() == []
 
 
 def test_once_it_has_its_descriptors_it_needs_no_more(reaper: Reaper) -> None:
@@ -692,7 +1068,7 @@ def test_once_it_has_its_descriptors_it_needs_no_more(reaper: Reaper) -> None:
 
 
 @pytest.mark.parametrize("on_overflow", [LingerPolicy.ABORT, LingerPolicy.BACKGROUND])
-def test_who_has_waited_longest_makes_room(on_overflow: LingerPolicy) -> None:
+def test_who_has_waited_longest_makes_room(on_overflow: Any) -> None:
     with (
         connect_many(5, peer_buffer=4096) as crowd,
         Reaper(timeout=PATIENCE, max_sockets=3, on_overflow=on_overflow) as reaper,
@@ -712,40 +1088,48 @@ def test_who_has_waited_longest_makes_room(on_overflow: LingerPolicy) -> None:
 
 
 def test_while_a_callback_keeps_the_thread_room_is_made_all_the_same() -> None:
-    entered, go_on = threading.Event(), threading.Event()
     told_in: list[threading.Thread] = []
-
-    def block(_: Future[CloseResult]) -> None:
-        entered.set()
-        go_on.wait(PATIENCE)
-
     with (
-        connect_many(6, peer_buffer=4096) as crowd,
+        connect_many(5, peer_buffer=4096) as crowd,
         Reaper(timeout=PATIENCE, max_sockets=3) as reaper,
     ):
-        for sock, _ in crowd[1:3]:
-            fill(
-                sock
-            )  # or the peer would have had our FIN, and would take the reset for an end
-        reaper.submit(crowd[0].ours).add_done_callback(block)
-        crowd[0].peer.close()
-        assert_eventually(entered)
-        futures = [reaper.submit(sock) for sock, _ in crowd[1:]]
-        for future in futures[:2]:
-            future.add_done_callback(lambda _: told_in.append(threading.current_thread()))
-        assert [ends_in_reset(peer) for _, peer in crowd[1:3]] == [True] * 2
-        assert reaper.overflowed == 2
-        (thread,) = threads()
-        go_on.set()
+        for sock, _ in crowd[:2]:
+            fill(sock)  # or our FIN would have come, and the reset would be taken for an end
+        with kept_thread(reaper):
+            (thread,) = threads()
+            futures = [reaper.submit(sock) for sock, _ in crowd]
+            for future in futures[:2]:
+                future.add_done_callback(lambda _: told_in.append(threading.current_thread()))
+            assert [ends_in_reset(peer) for _, peer in crowd[:2]] == [True] * 2
+            assert reaper.overflowed == 2
         assert outcomes(futures[:2]) == [CloseOutcome.TIMED_OUT] * 2
-        for _, peer in crowd[3:]:
+        for _, peer in crowd[2:]:
             read_and_close(peer)
         assert outcomes(futures[2:]) == [CloseOutcome.PEER_CLOSED] * 3
     assert told_in == [thread] * 2
 
 
-def assert_eventually(event: threading.Event) -> None:
-    assert event.wait(PATIENCE), "it never happened"
+def test_whoever_was_let_go_while_the_thread_fell_asleep_is_told() -> None:
+    for moment in moments():
+        with (
+            connect_many(3) as crowd,
+            Reaper(timeout=3 * PATIENCE, idle_timeout=None, max_sockets=2) as reaper,
+        ):
+            with kept_thread(reaper) as let_go:
+                (thread,) = threads()
+                futures = [reaper.submit(sock) for sock, _ in crowd[:2]]
+
+                with moment.do(partial(let_it_sleep, let_go, thread)):
+                    futures.append(reaper.submit(crowd[2].ours))
+            try:
+                assert result_of(futures[0]).outcome is CloseOutcome.TIMED_OUT, moment
+            finally:
+                reaper.close(0)
+
+
+def let_it_sleep(let_go: Callable[[], None], thread: threading.Thread) -> None:
+    let_go()
+    await_sleep(thread)
 
 
 def test_by_default_it_takes_half_of_the_descriptors() -> None:
@@ -760,240 +1144,7 @@ def test_by_default_it_takes_half_of_the_descriptors() -> None:
         assert reaper.overflowed == 0
 
 
-# --- workers that lend a hand -------------------------------------------------------------------------
-
-
-@contextmanager
-def kept_thread(reaper: Reaper) -> Generator[None, None, None]:
-    """The Reaper's thread is kept by a callback while the block runs."""
-    entered, go_on = threading.Event(), threading.Event()
-
-    def block(_: Future[CloseResult]) -> None:
-        entered.set()
-        go_on.wait(PATIENCE)
-
-    close_and(reaper, block)
-    assert_eventually(entered)
-    try:
-        yield
-    finally:
-        go_on.set()
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever hands over a second connection looks at both."""
-    monkeypatch.setattr("graceful_close._crew._RIPE", 0.0)
-
-
-def is_open(number: int) -> bool:
-    return Path(f"/proc/self/fd/{number}").exists()
-
-
-@pytest.mark.usefixtures("at_once")
-def test_a_worker_closes_what_has_waited_and_ended(reaper: Reaper) -> None:
-    with connect_many(3) as crowd, kept_thread(reaper):
-        numbers = [ours.fileno() for ours, _ in crowd]
-        for ours, peer in crowd[:2]:
-            peer.close()
-            await_fin(ours)
-        futures = [reaper.submit(ours) for ours, _ in crowd]
-        assert [is_open(number) for number in numbers] == [False, False, True]
-        assert not any(future.done() for future in futures), "the thread tells"
-        for _, peer in crowd[2:]:
-            peer.close()
-    assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * 3
-    assert [result_of(future).unacked for future in futures] == [0] * 3
-    assert (len(reaper), reaper.stats()[CloseOutcome.PEER_CLOSED]) == (0, 4)
-
-
-@pytest.mark.usefixtures("at_once")
-def test_a_worker_leaves_to_the_thread_whatever_is_not_ordinary(
-    reaper: Reaper, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with connect_many(6) as crowd:
-        with kept_thread(reaper):
-            uploads, resets, silent, full, ended = crowd[:5]
-            uploads.peer.sendall(b"upload" * 1000)
-            await_input(uploads.ours)
-            uploads.peer.close()
-            await_fin(uploads.ours)
-            reset(resets.peer)
-            await_reset(resets.ours)
-            fill(full.ours)
-            full.peer.shutdown(socket.SHUT_WR)
-            await_fin(full.ours)
-            ended.peer.close()
-            await_fin(ended.ours)
-            numbers = [ours.fileno() for ours, _ in crowd]
-            with monkeypatch.context() as patch:
-                patch.setattr("graceful_close._crew._RIPE", math.inf)
-                futures = [reaper.submit(ours) for ours, _ in crowd[:5]]
-            futures.append(reaper.submit(crowd[5].ours))
-            assert [is_open(number) for number in numbers] == [True] * 4 + [False, True]
-            silent.peer.close()
-            crowd[5].peer.close()
-            read_and_close(full.peer)
-        results = [result_of(future) for future in futures]
-    assert [(result.outcome, result.drained) for result in results] == [
-        (CloseOutcome.PEER_CLOSED, 6000),
-        (CloseOutcome.PEER_RESET, 0),
-        *[(CloseOutcome.PEER_CLOSED, 0)] * 4,
-    ]
-    assert len(reaper) == 0
-
-
-@pytest.mark.usefixtures("at_once")
-def test_a_worker_closes_what_python_alone_would_wait_for(reaper: Reaper) -> None:
-    """With a default timeout recv() waits for input whatever its flags say."""
-    socket.setdefaulttimeout(PATIENCE)
-    try:
-        with connect_many(2) as crowd, kept_thread(reaper):
-            started = time.monotonic()
-            futures = [reaper.submit(ours) for ours, _ in crowd]
-            assert time.monotonic() - started < PATIENCE / 2
-            for _, peer in crowd:
-                peer.close()
-        assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * 2
-    finally:
-        socket.setdefaulttimeout(None)
-
-
-@pytest.mark.usefixtures("at_once")
-def test_a_signal_while_a_worker_lends_a_hand_loses_nothing() -> None:
-    moments = 0
-    for moment in count(1):
-        with Reaper(timeout=PATIENCE) as reaper, connect_many(3) as crowd:
-            with kept_thread(reaper):
-                for ours, peer in crowd:
-                    peer.close()
-                    await_fin(ours)
-                numbers = [ours.fileno() for ours, _ in crowd]
-                reaper.submit(crowd[0].ours)
-                with at_moment(moment, stop) as came:
-                    reaper.submit(crowd[1].ours)
-                if crowd[1].ours.fileno() != -1:
-                    del numbers[1]  # it was interrupted before anything had happened
-                reaper.submit(crowd[2].ours)
-            assert_it_works(reaper)
-            assert not any(map(is_open, numbers)), f"at moment {moment}"
-            assert len(reaper) == 0, f"at moment {moment}"
-            ended = reaper.stats()
-            assert sum(ended.values()) == ended[CloseOutcome.PEER_CLOSED]
-            moments += ended[CloseOutcome.PEER_CLOSED] == 5 and bool(came)
-        if not came:
-            assert moments > 10, "it came too early or too late each time"
-            break
-
-
-@pytest.mark.usefixtures("at_once")
-def test_a_signal_handler_may_submit_while_a_worker_lends_a_hand() -> None:
-    for moment in count(1):
-        futures: list[Future[CloseResult]] = []
-        with Reaper(timeout=PATIENCE) as reaper, connect_many(3) as crowd:
-            with kept_thread(reaper):
-                for ours, peer in crowd:
-                    peer.close()
-                    await_fin(ours)
-                futures.append(reaper.submit(crowd[0].ours))
-                with at_moment(moment, partial(submit, reaper, crowd[2].ours, futures)) as came:
-                    futures.append(reaper.submit(crowd[1].ours))
-            assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * (2 + len(came))
-            assert len(reaper) == 0, f"at moment {moment}"
-        if not came:
-            assert moment > 30
-            break
-
-
-@pytest.mark.parametrize("threads_are_kept", [False, True])
-@pytest.mark.usefixtures("at_once")
-def test_what_has_ended_is_no_garbage_that_waits_for_its_collection(
-    reaper: Reaper, threads_are_kept: bool
-) -> None:
-    """An error that was kept with its traceback would keep the connection's every trace."""
-    gc.collect()
-    gc.disable()
-    try:
-        with connect_many(8) as crowd:
-            over, resets = crowd[0], crowd[1]
-            over.ours.shutdown(socket.SHUT_WR)
-            read_and_close(over.peer)
-            assert read_all(over.ours) == b""
-            reset(resets.peer)
-            await_reset(resets.ours)
-            with kept_thread(reaper) if threads_are_kept else nullcontext():
-                for ours, _ in crowd:
-                    assert hand_over(ours, reaper)
-            for _, peer in crowd[2:]:
-                peer.close()
-        reaper.close()
-        assert sum(reaper.stats().values()) >= 8
-        assert [
-            thing for thing in gc.get_objects() if isinstance(thing, (Handed, Closing))
-        ] == []
-    finally:
-        gc.enable()
-
-
-def test_one_that_is_over_when_it_comes_is_not_taken_for_an_orderly_end(
-    reaper: Reaper, tcp: Connection
-) -> None:
-    """Its owner may have read the reset that ended it: nobody else can tell."""
-    tcp.ours.shutdown(socket.SHUT_WR)
-    read_and_close(tcp.peer)
-    assert read_all(tcp.ours) == b""
-    assert hand_over(tcp.ours, reaper)
-    reaper.close()
-    assert {outcome: n for outcome, n in reaper.stats().items() if n} == {
-        CloseOutcome.NOT_CONNECTED: 1
-    }
-
-
-@pytest.mark.usefixtures("at_once")
-def test_a_bug_that_a_worker_meets_is_the_threads(
-    reaper: Reaper, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reported: list[Any] = []
-    monkeypatch.setattr(threading, "excepthook", reported.append)
-    bug = MemoryError("a bug")
-
-    def fail(*_: object) -> None:
-        raise bug
-
-    with connect_many(2) as crowd:
-        with kept_thread(reaper):
-            monkeypatch.setattr("graceful_close._crew.look_at", fail)
-            futures = [reaper.submit(ours) for ours, _ in crowd]
-        assert [future.exception(PATIENCE) for future in futures] == [bug] * 2
-        for thread in threads():
-            thread.join(PATIENCE)
-        assert [report.exc_value for report in reported] == [bug]
-
-
-@pytest.mark.usefixtures("at_once")
-def test_what_a_worker_has_begun_the_thread_finishes_before_it_sleeps(reaper: Reaper) -> None:
-    """Also if it was about to sleep when the worker came."""
-    for _ in range(200):
-        with connect_many(2) as crowd:
-            futures = [reaper.submit(ours) for ours, _ in crowd]
-            for _, peer in crowd:
-                peer.close()
-            assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * 2
-
-
 # --- callbacks ----------------------------------------------------------------------------------------------
-
-
-def close_and(
-    reaper: Reaper, callback: Callable[[Future[CloseResult]], object]
-) -> Future[CloseResult]:
-    """Close a connection, and do something when it is closed."""
-    with connect("tcp4") as (ours, peer):
-        future = reaper.submit(ours)
-        future.add_done_callback(callback)
-        peer.close()
-        result_of(future)
-        return future
 
 
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt])
@@ -1001,11 +1152,9 @@ def test_a_callback_that_raises_harms_nobody(
     reaper: Reaper,
     error: type[BaseException],
     tcp: Connection,
-    monkeypatch: pytest.MonkeyPatch,
+    reported: list[BaseException | None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    reported: list[Any] = []
-    monkeypatch.setattr(threading, "excepthook", reported.append)
     other = reaper.submit(tcp.ours)
 
     def fail(_: Future[CloseResult]) -> None:
@@ -1016,7 +1165,7 @@ def test_a_callback_that_raises_harms_nobody(
     assert not other.done()
     tcp.peer.close()
     assert result_of(other).outcome is CloseOutcome.PEER_CLOSED
-    heard = [report.exc_type for report in reported] + [
+    heard = [type(exception) for exception in reported] + [
         record.exc_info[0] for record in caplog.records if record.exc_info
     ]
     assert heard == [error], "somebody is told"
@@ -1024,14 +1173,8 @@ def test_a_callback_that_raises_harms_nobody(
 
 def test_a_callback_may_submit(reaper: Reaper, tcp: Connection) -> None:
     futures: list[Future[CloseResult]] = []
-    submitted = threading.Event()
-
-    def submit(_: Future[CloseResult]) -> None:
-        futures.append(reaper.submit(tcp.ours))
-        submitted.set()
-
-    close_and(reaper, submit)
-    assert_eventually(submitted)
+    close_and(reaper, lambda _: submit(reaper, tcp.ours, futures))
+    wait_until(lambda: futures)
     tcp.peer.close()
     assert outcomes(futures) == [CloseOutcome.PEER_CLOSED]
 
@@ -1047,10 +1190,116 @@ def test_a_callback_may_close_it_and_the_rest_is_finished(
         closed.set()
 
     close_and(reaper, close)
-    assert_eventually(closed)
+    assert closed.wait(PATIENCE)
     assert not other.done()
     tcp.peer.close()
     assert result_of(other).outcome is CloseOutcome.PEER_CLOSED
+
+
+# --- on_close ---------------------------------------------------------------------------------------------
+
+
+def test_on_close_is_called_in_its_thread_with_the_result_and_the_peers_address(
+    stream: Connection,
+) -> None:
+    told: list[tuple[CloseResult, threading.Thread]] = []
+    address: Any = stream.ours.getpeername()
+    with Reaper(
+        timeout=PATIENCE,
+        on_close=lambda result: told.append((result, threading.current_thread())),
+    ) as reaper:
+        future = reaper.submit(stream.ours)
+        (thread,) = threads()
+        stream.peer.close()
+        result = result_of(future)
+    assert told == [(result, thread)]
+    assert (result.outcome, result.peer) == (CloseOutcome.PEER_CLOSED, address)
+    port: Any = address[1] if stream.ours.family != socket.AF_UNIX else ""
+    assert str(port) in str(result)
+
+
+def test_on_close_is_told_of_every_end_and_whom_nobody_knows_any_more_is_none(
+    tcp: Connection,
+) -> None:
+    told: list[CloseResult] = []
+    with Reaper(timeout=0.1, on_close=told.append) as reaper, connect("tcp4") as (resets, peer):
+        address = tcp.ours.getpeername()
+        reset(peer)
+        await_reset(resets)
+        closed = socket.socket()
+        closed.close()
+        futures = [reaper.submit(sock) for sock in (tcp.ours, resets, closed)]
+    results = [future.result(0) for future in futures]
+    assert outcomes(futures) == [
+        CloseOutcome.TIMED_OUT,
+        CloseOutcome.PEER_RESET,
+        CloseOutcome.ALREADY_CLOSED,
+    ]
+    assert [result.peer for result in results] == [address, None, None]
+    assert {*map(id, told)} == {*map(id, results)}
+
+
+def test_without_on_close_nobody_asks_for_the_peers_address(
+    tcp: Connection, reaper: Reaper
+) -> None:
+    future = reaper.submit(tcp.ours)
+    tcp.peer.close()
+    assert result_of(future).peer is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt])
+def test_what_on_close_raises_is_reported_and_ends_nothing(
+    tcp: Connection, error: type[BaseException], reported: list[BaseException | None]
+) -> None:
+    raised: list[BaseException | None] = []
+
+    def fail(_: CloseResult) -> None:
+        raised.append(error("in on_close"))
+        assert raised[-1] is not None
+        raise raised[-1]
+
+    with Reaper(timeout=PATIENCE, on_close=fail) as reaper:
+        other = reaper.submit(tcp.ours)
+        (thread,) = threads()
+        assert_it_works(reaper)
+        assert_it_works(reaper)
+        assert not other.done()
+        assert threads() == [thread]
+        tcp.peer.close()
+        assert result_of(other).outcome is CloseOutcome.PEER_CLOSED
+    assert len(raised) == 3
+    assert reported == raised
+
+
+def test_on_close_is_called_even_if_a_callback_exits(
+    reported: list[BaseException | None],
+) -> None:
+    told: list[CloseResult] = []
+    exiting = SystemExit("in a callback")
+
+    def leave(_: Future[CloseResult]) -> None:
+        raise exiting
+
+    with Reaper(timeout=PATIENCE, on_close=told.append) as reaper:
+        future = close_and(reaper, leave)
+    assert told == [future.result(0)]
+    assert reported == [exiting]
+
+
+def test_on_close_may_submit_and_close(tcp: Connection) -> None:
+    futures: list[Future[CloseResult]] = []
+
+    def go_on(_: CloseResult) -> None:
+        if not futures:
+            submit(idle, tcp.ours, futures)
+            idle.close()
+
+    idle = Reaper(timeout=PATIENCE, on_close=go_on)
+    assert_it_works(idle)
+    wait_until(lambda: futures)
+    tcp.peer.close()
+    assert outcomes(futures) == [CloseOutcome.PEER_CLOSED]
+    await_end(*threads())
 
 
 # --- the end ----------------------------------------------------------------------------------------------
@@ -1103,52 +1352,30 @@ def test_several_threads_may_close_it_at_once(reaper: Reaper, tcp: Connection) -
     assert future.result(0).outcome is CloseOutcome.TIMED_OUT
 
 
-def test_a_callback_that_blocks_holds_close_up_no_longer_than_its_grace(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("graceful_close._crew._GRACE", 0.1)
-    entered, go_on = threading.Event(), threading.Event()
-
-    def block(_: Future[CloseResult]) -> None:
-        entered.set()
-        go_on.wait(PATIENCE)
-
+def test_a_callback_that_blocks_holds_close_up_no_longer_than_its_grace() -> None:
     reaper = Reaper(timeout=PATIENCE)
-    close_and(reaper, block)
-    assert_eventually(entered)
-    started = time.monotonic()
-    reaper.close()  # there is no connection left to wait for
-    assert time.monotonic() - started < PATIENCE / 2
-    go_on.set()
-    for thread in threads():
-        thread.join(PATIENCE)
+    with kept_thread(reaper):
+        started = time.monotonic()
+        reaper.close()  # there is no connection left to wait for
+        assert time.monotonic() - started < PATIENCE / 2
+    await_end(*threads())
 
 
-def test_a_callback_that_blocks_does_not_keep_the_other_connections_open(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("graceful_close._crew._GRACE", 0.1)
-    entered, go_on = threading.Event(), threading.Event()
-
-    def block(_: Future[CloseResult]) -> None:
-        entered.set()
-        go_on.wait(PATIENCE)
-
+def test_a_callback_that_blocks_does_not_keep_the_other_connections_open() -> None:
     reaper = Reaper(timeout=PATIENCE)
     with connect_many(4) as crowd:
         waiting = [reaper.submit(sock) for sock, _ in crowd[:2]]
-        for _, peer in crowd[:2]:
-            assert peer.recv(1) == b""  # the thread has them
-        close_and(reaper, block)
-        assert_eventually(entered)
-        waiting += [reaper.submit(sock) for sock, _ in crowd[2:]]  # and will never see these
-        reaper.close(0.1)
-        for _, peer in crowd:
-            assert_gone(peer)
-        go_on.set()
-        assert outcomes(waiting) == [CloseOutcome.ALREADY_CLOSED] * 4
-    for thread in threads():
-        thread.join(PATIENCE)
+        await_sleep(threads()[0])  # the thread has them
+        with kept_thread(reaper):
+            waiting += [reaper.submit(sock) for sock, _ in crowd[2:]]  # and not these
+            reaper.close(0.1)
+            for _, peer in crowd:
+                assert_gone(peer)
+        for future in waiting:
+            result_of(future)
+    await_end(*threads())
+    assert len(reaper) == 0
+    assert sum(reaper.stats().values()) == 5
 
 
 def test_a_block_that_is_left_by_an_interrupt_closes_all_at_once(tcp: Connection) -> None:
@@ -1173,74 +1400,52 @@ def test_a_block_that_fails_or_exits_gives_each_its_time(
 # --- signals --------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def at_moment(moment: int, do: Callable[[], object]) -> Generator[list[int], None, None]:
-    """Do something in the block at one of the moments at which a signal handler could run.
-
-    Those are the entry of a function of Python's, and the return of one of C's. Gives a list
-    that is not empty once that moment has come.
-    """
-    package = str(Path(graceful_close_package.__file__).parent)
-    came: list[int] = []
-    to_go = moment
-
-    def when_it_comes(frame: FrameType, event: str, _: object) -> None:
-        nonlocal to_go
-        if event in {"call", "c_return"} and frame.f_code.co_filename.startswith(package):
-            to_go -= 1
-            if to_go == 0:
-                came.append(moment)
-                do()
-
-    # Not in the __del__ of the Reaper before: nobody could hear of it there.
-    gc.collect()
-    gc.disable()
-    sys.setprofile(when_it_comes)
-    try:
-        yield came
-    except Stop:
-        pass
-    finally:
-        sys.setprofile(None)
-        gc.enable()
+the_first_or_a_later_one = pytest.mark.parametrize(
+    "before", [0, 1], ids=["the first", "a later one"]
+)
 
 
-def stop() -> None:
-    raise Stop
-
-
-def submit(reaper: Reaper, sock: socket.socket, futures: list[Future[CloseResult]]) -> None:
-    futures.append(reaper.submit(sock))
-
-
-@pytest.mark.parametrize("before", [0, 1], ids=["the first", "a later one"])
+@the_first_or_a_later_one
 def test_a_signal_before_or_after_any_call_of_submit_loses_nothing(before: int) -> None:
     """Whoever is interrupted has the socket, or it is closed; and the Reaper goes on."""
-    for moment in count(1):
+    for moment in moments():
         with Reaper(timeout=PATIENCE) as reaper, connect("tcp4") as (ours, peer):
             for _ in range(before):
                 assert_it_works(reaper)
-            with at_moment(moment, stop) as came:
+            with moment.do(stop):
                 reaper.submit(ours)
             if ours.fileno() != -1:
                 ours.sendall(b"alive")
-                assert peer.recv(10) == b"alive", f"at moment {moment}"
+                assert peer.recv(10) == b"alive", moment
             else:
-                assert peer.recv(1) == b"", f"at moment {moment}"
+                assert peer.recv(1) == b"", moment
             peer.close()
             assert_it_works(reaper)
-            assert (len(reaper), len(threads())) == (0, 1), f"at moment {moment}"
-        assert threads() == [], f"at moment {moment}"
-        if not came:
-            assert moment > 10
-            break
+            assert (len(reaper), len(threads())) == (0, 1), moment
+        assert threads() == [], moment
 
 
-@pytest.mark.parametrize("before", [0, 1], ids=["the first", "a later one"])
+@pytest.mark.parametrize("can_start", [True, False], ids=["", "no thread can be had"])
+def test_whoever_was_interrupted_in_submit_is_closed_when_close_returns(
+    can_start: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with nullcontext() if can_start else no_threads(monkeypatch):
+        for moment in moments():
+            with connect("tcp4") as (ours, peer):
+                reaper = Reaper(timeout=0.05)
+                with moment.do(stop):
+                    reaper.submit(ours)
+                reaper.close(0)
+                assert len(reaper) == 0, moment
+                if ours.fileno() == -1:
+                    assert peer.recv(1) == b"", moment
+                    assert_gone(peer, moment)
+
+
+@the_first_or_a_later_one
 def test_a_signal_handler_may_submit_in_the_middle_of_a_submit(before: int) -> None:
-    futures: list[Future[CloseResult]] = []
-    for moment in count(1):
-        futures.clear()
+    for moment in moments():
+        futures: list[Future[CloseResult]] = []
         with (
             Reaper(timeout=PATIENCE) as reaper,
             connect("tcp4") as (ours, peer),
@@ -1248,72 +1453,62 @@ def test_a_signal_handler_may_submit_in_the_middle_of_a_submit(before: int) -> N
         ):
             for _ in range(before):
                 assert_it_works(reaper)
-
-            with at_moment(moment, partial(submit, reaper, other, futures)) as came:
+            with moment.do(partial(submit, reaper, other, futures)):
                 futures.append(reaper.submit(ours))
             peer.close()
             others_peer.close()
-            expected = [CloseOutcome.PEER_CLOSED] * (1 + len(came))
-            assert outcomes(futures) == expected, f"at moment {moment}"
-        if not came:
-            assert moment > 10
-            break
+            assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * (1 + moment.came), moment
 
 
-@pytest.mark.parametrize("workers", ["rest", "lend a hand"])
-def test_a_signal_handler_may_submit_in_the_middle_of_making_room(
-    workers: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("graceful_close._crew._WORTH_IT", 0.0)
-    futures: list[Future[CloseResult]] = []
-    entered, go_on = threading.Event(), threading.Event()
-
-    def block(_: Future[CloseResult]) -> None:
-        entered.set()
-        go_on.wait(PATIENCE)
-
-    for moment in count(1):
-        futures.clear()
-        entered.clear()
-        go_on.clear()
+def test_a_signal_handler_may_submit_in_the_middle_of_making_room() -> None:
+    for moment in moments():
+        futures: list[Future[CloseResult]] = []
         with Reaper(timeout=PATIENCE, max_sockets=2) as reaper, connect_many(5) as crowd:
-            close_and(reaper, block)
-            assert_eventually(entered)
-            monkeypatch.setattr("graceful_close._crew._RIPE", math.inf)
-            futures += [reaper.submit(sock) for sock, _ in crowd[:2]]
-            if workers == "lend a hand":
-                monkeypatch.setattr("graceful_close._crew._RIPE", 0.0)
-            with at_moment(moment, partial(submit, reaper, crowd[2].ours, futures)) as came:
-                futures.append(reaper.submit(crowd[3].ours))
-            go_on.set()
-            for _, peer in crowd:
-                peer.close()
+            with kept_thread(reaper):
+                futures += [reaper.submit(sock) for sock, _ in crowd[:2]]
+                with moment.do(partial(submit, reaper, crowd[2].ours, futures)):
+                    futures.append(reaper.submit(crowd[3].ours))
+                assert 1 <= reaper.overflowed <= 1 + moment.came, moment
+                for _, peer in crowd:
+                    peer.close()
             ended = Counter(outcomes(futures))
-            fewest = 1 if workers == "rest" else 0
-            assert fewest <= reaper.overflowed <= 1 + len(came), f"at moment {moment}"
-            if workers == "rest":
-                assert ended[CloseOutcome.TIMED_OUT] == reaper.overflowed, f"at {moment}"
+            assert ended[CloseOutcome.TIMED_OUT] == reaper.overflowed, moment
             assert sum(reaper.stats().values()) == len(futures) + 1
             assert len(reaper) == 0
-        if not came:
-            assert moment > 10
-            break
+
+
+def test_another_thread_may_close_it_in_the_middle_of_a_submit() -> None:
+    """Then it is refused, or served to its end; and no thread is left."""
+    for moment in moments():
+        with connect("tcp4") as (ours, peer):
+            reaper = Reaper(timeout=PATIENCE)
+            assert_it_works(reaper)
+            closer = threading.Thread(target=reaper.close)
+            refused = False
+            with moment.do(partial(start_and_let_it_run, closer)):
+                try:
+                    reaper.submit(ours)
+                except RuntimeError:
+                    refused = True
+            assert refused == (ours.fileno() != -1), moment
+            peer.close()
+            if moment.came:
+                await_end(closer)
+            else:
+                reaper.close()
+            assert threads() == [], moment
+            assert len(reaper) == 0
 
 
 def test_a_signal_before_or_after_any_call_of_close_closes_all_at_once() -> None:
-    for moment in count(2):  # the first is the entry of the call
+    for moment in moments(first=2):  # the first is the entry of the call
         with connect_many(2) as crowd:
             reaper = Reaper(timeout=0.02)
             futures = [reaper.submit(sock) for sock, _ in crowd]
-            with at_moment(moment, stop) as came:
+            with moment.do(stop):
                 reaper.close()
-            assert [future.done() for future in futures] == [True] * 2, f"at moment {moment}"
-            for thread in threads():  # it may still be on its last lines
-                thread.join(PATIENCE)
-            assert threads() == []
-        if not came:
-            assert moment > 10
-            break
+            assert [future.done() for future in futures] == [True] * 2, moment
+            await_end(*threads())  # it may still be on its last lines
 
 
 def test_an_interrupted_close_closes_all_at_once(tcp: Connection) -> None:
@@ -1396,9 +1591,13 @@ def run(
         timeout=60,
         check=False,
         pass_fds=pass_fds,
-        # Some fork. Coverage has a lock that another thread may hold then.
-        env={name: os.environ[name] for name in os.environ if "COVERAGE" not in name},
+        env=environment(),
     )
+
+
+def environment() -> dict[str, str]:
+    """Of programs that fork. Coverage has a lock that another thread may hold then."""
+    return {name: os.environ[name] for name in os.environ if "COVERAGE" not in name}
 
 
 def test_a_submit_imports_nothing() -> None:
@@ -1510,7 +1709,7 @@ def look_and_use_it():
     assert not copies, copies
     use_it()
 
-worker = threading.Thread(target=be_busy)
+worker = threading.Thread(target=be_busy, daemon=True)
 worker.start()
 for _ in range(int(sys.argv[1])):
     in_a_child(look_and_use_it)
@@ -1526,6 +1725,29 @@ print("all well")
 
 def test_forks_while_the_thread_is_busy_neither_deadlock_nor_keep_copies() -> None:
     ran = run(FORKS + BUSY_FORK, "200")
+    assert ran.stdout == "all well\n", ran.stderr
+
+
+TLS_FORK = """
+import ssl
+from test_tls import fill_raw, session
+
+def look():
+    assert tls.ours.fileno() == -1, "it may be a stranger's, and who closes it closes that"
+
+with Reaper(timeout=PATIENCE) as reaper, session(ssl.TLSVersion.TLSv1_3) as tls:
+    fill_raw(tls.ours)
+    reaper.submit(tls.ours)
+    in_a_child(look)
+    assert len(reaper) == 1
+    reaper.close(0)
+print("all well")
+"""
+
+
+def test_a_forked_child_is_left_no_number_of_a_tls_socket_that_waits_for_room() -> None:
+    pytest.importorskip("trustme", reason="needs trustme", exc_type=ImportError)
+    ran = run(FORKS + TLS_FORK)
     assert ran.stdout == "all well\n", ran.stderr
 
 
@@ -1576,7 +1798,7 @@ ours, peer = socket.socketpair()
 reaper.submit(ours)
 peer.close()
 def late():
-    assert isinstance(in_flight(reaper).exception(0), RuntimeError)
+    assert outcomes([in_flight(reaper)]) == [CloseOutcome.PEER_CLOSED]
 """,
     "from a handler": """
 reaper = Reaper()
@@ -1589,13 +1811,32 @@ atexit.register(lambda: in_flight(reaper))
 reaper = Reaper()
 atexit.register(lambda: in_flight(reaper))
 """,
+    "from a daemon thread, before the Reapers are ended": """
+reaper = Reaper()
+exiting = threading.Event()
+def work():
+    exiting.wait()
+    in_flight(reaper)
+daemon = threading.Thread(target=work, daemon=True)
+daemon.start()
+@atexit.register
+def let_it_work():
+    exiting.set()
+    daemon.join()
+""",
+    "from a daemon thread, after the Reapers were ended": """
+reaper = Reaper()
+exiting = threading.Event()
+def work():
+    exiting.wait()
+    in_flight(reaper)
+daemon = threading.Thread(target=work, daemon=True)
+daemon.start()
+def late():
+    exiting.set()
+    daemon.join()
+""",
 }
-# Then it is closed at once, because there are no new threads any more.
-TOO_LATE = {"from a handler that was registered before the import"}
-if sys.version_info >= (3, 12):
-    TOO_LATE.add("from a handler, with none submitted before")
-if (3, 12) <= sys.version_info < (3, 12, 3):  # after the main thread's end, too (gh-113964)
-    TOO_LATE.add("while a thread goes on, which calls sys.exit()")
 
 
 @pytest.mark.parametrize("how", EXITS)
@@ -1614,14 +1855,74 @@ def test_at_exit_connections_in_flight_are_finished(how: str, tcp: Connection) -
     )
     os.close(number)
     with process:
-        if how in TOO_LATE:
-            with suppress(ConnectionResetError):
-                read_and_close(tcp.peer)
-        else:
-            assert read_and_close(tcp.peer) == b"reply" * 1000
+        assert read_and_close(tcp.peer) == b"reply" * 1000
         out, err = process.communicate(timeout=PATIENCE)
     assert (out, err) == ("", "")
     assert process.returncode == (1 if how == "by an exception" else 0)
+
+
+WORKER = """
+import multiprocessing, multiprocessing.util, socket, sys, threading
+from graceful_close import Reaper
+from streams import PATIENCE, await_input
+def work(port):
+    if {lags}:
+        # Whoever ends the worker comes before the Reaper's thread has done anything.
+        ending = threading.Event()
+        multiprocessing.util.Finalize(None, ending.set, exitpriority=1)
+        threading.setprofile(lambda *_: ending.wait())
+        sys.setswitchinterval(PATIENCE)
+    sock = socket.create_connection(("127.0.0.1", port))
+    await_input(sock)
+    sock.sendall(b"reply" * 1000)
+    {reaper}.submit(sock)
+reaper = Reaper()
+if __name__ == "__main__":
+    if {used_before}:
+        ours, peer = socket.socketpair()
+        future = reaper.submit(ours)
+        peer.close()
+        future.result(PATIENCE)
+    start = multiprocessing.get_context(sys.argv[1])
+    worker = start.Process(target=work, args=(int(sys.argv[2]),))
+    worker.start()
+    worker.join(PATIENCE)
+    print(worker.exitcode)
+"""
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("reaper", ["reaper", "Reaper()"], ids=["of the module", "its own"])
+@pytest.mark.parametrize("used_before", [False, True], ids=["", "used before"])
+@pytest.mark.parametrize("lags", [False, True], ids=["", "the thread lags"])
+def test_a_worker_of_multiprocessing_delivers_what_is_in_flight_at_its_end(
+    listener: socket.socket,
+    tmp_path: Path,
+    start: str,
+    reaper: str,
+    used_before: bool,
+    lags: bool,
+) -> None:
+    """It ends by os._exit()."""
+    program = tmp_path / "program.py"
+    program.write_text(WORKER.format(reaper=reaper, used_before=used_before, lags=lags))
+    process = subprocess.Popen(
+        [sys.executable, program, start, str(listener.getsockname()[1])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**environment(), "PYTHONPATH": str(HERE)},
+    )
+    listener.settimeout(PATIENCE)
+    with process, listener.accept()[0] as peer:
+        peer.sendall(b"unread")
+        await_fin(peer)
+        poller = select.poll()
+        poller.register(process.stdout or 0, select.POLLIN)
+        assert not poller.poll(300), "it did not wait for the peer"
+        peer.sendall(b"more")
+        assert read_and_close(peer) == b"reply" * 1000
+        assert process.communicate(timeout=PATIENCE) == ("0\n", "")
 
 
 BOUNDED_EXITS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import select
@@ -20,7 +19,6 @@ from graceful_close import (
     timed_linger_close,
     unacked_bytes,
 )
-from graceful_close._delivery import AckWatch
 from streams import (
     PATIENCE,
     Connection,
@@ -170,14 +168,6 @@ def test_without_a_descriptor_for_epoll_it_looks_for_the_acknowledgement() -> No
             result = timed_linger_close(ours, 0.05)
         assert result.outcome is CloseOutcome.TIMED_OUT
         assert peer.fileno() != -1
-
-
-def test_a_watch_on_a_socket_that_another_thread_closed_is_refused_by_the_system() -> None:
-    with socket.socket() as sock:
-        pass
-    with pytest.raises(OSError, match="another thread closed") as caught:
-        AckWatch(sock)
-    assert caught.value.errno == errno.EBADF
 
 
 def test_a_unix_stream_waits_for_the_peers_end(any_family: str) -> None:

@@ -29,10 +29,10 @@ from graceful_close import (
     graceful_close,
     timed_linger_close,
 )
+from graceful_close._blocking import close_on
 from graceful_close._connection import Connection as ClosingConnection
-from graceful_close._sync import abort_on, close_on
+from graceful_close._options import Options
 from graceful_close._teardown import LET_GO, WAIT_EITHER
-from graceful_close._terms import Terms
 from signals import Stop, each_moment
 from streams import (
     PATIENCE,
@@ -449,17 +449,18 @@ def test_when_there_is_room_again_it_goes_out_once(
 ) -> None:
     with session(version, family, peer_buffer=4096) as (ours, peer):
         written = fill_raw(ours)
-        connection = ClosingConnection(ours, Terms(PATIENCE), monotonic())
+        connection = ClosingConnection(Options(PATIENCE), monotonic())
+        first = connection.begin(ours)
         machine = connection.machine
-        assert connection.carry_out(machine.start()) is WAIT_EITHER
+        assert connection.carry_out(first) is WAIT_EITHER
         with meanwhile(read_raw, peer) as received:
             step = WAIT_EITHER
             while step is WAIT_EITHER:
-                await_room(ours)
+                await_room(connection.sock)
                 step = connection.carry_out(machine.woke(monotonic()))
         assert is_one_close_notify(received[0][written:], version)
         peer.close()
-        await_fin(ours)
+        await_fin(connection.sock)
         assert connection.carry_out(machine.woke(monotonic())) is LET_GO
         result = connection.let_go()
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
@@ -884,7 +885,7 @@ def test_an_exception_from_a_signal_closes_at_once_and_goes_on(version: ssl.TLSV
 
 @pytest.mark.parametrize(
     "close",
-    [partial(close_on, Terms(0)), abort_on],
+    [partial(close_on, Options(0)), partial(close_on, Options(), abort=True)],
     ids=["graceful", "abort"],
 )
 def test_a_signal_before_or_after_any_call_leaves_the_socket_closed(

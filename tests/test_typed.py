@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import graceful_close
+
 FOLDER = Path(__file__).parent / "typed"
 
 SHOWN_IN = {
@@ -65,3 +67,43 @@ def test_every_parameter_by_keyword_is_shown_to_the_type_checkers(module: str) -
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
     assert keywords - shown(SHOWN_IN[module]) == set()
+
+
+EVENT_LOOPS = ["graceful_close.asyncio", "graceful_close.trio", "graceful_close.anyio"]
+
+
+def options_of(called: object) -> set[str]:
+    """What it takes by keyword alone."""
+    return {
+        parameter.name
+        for parameter in inspect.signature(called).parameters.values()  # type: ignore[arg-type]
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def fields(file: str, name: str) -> set[str]:
+    """The keys of a TypedDict, which only type checkers ever see."""
+    source = Path(inspect.getfile(graceful_close)).with_name(file).read_text(encoding="utf-8")
+    [found] = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ClassDef) and node.name == name
+    ]
+    return {
+        each.target.id
+        for each in found.body
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    }
+
+
+def test_the_options_that_type_checkers_see_are_those_that_a_call_takes() -> None:
+    close_options = fields("_options.py", "CloseOptions")
+    assert close_options == options_of(graceful_close.graceful_close)
+    reaper_options = close_options | fields("_reaper.py", "ReaperOptions")
+    assert reaper_options == options_of(graceful_close.Reaper)
+
+
+@pytest.mark.parametrize("module", EVENT_LOOPS)
+def test_every_option_of_a_graceful_close_is_shown_for_every_event_loop(module: str) -> None:
+    options = options_of(graceful_close.graceful_close)
+    assert options - shown(SHOWN_IN[module]) == set()

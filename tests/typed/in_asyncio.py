@@ -25,6 +25,10 @@ async def one(
     assert_type(await graceful_close(transport, timeout=0.5, idle_timeout=None), CloseResult)
     assert_type(await graceful_close(sock, until=CloseOutcome.DELIVERED), CloseResult)
     assert_type(
+        await graceful_close(transport, peer_first=2.5, on_timeout=LingerPolicy.ABORT),
+        CloseResult,
+    )
+    assert_type(
         await timed_linger_close(writer, 2.5, on_timeout=LingerPolicy.ABORT), CloseResult
     )
     assert_type(await abortive_close(writer), CloseResult)
@@ -49,9 +53,15 @@ async def refused(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     await graceful_close(reader)  # type: ignore[arg-type]
     await graceful_close(writer, 5.0)  # type: ignore[call-arg]
     await graceful_close(writer, timeout=None)  # type: ignore[arg-type]
+    await graceful_close(writer, until=CloseOutcome.ABORTED)  # type: ignore[arg-type]
+    await graceful_close(writer, on_timeout=LingerPolicy.TIMED)  # type: ignore[arg-type]
+    await graceful_close(writer, patience=5)  # type: ignore[call-arg]
     await timed_linger_close(writer)  # type: ignore[call-arg]
-    await abortive_close(writer, every_holder=True)  # type: ignore[call-arg]
+    await timed_linger_close(writer, 1, on_timeout=LingerPolicy.TIMED)  # type: ignore[arg-type]
+    await abortive_close(writer, timeout=5)  # type: ignore[call-arg]
     await close_all(writer)  # type: ignore[arg-type]
+    await close_all([writer], until=CloseOutcome.ABORTED)  # type: ignore[arg-type]
     closing(reader)  # type: ignore[type-var]
+    closing(writer, on_timeout=LingerPolicy.TIMED)  # type: ignore[arg-type]
     with closing(writer):  # type: ignore[attr-defined]
         pass

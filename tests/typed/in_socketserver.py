@@ -7,11 +7,15 @@ from __future__ import annotations
 import socketserver
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import assert_type
+from typing import Any, assert_type
 from wsgiref.simple_server import WSGIServer
 
-from graceful_close import CloseOutcome, Reaper
+from graceful_close import CloseOutcome, CloseResult, LingerPolicy, Reaper
 from graceful_close.socketserver import GracefulMixIn
+
+
+def note(result: CloseResult) -> None:
+    """What hears of every close."""
 
 
 class Threading(GracefulMixIn, ThreadingHTTPServer):
@@ -21,7 +25,14 @@ class Threading(GracefulMixIn, ThreadingHTTPServer):
         "timeout": 10,
         "until": CloseOutcome.DELIVERED,
         "idle_timeout": None,
+        "peer_first": 1,
+        "on_close": note,
     }
+    abort_on_error = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A subclass may say more, or less."""
+        super().handle_error(request, client_address)
 
 
 if sys.platform != "win32":
@@ -38,12 +49,21 @@ class Refused(GracefulMixIn, socketserver.TCPServer):
     """No such option."""
 
     reaper_options = {"patience": 10}  # type: ignore[typeddict-unknown-key]  # noqa: RUF012
+    abort_on_error = None  # type: ignore[assignment]
+
+
+class RefusedValue(GracefulMixIn, socketserver.TCPServer):
+    """There is one, but not with that value."""
+
+    reaper_options = {"on_overflow": LingerPolicy.TIMED}  # type: ignore[typeddict-item]  # noqa: RUF012
 
 
 def serve() -> None:
     with Threading(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         assert_type(server, Threading)
         assert_type(server.reaper, Reaper)
+        assert_type(server.abort_on_error, bool)
+        assert_type(server.get_request(), tuple[Any, Any])
         assert_type(server.server_close(), None)
         assert_type(server.serve_forever(), None)
         as_any_other: socketserver.BaseServer = server

@@ -28,6 +28,10 @@ async def one(
     assert_type(await graceful_close(session, timeout=0.5, idle_timeout=None), CloseResult)
     assert_type(await graceful_close(sock, until=CloseOutcome.DELIVERED), CloseResult)
     assert_type(
+        await graceful_close(session, peer_first=2.5, on_timeout=LingerPolicy.ABORT),
+        CloseResult,
+    )
+    assert_type(
         await timed_linger_close(stream, 2.5, on_timeout=LingerPolicy.ABORT), CloseResult
     )
     assert_type(await abortive_close(session), CloseResult)
@@ -50,8 +54,14 @@ async def refused(stream: trio.SocketStream, sock: socket.socket) -> None:
     await graceful_close(sock)  # type: ignore[arg-type]
     await graceful_close(stream, 5.0)  # type: ignore[call-arg]
     await graceful_close(stream, timeout=None)  # type: ignore[arg-type]
+    await graceful_close(stream, until=CloseOutcome.ABORTED)  # type: ignore[arg-type]
+    await graceful_close(stream, on_timeout=LingerPolicy.TIMED)  # type: ignore[arg-type]
+    await graceful_close(stream, patience=5)  # type: ignore[call-arg]
     await timed_linger_close(stream)  # type: ignore[call-arg]
+    await timed_linger_close(stream, 1, on_timeout=LingerPolicy.TIMED)  # type: ignore[arg-type]
     await close_all(stream)  # type: ignore[arg-type]
+    await close_all([stream], until=CloseOutcome.ABORTED)  # type: ignore[arg-type]
     closing(sock)  # type: ignore[type-var]
+    closing(stream, on_timeout=LingerPolicy.TIMED)  # type: ignore[arg-type]
     with closing(stream):  # type: ignore[attr-defined]
         pass

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from typing import Any, Literal, assert_never, assert_type
+from typing import Any, Final, Literal, assert_never, assert_type
 
 from graceful_close import (
     CloseOutcome,
@@ -44,11 +44,12 @@ def one(sock: socket.socket, session: ssl.SSLSocket) -> None:
             drain_limit=65536,
             until=CloseOutcome.DELIVERED,
             on_timeout=LingerPolicy.ABORT,
+            peer_first=2.5,
         ),
         CloseResult,
     )
     assert_type(timed_linger_close(sock, 2.5, on_timeout=LingerPolicy.BACKGROUND), CloseResult)
-    assert_type(abortive_close(sock, every_holder=True), CloseResult)
+    assert_type(abortive_close(sock), CloseResult)
     assert_type(unacked_bytes(sock), int | None)
 
 
@@ -59,10 +60,25 @@ def one_refused(sock: socket.socket) -> None:
     graceful_close(sock, timeout="5")  # type: ignore[arg-type]
     graceful_close(sock, drain_limit=1e6)  # type: ignore[arg-type]
     graceful_close(sock, until="delivered")  # type: ignore[arg-type]
+    graceful_close(sock, until=CloseOutcome.ABORTED)  # type: ignore[arg-type]
     graceful_close(sock, on_timeout=CloseOutcome.ABORTED)  # type: ignore[arg-type]
+    graceful_close(sock, on_timeout=LingerPolicy.TIMED)  # type: ignore[arg-type]
+    graceful_close(sock, peer_first=None)  # type: ignore[arg-type]
     graceful_close(sock, linger=5)  # type: ignore[call-arg]
     timed_linger_close(sock)  # type: ignore[call-arg]
+    timed_linger_close(sock, 1, on_timeout=LingerPolicy.TIMED)  # type: ignore[arg-type]
     abortive_close(sock, True)  # type: ignore[call-arg]
+
+
+def asked_for_by_variables(
+    sock: socket.socket, outcome: CloseOutcome, policy: LingerPolicy, *, abort: bool
+) -> None:
+    """Which member it is must be known; that it is one of the enum does not do."""
+    until: Final = CloseOutcome.DELIVERED
+    graceful_close(sock, until=until)
+    graceful_close(sock, on_timeout=LingerPolicy.ABORT if abort else LingerPolicy.BACKGROUND)
+    graceful_close(sock, until=outcome)  # type: ignore[arg-type]
+    graceful_close(sock, on_timeout=policy)  # type: ignore[arg-type]
 
 
 def one_in_a_block(sock: socket.socket) -> int:
@@ -73,6 +89,12 @@ def one_in_a_block(sock: socket.socket) -> int:
     as_any_other: AbstractContextManager[socket.socket, None] = block
     with as_any_other, closing(sock):
         return 1  # if it swallowed exceptions, a `return` would be missing after it
+
+
+def one_in_a_block_refused(sock: socket.socket) -> None:
+    closing(sock, until=CloseOutcome.ABORTED)  # type: ignore[arg-type]
+    closing(sock, on_timeout=LingerPolicy.TIMED)  # type: ignore[arg-type]
+    closing(sock, patience=5)  # type: ignore[call-arg]
 
 
 # --- closing many ----------------------------------------------------------------------------
@@ -89,9 +111,16 @@ def many_refused(sock: socket.socket, told: Callable[[str], None]) -> None:
     close_all(sock)  # type: ignore[arg-type]
     close_all([sock.fileno()])  # type: ignore[list-item]
     close_all([sock], progress=told)  # type: ignore[arg-type]
+    close_all([sock], until=CloseOutcome.ABORTED)  # type: ignore[arg-type]
+    close_all([sock], on_timeout=LingerPolicy.TIMED)  # type: ignore[arg-type]
+    close_all([sock], patience=5)  # type: ignore[call-arg]
 
 
 def left_to_a_reaper(sock: socket.socket) -> None:
+    heard: list[CloseResult] = []
+    Reaper(on_close=None)
+    Reaper(on_close=print)
+    Reaper(on_close=heard.append, peer_first=1)
     reaper = Reaper(max_sockets=None, on_overflow=LingerPolicy.BACKGROUND, idle_timeout=None)
     with reaper as same:
         assert_type(same, Reaper)
@@ -106,9 +135,15 @@ def left_to_a_reaper(sock: socket.socket) -> None:
     reaper.close()
 
 
-def reaper_refused(reaper: Reaper, future: Future[CloseResult]) -> None:
+def reaper_refused(
+    reaper: Reaper, future: Future[CloseResult], told: Callable[[str], None]
+) -> None:
     Reaper(30)  # type: ignore[call-arg]
     Reaper(max_sockets=1.5)  # type: ignore[arg-type]
+    Reaper(until=CloseOutcome.ABORTED)  # type: ignore[arg-type]
+    Reaper(on_timeout=LingerPolicy.TIMED)  # type: ignore[arg-type]
+    Reaper(on_overflow=LingerPolicy.TIMED)  # type: ignore[arg-type]
+    Reaper(on_close=told)  # type: ignore[arg-type]
     reaper.submit(future)  # type: ignore[arg-type]
     reaper.overflowed = 0  # type: ignore[misc]
 
@@ -124,6 +159,9 @@ def told(result: CloseResult) -> str:
     assert_type(result.error, OSError | None)
     assert_type(result.notified, bool | None)
     assert_type(result.peer_notified, bool | None)
+    assert_type(result.peer_first, bool | None)
+    assert_type(result.unflushed, bool)
+    assert_type(result.peer, object)
     assert_type(result.clean, bool)
     assert_type(result.check(), CloseResult)
     assert_type(CloseResult(CloseOutcome.ABORTED, 0.0, 0, None, None), CloseResult)
@@ -141,6 +179,7 @@ def told(result: CloseResult) -> str:
 def told_refused(result: CloseResult) -> None:
     result.outcome = CloseOutcome.DELIVERED  # type: ignore[misc]
     count: int = result.unacked  # type: ignore[assignment]
+    result.peer[0]  # type: ignore[index]
     CloseResult(CloseOutcome.DELIVERED, 0.0, count)  # type: ignore[call-arg]
     result.outcome is CloseOutcome.LOST  # type: ignore[attr-defined]  # noqa: B015
 
@@ -220,6 +259,8 @@ def listener(plain: socket.socket, context: ssl.SSLContext, reaper: Reaper) -> N
         assert_type(address, Any)
         assert_type(server.dup(), GracefulListener)
         assert_type(server.tls(context), None)
+        assert_type(server.refuse_backlog(), list[CloseResult])
+        assert_type(server.refuse_backlog(b"HTTP/1.1 503 ", timeout=0.5), list[CloseResult])
         assert_type(server.setblocking(False), None)
         as_any_other: socket.socket = server
         as_any_other.close()
@@ -235,5 +276,7 @@ def listener_refused(plain: socket.socket) -> None:
     GracefulListener()  # type: ignore[call-arg]
     GracefulListener(("", 0), timeout="5")  # type: ignore[arg-type]
     GracefulListener(("", 0), patience=5)  # type: ignore[call-arg]
+    GracefulListener(("", 0), on_overflow=LingerPolicy.TIMED)  # type: ignore[arg-type]
+    GracefulListener(("", 0)).refuse_backlog("503")  # type: ignore[arg-type]
     GracefulListener.adopt(plain.fileno())  # type: ignore[arg-type]
     GracefulListener.adopt(plain, reaper=30)  # type: ignore[arg-type]

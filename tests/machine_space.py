@@ -1,0 +1,632 @@
+"""All that can happen to a `Teardown`, breadth first: each state of it once, not samples.
+
+A state is the machine's own slots, where its driver stands (the step, the clock), and what the
+reports on the way to it have proven. It is made finite by a clock that ticks in whole seconds
+and stops one after the deadline, so that each report comes before, at and after each of the
+deadlines; by counts of 0, 1 and 2 ("more"); and by leaving out of the key what decides nothing
+(`_pause`, which only shortens a wait, and what never changes).
+
+The network of `reports_of` is a possible one: a connection that is over does not open again, recv()
+goes on returning 0, and between two waits there is one read's worth of input.
+"""
+
+# The states of the machine are what this looks at.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import errno
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from graceful_close import CloseOutcome, LingerPolicy
+from graceful_close._options import Options
+from graceful_close._platform import TcpState, View
+from graceful_close._result import CloseResult
+from graceful_close._teardown import Step, Teardown
+
+ACCEPTING, OPEN, FIN_SENT = TcpState.ACCEPTING, TcpState.OPEN, TcpState.FIN_SENT
+PEER_FIN, BOTH_FINS = TcpState.PEER_FIN, TcpState.BOTH_FINS
+OVER, NEVER_OPEN = TcpState.OVER, TcpState.NEVER_OPEN
+
+WAITS = frozenset(
+    {Step.WAIT_READABLE, Step.WAIT_WRITABLE, Step.WAIT_EITHER, Step.WAIT_ACK, Step.PAUSE}
+)
+
+# The kinds RESET, NOT_CONNECTED, LOST, REFUSED and CLOSED.
+ERRORS = tuple(
+    OSError(number, errno.errorcode[number])
+    for number in (
+        errno.ECONNRESET,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.ECONNREFUSED,
+        errno.EBADF,
+    )
+)
+RESET = ERRORS[0]
+
+COUNTS = (None, 0, 1, 2)
+
+# What a look may show after another. Nothing has a way back; OPEN, for good, is a kernel that
+# does not tell, and OVER is also what such a one says once there is no peer.
+_LATER: dict[TcpState | None, tuple[TcpState | None, ...]] = {
+    None: (None, OPEN, OVER),
+    ACCEPTING: (ACCEPTING, OPEN, FIN_SENT, PEER_FIN, BOTH_FINS, OVER, NEVER_OPEN),
+    OPEN: (OPEN, FIN_SENT, PEER_FIN, BOTH_FINS, OVER),
+    FIN_SENT: (FIN_SENT, BOTH_FINS, OVER),
+    PEER_FIN: (PEER_FIN, OVER),
+    BOTH_FINS: (BOTH_FINS, OVER),
+    OVER: (OVER,),
+    NEVER_OPEN: (NEVER_OPEN,),
+}
+_FIN_AMONG_IT = frozenset({PEER_FIN, BOTH_FINS, OVER})
+_OURS_IS_OUT = frozenset({FIN_SENT, BOTH_FINS})
+
+# In these the kernel's count says nothing of what was delivered.
+_UNCOUNTED = frozenset({ACCEPTING, NEVER_OPEN, TcpState.LISTENING, TcpState.CONNECTING})
+
+# In these there is none to end, or none any more.
+_NONE = frozenset({TcpState.LISTENING, TcpState.CONNECTING, OVER, NEVER_OPEN})
+
+_SLOTS = tuple(Teardown.__slots__)
+_all_of = attrgetter(*_SLOTS)
+# Most of the time goes into copies, and copy.copy() takes five times as long.
+_SETTERS = [vars(Teardown)[name].__set__ for name in _SLOTS]
+_UNCHANGING = {
+    "_abort",
+    "_deadline",
+    "_on_timeout",
+    "_one_of_many",
+    "_options",
+    "_pause",
+    "_started",
+    "_unflushed",
+    "_view",
+    "allowance",
+    "peer",
+}
+# What still decides something once the outcome is decided, and what only does so before.
+_TO_THE_END = (
+    "_deaf",
+    "_first_looked",
+    "_fin_sent",
+    "_notified",
+    "_notifying",
+    "_outcome",
+    "_over",
+    "_peer_fin",
+    "_peer_first",
+    "_peer_notified",
+    "_recounting",
+    "_state",
+    "_unacked",
+    "linger_policy",
+    "linger_seconds",
+)
+_apart = {*_UNCHANGING, *_TO_THE_END, "wake_at", "_drained", "_error"}
+_to_the_end_of = attrgetter(*_TO_THE_END)
+_before_the_end_of = attrgetter(*(name for name in _SLOTS if name not in _apart))
+
+
+def _key_of(machine: Teardown, case: Case) -> tuple[Any, ...]:
+    """What tells a machine's states apart."""
+    error = machine._error
+    return (
+        _to_the_end_of(machine),
+        None if machine._outcome else _before_the_end_of(machine),
+        machine._drained if case.drain_limit is not None else None,
+        None if error is None else error.errno,
+    )
+
+
+class Case(NamedTuple):
+    """One machine's options, and the system that it runs on."""
+
+    name: str
+    view: View
+    tls: bool = False
+    abort: bool = False
+    peer_first: int = 0
+    until: Any = CloseOutcome.PEER_CLOSED
+    idle_timeout: int | None = None
+    one_of_many: bool = False
+    drain_limit: int | None = None
+    fin_sent: bool = False
+    timeout: int = 2
+
+    def machine(self) -> Teardown:
+        options = Options(
+            self.timeout,
+            self.idle_timeout,
+            self.drain_limit,
+            self.until,
+            LingerPolicy.ABORT,
+            self.peer_first,
+        )
+        return Teardown(
+            options,
+            0,
+            self.view,
+            tls=self.tls,
+            one_of_many=self.one_of_many,
+            abort=self.abort,
+            fin_sent=self.fin_sent,
+        )
+
+
+class Seen(NamedTuple):
+    """Where the driver stands, and what the reports have shown so far."""
+
+    step: Step
+    now: int
+    life: int  # when the peer last gave a sign of it
+    looked: bool
+    shown: TcpState | None  # by the last look
+    ours_was_first: bool  # our FIN, in the first look
+    end_of_stream: bool  # recv() returned 0, and will again
+    reads: int  # with something in them, since the last wait
+    fin_out: bool  # ours
+    fin_asked: bool
+    fin_before_ours: bool  # the peer's, in a look before ours was asked for
+    last_count: int | None
+    counted: bool  # since the last wait or look
+    peer_fin: bool
+    delivered: bool
+    reset: bool
+
+
+# A call that takes no time. (A count does: the deadline may pass between a read and the count that
+# is judged by it. Time does nothing to what is decided, either.)
+_AT_ONCE = frozenset({Step.LOOK, Step.READ_ERROR, Step.CLEAR_ERRORS})
+
+_AT_THE_END: dict[str, Any] = dict.fromkeys(("now", "life", "reads"), 0)
+
+
+class Report(NamedTuple):
+    """What the driver says, and when."""
+
+    name: str
+    value: Any
+    now: int
+
+    def tell(self, machine: Teardown) -> Step:
+        return _TELL[self.name](machine, self.value, self.now)
+
+    def __str__(self) -> str:
+        shown = getattr(self.value, "name", self.value)
+        return f"{self.name}({'' if shown is None else shown}) at {self.now}"
+
+
+_TELL: dict[str, Callable[[Teardown, Any, int], Step]] = {
+    "looked": lambda machine, value, now: machine.looked(value, now),
+    "notified": lambda machine, value, now: machine.notified(value, now),
+    "no room": lambda machine, value, now: machine.notify_would_block(now),
+    "shut": lambda machine, value, now: machine.shut(now, value),
+    "received": lambda machine, value, now: machine.received(value, now),
+    "would block": lambda machine, value, now: machine.would_block(now),
+    "counted": lambda machine, value, now: machine.counted(value, now),
+    "no error": lambda machine, value, now: machine.no_error(now),
+    "failed": lambda machine, value, now: machine.failed(value, now),
+    "cleared": lambda machine, value, now: machine.cleared(now),
+    "woke": lambda machine, value, now: machine.woke(now, readable=value),
+    "cannot watch": lambda machine, value, now: machine.cannot_watch(now),
+    "time is up": lambda machine, value, now: machine.time_is_up(now, LingerPolicy.ABORT),
+}
+
+
+def reports_of(case: Case, seen: Seen, machine: Teardown) -> Iterator[tuple[str, Any]]:
+    """Everything that may be reported of the step that was asked for."""
+    match seen.step:
+        case Step.LOOK:
+            yield from (("looked", state) for state in _shown_next(case, seen))
+        case Step.SEND_CLOSE_NOTIFY:
+            yield from (("notified", True), ("no room", None))
+            yield from (("failed", error) for error in ERRORS)
+        case Step.SHUT_WR:
+            if seen.shown not in {OVER, NEVER_OPEN}:
+                yield ("shut", None)
+            yield from (("shut", error) for error in ERRORS)
+        case Step.DRAIN:
+            if not seen.end_of_stream:
+                if not seen.reads and seen.shown is not NEVER_OPEN:
+                    yield ("received", 1)
+                if seen.shown not in _FIN_AMONG_IT and seen.shown is not NEVER_OPEN:
+                    yield ("would block", None)
+            yield ("received", 0)
+            yield from (("failed", error) for error in ERRORS)
+        case Step.COUNT:
+            yield from (("counted", count) for count in COUNTS)
+        case Step.READ_ERROR:
+            yield ("no error", None)
+            yield from (("failed", error) for error in ERRORS)
+        case Step.CLEAR_ERRORS:
+            yield ("cleared", None)
+        case Step.WAIT_ACK:
+            yield from (("woke", True), ("woke", False), ("cannot watch", None))
+        case _:
+            yield ("woke", True)
+
+
+def _shown_next(case: Case, seen: Seen) -> tuple[TcpState | None, ...]:
+    if case.view.state is None:
+        return (OPEN, OVER)  # whether there is a peer, which every stream can say
+    if not seen.looked:
+        return (None, *TcpState)
+    later = _LATER[seen.shown]
+    return later if seen.fin_out else tuple(s for s in later if s not in _OURS_IS_OUT)
+
+
+ANY_REPORT: tuple[tuple[str, Any], ...] = (
+    *(("looked", state) for state in (None, *TcpState)),
+    ("notified", True),
+    ("no room", None),
+    *(("shut", error) for error in (None, *ERRORS)),
+    *(("received", count) for count in (0, 1)),
+    ("would block", None),
+    *(("counted", count) for count in COUNTS),
+    ("no error", None),
+    *(("failed", error) for error in ERRORS),
+    ("cleared", None),
+    ("woke", True),
+    ("woke", False),
+    ("cannot watch", None),
+    ("time is up", None),
+)
+
+
+def _after(case: Case, seen: Seen, report: Report) -> dict[str, Any]:
+    """What `report` adds to what was seen."""
+    name, value, now = report
+    new: dict[str, Any] = {"now": now}
+    if name == "looked":
+        new |= {"looked": True, "shown": value, "counted": False}
+        if not seen.looked:
+            new["ours_was_first"] = value in _OURS_IS_OUT
+            if value in _OURS_IS_OUT:
+                new["fin_out"] = True
+        if value in _FIN_AMONG_IT:
+            new["peer_fin"] = True
+            if value is PEER_FIN and not seen.fin_asked:
+                new["fin_before_ours"] = True
+        untold = value is None or (value is OPEN and seen.fin_out)
+        if untold and seen.end_of_stream:
+            new["peer_fin"] = True
+    elif name == "shut":
+        new["fin_asked"] = True
+        if value is None:
+            new["fin_out"] = True
+    elif name == "received":
+        if value:
+            new |= {"reads": seen.reads + 1, "life": now}
+        else:
+            new["end_of_stream"] = True
+            if case.view.state is None or (seen.looked and seen.shown is None):
+                new["peer_fin"] = True
+    elif name == "counted":
+        count = None if case.view.acks is None else value
+        if seen.shown is NEVER_OPEN and count != 0:
+            count = None
+        if count is not None and seen.last_count is not None and count < seen.last_count:
+            new["life"] = now
+        new |= {"last_count": count, "counted": True}
+        asked = seen.fin_asked or seen.fin_out
+        if count == 0 and asked and seen.shown not in _UNCOUNTED:
+            new["delivered"] = True
+    elif name == "woke":
+        new |= {"reads": 0, "counted": False}
+    if isinstance(value, OSError):
+        new["reset"] = seen.reset or value is RESET
+    if name in {"would block", "received"} and seen.fin_asked:
+        new["fin_out"] = True  # there is a connection, whatever shutdown() said
+    return new
+
+
+class Node(NamedTuple):
+    """A state, and the shortest way to it."""
+
+    slots: tuple[Any, ...]
+    seen: Seen
+    before: Node | None
+    report: Report | None
+
+    def __str__(self) -> str:
+        """The reports that led here."""
+        told: list[str] = []
+        node: Node | None = self
+        while node is not None:
+            told.append(f"{node.report or 'start()'} -> {node.seen.step.name}")
+            node = node.before
+        return "; ".join(reversed(told))
+
+
+def machine_of(node: Node) -> Teardown:
+    """A machine in this state, of the caller's own."""
+    machine = Teardown.__new__(Teardown)
+    for setter, value in zip(_SETTERS, node.slots, strict=True):
+        setter(machine, value)
+    return machine
+
+
+class Space:
+    """Everything that can be reached in one case.
+
+    Args:
+        case: Whose machine.
+        any_order: Make all reports in all states, and not those alone that were asked for.
+        most_reports: Look no further than so many.
+
+    Attributes:
+        nodes: Each state once.
+        edges: From the number of a state to those of its successors.
+        ends: How often LET_GO was reached; all of them are one node.
+        complaints: What was found wrong, with the shortest way there; one for each kind.
+    """
+
+    def __init__(
+        self, case: Case, *, any_order: bool = False, most_reports: float = math.inf
+    ) -> None:
+        self.case, self.any_order = case, any_order
+        self.nodes: list[Node] = []
+        self.edges: list[list[int]] = []
+        self.complaints: dict[str, str] = {}
+        self.ends = 0
+        self._numbers: dict[Any, int] = {}
+        self._final: set[Any] = set()
+        # What no check of this case asks for would only multiply the states.
+        self._irrelevant: dict[str, Any] = {}
+        if any_order:
+            self._irrelevant |= {"reads": 0, "counted": False}
+        if any_order or case.idle_timeout is None:
+            self._irrelevant |= {"life": 0, "last_count": None}
+        if case.until is not CloseOutcome.DELIVERED:
+            self._irrelevant["delivered"] = False
+        machine = case.machine()
+        seen = Seen(
+            step=machine.start(),
+            now=0,
+            life=0,
+            looked=False,
+            shown=None,
+            ours_was_first=False,
+            end_of_stream=False,
+            reads=0,
+            fin_out=case.fin_sent,
+            fin_asked=case.fin_sent,
+            fin_before_ours=False,
+            last_count=None,
+            counted=False,
+            peer_fin=False,
+            delivered=False,
+            reset=False,
+        )
+        self._enter(machine, seen, None, None)
+        queue = deque([(0, 0)])
+        while queue:
+            number, reports = queue.popleft()
+            if reports < most_reports:
+                queue.extend((after, reports + 1) for after in self._expand(number))
+
+    def complain(self, what: str, node: Node) -> None:
+        self.complaints.setdefault(what, str(node))
+
+    def _enter(
+        self, machine: Teardown, seen: Seen, before: Node | None, report: Report | None
+    ) -> int:
+        if seen.step is Step.LET_GO:
+            self.ends += 1
+            self._check_end(machine, seen, before, report)
+            seen = seen._replace(**_AT_THE_END)
+            key: Any = Step.LET_GO
+        else:
+            # Otherwise only shut() looks at it, and only at this.
+            in_time = seen.now < machine.wake_at
+            wake_at = math.ceil(machine.wake_at) if seen.step in WAITS else in_time
+            key = (_key_of(machine, self.case), wake_at, seen)
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = len(self.nodes)
+            node = Node(_all_of(machine), seen, before, report)
+            self.nodes.append(node)
+            self.edges.append([])
+            self._check(machine, node)
+        return number
+
+    def _expand(self, number: int) -> Iterator[int]:
+        node = self.nodes[number]
+        seen, case = node.seen, self.case
+        if seen.step is Step.LET_GO:
+            return
+        last = case.timeout + 1
+        times = {seen.now, min(seen.now + 1, last)}
+        machine = machine_of(node)
+        if machine._outcome or (seen.step in _AT_ONCE and not self.any_order):
+            times = {seen.now}
+        elif seen.step in WAITS and not self.any_order:
+            times.add(min(max(seen.now, math.ceil(machine.wake_at)), last))
+        reports = ANY_REPORT if self.any_order else tuple(reports_of(case, seen, machine))
+        new_from = len(self.nodes)
+        for now in sorted(times):
+            for name, value in reports:
+                report = Report(name, value, now)
+                machine = machine_of(node)
+                step = report.tell(machine)
+                news = _after(case, seen, report) | self._irrelevant
+                after = seen._replace(step=step, **news)
+                self.edges[number].append(self._enter(machine, after, node, report))
+        yield from range(new_from, len(self.nodes))
+
+    # --- the promises ---
+
+    def _check_end(
+        self, machine: Teardown, seen: Seen, before: Node | None, report: Report | None
+    ) -> None:
+        node = Node(_all_of(machine), seen, before, report)
+        result = machine.released(seen.now)
+        self._check_proof(node, result)
+        if not self.any_order:
+            self._check_result(machine, node, result)
+        key = _key_of(machine, self.case)
+        if key not in self._final:
+            self._final.add(key)
+            self._check_finality(node, result)
+
+    def _check(self, machine: Teardown, node: Node) -> None:
+        seen, case = node.seen, self.case
+        if seen.step in WAITS:
+            if machine.wake_at > case.timeout:
+                self.complain("a wait goes past the deadline", node)
+            if self.any_order:
+                return
+            if case.abort:
+                self.complain("an abort waits", node)
+            idle = math.inf if case.idle_timeout is None else case.idle_timeout
+            if machine.wake_at > seen.life + idle:
+                self.complain("a wait goes past the idle time", node)
+            if seen.end_of_stream and seen.step in {Step.WAIT_READABLE, Step.WAIT_EITHER}:
+                self.complain("it waits for input that is always there", node)
+            counts = case.view.acks is not None and seen.shown is not ACCEPTING
+            watches = seen.step in {Step.WAIT_ACK, Step.PAUSE} and not machine._notifying
+            if watches and counts and machine._peer_fin and not seen.counted:
+                self.complain("it waits for an acknowledgement without a look at it", node)
+        elif not self.any_order:
+            if seen.step is Step.COUNT and seen.shown is ACCEPTING:
+                self.complain("it counts where the kernel does not", node)
+            if seen.step is Step.CLEAR_ERRORS and not case.view.error_queue:
+                self.complain("it empties an error queue that is none", node)
+            if seen.step is Step.SHUT_WR and seen.fin_asked:
+                self.complain("our FIN is asked for twice", node)
+
+    def _check_finality(self, node: Node, result: CloseResult) -> None:
+        """Nothing that is said after LET_GO changes anything."""
+        for name, value in ANY_REPORT:
+            machine = machine_of(node)
+            report = Report(name, value, node.seen.now)
+            if report.tell(machine) is not Step.LET_GO:
+                self.complain(f"it goes on after LET_GO when told {name}", node)
+            elif machine.released(node.seen.now) != result:
+                self.complain(f"the result changes after LET_GO when told {name}", node)
+
+    def _check_proof(self, node: Node, result: CloseResult) -> None:
+        seen = node.seen
+        proven = {
+            CloseOutcome.PEER_CLOSED: seen.peer_fin,
+            CloseOutcome.DELIVERED: seen.delivered,
+            CloseOutcome.PEER_RESET: seen.reset,
+            CloseOutcome.ABORTED: self.case.abort,
+        }.get(result.outcome, True)
+        if not proven:
+            self.complain(f"{result.outcome.name} without proof", node)
+
+    def _check_result(self, machine: Teardown, node: Node, result: CloseResult) -> None:
+        seen, case = node.seen, self.case
+        outcome = result.outcome
+        idle = math.inf if case.idle_timeout is None else case.idle_timeout
+        right = True
+        match outcome:
+            case CloseOutcome.PEER_CLOSED:
+                right = result.unacked in {0, None}
+            case CloseOutcome.DELIVERED:
+                right = result.unacked == 0 and case.until is CloseOutcome.DELIVERED
+            case CloseOutcome.TIMED_OUT if result.error is None:
+                lingers = machine.linger_policy is LingerPolicy.TIMED
+                right = seen.now >= case.timeout or lingers
+            case CloseOutcome.IDLE_TIMED_OUT:
+                right = seen.now - seen.life >= idle
+                if case.view.acks is None and machine.linger_policy is LingerPolicy.ABORT:
+                    self.complain("silence aborts where slowness looks the same", node)
+            case CloseOutcome.DRAIN_LIMIT:
+                right = case.drain_limit is not None and result.drained == case.drain_limit + 1
+            case CloseOutcome.NOT_CONNECTED:
+                right = seen.shown in _NONE or result.error is not None
+            case CloseOutcome.ALREADY_CLOSED:
+                right = result.error is not None
+            case _:
+                pass  # the proofs are all there is to say
+        if not right:
+            self.complain(f"{outcome.name}, but it was not so", node)
+        if result.peer_first and seen.ours_was_first:
+            self.complain("the peer is called first, but our FIN was", node)
+        orderly = outcome in {CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED}
+        if result.peer_first is None and seen.fin_before_ours and orderly:
+            self.complain("nobody is called first, though the peer was seen to be", node)
+        if result.peer_first is False and seen.fin_before_ours:
+            self.complain("we are called first, but the peer was", node)
+
+    # --- what only the whole shows ---
+
+    def check_ends(self) -> None:
+        """Every state has an end in its future, and near once the time is up."""
+        backwards: list[list[int]] = [[] for _ in self.nodes]
+        for number, successors in enumerate(self.edges):
+            for successor in successors:
+                backwards[successor].append(number)
+        ended = [n for n, node in enumerate(self.nodes) if node.seen.step is Step.LET_GO]
+        with_end = set(ended)
+        while ended:
+            for before in backwards[ended.pop()]:
+                if before not in with_end:
+                    with_end.add(before)
+                    ended.append(before)
+        for number, node in enumerate(self.nodes):
+            if number not in with_end:
+                self.complain("a state without an end", node)
+
+    def check_spins(self, most: int) -> None:
+        """A wait for input that always ends at once with nothing gives way to something else."""
+        for node in self.nodes:
+            if node.seen.step is not Step.WAIT_READABLE or node.seen.now >= self.case.timeout:
+                continue
+            machine, now = machine_of(node), node.seen.now
+            step: Step = Step.WAIT_READABLE
+            wakes = 0
+            while wakes <= most:
+                if step is Step.WAIT_READABLE:
+                    wakes += 1
+                    step = machine.woke(now)
+                elif step is Step.DRAIN:
+                    step = machine.would_block(now)
+                elif step is Step.CLEAR_ERRORS:
+                    step = machine.cleared(now)
+                elif step is Step.COUNT:
+                    step = machine.counted(machine._unacked, now)
+                elif step is Step.LOOK:
+                    step = machine.looked(machine._state, now)
+                elif step is Step.READ_ERROR:
+                    step = machine.no_error(now)
+                else:
+                    break
+            else:
+                self.complain("it spins", node)
+
+    def longest(self, belongs: Callable[[Node], bool]) -> int:
+        """The longest chain of steps among the states that belong; a ring is a complaint."""
+        inside = [belongs(node) for node in self.nodes]
+        lengths: dict[int, int] = {}
+        on_the_way: set[int] = set()
+        for start in range(len(self.nodes)):
+            if not inside[start] or start in lengths:
+                continue
+            stack = [(start, iter(self.edges[start]))]
+            on_the_way.add(start)
+            while stack:
+                number, successors = stack[-1]
+                for successor in successors:
+                    if not inside[successor]:
+                        continue
+                    if successor in on_the_way:
+                        self.complain("a ring of steps", self.nodes[successor])
+                    elif successor not in lengths:
+                        on_the_way.add(successor)
+                        stack.append((successor, iter(self.edges[successor])))
+                        break
+                else:
+                    stack.pop()
+                    on_the_way.discard(number)
+                    lengths[number] = 1 + max(
+                        (lengths.get(s, 0) for s in self.edges[number] if inside[s]), default=0
+                    )
+        return max(lengths.values(), default=0)

@@ -1,0 +1,207 @@
+"""recv() returns 0 also after the caller's own SHUT_RD: the peer's FIN is seen in the state."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing as closing_it
+from functools import partial
+
+import pytest
+
+from drivers import GRACEFUL, WAITING, Close, parts
+from graceful_close import CloseOutcome, LingerPolicy
+from streams import (
+    PATIENCE,
+    Connection,
+    await_fin,
+    await_input,
+    connect,
+    ends_in_reset,
+    meanwhile,
+    read_and_close,
+    reset,
+)
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="recv() after SHUT_RD, and socket options, are Linux's here"
+)
+
+# How long a peer of this module thinks before it does what it does.
+THOUGHT = 0.15
+
+# Nobody who is woken by the peer takes so long.
+PROMPTLY = 2.0
+
+SO_PEEK_OFF = 42  # asm-generic/socket.h
+
+every_close = pytest.mark.parametrize("close", parts(GRACEFUL))
+
+
+@pytest.fixture(params=["tcp4", "tcp6"])
+def internet(request: pytest.FixtureRequest) -> Iterator[Connection]:
+    try:
+        with connect(request.param) as connection:
+            yield connection
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+
+
+@pytest.fixture(params=[socket.SHUT_RD, socket.SHUT_RDWR], ids=["SHUT_RD", "SHUT_RDWR"])
+def deaf(internet: Connection, request: pytest.FixtureRequest) -> Connection:
+    """A connection after the caller's own shutdown(), with a reply under way."""
+    internet.ours.sendall(b"reply")
+    internet.ours.shutdown(request.param)
+    assert internet.ours.recv(1) == b"", "for good, and the peer has said nothing"
+    return internet
+
+
+def thinks_and_closes(peer: socket.socket) -> bytes:
+    time.sleep(THOUGHT)
+    return read_and_close(peer)
+
+
+def thinks_and_resets(peer: socket.socket) -> None:
+    time.sleep(THOUGHT)
+    reset(peer)
+
+
+@every_close
+def test_a_peer_that_is_silent_has_not_closed(deaf: Connection, close: Close) -> None:
+    result = close(deaf.ours, timeout=0.2)
+    assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 0)
+    assert 0.2 <= result.elapsed < PROMPTLY
+    assert not result.clean
+
+
+@every_close
+def test_no_time_at_all_is_no_proof(deaf: Connection, close: Close) -> None:
+    assert close(deaf.ours, timeout=0).outcome is CloseOutcome.TIMED_OUT
+
+
+@every_close
+def test_silence_is_counted_as_silence(deaf: Connection, close: Close) -> None:
+    result = close(deaf.ours, timeout=PATIENCE, idle_timeout=0.2)
+    assert result.outcome is CloseOutcome.IDLE_TIMED_OUT
+    assert 0.2 <= result.elapsed < PROMPTLY
+
+
+@every_close
+def test_the_peers_fin_ends_it_when_it_comes(deaf: Connection, close: Close) -> None:
+    with meanwhile(thinks_and_closes, deaf.peer) as received:
+        result = close(deaf.ours, timeout=PATIENCE)
+    assert received == [b"reply"]
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
+    assert result.elapsed < PROMPTLY
+    assert result.clean
+
+
+@every_close
+def test_a_fin_that_had_come_before_ends_it_at_once(internet: Connection, close: Close) -> None:
+    internet.peer.shutdown(socket.SHUT_WR)
+    await_fin(internet.ours)
+    internet.ours.shutdown(socket.SHUT_RD)
+    result = close(internet.ours, timeout=PATIENCE)
+    assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, True)
+    assert result.elapsed < PROMPTLY
+
+
+@every_close
+def test_what_the_callers_shutdown_has_ended_is_over_and_clean(
+    internet: Connection, close: Close
+) -> None:
+    """The last FIN was the caller's: how it ended is not to be known any more."""
+    internet.peer.shutdown(socket.SHUT_WR)
+    await_fin(internet.ours)
+    internet.ours.shutdown(socket.SHUT_RDWR)
+    assert internet.peer.recv(1) == b""
+    result = close(internet.ours, timeout=PATIENCE)
+    assert (result.outcome, result.unacked) == (CloseOutcome.NOT_CONNECTED, 0)
+    assert result.elapsed < PROMPTLY
+    assert result.clean
+
+
+@pytest.mark.parametrize("close", parts(WAITING))
+def test_delivered_is_said_at_the_acknowledgement(deaf: Connection, close: Close) -> None:
+    if close is not WAITING["timed_linger_close"]:
+        close = partial(close, until=CloseOutcome.DELIVERED)
+    result = close(deaf.ours, timeout=PATIENCE)
+    assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
+    assert result.elapsed < PROMPTLY
+    assert deaf.peer.recv(10) == b"reply"
+    assert deaf.peer.recv(10) == b""
+
+
+@every_close
+def test_a_peer_that_resets_has_not_closed(deaf: Connection, close: Close) -> None:
+    with meanwhile(thinks_and_resets, deaf.peer):
+        result = close(deaf.ours, timeout=PATIENCE)
+    assert result.outcome is CloseOutcome.PEER_RESET
+    assert result.elapsed < PROMPTLY
+    assert not result.clean
+
+
+@every_close
+def test_a_peer_in_the_middle_of_its_upload_has_not_closed(
+    deaf: Connection, close: Close
+) -> None:
+    """Input after SHUT_RD and a close is answered with RST: nobody may call that clean."""
+
+    def uploads(peer: socket.socket) -> bool:
+        time.sleep(THOUGHT)
+        try:
+            for _ in range(50):
+                peer.sendall(b"upload" * 1000)
+        except ConnectionError:
+            return True
+        return ends_in_reset(peer)
+
+    with meanwhile(uploads, deaf.peer):
+        result = close(deaf.ours, timeout=1.0, on_timeout=LingerPolicy.ABORT)
+    assert result.outcome in (CloseOutcome.TIMED_OUT, CloseOutcome.PEER_RESET)
+    assert not result.clean
+
+
+# --- options that change what recv() and poll() say ----------------------------------------------
+
+
+@every_close
+@pytest.mark.parametrize("offset", [0, 3, 1000])
+def test_a_peek_offset_hides_nothing(stream: Connection, close: Close, offset: int) -> None:
+    try:
+        stream.ours.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, offset)
+    except OSError as error:
+        pytest.skip(f"no SO_PEEK_OFF for this kind of stream: {error}")
+    stream.peer.sendall(b"upload")
+    await_input(stream.ours)
+    stream.ours.sendall(b"reply")
+    with meanwhile(read_and_close, stream.peer) as received:
+        result = close(stream.ours, timeout=PATIENCE)
+    assert received == [b"reply"]
+    assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 6)
+    assert result.elapsed < PROMPTLY
+
+
+@every_close
+def test_a_low_water_mark_delays_nothing_and_stays(tcp: Connection, close: Close) -> None:
+    tcp.ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1000)
+    tcp.peer.sendall(b"upload")
+    dup = socket.socket(fileno=os.dup(tcp.ours.fileno()))
+    with closing_it(dup), meanwhile(thinks_and_closes, tcp.peer):
+        result = close(tcp.ours, timeout=PATIENCE)
+        assert dup.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1000
+    assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 6)
+    assert result.elapsed < PROMPTLY
+
+
+@every_close
+def test_what_is_below_the_low_water_mark_is_drained(tcp: Connection, close: Close) -> None:
+    tcp.ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1000)
+    tcp.peer.sendall(b"upload")
+    tcp.ours.sendall(b"reply")
+    result = close(tcp.ours, timeout=0.2)
+    assert (result.outcome, result.drained) == (CloseOutcome.TIMED_OUT, 6)
+    assert not ends_in_reset(tcp.peer), "nothing was left unread"

@@ -1,0 +1,118 @@
+"""An entry in the error queue is POLLERR until somebody takes it: nobody spins meanwhile."""
+
+from __future__ import annotations
+
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from drivers import GRACEFUL, WAITING, Close, parts
+from graceful_close import CloseOutcome
+from streams import PATIENCE, Connection, await_reset, connect, meanwhile, read_and_close
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux has an error queue")
+
+SO_TIMESTAMPING = 37  # asm-generic/socket.h
+TX_SOFTWARE, SOFTWARE, OPT_ID, TX_ACK = 1 << 1, 1 << 4, 1 << 7, 1 << 9  # net_tstamp.h
+SO_ZEROCOPY, MSG_ZEROCOPY = 60, 0x4000000
+
+# A tenth of a second of CPU time is not much; a loop that spins takes all there is.
+WAIT = 0.5
+MOST_CPU = 0.1
+
+REPLY = b"r" * 20_000
+
+
+def timestamps(connection: Connection) -> None:
+    """When the reply went out, and when it was acknowledged: two entries."""
+    flags = TX_SOFTWARE | SOFTWARE | OPT_ID | TX_ACK
+    connection.ours.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, flags)
+    connection.ours.sendall(REPLY)
+
+
+def zero_copy(connection: Connection) -> None:
+    """That the reply was acknowledged, and its memory is free again: one entry."""
+    try:
+        connection.ours.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+    except OSError as error:
+        pytest.skip(f"no MSG_ZEROCOPY here: {error}")
+    assert connection.ours.send(REPLY, MSG_ZEROCOPY) == len(REPLY)
+
+
+every_entry = pytest.mark.parametrize("leave", [timestamps, zero_copy])
+every_close = pytest.mark.parametrize("close", parts(GRACEFUL))
+
+Leave = Callable[[Connection], None]
+
+
+def read_reply(peer: socket.socket) -> None:
+    left = len(REPLY)
+    while left:
+        left -= len(peer.recv(left))
+
+
+def with_an_entry(connection: Connection, leave: Leave) -> None:
+    """Until there is one, which poll() shows as POLLERR."""
+    leave(connection)
+    read_reply(connection.peer)
+    await_reset(connection.ours)
+    assert connection.ours.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
+@every_entry
+@every_close
+def test_nobody_spins_for_a_silent_peer(tcp: Connection, leave: Leave, close: Close) -> None:
+    close(socket.socket(), timeout=0)  # what a loop costs when it is made for the first time
+    with_an_entry(tcp, leave)
+    before = time.process_time()
+    result = close(tcp.ours, timeout=WAIT)
+    assert time.process_time() - before < MOST_CPU
+    assert (result.outcome, result.error) == (CloseOutcome.TIMED_OUT, None)
+    assert WAIT <= result.elapsed < WAIT + PATIENCE / 10
+
+
+@every_entry
+@pytest.mark.parametrize("close", parts(WAITING))
+def test_nobody_spins_for_an_acknowledgement(leave: Leave, close: Close) -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        with_an_entry(Connection(ours, peer), leave)
+        ours.setblocking(False)
+        unread = ours.send(bytes(1 << 20))  # more than the peer takes unread
+        before = time.process_time()
+        until = {} if close is WAITING["timed_linger_close"] else {
+            "until": CloseOutcome.DELIVERED
+        }  # fmt: skip
+        result = close(ours, timeout=WAIT, **until)
+        assert time.process_time() - before < MOST_CPU
+        assert unread > 0
+        assert result.outcome is CloseOutcome.TIMED_OUT
+        assert (result.unacked or 0) > 0
+        assert WAIT <= result.elapsed < WAIT + PATIENCE / 10
+
+
+@every_entry
+@every_close
+def test_the_peers_fin_is_seen_all_the_same(
+    tcp: Connection, leave: Leave, close: Close
+) -> None:
+    with_an_entry(tcp, leave)
+    with meanwhile(read_and_close, tcp.peer):
+        result = close(tcp.ours, timeout=PATIENCE)
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
+    assert result.elapsed < PATIENCE / 10
+
+
+@every_entry
+def test_an_entry_makes_a_socket_that_is_always_ready(tcp: Connection, leave: Leave) -> None:
+    """What the tests above are about: without the library, the wait ends at once."""
+    with_an_entry(tcp, leave)
+    poller = select.poll()
+    poller.register(tcp.ours, select.POLLIN)
+    for _ in range(3):
+        assert poller.poll(PATIENCE * 1000) == [(tcp.ours.fileno(), select.POLLERR)]
+        with pytest.raises(BlockingIOError):
+            tcp.ours.recv(1, socket.MSG_DONTWAIT)

@@ -1,0 +1,244 @@
+"""Numbers that an administrator or an odd family causes: told in `error`, and never raised.
+
+What ICMP causes is in wire/test_icmp.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import pytest
+
+from drivers import GRACEFUL, THREADED, WAITING, Close, parts
+from graceful_close import (
+    CloseOutcome,
+    CloseResult,
+    LingerPolicy,
+    Reaper,
+    abortive_close,
+    close_all,
+    closing,
+    get_linger,
+    set_linger,
+    unacked_bytes,
+)
+from streams import PATIENCE, Connection, await_reset, connect_many, meanwhile, read_all
+
+every_close = pytest.mark.parametrize("close", parts(GRACEFUL))
+
+
+# --- an administrator ends it (ss -K) -------------------------------------------------------------
+
+
+def kill(sock: socket.socket) -> None:
+    """`ss -K` of this one end. The kernel stores ECONNABORTED (tcp_abort())."""
+    host, port = sock.getsockname()[:2]
+    _, peer_port = sock.getpeername()[:2]
+    words = ["src", host, "sport", "=", f":{port}", "dport", "=", f":{peer_port}"]
+    subprocess.run(
+        ["ss", "-K", "-H", "-t", "-n", *words],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=PATIENCE,
+    )
+
+
+@pytest.fixture
+def killable(tcp: Connection) -> Connection:
+    """A connection, on a machine on which one can be killed."""
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("ss") is None:
+        pytest.skip("needs root, and `ss` of iproute2")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()) as guinea_pig:
+            with listener.accept()[0] as other:
+                kill(guinea_pig)
+                if not guinea_pig.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    pytest.skip("the kernel says no (CONFIG_INET_DIAG_DESTROY)")
+                other.close()
+    return tcp
+
+
+def assert_given_up(result: CloseResult, number: int) -> None:
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert result.error is not None
+    assert result.error.errno == number
+    assert result.elapsed < PATIENCE / 2, "not at the deadline"
+    assert not result.clean
+
+
+@every_close
+def test_a_connection_that_was_killed_is_none_that_the_peer_ended(
+    killable: Connection, close: Close
+) -> None:
+    killable.ours.sendall(b"reply")
+    kill(killable.ours)
+    await_reset(killable.ours)
+    assert_given_up(close(killable.ours, timeout=PATIENCE), errno.ECONNABORTED)
+    assert killable.ours.fileno() == -1
+
+
+@pytest.mark.parametrize("close", parts(WAITING))
+def test_a_connection_may_be_killed_during_its_close(
+    killable: Connection, close: Close
+) -> None:
+    dup = socket.socket(fileno=os.dup(killable.ours.fileno()))
+    if close is WAITING["timed_linger_close"]:
+        killable.ours.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                killable.ours.send(bytes(1 << 20))
+
+    def kill_after_the_fin(peer: socket.socket) -> None:
+        if close is not WAITING["timed_linger_close"]:
+            read_all(peer)
+        kill(dup)
+
+    with dup, meanwhile(kill_after_the_fin, killable.peer):
+        result = close(killable.ours, timeout=PATIENCE)
+    assert_given_up(result, errno.ECONNABORTED)
+
+
+@pytest.mark.parametrize("policy", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
+@pytest.mark.parametrize("close", parts(THREADED))
+def test_what_was_killed_asks_for_no_policy(
+    killable: Connection, close: Close, policy: Any
+) -> None:
+    kill(killable.ours)
+    result = close(killable.ours, timeout=PATIENCE, on_timeout=policy)
+    assert_given_up(result, errno.ECONNABORTED)
+
+
+def test_an_abort_finds_no_connection_after_a_kill(killable: Connection) -> None:
+    kill(killable.ours)
+    result = abortive_close(killable.ours)
+    assert result.outcome is CloseOutcome.NOT_CONNECTED
+    assert killable.ours.fileno() == -1
+
+
+def test_the_others_keep_their_results(killable: Connection) -> None:
+    with connect_many(3) as others:
+        socks = [killable.ours, *(ours for ours, _ in others)]
+        for ours, peer in others:
+            ours.sendall(b"reply")
+            peer.shutdown(socket.SHUT_WR)
+        kill(killable.ours)
+        killed, *results = close_all(socks, timeout=PATIENCE)
+        assert_given_up(killed, errno.ECONNABORTED)
+        for result, (_, peer) in zip(results, others, strict=True):
+            assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
+            assert read_all(peer) == b"reply"
+
+
+def test_a_reaper_goes_on_after_one_that_was_killed(killable: Connection) -> None:
+    with connect_many(1) as [(ours, peer)], Reaper(timeout=PATIENCE) as reaper:
+        kill(killable.ours)
+        assert_given_up(reaper.submit(killable.ours).result(PATIENCE), errno.ECONNABORTED)
+        peer.shutdown(socket.SHUT_WR)
+        assert reaper.submit(ours).result(PATIENCE).clean
+
+
+def test_the_result_can_be_raised_with_that_number(killable: Connection) -> None:
+    kill(killable.ours)
+    result = GRACEFUL["graceful_close"](killable.ours, timeout=PATIENCE)
+    with pytest.raises(OSError) as raised:  # noqa: PT011 (the number is what is looked at)
+        result.check()
+    assert raised.value.errno == errno.ECONNABORTED
+
+
+# --- a family of which Python knows no options ----------------------------------------------------
+
+
+@pytest.fixture
+def vsock() -> Generator[socket.socket, None, None]:
+    """A stream to nobody (vsock(7))."""
+    family = getattr(socket, "AF_VSOCK", None)
+    if family is None:
+        pytest.skip("this Python has no AF_VSOCK")
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        pytest.skip(f"this kernel has no AF_VSOCK: {error}")
+    with sock:
+        yield sock
+
+
+def _abort(sock: socket.socket, **_: Any) -> CloseResult:
+    return abortive_close(sock)
+
+
+@pytest.mark.parametrize("close", [*parts(WAITING), pytest.param(_abort, id="abortive_close")])
+def test_a_vsock_without_a_connection_is_closed(vsock: socket.socket, close: Close) -> None:
+    result = close(vsock, timeout=3.0)
+    assert result.outcome is CloseOutcome.NOT_CONNECTED
+    assert result.unacked is None
+    assert result.elapsed < 1
+    assert vsock.fileno() == -1
+
+
+@pytest.mark.parametrize("close", parts(THREADED))
+def test_no_policy_can_be_set_on_a_vsock_and_none_is_missed(
+    vsock: socket.socket, close: Close
+) -> None:
+    close(vsock, timeout=0, on_timeout=LingerPolicy.ABORT)
+    assert vsock.fileno() == -1
+
+
+def test_a_listening_vsock_is_closed(vsock: socket.socket) -> None:
+    try:
+        vsock.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+        vsock.listen()
+    except OSError as error:
+        pytest.skip(f"nobody can listen here: {error}")
+    result = GRACEFUL["graceful_close"](vsock, timeout=3.0)
+    assert result.outcome is CloseOutcome.NOT_CONNECTED
+    assert vsock.fileno() == -1
+
+
+def test_what_the_body_raised_goes_on_over_a_vsock(vsock: socket.socket) -> None:
+    block = closing(vsock)
+    with pytest.raises(LookupError, match="what the body raised"):
+        with block:
+            raise LookupError("what the body raised")
+    assert vsock.fileno() == -1
+    assert block.result is not None
+    assert block.result.outcome is CloseOutcome.NOT_CONNECTED
+
+
+def test_the_bytes_of_a_vsock_are_not_counted(vsock: socket.socket) -> None:
+    assert unacked_bytes(vsock) is None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        get_linger,
+        partial(set_linger, policy=LingerPolicy.ABORT),
+        partial(set_linger, policy=LingerPolicy.BACKGROUND),
+        partial(set_linger, policy=LingerPolicy.TIMED, seconds=1),
+    ],
+    ids=["get_linger", "ABORT", "BACKGROUND", "TIMED"],
+)
+def test_the_linger_setting_of_a_vsock_is_refused_with_a_number(
+    vsock: socket.socket, call: Callable[[socket.socket], object]
+) -> None:
+    with pytest.raises(OSError) as raised:  # noqa: PT011 (the number is what is looked at)
+        call(vsock)
+    assert raised.value.errno == errno.ENOPROTOOPT
+    assert vsock.fileno() != -1
+
+
+def test_a_vsock_does_not_trouble_the_others(vsock: socket.socket, tcp: Connection) -> None:
+    tcp.peer.shutdown(socket.SHUT_WR)
+    first, second = close_all([vsock, tcp.ours], timeout=PATIENCE)
+    assert first.outcome is CloseOutcome.NOT_CONNECTED
+    assert (second.outcome, second.unacked) == (CloseOutcome.PEER_CLOSED, 0)

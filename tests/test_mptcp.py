@@ -1,0 +1,215 @@
+"""Multipath TCP: what is TCP after all is closed as such, and what is not is told the truth of."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from drivers import GRACEFUL, WAITING, Close, parts
+from graceful_close import CloseOutcome, LingerPolicy, abortive_close, unacked_bytes
+from streams import (
+    PATIENCE,
+    Connection,
+    ends_in_reset,
+    fill,
+    meanwhile,
+    read_all,
+    read_and_close,
+)
+
+IPPROTO_MPTCP = 262  # include/uapi/linux/in.h; Python has it from 3.10 on
+SO_PROTOCOL = 38  # asm-generic/socket.h
+THOUGHT = 0.15
+
+
+def _why_not() -> str | None:
+    if sys.platform != "linux":
+        return "MPTCP is Linux's"
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP).close()
+    except OSError as error:
+        return f"this kernel has no MPTCP: {error}"
+    return None
+
+
+_reason = _why_not()
+pytestmark = pytest.mark.skipif(_reason is not None, reason=str(_reason))
+
+every_close = pytest.mark.parametrize("close", parts(GRACEFUL))
+
+
+@contextmanager
+def behind_mptcp(
+    protocol: int, peer_buffer: int | None = None
+) -> Generator[Connection, None, None]:
+    """A client that speaks `protocol`, accepted by a listener that speaks MPTCP."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol) as peer:
+            if peer_buffer is not None:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, peer_buffer)
+            peer.settimeout(PATIENCE)
+            peer.connect(listener.getsockname())
+            with listener.accept()[0] as ours:
+                assert ours.proto == IPPROTO_MPTCP, "as Python believes of both"
+                yield Connection(ours, peer)
+
+
+@pytest.fixture
+def plain() -> Generator[Connection, None, None]:
+    """Over which plain TCP is spoken (RFC 8684, section 3.7: the fallback)."""
+    with behind_mptcp(socket.IPPROTO_TCP) as connection:
+        yield connection
+
+
+@pytest.fixture
+def multipath() -> Generator[Connection, None, None]:
+    with behind_mptcp(IPPROTO_MPTCP) as connection:
+        if connection.ours.getsockopt(socket.SOL_SOCKET, SO_PROTOCOL) != IPPROTO_MPTCP:
+            pytest.skip("MPTCP is switched off here (net.mptcp.enabled)")
+        yield connection
+
+
+@pytest.fixture(params=["plain", "multipath"])
+def either(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
+
+
+def dallies_and_closes(peer: socket.socket) -> bytes:
+    received = read_all(peer)
+    time.sleep(THOUGHT)
+    peer.close()
+    return received
+
+
+def ask_for_ever(peer: socket.socket) -> None:
+    while True:
+        peer.sendall(b"is anybody there?")
+
+
+# --- a client that speaks TCP ---------------------------------------------------------------------
+
+
+def test_a_plain_client_is_counted_as_tcp_is() -> None:
+    with behind_mptcp(socket.IPPROTO_TCP, peer_buffer=4096) as (ours, peer):
+        written = fill(ours)
+        count = unacked_bytes(ours)
+        assert count is not None
+        assert 0 < count <= written
+        with meanwhile(read_all, peer) as received:
+            ours.shutdown(socket.SHUT_WR)
+        assert len(received[0]) == written
+        assert unacked_bytes(ours) == 0
+
+
+def test_nothing_was_written_and_nothing_is_counted(plain: Connection) -> None:
+    assert unacked_bytes(plain.ours) == 0
+
+
+@pytest.mark.parametrize("close", parts(WAITING))
+def test_delivered_to_a_plain_client_is_said_at_the_acknowledgement(
+    plain: Connection, close: Close
+) -> None:
+    plain.ours.sendall(b"reply")
+    until: Any = {"until": CloseOutcome.DELIVERED}
+    if close is WAITING["timed_linger_close"]:
+        until = {}
+    result = close(plain.ours, timeout=PATIENCE, **until)
+    assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
+    assert result.elapsed < PATIENCE / 10
+    assert read_all(plain.peer) == b"reply"
+
+
+# --- both -----------------------------------------------------------------------------------------
+
+
+@every_close
+def test_a_peer_that_closes_after_us(either: Connection, close: Close) -> None:
+    either.peer.sendall(b"upload")
+    either.ours.sendall(b"reply")
+    with meanwhile(dallies_and_closes, either.peer) as received:
+        result = close(either.ours, timeout=PATIENCE)
+    assert received == [b"reply"]
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert (result.drained, result.unacked in (0, None)) == (6, True)
+    assert result.elapsed < PATIENCE / 2
+    assert result.clean
+
+
+@every_close
+def test_a_silent_peer_has_not_closed(either: Connection, close: Close) -> None:
+    either.ours.sendall(b"reply")
+    result = close(either.ours, timeout=0.3)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert 0.3 <= result.elapsed < PATIENCE / 10
+    assert read_all(either.peer) == b"reply"
+
+
+@every_close
+def test_silence_may_end_in_a_reset(either: Connection, close: Close) -> None:
+    either.ours.sendall(b"reply")
+    result = close(either.ours, timeout=0.3, on_timeout=LingerPolicy.ABORT)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert either.ours.fileno() == -1
+    with pytest.raises(ConnectionError):
+        ask_for_ever(either.peer)
+
+
+@every_close
+def test_a_shut_rd_of_the_callers_is_not_the_peers_fin(
+    either: Connection, close: Close, request: pytest.FixtureRequest
+) -> None:
+    if either.ours.getsockopt(socket.SOL_SOCKET, SO_PROTOCOL) == IPPROTO_MPTCP:
+        reason = "no option shows the state of the connection, so that recv() is all there is"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    either.ours.shutdown(socket.SHUT_RD)
+    result = close(either.ours, timeout=0.3)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+
+
+def test_an_abort_resets(either: Connection) -> None:
+    either.ours.sendall(b"reply")
+    assert abortive_close(either.ours).outcome is CloseOutcome.ABORTED
+    assert ends_in_reset(either.peer)
+
+
+@every_close
+def test_a_fresh_one_has_no_connection(close: Close) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP) as sock:
+        result = close(sock, timeout=3.0)
+    assert result.outcome is CloseOutcome.NOT_CONNECTED
+    assert result.elapsed < 1
+
+
+# --- multipath ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("close", parts(WAITING))
+def test_what_a_peer_does_not_take_is_not_delivered(close: Close) -> None:
+    with behind_mptcp(IPPROTO_MPTCP, peer_buffer=4096) as (ours, peer):
+        written = fill(ours)
+        until: Any = {"until": CloseOutcome.DELIVERED}
+        if close is WAITING["timed_linger_close"]:
+            until = {}
+        count = unacked_bytes(ours)
+        result = close(ours, timeout=0.3, **until)
+        assert result.outcome is CloseOutcome.TIMED_OUT
+        assert not result.clean
+        assert count is None or 0 < count <= written
+        assert result.unacked is None or 0 < result.unacked <= written + 1
+        assert peer.recv(1) == b"x"
+
+
+def test_what_was_read_is_counted_no_more(multipath: Connection) -> None:
+    multipath.ours.sendall(b"reply")
+    with meanwhile(read_and_close, multipath.peer) as received:
+        result = GRACEFUL["graceful_close"](multipath.ours, timeout=PATIENCE)
+    assert received == [b"reply"]
+    assert (result.outcome, result.unacked in (0, None)) == (CloseOutcome.PEER_CLOSED, True)

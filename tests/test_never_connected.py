@@ -1,0 +1,165 @@
+"""There was no connection: nothing is claimed of a peer that never said anything."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drivers import WAITING, Close, parts
+from graceful_close import CloseOutcome, CloseResult, abortive_close, close_all, unacked_bytes
+from streams import PATIENCE, connect, listen, meanwhile, read_and_close
+
+LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+NO_LONGER_THAN = 1.0  # seconds, for what needs none
+ENOUGH = 3.0
+
+
+def _abort(sock: socket.socket, **_: Any) -> CloseResult:
+    return abortive_close(sock)
+
+
+every_close = pytest.mark.parametrize(
+    "close", [*parts(WAITING), pytest.param(_abort, id="abortive_close")]
+)
+
+
+@pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["tcp4", "tcp6"])
+def internet(request: pytest.FixtureRequest) -> socket.AddressFamily:
+    family: socket.AddressFamily = request.param
+    try:
+        socket.create_server((LOOPBACK[family], 0), family=family).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    return family
+
+
+@contextmanager
+def nobody_there(family: socket.AddressFamily) -> Generator[Any, None, None]:
+    """An address at which nobody listens, and nobody else can begin to."""
+    with socket.socket(family, socket.SOCK_STREAM) as bound:
+        bound.bind((LOOPBACK[family], 0))
+        yield bound.getsockname()
+
+
+@contextmanager
+def connecting(family: socket.AddressFamily, count: int = 1) -> Generator[list[socket.socket]]:
+    """Sockets whose SYN is not answered, because the listener's backlog is full (listen(2))."""
+    if sys.platform != "linux":
+        pytest.skip("other systems refuse what their backlog has no room for")
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        listener.bind((LOOPBACK[family], 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        stack.enter_context(socket.create_connection(address[:2], PATIENCE))
+        socks: list[socket.socket] = []
+        for _ in range(count):
+            sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            sock.setblocking(False)
+            assert sock.connect_ex(address) == errno.EINPROGRESS
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\2", "SYN_SENT"
+            socks.append(sock)
+        yield socks
+
+
+def assert_nothing_is_claimed(result: CloseResult, sock: socket.socket) -> None:
+    assert result.outcome is CloseOutcome.NOT_CONNECTED
+    assert result.unacked in (0, None)
+    assert result.drained == 0
+    assert result.elapsed < NO_LONGER_THAN
+    assert sock.fileno() == -1
+
+
+@every_close
+def test_a_fresh_socket(any_family: str, close: Close) -> None:
+    family = {"tcp4": socket.AF_INET, "tcp6": socket.AF_INET6, "unix": socket.AF_UNIX}
+    with socket.socket(family[any_family], socket.SOCK_STREAM) as sock:
+        assert_nothing_is_claimed(close(sock, timeout=ENOUGH), sock)
+
+
+@every_close
+def test_a_bound_socket(internet: socket.AddressFamily, close: Close) -> None:
+    with socket.socket(internet, socket.SOCK_STREAM) as sock:
+        sock.bind((LOOPBACK[internet], 0))
+        assert_nothing_is_claimed(close(sock, timeout=ENOUGH), sock)
+
+
+@every_close
+def test_a_listening_socket(any_family: str, close: Close, tmp_path: Path) -> None:
+    with listen(any_family, tmp_path) as sock:
+        assert_nothing_is_claimed(close(sock, timeout=ENOUGH), sock)
+
+
+@every_close
+def test_a_connect_that_was_refused(internet: socket.AddressFamily, close: Close) -> None:
+    with nobody_there(internet) as address, socket.socket(internet) as sock:
+        with pytest.raises(ConnectionRefusedError):
+            sock.connect(address)
+        assert_nothing_is_claimed(close(sock, timeout=ENOUGH), sock)
+
+
+@every_close
+def test_a_connect_that_was_refused_unseen(
+    internet: socket.AddressFamily, close: Close
+) -> None:
+    with nobody_there(internet) as address, socket.socket(internet) as sock:
+        sock.setblocking(False)
+        assert sock.connect_ex(address) in (errno.EINPROGRESS, errno.ECONNREFUSED)
+        poller = select.poll()
+        poller.register(sock, 0)
+        assert poller.poll(PATIENCE * 1000), "POLLERR or POLLHUP: it is over"
+        assert_nothing_is_claimed(close(sock, timeout=ENOUGH), sock)
+
+
+@every_close
+def test_a_connect_that_goes_on(internet: socket.AddressFamily, close: Close) -> None:
+    with connecting(internet) as [sock]:
+        result = close(sock, timeout=ENOUGH)
+        assert_nothing_is_claimed(result, sock)
+        assert result.error is None
+
+
+@every_close
+def test_no_time_at_all_for_a_connect_that_goes_on(close: Close) -> None:
+    with connecting(socket.AF_INET) as [sock]:
+        assert_nothing_is_claimed(close(sock, timeout=0), sock)
+
+
+def test_what_a_connect_has_under_way_are_no_bytes(internet: socket.AddressFamily) -> None:
+    with connecting(internet) as [sock]:
+        assert unacked_bytes(sock) == 0
+
+
+@pytest.fixture
+def half_a_crowd() -> Iterator[list[socket.socket]]:
+    """A fresh one, a listener, one that was refused, and two that are connecting."""
+    with ExitStack() as stack:
+        fresh = stack.enter_context(socket.socket())
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        refused = stack.enter_context(socket.socket())
+        with nobody_there(socket.AF_INET) as address:
+            assert refused.connect_ex(address) == errno.ECONNREFUSED
+        yield [fresh, listening, refused, *stack.enter_context(connecting(socket.AF_INET, 2))]
+
+
+def test_those_without_a_connection_do_not_trouble_the_others(
+    half_a_crowd: list[socket.socket],
+) -> None:
+    with connect("tcp4") as (ours, peer):
+        ours.sendall(b"reply")
+        socks = [*half_a_crowd[:2], ours, *half_a_crowd[2:]]
+        with meanwhile(read_and_close, peer) as received:
+            results = close_all(socks, timeout=PATIENCE)
+    assert received == [b"reply"]
+    connected = results.pop(2)
+    assert (connected.outcome, connected.unacked) == (CloseOutcome.PEER_CLOSED, 0)
+    for result, sock in zip(results, half_a_crowd, strict=True):
+        assert_nothing_is_claimed(result, sock)

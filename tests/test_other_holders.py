@@ -1,0 +1,355 @@
+"""Others who hold the same connection, or the number that it had."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import closing as closing_it
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from drivers import THREADED, Close, parts
+from graceful_close import (
+    CloseOutcome,
+    CloseResult,
+    LingerPolicy,
+    Reaper,
+    abortive_close,
+    close_all,
+    closing,
+    get_linger,
+    graceful_close,
+    timed_linger_close,
+)
+from streams import (
+    PATIENCE,
+    Connection,
+    connect,
+    connect_many,
+    ends_in_reset,
+    meanwhile,
+    read_all,
+    read_and_close,
+)
+
+every_close = pytest.mark.parametrize("close", parts(THREADED))
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+def ask_for_ever(peer: socket.socket) -> None:
+    while True:
+        peer.sendall(b"is anybody there?")
+
+
+# --- somebody else waits for input ----------------------------------------------------------------
+
+
+@contextmanager
+def reading(sock: socket.socket) -> Generator[list[bytes | OSError], None, None]:
+    """A thread sleeps in recv() when the block begins, and has ended when it is left."""
+    read: list[bytes | OSError] = []
+    number: list[int] = []
+    began = threading.Event()
+
+    def read_once() -> None:
+        number.append(threading.get_native_id())
+        began.set()
+        try:
+            read.append(sock.recv(10))
+        except OSError as error:
+            read.append(error)
+
+    thread = threading.Thread(target=read_once, daemon=True)
+    thread.start()
+    assert began.wait(PATIENCE)
+    _await_sleep(number[0])
+    yield read
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), "the reader was never woken"
+
+
+def _await_sleep(thread: int) -> None:
+    """Until the kernel says that it waits in a socket's recv()."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        with open(f"/proc/self/task/{thread}/syscall") as file:
+            words = file.read().split()
+        if words[0] not in ("running", "-1") and words[0] == _RECVFROM:
+            return
+        time.sleep(0.001)
+    raise AssertionError("it never slept in recv()")
+
+
+# recvfrom(2), which is what recv() is; by the machine's own table.
+_RECVFROM = {"x86_64": "45", "aarch64": "207"}.get(os.uname().machine, "")
+
+needs_syscalls = pytest.mark.skipif(
+    not (_RECVFROM and os.path.exists("/proc/self/syscall")),
+    reason="the kernel does not show what a thread sleeps in",
+)
+
+
+@needs_syscalls
+@every_close
+@pytest.mark.parametrize("policy", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
+def test_a_reader_is_woken_when_a_close_gives_up(
+    tcp: Connection, close: Close, policy: Any
+) -> None:
+    with reading(tcp.ours) as read:
+        result = close(tcp.ours, timeout=0.2, on_timeout=policy)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert read[0] == b"" or isinstance(read[0], OSError)
+
+
+@needs_syscalls
+@every_close
+def test_a_reader_does_not_keep_a_connection_from_its_reset(
+    tcp: Connection, close: Close
+) -> None:
+    """The last reference is the reader's: a close() alone would reset nothing."""
+    with reading(tcp.ours):
+        close(tcp.ours, timeout=0.2, on_timeout=LingerPolicy.ABORT)
+    with pytest.raises(ConnectionError):
+        ask_for_ever(tcp.peer)
+
+
+@needs_syscalls
+def test_a_reader_is_woken_by_an_abort(tcp: Connection) -> None:
+    with reading(tcp.ours):
+        assert abortive_close(tcp.ours).outcome is CloseOutcome.ABORTED
+    assert ends_in_reset(tcp.peer)
+
+
+@needs_syscalls
+def test_a_reader_is_woken_when_the_time_of_a_timed_linger_is_up() -> None:
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        with reading(ours):
+            ours.setblocking(True)
+            ours.send(bytes(1 << 20), socket.MSG_DONTWAIT)
+            result = timed_linger_close(ours, 0.2)
+        assert result.outcome is CloseOutcome.TIMED_OUT
+        read_all(peer)
+
+
+@needs_syscalls
+@every_close
+def test_a_reader_of_a_peer_that_closes_reads_the_end(tcp: Connection, close: Close) -> None:
+    with reading(tcp.ours) as read, meanwhile(read_and_close, tcp.peer):
+        result = close(tcp.ours, timeout=PATIENCE)
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert read == [b""]
+
+
+# --- somebody else closes -------------------------------------------------------------------------
+
+
+def _at_once(*actions: Callable[[], CloseResult]) -> list[CloseResult]:
+    """What each of them returned, each in a thread of its own; what one raises fails the test."""
+    start = threading.Barrier(len(actions))
+    returned: list[CloseResult] = []
+    errors: list[BaseException] = []
+
+    def run(action: Callable[[], CloseResult]) -> None:
+        start.wait(PATIENCE)
+        try:
+            returned.append(action())
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(action,)) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert errors == []
+    return returned
+
+
+@pytest.fixture
+def hasty() -> Generator[None, None, None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_of_two_who_close_at_once_one_finds_it_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for _ in range(200):
+            with socket.create_connection(listener.getsockname()) as peer:
+                ours = listener.accept()[0]
+                peer.shutdown(socket.SHUT_WR)
+                results = _at_once(
+                    lambda ours=ours: abortive_close(ours),  # type: ignore[misc]
+                    lambda ours=ours: graceful_close(ours, timeout=PATIENCE),  # type: ignore[misc]
+                )
+                outcomes = [result.outcome for result in results]
+                assert outcomes.count(CloseOutcome.ALREADY_CLOSED) == 1
+                outcomes.remove(CloseOutcome.ALREADY_CLOSED)
+                assert outcomes[0] in (CloseOutcome.ABORTED, CloseOutcome.PEER_CLOSED)
+                assert ours.fileno() == -1
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("abort", [True, False], ids=["abortive_close", "graceful_close"])
+def test_an_innocent_connection_that_gets_the_number_is_not_touched(abort: bool) -> None:
+    """Another thread closes the socket, and opens one that gets the number, all the while."""
+    with connect_many(1) as [(innocent, its_peer)]:
+        unset = get_linger(innocent)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            for _ in range(200):
+                with socket.create_connection(listener.getsockname()) as peer:
+                    victim = listener.accept()[0]
+                    peer.shutdown(socket.SHUT_WR)
+                    number = victim.fileno()
+                    heirs: list[socket.socket] = []
+
+                    def inherit(
+                        victim: socket.socket = victim,
+                        number: int = number,
+                        heirs: list[socket.socket] = heirs,
+                    ) -> CloseResult:
+                        victim.close()
+                        heir = fcntl.fcntl(innocent, fcntl.F_DUPFD_CLOEXEC, number)
+                        heirs.append(socket.socket(fileno=heir))
+                        return CloseResult(CloseOutcome.ALREADY_CLOSED, 0.0, 0, None, None)
+
+                    close: Callable[[socket.socket], CloseResult] = (
+                        abortive_close if abort else graceful_close
+                    )
+                    _at_once(inherit, lambda close=close, victim=victim: close(victim))  # type: ignore[misc]
+                    with closing_it(heirs[0]) as heir:
+                        assert heir.getpeername() == its_peer.getsockname()
+                        assert get_linger(heir) == unset
+        its_peer.sendall(b"still there")
+        assert innocent.recv(100) == b"still there"
+        innocent.sendall(b"so am I")
+        assert its_peer.recv(100) == b"so am I"
+
+
+# --- a makefile() object is open ------------------------------------------------------------------
+
+Opener = Callable[[socket.socket], Any]
+
+WRITERS: dict[str, Opener] = {
+    "wb": lambda sock: sock.makefile("wb"),
+    "w": lambda sock: sock.makefile("w"),
+    "rwb": lambda sock: sock.makefile("rwb"),
+    "unbuffered": lambda sock: sock.makefile("wb", buffering=0),
+}
+READERS: dict[str, Opener] = {
+    "rb": lambda sock: sock.makefile("rb"),
+    "r": lambda sock: sock.makefile("r"),
+}
+
+SAYS_SO = "makefile"
+
+
+@contextmanager
+def forgotten(file: Any) -> Generator[None, None, None]:
+    """What is buffered in it cannot be flushed any more."""
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                file.close()
+            except OSError:
+                pass  # EBADF: its socket is closed
+
+
+@every_close
+@pytest.mark.parametrize("opened", WRITERS.values(), ids=WRITERS)
+def test_an_open_writer_is_a_warning_and_not_clean(
+    tcp: Connection, close: Close, opened: Opener
+) -> None:
+    file = opened(tcp.ours)
+    with forgotten(file):
+        with meanwhile(read_and_close, tcp.peer):
+            with pytest.warns(ResourceWarning, match=SAYS_SO):
+                result = close(tcp.ours, timeout=PATIENCE)
+    assert (result.outcome, result.unflushed) == (CloseOutcome.PEER_CLOSED, True)
+    assert not result.clean
+    assert tcp.ours.fileno() == -1
+
+
+@every_close
+@pytest.mark.parametrize("opened", READERS.values(), ids=READERS)
+def test_an_open_reader_is_none_and_clean(
+    tcp: Connection, close: Close, opened: Opener
+) -> None:
+    with opened(tcp.ours), meanwhile(read_and_close, tcp.peer):
+        result = close(tcp.ours, timeout=PATIENCE)
+    assert (result.outcome, result.unflushed, result.clean) == (
+        CloseOutcome.PEER_CLOSED,
+        False,
+        True,
+    )
+
+
+@every_close
+def test_a_writer_that_was_closed_has_sent_all(tcp: Connection, close: Close) -> None:
+    with tcp.ours.makefile("wb") as file:
+        file.write(b"reply")
+    with meanwhile(read_and_close, tcp.peer) as received:
+        result = close(tcp.ours, timeout=PATIENCE)
+    assert received == [b"reply"]
+    assert result.clean
+
+
+def test_the_reader_of_a_socket_that_has_a_writer_too_changes_nothing(tcp: Connection) -> None:
+    file = tcp.ours.makefile("wb")
+    with tcp.ours.makefile("rb"), forgotten(file), meanwhile(read_and_close, tcp.peer):
+        with pytest.warns(ResourceWarning, match=SAYS_SO):
+            assert not graceful_close(tcp.ours, timeout=PATIENCE).clean
+
+
+def test_the_writer_of_one_is_nothing_to_the_others() -> None:
+    with connect_many(3) as connections:
+        file = connections[1].ours.makefile("wb")
+        with forgotten(file):
+            for _, peer in connections:
+                peer.shutdown(socket.SHUT_WR)
+            with pytest.warns(ResourceWarning, match=SAYS_SO):
+                results = close_all([ours for ours, _ in connections], timeout=PATIENCE)
+    assert [result.clean for result in results] == [True, False, True]
+
+
+def test_leaving_the_block_of_closing_warns_of_a_writer(tcp: Connection) -> None:
+    block = closing(tcp.ours, timeout=PATIENCE)
+    file = tcp.ours.makefile("wb")
+    with forgotten(file), meanwhile(read_and_close, tcp.peer) as received:
+        with pytest.warns(ResourceWarning, match=SAYS_SO):
+            with block:
+                file.write(b"never sent")
+    assert received == [b""]
+    assert block.result is not None
+    assert not block.result.clean
+
+
+def test_an_abort_throws_away_what_a_writer_holds_without_a_word(tcp: Connection) -> None:
+    file = tcp.ours.makefile("wb")
+    with forgotten(file):
+        file.write(b"never sent")
+        result = abortive_close(tcp.ours)
+    assert (result.outcome, result.clean) == (CloseOutcome.ABORTED, True)
+
+
+def test_what_a_reaper_is_given_after_its_writer_is_closed_is_clean(tcp: Connection) -> None:
+    with Reaper(timeout=PATIENCE) as reaper:
+        with tcp.ours.makefile("wb") as file:
+            file.write(b"reply")
+        future = reaper.submit(tcp.ours)
+        assert read_and_close(tcp.peer) == b"reply"
+        assert future.result(PATIENCE).clean

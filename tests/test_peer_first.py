@@ -1,0 +1,259 @@
+"""peer_first: whoever sends the first FIN keeps TIME_WAIT, and that need not be us."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from drivers import GRACEFUL, Close, parts
+from graceful_close import CloseOutcome, CloseResult, close_all, closing, graceful_close
+from streams import (
+    PATIENCE,
+    Connection,
+    await_fin,
+    connect_many,
+    meanwhile,
+    read_all,
+    read_and_close,
+    reset,
+)
+from test_tls import session
+
+THOUGHT = 0.15  # how long a peer here thinks
+SHORT = 0.2  # how long we let it be first, if it is not to be
+PROMPTLY = 2.0
+
+TIME_WAIT = 6  # include/net/tcp_states.h
+
+
+def _leave_a_block(sock: socket.socket, **options: Any) -> CloseResult:
+    block = closing(sock, **options)
+    with block:
+        pass
+    assert block.result is not None
+    return block.result
+
+
+CLOSES = {**GRACEFUL, "closing": _leave_a_block}
+every_close = pytest.mark.parametrize("close", parts(CLOSES))
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/net/tcp")
+
+Ends = tuple[Any, Any]
+
+
+def ends_of(connection: Connection) -> Ends:
+    return connection.ours.getsockname(), connection.peer.getsockname()
+
+
+def kept_state(ends: Ends) -> int | None:
+    """The state of what the kernel keeps for this end; None: nothing (proc_net_tcp.rst)."""
+
+    def in_hex(address: Any) -> str:
+        host, port = address
+        return f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}"
+
+    wanted = [in_hex(end) for end in ends]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        if words[1:3] == wanted:
+            return int(words[3], 16)
+    return None
+
+
+def closes_first(peer: socket.socket) -> bytes:
+    """A client that has its answer, and thinks before it closes."""
+    peer.settimeout(PATIENCE)
+    answer = peer.recv(100)
+    time.sleep(THOUGHT)
+    peer.close()
+    return answer
+
+
+@every_close
+def test_a_peer_that_closes_is_waited_for(tcp: Connection, close: Close) -> None:
+    tcp.ours.sendall(b"reply")
+    with meanwhile(closes_first, tcp.peer) as received:
+        result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE)
+    assert received == [b"reply"]
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert (result.peer_first, result.unacked, result.clean) == (True, 0, True)
+    assert result.elapsed < PROMPTLY, "as soon as it comes"
+
+
+@linux
+@every_close
+def test_the_peer_keeps_time_wait_then_and_we_do_not(tcp: Connection, close: Close) -> None:
+    ends = ends_of(tcp)
+    tcp.ours.sendall(b"reply")
+    with meanwhile(closes_first, tcp.peer):
+        result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE)
+    assert result.peer_first is True
+    assert kept_state(ends) is None
+    assert kept_state(ends[::-1]) == TIME_WAIT
+
+
+@linux
+@every_close
+def test_without_it_we_keep_time_wait(tcp: Connection, close: Close) -> None:
+    ends = ends_of(tcp)
+    with meanwhile(read_and_close, tcp.peer):
+        result = close(tcp.ours, timeout=PATIENCE)
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert result.peer_first is not True
+    assert kept_state(ends) == TIME_WAIT
+    assert kept_state(ends[::-1]) is None
+
+
+@every_close
+def test_a_peer_that_has_closed_already_is_not_waited_for(
+    tcp: Connection, close: Close
+) -> None:
+    tcp.peer.shutdown(socket.SHUT_WR)
+    await_fin(tcp.ours)
+    result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE)
+    assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, True)
+    assert result.elapsed < PROMPTLY
+
+
+@every_close
+def test_our_fin_goes_out_when_that_time_is_over(tcp: Connection, close: Close) -> None:
+    began = monotonic()
+
+    def reads_to_our_fin(peer: socket.socket) -> float:
+        read_all(peer)
+        at = monotonic()
+        time.sleep(THOUGHT)  # so that the two FINs do not cross
+        peer.close()
+        return at
+
+    with meanwhile(reads_to_our_fin, tcp.peer) as fin_at:
+        result = close(tcp.ours, timeout=PATIENCE, peer_first=SHORT)
+    assert SHORT <= fin_at[0] - began < PROMPTLY
+    assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, False)
+
+
+@every_close
+def test_it_is_no_longer_than_the_deadline(tcp: Connection, close: Close) -> None:
+    tcp.ours.sendall(b"reply")
+    result = close(tcp.ours, timeout=SHORT, peer_first=PATIENCE)
+    assert (result.outcome, result.peer_first) == (CloseOutcome.TIMED_OUT, False)
+    assert SHORT <= result.elapsed < PROMPTLY
+    assert read_all(tcp.peer) == b"reply", "and our FIN, which went out at the end"
+
+
+@every_close
+def test_it_is_no_longer_than_silence_may_be(tcp: Connection, close: Close) -> None:
+    result = close(tcp.ours, timeout=PATIENCE, idle_timeout=SHORT, peer_first=PATIENCE)
+    assert result.outcome is CloseOutcome.IDLE_TIMED_OUT
+    assert result.elapsed < PROMPTLY
+    assert read_all(tcp.peer) == b""
+
+
+@every_close
+def test_what_comes_meanwhile_is_drained(tcp: Connection, close: Close) -> None:
+    def uploads(peer: socket.socket) -> None:
+        for _ in range(10):
+            peer.sendall(b"u" * 1000)
+            time.sleep(0.01)
+        peer.close()
+
+    with meanwhile(uploads, tcp.peer):
+        result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE)
+    assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, True)
+    assert result.drained == 10_000
+
+
+@every_close
+def test_a_limit_of_what_is_drained_holds_meanwhile(tcp: Connection, close: Close) -> None:
+    tcp.peer.sendall(b"u" * 1000)
+    result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE, drain_limit=999)
+    assert result.outcome is CloseOutcome.DRAIN_LIMIT
+    assert result.elapsed < PROMPTLY
+
+
+@every_close
+def test_a_peer_that_resets_was_not_first_to_close(tcp: Connection, close: Close) -> None:
+    def resets(peer: socket.socket) -> None:
+        time.sleep(THOUGHT)
+        reset(peer)
+
+    with meanwhile(resets, tcp.peer):
+        result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE)
+    assert result.outcome is CloseOutcome.PEER_RESET
+    assert result.peer_first is not True
+    assert result.elapsed < PROMPTLY
+
+
+@linux
+def test_a_crowd_keeps_no_time_wait_for_those_who_close() -> None:
+    with connect_many(4) as crowd:
+        ends = [ends_of(connection) for connection in crowd]
+        for connection in crowd:
+            connection.ours.sendall(b"reply")
+        with meanwhile(closes_first, crowd[0].peer), meanwhile(closes_first, crowd[2].peer):
+            results = close_all([ours for ours, _ in crowd], timeout=0.8, peer_first=0.5)
+        assert [result.peer_first for result in results] == [True, False, True, False]
+        assert [result.outcome for result in results] == [
+            CloseOutcome.PEER_CLOSED,
+            CloseOutcome.TIMED_OUT,
+        ] * 2
+        assert kept_state(ends[0]) is None
+        assert kept_state(ends[2]) is None
+
+
+# --- TLS ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
+    chosen: ssl.TLSVersion = request.param
+    return chosen
+
+
+THREADED_TLS: dict[str, Callable[..., CloseResult]] = {
+    name: close for name, close in CLOSES.items() if name not in ("asyncio", "trio")
+}
+
+
+@pytest.mark.parametrize("close", parts(THREADED_TLS))
+def test_under_tls_close_notify_goes_first_and_our_fin_after_the_peers(
+    version: ssl.TLSVersion, close: Close
+) -> None:
+    with session(version) as (ours, peer):
+        ends = ends_of(Connection(ours, peer))
+
+        def closes_at_close_notify(peer: socket.socket) -> bool:
+            peer.settimeout(PATIENCE)
+            assert peer.recv(100) == b"", "close_notify"
+            time.sleep(THOUGHT)
+            poller = select.poll()
+            poller.register(peer, select.POLLRDHUP)
+            fin_came = bool(poller.poll(0))
+            peer.close()
+            return fin_came
+
+        with meanwhile(closes_at_close_notify, peer) as fin_came:
+            result = close(ours, timeout=PATIENCE, peer_first=PATIENCE)
+        assert fin_came == [False]
+        assert result.outcome is CloseOutcome.PEER_CLOSED
+        assert (result.notified, result.peer_first, result.clean) == (True, True, True)
+        assert result.elapsed < PROMPTLY
+        if sys.platform == "linux":
+            assert kept_state(ends) is None
+
+
+def test_under_tls_our_fin_goes_out_when_that_time_is_over(version: ssl.TLSVersion) -> None:
+    with session(version) as (ours, peer):
+        result = graceful_close(ours, timeout=2 * SHORT, peer_first=SHORT)
+        assert (result.outcome, result.notified) == (CloseOutcome.TIMED_OUT, True)
+        assert result.peer_first is False
+        await_fin(peer)

@@ -1,0 +1,191 @@
+"""A program that has SIGPIPE at its default, as many command-line programs do, survives a close."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streams import PATIENCE
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(signal, "SIGPIPE"), reason="there is no such signal on Windows"
+)
+
+# What each child begins with. Each ends by printing what its close said.
+_BEGIN = """
+import asyncio, os, signal, socket, ssl, sys
+from contextlib import suppress
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+import graceful_close
+from streams import *
+version = ssl.TLSVersion.TLSv1_3
+"""
+
+PLAIN = {
+    "after the peer's reset": """
+with connect("tcp4") as (ours, peer):
+    reset(peer)
+    await_reset(ours)
+    print(graceful_close.graceful_close(ours, timeout=5).outcome)
+""",
+    "after a reset that was read": """
+with connect("tcp4") as (ours, peer):
+    reset(peer)
+    with suppress(ConnectionResetError):
+        ours.recv(1)
+    print(graceful_close.graceful_close(ours, timeout=5).outcome)
+""",
+    "after the caller's shutdown": """
+with connect("tcp4") as (ours, peer):
+    ours.shutdown(socket.SHUT_WR)
+    peer.close()
+    await_fin(ours)
+    print(graceful_close.graceful_close(ours, timeout=5).outcome)
+""",
+    "close_all and a Reaper": """
+with connect_many(2) as [(one, its), (two, other)], graceful_close.Reaper() as reaper:
+    for ours, peer in ((one, its), (two, other)):
+        reset(peer)
+        await_reset(ours)
+    print(graceful_close.close_all([one], timeout=5)[0].outcome)
+    print(reaper.submit(two).result(5).outcome)
+""",
+    "an abort": """
+with connect("tcp4") as (ours, peer):
+    reset(peer)
+    await_reset(ours)
+    print(graceful_close.abortive_close(ours).outcome)
+""",
+}
+
+_TLS = """
+from test_tls import session
+"""
+
+TLS = {
+    "TLS, after the peer's reset": """
+with session(version) as (ours, peer):
+    reset(peer)
+    await_reset(ours)
+    print(graceful_close.graceful_close(ours, timeout=5).outcome)
+""",
+    "TLS, after a reset that a dup has read": """
+with session(version) as (ours, peer):
+    with socket.socket(fileno=os.dup(ours.fileno())) as dup:
+        reset(peer)
+        await_reset(ours)
+        dup.setblocking(True)
+        with suppress(ConnectionResetError):
+            dup.recv(1)
+        print(graceful_close.graceful_close(ours, timeout=5).outcome)
+""",
+    "TLS, after a FIN below the session": """
+with session(version) as (ours, peer):
+    socket.socket.shutdown(ours, socket.SHUT_WR)
+    print(graceful_close.graceful_close(ours, timeout=0.2).outcome)
+""",
+    "TLS, close_all": """
+with session(version) as (ours, peer):
+    reset(peer)
+    await_reset(ours)
+    print(graceful_close.close_all([ours], timeout=5)[0].outcome)
+""",
+}
+
+_ASYNCIO = """
+from test_asyncio import pair
+import graceful_close.asyncio
+
+async def main():
+    async with pair(KIND) as (reader, writer, peer):
+        DO
+        print((await graceful_close.asyncio.graceful_close(writer, timeout=0.5)).outcome)
+
+asyncio.run(main())
+"""
+
+
+_ANYIO = """
+import anyio
+import graceful_close.anyio
+
+async def main():
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        with socket.create_connection(("127.0.0.1", port)) as peer:
+            stream = await listener.listeners[0].accept()
+            DO
+            print((await graceful_close.anyio.graceful_close(stream, timeout=0.5)).outcome)
+
+anyio.run(main, backend=KIND)
+"""
+
+
+_CARELESS = """
+import os, signal
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+reader, writer = os.pipe()
+os.close(reader)
+os.write(writer, b"x")
+"""
+
+
+def survives(program: str) -> list[str]:
+    """What the child printed, which was not killed and raised nothing."""
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
+    child = subprocess.run(
+        [sys.executable, "-c", _BEGIN + program],
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        restore_signals=False,
+    )
+    assert child.returncode != -signal.SIGPIPE, "killed by SIGPIPE"
+    assert (child.returncode, child.stderr) == (0, "")
+    return child.stdout.split()
+
+
+def test_the_signal_kills_one_who_writes_without_care() -> None:
+    """Or the tests below would prove nothing."""
+    child = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            _CARELESS,
+        ],
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert child.returncode == -signal.SIGPIPE
+
+
+@pytest.mark.parametrize("program", PLAIN.values(), ids=PLAIN)
+def test_a_plain_close_is_not_killed(program: str) -> None:
+    assert survives(program)
+
+
+@pytest.mark.parametrize("program", TLS.values(), ids=TLS)
+def test_a_close_over_tls_is_not_killed(program: str) -> None:
+    assert survives(_TLS + program)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls1.2", "tls1.3"])
+@pytest.mark.parametrize(
+    "deed", ["reset(peer)", "writer.can_write_eof() and writer.write_eof()"]
+)
+def test_a_close_of_asyncio_is_not_killed(kind: str, deed: str) -> None:
+    assert survives(_ASYNCIO.replace("KIND", repr(kind)).replace("DO", deed))
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("deed", ["reset(peer)", "await stream.send_eof()"])
+def test_a_close_of_anyio_is_not_killed(backend: str, deed: str) -> None:
+    assert survives(_ANYIO.replace("KIND", repr(backend)).replace("DO", deed))

@@ -1,0 +1,165 @@
+"""What a server refuses: the backlog when it stops, a handshake, and half of a reply."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import ssl
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from typing import Any
+
+import pytest
+
+from certificates import NAME, client_context, server_context
+from graceful_close import CloseOutcome, GracefulListener
+from graceful_close.socketserver import GracefulMixIn
+from streams import PATIENCE, ends_in_reset, meanwhile, read_all
+
+HERE = ("127.0.0.1", 0)
+REPLY = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
+
+
+# --- the backlog -----------------------------------------------------------------------------
+
+
+@contextmanager
+def waiting(listener: socket.socket, count: int) -> Generator[list[socket.socket], None, None]:
+    """Clients that have sent a request, and that nobody has accepted."""
+    clients: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            client = socket.create_connection(listener.getsockname(), timeout=PATIENCE)
+            clients.append(client)
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        yield clients
+    finally:
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.parametrize(
+    "timeout", [None, 0.0, 5.0], ids=["blocking", "non-blocking", "timeout"]
+)
+def test_whoever_waits_in_the_backlog_reads_the_reply_and_the_end(
+    timeout: float | None,
+) -> None:
+    with GracefulListener(HERE, backlog=20) as listener, waiting(listener, 10) as clients:
+        listener.settimeout(timeout)
+
+        def read_and_close() -> None:
+            for client in clients:
+                assert read_all(client) == REPLY
+                client.close()
+
+        with meanwhile(read_and_close):
+            results = listener.refuse_backlog(REPLY, timeout=PATIENCE)
+        assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 10
+        assert listener.gettimeout() == timeout, "the mode of the listener is as it was"
+        assert listener.refuse_backlog(REPLY) == []
+
+
+def test_without_that_a_listener_that_closes_resets_them() -> None:
+    with GracefulListener(HERE, backlog=20) as listener, waiting(listener, 1) as (client,):
+        listener.close()
+        assert ends_in_reset(client)
+
+
+def test_clients_that_never_close_cost_the_timeout_once() -> None:
+    with GracefulListener(HERE, backlog=20) as listener, waiting(listener, 5):
+        results = listener.refuse_backlog(timeout=0.05)
+    assert [result.outcome for result in results] == [CloseOutcome.TIMED_OUT] * 5
+    assert max(result.elapsed for result in results) < PATIENCE / 2
+
+
+def test_a_wrong_timeout_accepts_nobody() -> None:
+    with GracefulListener(HERE) as listener, waiting(listener, 1):
+        with pytest.raises(ValueError, match="timeout must be a finite number"):
+            listener.refuse_backlog(timeout=-1)
+        listener.accept()[0].close()
+        listener.reaper.close(0)
+
+
+# --- a handler that raises ---------------------------------------------------------------------
+
+
+class Half(socketserver.BaseRequestHandler):
+    """Sends a half of its reply."""
+
+    error: type[BaseException] = ValueError
+
+    def handle(self) -> None:
+        self.request.recv(100)
+        self.request.sendall(b"the first half, ")
+        raise self.error
+
+
+class HalfAndExit(Half):
+    error = SystemExit
+
+
+class Server(GracefulMixIn, socketserver.TCPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """As ever, but not on the terminal."""
+        with redirect_stderr(StringIO()):
+            super().handle_error(request, client_address)
+
+
+class Lenient(Server):
+    abort_on_error = False
+
+
+@contextmanager
+def asked(server: socketserver.TCPServer) -> Generator[socket.socket, None, None]:
+    """A client of a server that serves one request in a thread of its own."""
+
+    def serve() -> None:
+        try:
+            server.handle_request()
+        except SystemExit:
+            pass
+
+    thread = threading.Thread(target=serve)
+    with (
+        server,
+        socket.create_connection(server.socket.getsockname(), timeout=PATIENCE) as client,
+    ):
+        client.sendall(b"GET")
+        thread.start()
+        yield client
+        client.close()
+        thread.join()
+
+
+@pytest.mark.parametrize("handler", [Half, HalfAndExit])
+def test_half_a_reply_ends_in_a_reset(handler: type[Half]) -> None:
+    with asked(Server(HERE, handler)) as client:
+        assert ends_in_reset(client)
+
+
+def test_a_server_that_wants_it_otherwise_ends_half_a_reply_with_a_fin() -> None:
+    with asked(Lenient(HERE, Half)) as client:
+        assert read_all(client) == b"the first half, "
+
+
+# --- a refused handshake -----------------------------------------------------------------------
+
+
+def test_the_alert_of_a_refused_handshake_arrives() -> None:
+    context = server_context(ssl.TLSVersion.TLSv1_3)
+    context.verify_mode = ssl.CERT_REQUIRED
+    server = Server(HERE, Half)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    raw = server.socket.getsockname()
+    thread = threading.Thread(target=server.handle_request)
+    with server, socket.create_connection(raw, timeout=PATIENCE) as plain:
+        thread.start()
+        client = client_context(ssl.TLSVersion.TLSv1_3).wrap_socket(plain, server_hostname=NAME)
+        with client:
+            # In TLS 1.3 the client is through before the server has seen its certificate.
+            client.sendall(bytes(100_000))
+            with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
+                client.recv(1)
+        thread.join()

@@ -1,0 +1,144 @@
+"""TCP Fast Open: accept() gives a connection whose handshake is not finished (RFC 7413)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drivers import THREADED, WAITING, Close, parts
+from graceful_close import CloseOutcome, abortive_close, unacked_bytes
+from streams import PATIENCE, meanwhile, read_all, read_and_close
+
+from .laid import OurSocket, Wire
+from .packets import OURS, PEER, Side
+
+TCP_FASTOPEN = 23  # include/uapi/linux/tcp.h
+# ip-sysctl.rst: both sides, and no cookie is asked for by either.
+EVERYBODY_AT_ONCE = "519"
+_SYSCTL = Path("/proc/sys/net/ipv4/tcp_fastopen")
+
+SYN_RECV = b"\3"  # include/net/tcp_states.h
+REPLY = b"R" * 5000
+
+every_close = pytest.mark.parametrize("close", parts(WAITING))
+
+
+@contextmanager
+def _switched_on(wire: Wire, side: Side) -> Generator[None, None, None]:
+    with wire.inside(side):
+        before = _SYSCTL.read_text()
+        _SYSCTL.write_text(EVERYBODY_AT_ONCE)
+    yield
+    with wire.inside(side):
+        _SYSCTL.write_text(before)
+
+
+@pytest.fixture
+def accepted(wire: Wire) -> Iterator[tuple[OurSocket, socket.socket]]:
+    """Ours after accept(), with the request read; the peer has not got so much as our SYN."""
+    with _switched_on(wire, OURS), _switched_on(wire, PEER):
+        listener = wire.listen()
+        listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, 16)
+        listener.settimeout(2)
+        peer = wire.unconnected(PEER)
+        peer.setblocking(False)
+        wire.cut(from_=OURS)
+        try:
+            peer.sendto(b"request", socket.MSG_FASTOPEN, listener.getsockname())
+        except BlockingIOError:
+            pass  # EINPROGRESS: the request is in the SYN
+        try:
+            ours = OurSocket(fileno=listener.accept()[0].detach())
+        except TimeoutError:
+            pytest.skip("no TCP Fast Open here")
+        with ours:
+            assert ours.recv(100) == b"request"
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == SYN_RECV
+            peer.settimeout(PATIENCE)
+            yield ours, peer
+
+
+Accepted = tuple[OurSocket, socket.socket]
+
+
+def test_nothing_is_counted_before_the_handshake_is_over(accepted: Accepted) -> None:
+    """The reply is written; nothing of ours arrives."""
+    ours, _ = accepted
+    ours.sendall(REPLY)
+    assert unacked_bytes(ours) is None
+
+
+@every_close
+def test_nothing_is_claimed_of_a_peer_that_acknowledges_nothing(
+    accepted: Accepted, close: Close
+) -> None:
+    """The reply is written; nothing of ours arrives."""
+    ours, _ = accepted
+    ours.sendall(REPLY)
+    result = close(ours, timeout=0.3)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert result.unacked is None or result.unacked >= len(REPLY)
+    assert not result.clean
+    assert 0.3 <= result.elapsed < 3
+
+
+@every_close
+def test_no_delivery_is_claimed_of_it_either(accepted: Accepted, close: Close) -> None:
+    """DELIVERED is asked for; nothing of ours arrives."""
+    ours, _ = accepted
+    ours.sendall(REPLY)
+    until: Any = {"until": CloseOutcome.DELIVERED}
+    if close is WAITING["timed_linger_close"]:
+        until = {}
+    result = close(ours, timeout=0.3, **until)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert result.unacked is None or result.unacked >= len(REPLY)
+
+
+def test_an_abort_claims_nothing(accepted: Accepted) -> None:
+    """The reply is written, and thrown away; nothing of ours arrives."""
+    ours, _ = accepted
+    ours.sendall(REPLY)
+    result = abortive_close(ours)
+    assert result.outcome is CloseOutcome.ABORTED
+    assert result.unacked is None or result.unacked >= len(REPLY)
+
+
+@pytest.mark.parametrize("close", parts(THREADED))
+def test_a_handshake_that_ends_after_all_ends_in_order(
+    wire: Wire, accepted: Accepted, close: Close
+) -> None:
+    """Our SYN is lost until the close has begun; then everything passes."""
+    ours, peer = accepted
+    ours.sendall(REPLY)
+
+    def read_after_all(peer: socket.socket) -> bytes:
+        wire.mend()
+        return read_and_close(peer)
+
+    with meanwhile(read_after_all, peer) as received:
+        result = close(ours, timeout=PATIENCE)
+    assert received == [REPLY]
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
+
+
+def test_a_delivery_is_seen_when_the_handshake_ends_after_all(
+    wire: Wire, accepted: Accepted
+) -> None:
+    """Our SYN is lost until the close has begun; DELIVERED is asked for."""
+    ours, peer = accepted
+    ours.sendall(REPLY)
+
+    def read_after_all(peer: socket.socket) -> bytes:
+        wire.mend()
+        return read_all(peer)
+
+    with meanwhile(read_after_all, peer) as received:
+        result = WAITING["timed_linger_close"](ours, timeout=PATIENCE)
+    assert received == [REPLY]
+    assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)

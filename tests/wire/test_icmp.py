@@ -1,0 +1,270 @@
+"""What ICMP says in the middle of a close: a number in `error`, and no end that the peer made."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import socket
+import ssl
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from certificates import NAME, client_context, server_context
+from drivers import GRACEFUL, Close, parts
+from graceful_close import CloseOutcome, CloseResult, Reaper, abortive_close, close_all
+from streams import PATIENCE, await_reset, meanwhile, read_all, read_and_close
+
+from .laid import Connection, Passage, Wire
+from .link import ADDRESSES, Journey, Link
+from .packets import OURS, PEER, Fate
+from .rules import DATA, FIN, Which, first
+
+_dpkt: Any = importlib.import_module("dpkt")
+
+IP_RECVERR, IPV6_RECVERR = 11, 25  # include/uapi/linux/in.h, in6.h
+
+
+class Message(NamedTuple):
+    """What a router or a host says of a packet, and the number that Linux makes of it."""
+
+    version: str
+    kind: int
+    code: int
+    number: int
+
+
+# net/ipv4/icmp.c, icmp_err_convert; net/ipv6/icmp.c, tab_unreach.
+MESSAGES = {
+    "network unreachable": Message("IPv4", 3, 0, errno.ENETUNREACH),
+    "host unreachable": Message("IPv4", 3, 1, errno.EHOSTUNREACH),
+    "protocol unreachable": Message("IPv4", 3, 2, errno.ENOPROTOOPT),
+    "port unreachable": Message("IPv4", 3, 3, errno.ECONNREFUSED),
+    "host isolated": Message("IPv4", 3, 8, 64),  # ENONET
+    "prohibited": Message("IPv4", 3, 13, errno.EHOSTUNREACH),
+    "no route (IPv6)": Message("IPv6", 1, 0, errno.ENETUNREACH),
+    "prohibited (IPv6)": Message("IPv6", 1, 1, errno.EACCES),
+    "port unreachable (IPv6)": Message("IPv6", 1, 4, errno.ECONNREFUSED),
+    "policy (IPv6)": Message("IPv6", 1, 5, errno.EACCES),
+}
+SOME = ("protocol unreachable", "port unreachable", "prohibited (IPv6)")
+
+
+class Router(Wire):
+    """A wire with a router on it, which answers packets of ours."""
+
+    def answer(self, which: Which, message: Message) -> None:
+        """In place of this packet's delivery, its sender is told why."""
+
+        def act(passage: Passage) -> list[Journey]:
+            passage.packet.fate = Fate.DROPPED
+
+            def load(_now: float) -> tuple[bytes, Callable[[], None]]:
+                return self._about(passage.raw, message), _nothing
+
+            return [Journey(passage.due, OURS, load)]
+
+        self._lay_down(which, act)
+
+    def _about(self, raw: bytes, message: Message) -> bytes:
+        ends = ADDRESSES[self.version]
+        family = socket.AF_INET if self.version == "IPv4" else socket.AF_INET6
+        source, target = (socket.inet_pton(family, ends[side]) for side in (PEER, OURS))
+        quoted = raw[:48] if self.version == "IPv4" else raw[:100]
+        body = struct.pack("!BBHI", message.kind, message.code, 0, 0) + quoted
+        if self.version == "IPv4":
+            body = _with_checksum(body, b"")
+            ip = _dpkt.ip.IP(p=1, ttl=64, src=source, dst=target, data=body)
+            ip.len = 20 + len(body)
+        else:
+            # RFC 4443, section 2.3: the pseudo-header is summed, too.
+            body = _with_checksum(body, source + target + struct.pack("!II", len(body), 58))
+            ip = _dpkt.ip6.IP6(
+                nxt=58, hlim=64, plen=len(body), src=source, dst=target, data=body
+            )
+        return bytes(ip)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _with_checksum(body: bytes, before: bytes) -> bytes:
+    checksum: int = _dpkt.dpkt.in_cksum(before + body)
+    return body[:2] + struct.pack("!H", checksum) + body[4:]
+
+
+def _laid(link: Link, name: str) -> Iterator[tuple[Router, Message]]:
+    message = MESSAGES[name]
+    with Router(link, message.version) as router:
+        yield router, message
+        router.settle()
+
+
+@pytest.fixture(params=MESSAGES)
+def any_message(link: Link, request: pytest.FixtureRequest) -> Iterator[tuple[Router, Message]]:
+    yield from _laid(link, request.param)
+
+
+@pytest.fixture(params=SOME)
+def some_message(
+    link: Link, request: pytest.FixtureRequest
+) -> Iterator[tuple[Router, Message]]:
+    yield from _laid(link, request.param)
+
+
+def told_of_errors(router: Router) -> Connection:
+    """A connection that asks for them at once (IP_RECVERR), instead of trying on (RFC 1122)."""
+    connection = router.connect()
+    if router.version == "IPv4":
+        connection.ours.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    else:
+        connection.ours.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+    return connection
+
+
+def assert_told(result: CloseResult, message: Message) -> None:
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert result.error is not None
+    assert result.error.errno == message.number
+    assert result.elapsed < PATIENCE / 2
+    assert not result.clean
+
+
+@pytest.mark.parametrize("close", parts(GRACEFUL))
+def test_its_number_is_in_the_result(any_message: tuple[Router, Message], close: Close) -> None:
+    """Our FIN is answered with ICMP, and the socket asks for such errors."""
+    router, message = any_message
+    ours, _ = told_of_errors(router)
+    router.answer(first(FIN, from_=OURS), message)
+    assert_told(close(ours, timeout=PATIENCE), message)
+    assert ours.fileno() == -1
+
+
+@pytest.mark.parametrize("close", parts(GRACEFUL))
+def test_delivered_is_not_said_either(
+    some_message: tuple[Router, Message], close: Close
+) -> None:
+    """Our FIN is answered with ICMP, and an acknowledgement is what is waited for."""
+    router, message = some_message
+    ours, _ = told_of_errors(router)
+    router.deliver(b"reply", ours)
+    router.answer(first(FIN, from_=OURS), message)
+    assert_told(close(ours, timeout=PATIENCE, until=CloseOutcome.DELIVERED), message)
+
+
+def test_an_error_that_came_before_is_told(some_message: tuple[Router, Message]) -> None:
+    """A part of the reply was answered with ICMP; nobody has looked since."""
+    router, message = some_message
+    ours, _ = told_of_errors(router)
+    router.answer(first(DATA, from_=OURS), message)
+    ours.sendall(b"reply")
+    await_reset(ours)
+    result = GRACEFUL["graceful_close"](ours, timeout=PATIENCE)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert (result.error and result.error.errno) == message.number
+
+
+def test_what_one_is_told_is_nothing_to_the_others(
+    some_message: tuple[Router, Message],
+) -> None:
+    """The first FIN of three is answered with ICMP; the peers of the others have closed."""
+    router, message = some_message
+    router_first = told_of_errors(router)
+    others = [router.connect() for _ in range(2)]
+    for _, peer in others:
+        peer.shutdown(socket.SHUT_WR)
+    router.settle()
+    router.answer(first(FIN, from_=OURS), message)
+    told, *results = close_all(
+        [router_first.ours, *(ours for ours, _ in others)], timeout=PATIENCE
+    )
+    assert_told(told, message)
+    assert [(result.outcome, result.unacked) for result in results] == [
+        (CloseOutcome.PEER_CLOSED, 0)
+    ] * 2
+
+
+def test_a_reaper_goes_on_after_it(some_message: tuple[Router, Message]) -> None:
+    """Two closes after each other: the FIN of the first is answered with ICMP."""
+    router, message = some_message
+    ours, _ = told_of_errors(router)
+    router.answer(first(FIN, from_=OURS), message)
+    with Reaper(timeout=PATIENCE) as reaper:
+        assert_told(reaper.submit(ours).result(PATIENCE), message)
+        second, peer = router.connect()
+        peer.shutdown(socket.SHUT_WR)
+        assert reaper.submit(second).result(PATIENCE).clean
+
+
+def _told_once(router: Router, message: Message) -> Connection:
+    """The peer has closed, ours is not acknowledged, and there is an error that ends nothing.
+
+    SO_ERROR gives that one, too (sk_err_soft), until the next acknowledgement comes.
+    """
+    connection = router.connect()
+    connection.peer.shutdown(socket.SHUT_WR)
+    router.settle()
+    router.answer(first(DATA, from_=OURS), message)
+    router.drop(first(FIN, from_=OURS))
+    connection.ours.sendall(b"reply")
+    router.settle()
+    return connection
+
+
+@pytest.mark.parametrize("close", parts(GRACEFUL))
+def test_whoever_does_not_ask_for_errors_tries_on(
+    some_message: tuple[Router, Message], close: Close
+) -> None:
+    """The reply is answered with ICMP once, sent again, and acknowledged (RFC 1122, 4.2.3.9)."""
+    router, message = some_message
+    ours, peer = _told_once(router, message)
+    with meanwhile(read_all, peer) as received:
+        result = close(ours, timeout=PATIENCE)
+    assert received == [b"reply"]
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
+
+
+def test_tls_says_goodbye_all_the_same(some_message: tuple[Router, Message]) -> None:
+    """A record is answered with ICMP once, and sent again; close_notify follows it."""
+    router, message = some_message
+    ours, peer = router.connect()
+    version = ssl.TLSVersion.TLSv1_3
+    serving, asking = server_context(version), client_context(version)
+    with (
+        serving.wrap_socket(ours, server_side=True, do_handshake_on_connect=False) as tls,
+        asking.wrap_socket(
+            peer,
+            server_hostname=NAME,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+        ) as client,
+    ):
+        with meanwhile(tls.do_handshake):
+            client.do_handshake()
+        tls.sendall(b"hello")
+        assert client.recv(100) == b"hello"
+        router.settle()
+        router.answer(first(DATA, from_=OURS), message)
+        tls.sendall(b"reply")
+        router.settle()
+        with meanwhile(read_and_close, client) as received:
+            result = GRACEFUL["graceful_close"](tls, timeout=PATIENCE)
+        assert received == [b"reply"]
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
+
+
+def test_an_abort_after_it_is_an_abort_or_finds_nothing(
+    some_message: tuple[Router, Message],
+) -> None:
+    """A part of the reply was answered with ICMP, and then we abort."""
+    router, message = some_message
+    ours, _ = told_of_errors(router)
+    router.answer(first(DATA, from_=OURS), message)
+    ours.sendall(b"reply")
+    await_reset(ours)
+    result = abortive_close(ours)
+    assert result.outcome in (CloseOutcome.ABORTED, CloseOutcome.NOT_CONNECTED)
+    assert ours.fileno() == -1
