@@ -108,7 +108,8 @@ claim that anything was delivered.
   the count of what was lost, so 0 without a reset means delivered. On AF_UNIX it counts the buffers'
   overhead, not bytes: `unacked_bytes()` says `None`.
 - `recv()` with MSG_TRUNC throws TCP data away inside the kernel, and `connect()` to AF_UNSPEC
-  resets a connection for all who hold it. Only Linux has either.
+  resets a connection for all who hold it. Only Linux has either. (Debian's 5.10 refuses the latter
+  with EBUSY while a thread sleeps on the connection: RST goes out when that thread has left.)
 - After the peer's reset `shutdown()` fails with ENOTCONN; `recv()` gives the ECONNRESET, once.
 - Android runs Linux's kernel, and Linux's numbers are assumed there.
 
@@ -248,7 +249,7 @@ def _acks(system: System) -> Sequence[str]:
         f"state in {_question(acks.state)}" if acks.state else "counted",
         "kept" if acks.survives_reset else "lost",
         # Only Linux has either, and System does not say which systems have an epoll.
-        "epoll, edge-triggered" if system.disconnects else "a look every 1 to 50 ms",
+        "epoll, edge-triggered" if system.linux else "a look every 1 to 50 ms",
     )
 
 

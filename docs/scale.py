@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graceful_close import CloseOutcome, LingerPolicy, Reaper, close_all, graceful_close
 
@@ -203,7 +203,7 @@ def time_wait() -> None:
         )
 
 
-def _overflow(listener: socket.socket, until: CloseOutcome) -> Sequence[object]:
+def _overflow(listener: socket.socket, until: Any) -> Sequence[object]:
     """Close 3,000 with room for 1,000, in the columns of the above."""
     before = _sockets("tw")
     _set("net.ipv4.tcp_max_tw_buckets", before + 1_000)
