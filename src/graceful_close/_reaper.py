@@ -322,11 +322,8 @@ class _Worker:
             raise RuntimeError(f"the Reaper is closed, and cannot take {sock!r}")
         try:
             step = pending.begin(sock)
-            if (
-                step is not DRAIN
-            ):  # which is for the thread, when the peer has had time to answer
-                step = pending.carry_out(step)
-            self._queue.append((pending, step))
+            # A first read is for the thread, when the peer has had time to answer.
+            self._queue.append((pending, step if step is DRAIN else pending.carry_out(step)))
             self._have_it_served(waits)
         except BaseException as error:
             self._drop([pending], sock)
