@@ -61,6 +61,11 @@ def count_unacked(sock: socket.socket, view: View) -> int | None:
         return None
 
 
+# How often two counts are taken until no acknowledgement has come between them. Arbitrary: one comes
+# every few microseconds at the very most.
+_SNAPSHOTS = 16
+
+
 def count_acked(sock: socket.socket, view: View) -> int | None:
     """Count what was ever acknowledged of this connection, give or take a constant."""
     try:
@@ -75,8 +80,14 @@ def count_written(sock: socket.socket, view: View) -> int | None:
     The difference of two counts is what the kernel has taken between them: all that was
     acknowledged, and what is not yet. None: this kind of stream, or this kernel, does not say.
     """
-    acked, unacked = count_acked(sock, view), count_unacked(sock, view)
-    return None if acked is None or unacked is None else acked + unacked
+    acked = count_acked(sock, view)
+    for _ in range(_SNAPSHOTS):
+        before, unacked, acked = acked, count_unacked(sock, view), count_acked(sock, view)
+        if before is None or unacked is None:
+            return None
+        if before == acked:
+            return before + unacked
+    return None
 
 
 def read_state(sock: socket.socket, view: View, *, was_open: bool = False) -> TcpState | None:
