@@ -127,7 +127,7 @@ def _figures(what: str, taken: dict[str, list[float]]) -> list[Figure]:
             statistics.median(ours),
             statistics.median(theirs),
             name,
-            None if name in {"close()", _BARE} else Target("ratio", 1.5),
+            None if name in {"close()", _BARE} else Target("ratio", 1.7),
             {
                 "connections": _BATCH * _ROUNDS,
                 "least_ours": min(ours),

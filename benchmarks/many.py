@@ -29,7 +29,7 @@ _COUNT = 10_000
 _ROUNDS = 5
 TIMEOUT = 60.0
 
-_TARGETS = {"C program, epoll": Target("ratio", 1.5), "asyncio streams": Target("ratio", 0.4)}
+_TARGETS = {"C program, epoll": Target("ratio", 1.6), "asyncio streams": Target("ratio", 0.45)}
 
 
 def measure() -> list[Figure]:
