@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, assert_type
 from wsgiref.simple_server import WSGIServer
 
+from typing_extensions import override
+
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, Reaper
 from graceful_close.socketserver import GracefulMixIn
 
@@ -30,6 +32,7 @@ class Threading(GracefulMixIn, ThreadingHTTPServer):
     }
     abort_on_error = False
 
+    @override
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A subclass may say more, or less."""
         super().handle_error(request, client_address)
