@@ -22,9 +22,10 @@ from ._blocking import abort_on
 from ._close_all import close_at_once
 from ._connection import NOT_NOW, READS_IN_A_ROW
 from ._drain import Drain, drain_of
-from ._linger import LingerPolicy, set_linger
+from ._linger import LingerPolicy
 from ._platform import ErrorKind, error_kind
 from ._record import replace
+from ._release import reset_at_close
 from ._result import CloseOutcome, CloseResult
 from ._sockets import view_of
 from ._tls import MSG_NOSIGNAL, LastRecords
@@ -115,13 +116,7 @@ class End:
         """Have the stream reset the connection, when there is no descriptor to do it with."""
         raw = self.raw
         if raw is not None and raw.fileno() != -1:
-            borrowed = socket.socket(raw.family, raw.type, raw.proto, raw.fileno())
-            try:
-                set_linger(borrowed, LingerPolicy.ABORT)
-            except OSError:
-                pass  # ENOTCONN, EINVAL (macOS): it is over
-            finally:
-                borrowed.detach()
+            reset_at_close(raw)
         await self.close()
 
 

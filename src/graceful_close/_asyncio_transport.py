@@ -17,10 +17,10 @@ from ._blocking import abort_on
 from ._close_all import close_at_once
 from ._connection import Connection
 from ._drain import drain_of
-from ._linger import LingerPolicy, set_linger
+from ._linger import LingerPolicy
 from ._platform import ErrorKind, error_kind
 from ._record import replace
-from ._release import shut_for_writing
+from ._release import reset_at_close, shut_for_writing
 from ._sockets import view_of
 from ._teardown import PEER_FIN_SEEN, TIMED_OUT
 
@@ -128,13 +128,7 @@ def reset(transport: asyncio.Transport) -> None:
     """Have a transport reset the connection, with no dup to keep it from lingering."""
     sock = open_socket_of(transport)
     if sock is not None:
-        borrowed = socket.socket(sock.family, sock.type, sock.proto, sock.fileno())
-        try:
-            set_linger(borrowed, LingerPolicy.ABORT)
-        except OSError:
-            pass  # ENOTCONN, EINVAL (macOS): it is over
-        finally:
-            borrowed.detach()
+        reset_at_close(sock)
         transport.abort()
 
 
@@ -174,6 +168,7 @@ class TransportTakeover(asyncio.Protocol):
 
     def __init__(self, transport: asyncio.Transport, sock: socket.socket) -> None:
         self.sock = sock
+        self._view = view_of(sock)  # asked once: the flush counts in every turn of the loop
         self.drained = 0
         self.fin_sent = False
         self.was_flushed = False
@@ -226,7 +221,7 @@ class TransportTakeover(asyncio.Protocol):
         self._begun = True
         transport = self._transport
         self._cut = _sends_file(transport, self._owner)
-        self._written = count_written(self.sock, view_of(self.sock))
+        self._written = count_written(self.sock, self._view)
         if not self.tls:
             if self._written is not None:
                 self._owed = self._written + transport.get_write_buffer_size()
@@ -264,14 +259,14 @@ class TransportTakeover(asyncio.Protocol):
                 or _has_heard_goodbye(self._session)
                 or self._peer_has_ended()
             )
-        written = count_written(self.sock, view_of(self.sock))
+        written = count_written(self.sock, self._view)
         if written is None or self._owed is None:
             return False  # nobody knows
         return written < self._owed
 
     def _peer_has_ended(self) -> bool:
         """Whether the peer's end of the stream is there, over which the transport ends by itself."""
-        state = read_state(self.sock, view_of(self.sock))
+        state = read_state(self.sock, self._view)
         if state is not None:
             return state in PEER_FIN_SEEN
         try:
@@ -318,14 +313,14 @@ class TransportTakeover(asyncio.Protocol):
 
     def _flushed(self) -> int:
         """Bytes that were flushed, give or take a constant."""
-        acked = count_acked(self.sock, view_of(self.sock))
+        acked = count_acked(self.sock, self._view)
         if acked is not None:
             return acked
         # What is in neither the transport's buffer nor the kernel's any more.
         return -self._transport.get_write_buffer_size() - (self._count_unacked() or 0)
 
     def _count_unacked(self) -> int | None:
-        return count_unacked(self.sock, view_of(self.sock))
+        return count_unacked(self.sock, self._view)
 
     def _watch(self) -> None:
         if self._watching or not can_watch(self._loop):
@@ -334,7 +329,7 @@ class TransportTakeover(asyncio.Protocol):
         if not self.tls or self._fails_over_input:
             # A peer that sends all before it reads takes nothing while nobody reads. Never two
             # of us: half of what is encrypted is an error.
-            self._drain_way = drain_of(self.sock, view_of(self.sock))
+            self._drain_way = drain_of(self.sock, self._view)
             self._loop.add_reader(self.sock.fileno(), self._read)
         if self.tls:
             self._loop.add_writer(self.sock.fileno(), self._count_turn)
@@ -364,7 +359,7 @@ class TransportTakeover(asyncio.Protocol):
     def _count_turn(self) -> None:
         """There is room in this turn of the loop."""
         if self._transport.get_write_buffer_size() == 0:
-            before, self._written = self._written, count_written(self.sock, view_of(self.sock))
+            before, self._written = self._written, count_written(self.sock, self._view)
             if self._written is None:
                 self._turns_left = max(0, self._turns_left - 1)
             elif self._written == before:

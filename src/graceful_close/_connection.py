@@ -141,9 +141,8 @@ class Connection:
         """The machine, which is made when something happens that the first look cannot decide."""
         machine = self._machine
         if machine is None:
-            machine = self._machine = self._new_machine(tls=False)
-            machine.start()
-            machine.looked(self._state, self._now)
+            self._begin_with_machine()
+            machine = self.machine
             machine.shut(self._now)
             if self._looked_in_vain and machine.would_block(self._now) is COUNT:
                 machine.counted(0, self._now)
@@ -188,20 +187,22 @@ class Connection:
         self._state = state = read_state(sock, view)
         options = self._options
         if not may_end_at_first_look(options, view, state):
-            self._machine = machine = self._new_machine(tls=False)
-            step = machine.start()
-            known = step is LOOK or state is TcpState.LISTENING
-            return machine.looked(state, self._now) if known else step
+            return self._begin_with_machine()
         try:
             shut_for_writing(sock)
         except OSError as error:
-            self._machine = machine = self._new_machine(tls=False)
-            machine.start()
-            machine.looked(state, self._now)
-            return machine.shut(self._now, error)
+            self._begin_with_machine()
+            return self.machine.shut(self._now, error)
         # An idle time begins with a count, and that comes after a first read.
         waits = self._one_of_many and options.timeout and options.idle_timeout == math.inf
         return WAIT_READABLE if waits and state is OPEN else DRAIN
+
+    def _begin_with_machine(self) -> Step:
+        """Make the machine, and tell it where the connection stands."""
+        self._machine = machine = self._new_machine(tls=False)
+        step = machine.start()
+        known = step is LOOK or self._state is TcpState.LISTENING
+        return machine.looked(self._state, self._now) if known else step
 
     def _first_look(self) -> Step:
         """Read once: the peer's FIN, and all is acknowledged? Else a machine is to decide."""

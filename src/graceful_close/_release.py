@@ -6,6 +6,7 @@ import socket
 
 from . import _platform
 from ._linger import LingerPolicy
+from ._sockets import borrow_descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +60,17 @@ def _reset(sock: socket.socket) -> None:
         # The reader is woken, and the last reference resets.
         _set_policy(sock, LingerPolicy.ABORT, 0)
         _shut_for_reading(sock)
+
+
+def reset_at_close(sock: socket.socket) -> None:
+    """Have whoever owns a descriptor reset the connection by closing it."""
+    held: list[socket.socket] = []
+    try:
+        if borrow_descriptor(sock, held):
+            _set_policy(held[0], LingerPolicy.ABORT, 0)
+    finally:
+        for borrowed in held:
+            borrowed.detach()
 
 
 def _shut_for_reading(sock: socket.socket) -> None:

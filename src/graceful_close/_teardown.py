@@ -434,10 +434,9 @@ class Teardown:
         if self._peer_first_until:
             return self._let_the_peer_be_first(now)
         self._it_lives()
+        # Ours is out, and there is no end of the peer's stream yet.
         if self._state is not None and self._peer_first is None and not self._deaf:
-            self._peer_first = (
-                False  # ours is out, and there is no end of the peer's stream yet
-            )
+            self._peer_first = False
         view, options = self._view, self._options
         if view.acks is not None:
             # Acknowledgements are signs of life too, so an idle time begins with a count; and
