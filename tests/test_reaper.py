@@ -1723,6 +1723,34 @@ print("all well")
 """
 
 
+COUNT = """
+import sys
+sys.setswitchinterval(1e-6)
+for _ in range(4):
+    reaper = Reaper(timeout=PATIENCE, max_sockets=2)
+
+    def submit():
+        for _ in range(1000):
+            ours, peer = socket.socketpair()
+            reaper.submit(ours)
+            peer.close()
+
+    threads = [threading.Thread(target=submit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    reaper.close()
+    assert sum(reaper.stats().values()) == 4000, reaper.stats()
+print("all well")
+"""
+
+
+def test_no_connection_is_left_out_of_the_counts_when_many_threads_make_room() -> None:
+    ran = run(FORKS + COUNT)
+    assert ran.stdout == "all well\n", ran.stderr
+
+
 def test_forks_while_the_thread_is_busy_neither_deadlock_nor_keep_copies() -> None:
     ran = run(FORKS + BUSY_FORK, "200")
     assert ran.stdout == "all well\n", ran.stderr

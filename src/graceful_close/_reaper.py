@@ -194,12 +194,13 @@ class Reaper:
 
     def stats(self) -> dict[CloseOutcome, int]:
         """How many connections have ended in which way; every outcome is there."""
-        return dict(self._worker.counts)
+        counted = self._worker.tally.read()
+        return {outcome: counted[outcome] for outcome in CloseOutcome}
 
     @property
     def overflowed(self) -> int:
         """How many connections were let go to make room for others."""
-        return self._worker.overflowed
+        return self._worker.tally.read()["overflowed"]
 
     def __len__(self) -> int:
         """How many connections are in flight."""
@@ -265,8 +266,7 @@ class _Worker:
     Attributes:
         options: For each connection.
         pending: The connections in flight, by the id of their object.
-        counts: How many have ended in which way.
-        overflowed: How many were let go to make room.
+        tally: How many have ended in which way, and how many were let go to make room.
         closed: It takes no more.
     """
 
@@ -289,8 +289,7 @@ class _Worker:
     def _begin_anew(self) -> None:
         """Nothing has happened yet."""
         self.pending: dict[int, Pending] = {}
-        self.counts = dict.fromkeys(CloseOutcome, 0)
-        self.overflowed = 0
+        self.tally = _Tally((*CloseOutcome, "overflowed"))
         self.closed = False
         self._queue: deque[tuple[Pending, Step]] = deque()
         self._ended: deque[tuple[Pending, CloseResult | BaseException]] = deque()
@@ -414,7 +413,7 @@ class _Worker:
                 if len(self.pending) <= self._max_sockets:
                     self._queue.appendleft((pending, step))  # another submitter was faster
                     return
-                self.overflowed += 1
+                self.tally.add("overflowed")
                 if step is not LET_GO:
                     step = pending.machine.time_is_up(monotonic(), self._on_overflow)
                 drive(pending, step)
@@ -556,7 +555,7 @@ class _Worker:
             loop.add(pending, DRAIN if step is WAIT_READABLE else step)
         loop.serve(events, math.inf)
         for _ in range(len(loop) - self._max_sockets):
-            self.overflowed += 1
+            self.tally.add("overflowed")
             loop.hurry(loop.oldest(), self._on_overflow)
         if monotonic() >= self._end_at:
             for pending in loop:
@@ -583,13 +582,14 @@ class _Worker:
     def _note(self, pending: Pending, outcome: CloseResult | Exception) -> None:
         """A connection has ended."""
         if isinstance(outcome, CloseResult):
-            self.counts[outcome.outcome] += 1
+            self.tally.add(outcome.outcome)
         if pending.key is not None or self.on_close is not None:
             self._ended.append((pending, outcome))
         self.pending.pop(id(pending), None)
 
     def _report(self) -> None:
         """Tell whoever wants to know; what they do then belongs to the caller."""
+        self.tally.add_up()
         while self._ended:
             try:
                 pending, outcome = self._ended.popleft()
@@ -633,6 +633,45 @@ class _Worker:
 
     def go_on(self) -> None:
         self._forking = False
+
+
+class _Tally:
+    """Numbers to which every thread may add 1, and a signal handler that interrupts one at it.
+
+    `number += 1` reads, adds and writes, and loses what others have written meanwhile. So who adds
+    appends to a deque, which is one step, and whoever finds nobody else at it adds up.
+
+    Args:
+        names: What is counted.
+    """
+
+    def __init__(self, names: tuple[CloseOutcome | str, ...]) -> None:
+        self._sums = dict.fromkeys(names, 0)
+        self._new: deque[CloseOutcome | str] = deque()
+        self._adding: dict[str, object] = {}  # empty, or one entry: somebody adds up
+
+    def add(self, name: CloseOutcome | str) -> None:
+        self._new.append(name)
+
+    def add_up(self) -> None:
+        me = object()  # not the thread: a handler in the midst of this one is somebody else
+        try:
+            # Looked at again afterwards: who was refused has appended before, and relies on us.
+            while self._new and self._adding.setdefault("by", me) is me:
+                while self._new:
+                    self._sums[self._new.popleft()] += 1
+                del self._adding["by"]
+        finally:
+            if self._adding.get("by") is me:  # interrupted
+                del self._adding["by"]
+
+    def read(self) -> dict[CloseOutcome | str, int]:
+        self.add_up()
+        for _ in range(_GIVE_WAY_TIMES):  # bounded: it may be the one that we interrupt
+            if not self._adding:
+                break
+            time.sleep(_GIVE_WAY)
+        return dict(self._sums)
 
 
 def _call(callback: Callable[[Any], object], outcome: object) -> None:
