@@ -1,0 +1,51 @@
+"""How much of a request a middleware reads and discards, and for how long."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._options import Options
+
+# A client that sent `Expect: 100-continue` sends its body when it is invited, one round trip later,
+# or when it stops waiting for the invitation: after one second, in curl. A body that has not begun
+# one second after the reply does not come.
+_UNINVITED = 1.0
+
+
+class DrainBounds:
+    """The deadlines and the limit for reading what is left of one request.
+
+    Args:
+        options: `timeout` counts from here, `idle_timeout` from each arrival.
+        now: A reading of the monotonic clock.
+        may_not_come: The client may have decided not to send the body.
+    """
+
+    __slots__ = ("_deadline", "_idle_timeout", "_silent_until", "left")
+
+    def __init__(self, options: Options, now: float, *, may_not_come: bool = False) -> None:
+        self._deadline = now + options.timeout
+        self._idle_timeout = options.idle_timeout
+        self._silent_until = now + self._idle_timeout
+        if may_not_come:
+            self._silent_until = min(self._silent_until, now + _UNINVITED)
+        self.left = options.limit  # of the bytes that may be read
+
+    def seconds(self, now: float) -> float:
+        """How long the next arrival may take; 0 or less: read no more."""
+        return min(self._deadline, self._silent_until) - now
+
+    def received(self, count: int, now: float) -> None:
+        if count:
+            self._silent_until = now + self._idle_timeout
+            self.left -= count
+
+
+def announces_body(content_length: str, transfer_encoding: str) -> bool:
+    """Whether a request has a body (RFC 9112 section 6.3)."""
+    return bool(transfer_encoding) or content_length.strip().lstrip("0") != ""
+
+
+def expects_continue(expect: str) -> bool:
+    """Whether the client waits to be invited (RFC 9110 section 10.1.1)."""
+    return "100-continue" in expect.lower()

@@ -1,0 +1,251 @@
+"""One line around an ASGI application, so that early replies arrive.
+
+    from graceful_close.asgi import DrainMiddleware
+
+    app = DrainMiddleware(app)
+
+An application that replies before it has read the request (401, 413) leaves the rest of it to the
+server. Servers close then, and a close over unread input makes the kernel reset the connection:
+the client sees "connection reset", and nginx says 502. The middleware reads the rest, after the
+reply and before the server is told that the reply has ended. It uses nothing but ASGI's receive()
+and send(), so it works on every server, event loop and transport.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+from ._options import Options
+from ._request_body import DrainBounds, announces_body, expects_continue
+
+# What asgiref.typing, Starlette and the servers write differently.
+Message = Any
+Scope = Any
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+__all__ = ["DrainMiddleware"]
+
+# Of these, the last one of a reply ends it.
+_BODIES = ("http.response.body", "http.response.zerocopysend")
+
+
+class DrainMiddleware:
+    """Reads what an application left unread of a request, before the server closes.
+
+    The reply goes out first, all of it: its end alone is told to the server after the drain,
+    because a server gives no more of a request after that. (A reply of one piece is given a
+    Content-Length if it has none. A client that reads a longer one without it waits for the
+    end of the drain to know that it is over.)
+
+    A request without a body, one that was read, a websocket and a lifespan pass through. So does
+    HTTP/2 and HTTP/3, where a stream ends without the connection. If the application raises before
+    it has replied, the rest is read before the server replies in its place. Background tasks of
+    an application run after the drain.
+
+    A client that asked by `Expect: 100-continue` is not invited to send what nobody wants to read;
+    a server that has invited it is served as usual.
+
+    Args:
+        app: An ASGI 3 application.
+        timeout: Seconds for the drain of one request, 0 or more.
+        idle_timeout: Seconds without an arrival, after which the client is not waited for. None:
+            there is no such bound.
+        drain_limit: How many bytes are read, 0 or more. None: there is no such bound.
+        before_reply: Read the rest before the reply and not after it, for a server that sends
+            nothing before it has the end of a reply. Then a client that sends more than the
+            bounds allow gets its reply late and may lose it.
+
+    Raises:
+        TypeError, ValueError: An argument is not what is said here.
+
+    Notes:
+        A request is held for as long as the drain takes: a task, and no thread. When a bound is
+        reached, the server closes as it would have done without this.
+    """
+
+    def __init__(  # noqa: D107 (the class says it)
+        self,
+        app: ASGIApp,
+        *,
+        timeout: float = 30.0,
+        idle_timeout: float | None = 5.0,
+        drain_limit: int | None = None,
+        before_reply: bool = False,
+    ) -> None:
+        self._app = app
+        self._options = Options(timeout, idle_timeout, drain_limit)
+        self._before_reply = before_reply
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application (ASGI 3)."""
+        if scope["type"] != "http" or not _has_body(scope):
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(self._options, self._before_reply, scope, receive, send)
+        try:
+            await self._app(_without_pathsend(scope), exchange.receive, exchange.send)
+        except Exception:
+            await exchange.drain_unless_replied()
+            raise
+        await exchange.drain_unless_replied()
+
+
+class _Exchange:
+    """One request with a body, and its reply."""
+
+    def __init__(
+        self, options: Options, before_reply: bool, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self._options = options
+        self._receive = receive
+        self._send = send
+        self._expects = expects_continue(_header(scope, b"expect"))
+        self._before_reply = before_reply and not self._expects
+        self._is_head = scope["method"] == "HEAD"
+        self._read = False  # all of the request, or the client has gone
+        self._asked = False  # the application has asked for it
+        self._bounds: DrainBounds | None = None  # once it has begun
+        self._start: Message | None = None  # of a reply that may be given a length
+        self._replied = False  # at least begun to
+        self._one_at_a_time = _primitives().Lock()
+
+    async def receive(self) -> Message:
+        self._asked = True
+        async with self._one_at_a_time:
+            return await self._next()
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._read = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            if self._before_reply:
+                await self._drain()
+            if not self._read and not self._is_head and _may_have_length(message):
+                # A server sends nothing of it before the first of the body (ASGI's specification).
+                self._start = message
+                return
+            self._replied = True
+        is_end = kind in _BODIES and not message.get("more_body", False)
+        if self._start is not None:
+            start, self._start, self._replied = self._start, None, True
+            if is_end and kind == "http.response.body":
+                start = _with_length(start, len(message.get("body", b"")))
+            await self._send(start)
+        if is_end and not self._read:
+            await self._send({**message, "more_body": True})
+            await self._drain()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._send(message)
+
+    async def drain_unless_replied(self) -> None:
+        """The server is about to reply in the application's place."""
+        if self._start is not None:
+            # The application's bug: a start without a body.
+            start, self._start = self._start, None
+            await self._send(start)
+        elif not self._replied and (self._asked or not self._expects):
+            await self._drain()
+
+    async def _drain(self) -> None:
+        if self._bounds is None:
+            uninvited = self._expects and not self._asked
+            self._bounds = DrainBounds(self._options, monotonic(), may_not_come=uninvited)
+        bounds = self._bounds
+        while not self._read and bounds.left > 0:
+            seconds = bounds.seconds(monotonic())
+            if seconds <= 0:
+                return
+            count = await _within(seconds, self._discard_next)
+            if count is None:
+                return
+            bounds.received(count, monotonic())
+
+    async def _discard_next(self) -> int:
+        async with self._one_at_a_time:
+            # The application may have a task that waits for a disconnect, and reads on its way.
+            return 0 if self._read else len((await self._next()).get("body", b""))
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return b",".join(value for key, value in scope["headers"] if key.lower() == name).decode(
+        "latin-1"
+    )
+
+
+def _has_body(scope: Scope) -> bool:
+    return scope["http_version"] in ("1.0", "1.1") and announces_body(
+        _header(scope, b"content-length"), _header(scope, b"transfer-encoding")
+    )
+
+
+def _without_pathsend(scope: Scope) -> Scope:
+    """A file sent by its path begins and ends a reply in one message: nothing comes between."""
+    extensions = scope.get("extensions")
+    if not extensions or "http.response.pathsend" not in extensions:
+        return scope
+    rest = {name: what for name, what in extensions.items() if name != "http.response.pathsend"}
+    return {**scope, "extensions": rest}
+
+
+def _may_have_length(start: Message) -> bool:
+    """Whether the start of a reply may be given a Content-Length that it does not have."""
+    status = start["status"]
+    if status < 200 or status in (204, 304) or start.get("trailers", False):
+        return False
+    names = {bytes(name).lower() for name, _ in start.get("headers", ())}
+    return not names & {b"content-length", b"transfer-encoding"}
+
+
+def _with_length(start: Message, length: int) -> Message:
+    headers = [*start.get("headers", ()), (b"content-length", b"%d" % length)]
+    return {**start, "headers": headers}
+
+
+# --- asyncio and trio ------------------------------------------------------------------------------
+
+
+def _in_trio() -> bool:
+    trio = sys.modules.get("trio")
+    if trio is None:
+        return False
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _primitives() -> Any:
+    """The module with the Lock of whatever runs us."""
+    if _in_trio():
+        return sys.modules["trio"]
+    import asyncio
+
+    return asyncio
+
+
+async def _within(seconds: float, receive: Callable[[], Awaitable[int]]) -> int | None:
+    """What `receive` returns, or None if that takes longer than `seconds`."""
+    if _in_trio():
+        with sys.modules["trio"].move_on_after(seconds):
+            return await receive()
+        return None
+    import asyncio
+
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await receive()
+    except TimeoutError:
+        if not limit.expired():
+            raise  # the server's own
+        return None

@@ -1,0 +1,239 @@
+"""One line around a WSGI application, so that early replies arrive.
+
+    from graceful_close.wsgi import DrainMiddleware
+
+    app = DrainMiddleware(app)
+
+An application that replies before it has read the request (401, 413) leaves the rest of it to the
+server. Servers close then, and a close over unread input makes the kernel reset the connection:
+the client sees "connection reset", and nginx says 502. The middleware reads the rest after the
+reply, in the iterable's close(), which a server calls before it closes (PEP 3333).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+import threading
+from contextlib import contextmanager
+from time import monotonic
+
+from ._options import Options
+from ._request_body import DrainBounds, announces_body, expects_continue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator
+    from typing import Any
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["DrainMiddleware"]
+
+# How much is read at a time, so that a client that sends less in `idle_timeout` counts as silent.
+# Arbitrary: a 56k modem sends it in less than a second, and reads this short cost a server nothing.
+_PIECE = 4096
+
+
+class DrainMiddleware:
+    """Reads what an application left unread of a request, before the server closes.
+
+    The server sends the whole reply first; then it calls the iterable's close(), and there the
+    rest is read. A request without a body, or whose body was read, passes through. If the
+    application raises before it has replied, the rest is read before the server replies in its
+    place.
+
+    A client that asked by `Expect: 100-continue` is not invited to send what nobody wants to read.
+    A server that has invited it already is served as usual if its connection is known (below).
+
+    Args:
+        app: A WSGI application.
+        timeout: Seconds for the drain of one request, 0 or more.
+        idle_timeout: Seconds without 4 KiB arriving, after which the client is not waited for.
+            None: there is no such bound.
+        drain_limit: How many bytes are read, 0 or more. None: there is no such bound.
+
+    Raises:
+        TypeError, ValueError: An argument is not what is said here.
+
+    Notes:
+        The worker (a process, a thread, a greenlet) is held for as long as the drain takes.
+
+        WSGI knows no read with a timeout. gunicorn and servers made of http.server's parts
+        (wsgiref, werkzeug, Django's runserver) show the connection, and the drain ends in time by a
+        `shutdown(SHUT_RD)`. Elsewhere one read lasts as long as the server allows: 10 seconds of
+        silence in cheroot (`timeout`), 4 in uWSGI (`socket-timeout`); gevent's pywsgi, eventlet
+        (`socket_timeout`) and granian know no bound by default, so put a proxy before those that
+        buffers requests, as nginx does.
+
+        A request without a Content-Length is read where the server says that wsgi.input ends
+        (`wsgi.input_terminated`): gunicorn, werkzeug, waitress, gevent, cheroot.
+
+        A reply made by `wsgi.file_wrapper` is sent as any other iterable if the request has a body.
+    """
+
+    def __init__(  # noqa: D107 (the class says it)
+        self,
+        app: WSGIApplication,
+        *,
+        timeout: float = 30.0,
+        idle_timeout: float | None = 5.0,
+        drain_limit: int | None = None,
+    ) -> None:
+        self._app = app
+        self._options = Options(timeout, idle_timeout, drain_limit)
+
+    def __call__(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """Call the application (PEP 3333)."""
+        request = _Request(self._options, environ)
+        if request.left == 0:
+            return self._app(environ, start_response)
+        environ["wsgi.input"] = request
+        try:
+            reply = self._app(environ, start_response)
+        except Exception:
+            request.drain()
+            raise
+        kind = _SizedReply if hasattr(reply, "__len__") else _Reply
+        return kind(reply, request)
+
+
+class _Reply:
+    """What the application returned, with the drain at its end."""
+
+    def __init__(self, reply: Iterable[bytes], request: _Request) -> None:
+        self._reply = reply
+        self._request = request
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._reply)
+
+    def close(self) -> None:
+        try:
+            close = getattr(self._reply, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._request.drain()
+
+
+class _SizedReply(_Reply):
+    """One that says of how many pieces it is; of a single one a server takes the length."""
+
+    def __len__(self) -> int:
+        return len(self._reply)  # type: ignore[arg-type] # __call__ has looked
+
+
+class _Request:
+    """wsgi.input, which counts what is read of it.
+
+    Attributes:
+        left: How many bytes are unread; infinite for a chunked body, whose end is its own.
+    """
+
+    def __init__(self, options: Options, environ: WSGIEnvironment) -> None:
+        self._options = options
+        self._input = environ["wsgi.input"]
+        self._expects = expects_continue(environ.get("HTTP_EXPECT", ""))
+        self._socket: Any = environ.get("gunicorn.socket")
+        self._asked = False  # the application has asked for it
+        length = environ.get("CONTENT_LENGTH") or ""
+        self.left: float = 0
+        if length.strip().isdecimal():
+            self.left = int(length)
+        elif environ.get("wsgi.input_terminated") and announces_body(
+            "", environ.get("HTTP_TRANSFER_ENCODING", "")
+        ):
+            self.left = math.inf
+
+    def read(self, *size: int) -> bytes:
+        self._asked = True
+        return self._count(self._input.read(*size), size)
+
+    def readline(self, *size: int) -> bytes:
+        self._asked = True
+        return self._count(self._input.readline(*size), size)
+
+    def readlines(self, *hint: int) -> list[bytes]:
+        self._asked = True
+        lines: list[bytes] = self._input.readlines(*hint)
+        self._count(b"".join(lines), hint)
+        return lines
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._input, name)  # what this server's input has besides
+
+    def _count(self, data: bytes, size: tuple[int, ...]) -> bytes:
+        self.left -= len(data)
+        if not data and size != (0,):
+            self.left = 0  # the end of the stream
+        return data
+
+    def drain(self) -> None:
+        """Read the rest, within the bounds. Does nothing the second time."""
+        if self.left <= 0:
+            return
+        uninvited = self._expects and not self._asked
+        with self._connection() as connection:
+            if uninvited and connection is None:
+                return  # to read would be to invite
+            bounds = DrainBounds(self._options, monotonic(), may_not_come=uninvited)
+            try:
+                with _cut_off(connection, bounds):
+                    self._discard(bounds)
+            except Exception:  # noqa: BLE001 (the server's own errors, about a reply that is out)
+                self.left = 0
+
+    def _discard(self, bounds: DrainBounds) -> None:
+        while self.left > 0 and bounds.left > 0 and bounds.seconds(monotonic()) > 0:
+            size = min(_PIECE, self.left, bounds.left)
+            bounds.received(len(self.read(int(size))), monotonic())
+
+    @contextmanager
+    def _connection(self) -> Generator[socket.socket | None]:
+        """A socket of the connection's, where the server shows it."""
+        try:
+            shown = self._socket if self._socket is not None else self._input
+            number = shown.fileno()
+            blocking = sys.platform == "win32" or os.get_blocking(number)
+            sock = socket.fromfd(number, socket.AF_INET, socket.SOCK_STREAM)
+        except (AttributeError, OSError, ValueError):  # ValueError: io.UnsupportedOperation
+            yield None
+            return
+        if sys.platform != "win32":
+            # By socket.setdefaulttimeout(), or on PyPy, a new object changes what the server's has.
+            os.set_blocking(sock.fileno(), blocking)
+        with sock:
+            yield sock
+
+
+@contextmanager
+def _cut_off(connection: socket.socket | None, bounds: DrainBounds) -> Generator[None]:
+    """End a read that lasts too long, by the end of the stream."""
+    if connection is None:
+        yield
+        return
+    done = threading.Event()
+
+    def watch() -> None:
+        while (seconds := bounds.seconds(monotonic())) > 0:
+            if done.wait(seconds):
+                return
+        try:
+            connection.shutdown(socket.SHUT_RD)
+        except OSError:
+            pass  # ENOTCONN: the client has gone. ENOTSOCK: it is the file of a gateway
+
+    watcher = threading.Thread(target=watch, name="graceful-close drain", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
