@@ -33,7 +33,14 @@ PEER_FIN, BOTH_FINS = TcpState.PEER_FIN, TcpState.BOTH_FINS
 OVER, NEVER_OPEN = TcpState.OVER, TcpState.NEVER_OPEN
 
 WAITS = frozenset(
-    {Step.WAIT_READABLE, Step.WAIT_WRITABLE, Step.WAIT_EITHER, Step.WAIT_ACK, Step.PAUSE}
+    {
+        Step.FLUSH,
+        Step.WAIT_READABLE,
+        Step.WAIT_WRITABLE,
+        Step.WAIT_EITHER,
+        Step.WAIT_ACK,
+        Step.PAUSE,
+    }
 )
 
 # The kinds RESET, NOT_CONNECTED, LOST, REFUSED and CLOSED.
@@ -48,6 +55,7 @@ ERRORS = tuple(
     )
 )
 RESET = ERRORS[0]
+CUT = OSError(errno.ECONNABORTED, "cut short")
 
 COUNTS = (None, 0, 1, 2)
 
@@ -77,13 +85,14 @@ _all_of = attrgetter(*_SLOTS)
 # Most of the time goes into copies, and copy.copy() takes five times as long.
 _SETTERS = [vars(Teardown)[name].__set__ for name in _SLOTS]
 _UNCHANGING = {
-    "_abort",
     "_deadline",
+    "_moved",
     "_on_timeout",
     "_one_of_many",
     "_options",
     "_pause",
     "_started",
+    "_stood",
     "_unflushed",
     "_view",
     "allowance",
@@ -91,9 +100,11 @@ _UNCHANGING = {
 }
 # What still decides something once the outcome is decided, and what only does so before.
 _TO_THE_END = (
+    "_abort",
     "_deaf",
     "_first_looked",
     "_fin_sent",
+    "_held",
     "_notified",
     "_notifying",
     "_outcome",
@@ -136,6 +147,7 @@ class Case(NamedTuple):
     one_of_many: bool = False
     drain_limit: int | None = None
     fin_sent: bool = False
+    flush: bool = False
     timeout: int = 2
 
     def machine(self) -> Teardown:
@@ -155,6 +167,7 @@ class Case(NamedTuple):
             one_of_many=self.one_of_many,
             abort=self.abort,
             fin_sent=self.fin_sent,
+            flush=self.flush,
         )
 
 
@@ -202,6 +215,9 @@ class Report(NamedTuple):
 
 
 _TELL: dict[str, Callable[[Teardown, Any, int], Step]] = {
+    "flushing": lambda machine, value, now: machine.flushing(0, 0, 1, now),
+    "flushed": lambda machine, value, now: machine.flushed(0, now, waited=False),
+    "cut short": lambda machine, value, now: machine.cut_short(1, value, now),
     "looked": lambda machine, value, now: machine.looked(value, now),
     "notified": lambda machine, value, now: machine.notified(value, now),
     "no room": lambda machine, value, now: machine.notify_would_block(now),
@@ -221,6 +237,9 @@ _TELL: dict[str, Callable[[Teardown, Any, int], Step]] = {
 def reports_of(case: Case, seen: Seen, machine: Teardown) -> Iterator[tuple[str, Any]]:
     """Everything that may be reported of the step that was asked for."""
     match seen.step:
+        case Step.FLUSH:
+            yield from (("flushing", None), ("flushed", None), ("cut short", CUT))
+            yield from (("failed", error) for error in ERRORS)
         case Step.LOOK:
             yield from (("looked", state) for state in _shown_next(case, seen))
         case Step.SEND_CLOSE_NOTIFY:
@@ -261,6 +280,9 @@ def _shown_next(case: Case, seen: Seen) -> tuple[TcpState | None, ...]:
 
 
 ANY_REPORT: tuple[tuple[str, Any], ...] = (
+    ("flushing", None),
+    ("flushed", None),
+    ("cut short", CUT),
     *(("looked", state) for state in (None, *TcpState)),
     ("notified", True),
     ("no room", None),
@@ -536,7 +558,8 @@ class Space:
                 right = seen.now >= case.timeout or lingers
             case CloseOutcome.IDLE_TIMED_OUT:
                 right = seen.now - seen.life >= idle
-                if case.view.acks is None and machine.linger_policy is LingerPolicy.ABORT:
+                aborts = machine.linger_policy is LingerPolicy.ABORT and not machine._abort
+                if case.view.acks is None and aborts:
                     self.complain("silence aborts where slowness looks the same", node)
             case CloseOutcome.DRAIN_LIMIT:
                 right = case.drain_limit is not None and result.drained == case.drain_limit + 1
@@ -550,6 +573,8 @@ class Space:
             self.complain(f"{outcome.name}, but it was not so", node)
         if result.peer_first and seen.ours_was_first:
             self.complain("the peer is called first, but our FIN was", node)
+        if machine._abort and machine.linger_policy not in {None, LingerPolicy.ABORT}:
+            self.complain("what is cut short ends in order", node)
         orderly = outcome in {CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED}
         if result.peer_first is None and seen.fin_before_ours and orderly:
             self.complain("nobody is called first, though the peer was seen to be", node)

@@ -1556,21 +1556,145 @@ def test_on_timeout_is_one_of_two_policies() -> None:
         asking(on_timeout=LingerPolicy.TIMED)
 
 
-# --- before the machine begins ---------------------------------------------------------------------
-
-
-def test_what_is_left_of_the_options_is_what_was_not_used_up() -> None:
-    asked = Options(5.0, 2.0, 1000, DELIVERED, LingerPolicy.ABORT, 1.5)
-    left = asked.after(3.0, 400)
-    assert (left.timeout, left.idle_timeout, left.drain_limit) == (2.0, 2.0, 600)
-    assert (left.until, left.on_timeout) == (DELIVERED, LingerPolicy.ABORT)
-    assert left.peer_first == 1.5
-    nothing = asked.after(9.0, 4000)
-    assert (nothing.timeout, nothing.drain_limit) == (0.0, 0)
-    endless = Options(5.0).after(1.0, 10**9)
-    assert (endless.idle_timeout, endless.drain_limit) == (math.inf, None)
-
-
 def test_without_a_limit_the_drain_is_bounded_by_nothing_but_time() -> None:
     assert asking().limit == math.inf
     assert asking(drain_limit=0).limit == 0
+
+
+# --- the flush ----------------------------------------------------------------------------------
+
+HELD = 1000
+
+
+def flushing(options: Options | None = None, **driver: Any) -> Teardown:
+    machine = Teardown(options or asking(timeout=5), 0.0, LINUX, flush=True, **driver)
+    assert machine.start() is Step.FLUSH
+    assert machine.wake_at == 5
+    return machine
+
+
+def test_what_is_held_above_the_kernel_is_flushed_before_anything_else() -> None:
+    machine = flushing()
+    assert machine.flushing(0, 0, HELD, 1.0) is Step.FLUSH
+    assert machine.flushed(0, 2.0, waited=True) is Step.LOOK
+    assert machine.looked(OPEN, 2.0) is Step.SHUT_WR
+    machine.shut(2.0)
+    assert machine.wake_at == 7, "the rest has a time of its own"
+
+
+def test_a_flush_that_took_no_time_leaves_the_deadline_as_it_was() -> None:
+    machine = flushing()
+    assert machine.flushed(0, 0.1, waited=False) is Step.LOOK
+    machine.looked(OPEN, 0.1)
+    machine.shut(0.1)
+    assert machine.wake_at == 5
+
+
+def test_a_reader_that_makes_progress_is_not_cut_off_by_the_total() -> None:
+    machine = flushing()
+    for turn in range(1, 100):
+        assert machine.flushing(turn * 4096, 0, HELD, turn * 4.9) is Step.FLUSH
+        assert machine.wake_at == pytest.approx(turn * 4.9 + 5)
+
+
+def test_a_reader_of_a_byte_a_second_is_given_up() -> None:
+    machine = flushing()
+    for second in range(1, 5):
+        assert machine.flushing(second, 0, HELD, float(second)) is Step.FLUSH
+    assert machine.flushing(5, 0, HELD, 5.0) is Step.LOOK
+    assert machine.looked(OPEN, 5.0) is Step.COUNT
+    assert machine.counted(7, 5.0) is Step.LET_GO
+    assert machine.linger_policy is LingerPolicy.ABORT, "the end would say that it was whole"
+    result = machine.released(5.0)
+    assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 7 + HELD)
+    assert not result.clean
+
+
+def test_a_peer_that_uploads_makes_progress_but_not_for_ever() -> None:
+    machine = flushing()
+    assert machine.flushing(0, 1 << 30, HELD, 4.0) is Step.FLUSH
+    assert machine.flushing(0, 2 << 30, HELD, 8.0) is Step.FLUSH
+    assert machine.flushing(0, 3 << 30, HELD, 9.0) is Step.LOOK
+
+
+def test_silence_gives_a_flush_up_when_the_idle_time_is_shorter() -> None:
+    options = asking(timeout=50, idle_timeout=5)
+    machine = flushing(options)
+    assert machine.flushing(0, 0, None, 5.0) is Step.LOOK
+    machine.looked(OPEN, 5.0)
+    assert machine.counted(7, 5.0) is Step.LET_GO
+    result = machine.released(5.0)
+    assert (result.outcome, result.unacked) == (CloseOutcome.IDLE_TIMED_OUT, None)
+
+
+def test_what_is_drained_in_the_flush_counts_for_the_limit() -> None:
+    machine = flushing(asking(timeout=5, drain_limit=100))
+    assert machine.flushing(0, 100, HELD, 1.0) is Step.FLUSH
+    assert machine.flushed(100, 1.0, waited=True) is Step.LOOK
+    machine.looked(OPEN, 1.0)
+    machine.shut(1.0)
+    assert machine.allowance == 1
+    machine.received(1, 1.0)
+    machine.counted(0, 1.0)
+    result = machine.released(1.0)
+    assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 101)
+
+
+def test_a_limit_that_is_passed_in_the_flush_ends_it_in_a_reset() -> None:
+    machine = flushing(asking(timeout=5, drain_limit=100))
+    assert machine.flushing(0, 101, HELD, 1.0) is Step.LOOK
+    machine.looked(OPEN, 1.0)
+    machine.counted(0, 1.0)
+    assert machine.linger_policy is LingerPolicy.ABORT
+    assert machine.released(1.0).outcome is CloseOutcome.DRAIN_LIMIT
+
+
+def test_what_was_cut_short_ends_in_a_reset_and_not_notified() -> None:
+    machine = flushing(tls=True)
+    cut = OSError(errno.ECONNABORTED, "by the transport")
+    assert machine.cut_short(HELD, cut, 1.0) is Step.LOOK
+    assert machine.looked(OPEN, 1.0) is Step.COUNT
+    assert machine.counted(0, 1.0) is Step.LET_GO
+    assert machine.linger_policy is LingerPolicy.ABORT
+    result = machine.released(1.0)
+    assert (result.outcome, result.unacked, result.notified) == (
+        CloseOutcome.TIMED_OUT,
+        HELD,
+        False,
+    )
+    assert result.error is cut
+
+
+def test_a_reset_that_the_flush_has_not_met_is_told_when_it_is_given_up() -> None:
+    machine = flushing()
+    assert machine.flushing(0, 0, HELD, 5.0) is Step.LOOK
+    assert machine.looked(TcpState.OVER, 5.0) is Step.READ_ERROR
+    machine.failed(ConnectionResetError(errno.ECONNRESET, "reset"), 5.0)
+    machine.counted(0, 5.0)
+    assert machine.released(5.0).outcome is CloseOutcome.PEER_RESET
+
+
+def test_a_close_notify_that_went_out_with_the_flush_is_not_asked_for_again() -> None:
+    machine = flushing(tls=True)
+    notified = True, None
+    assert machine.flushed(0, 1.0, waited=True, fin_sent=True, notified=notified) is Step.LOOK
+    assert machine.looked(FIN_SENT, 1.0) is not Step.SEND_CLOSE_NOTIFY
+
+
+def test_time_is_up_in_a_flush() -> None:
+    machine = flushing()
+    assert machine.time_is_up(1.0, LingerPolicy.BACKGROUND) is Step.LOOK
+    machine.looked(OPEN, 1.0)
+    machine.counted(0, 1.0)
+    assert machine.linger_policy is LingerPolicy.ABORT
+
+
+def test_a_connection_that_stood_and_is_gone_was_reset() -> None:
+    machine = Teardown(asking(timeout=5), 0.0, LINUX, stood=True)
+    assert machine.start() is Step.LOOK
+    machine.looked(TcpState.OVER, 1.0)
+    machine.shut(1.0, OSError(errno.ENOTCONN, "not connected"))
+    machine.received(0, 1.0)
+    machine.no_error(1.0)
+    machine.counted(0, 1.0)
+    assert machine.released(1.0).outcome is CloseOutcome.PEER_RESET

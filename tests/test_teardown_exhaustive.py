@@ -6,7 +6,8 @@ have two levels (tls, peer_first, until, idle_timeout, one_of_many, drain_limit,
 eight rows of Taguchi's L8 have each pair of levels of each two of them, and each row is run on
 every view but macOS's: four rows there, which have each level of each one. (What it has in common
 with Linux is run there, and that its count does not survive a reset is MPTCP's case, too.) An abort
-looks at none of these but tls and fin_sent; no driver does the latter with it.
+looks at none of these but tls and fin_sent; no driver does the latter with it. After a flush the
+close is as any other.
 """
 
 from __future__ import annotations
@@ -68,9 +69,11 @@ CASES = [
     for view in VIEWS
     if view != "macos" or number in ON_MACOS
 ] + [
-    Case(f"{view}-abort{'-tls' * tls}", VIEWS[view], abort=True, tls=tls)
+    Case(f"{view}-{way}{'-tls' * tls}", VIEWS[view], tls=tls, **{way: True})
     for view in VIEWS
     for tls in (False, True)
+    for way in ("abort", "flush")
+    if way == "abort" or view in {"linux", "other"}
 ]
 
 # Where nothing but the order or the waits is looked at, what is small will do.

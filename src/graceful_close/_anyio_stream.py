@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _socket
-import math
 import os
 import socket
 import ssl
@@ -17,16 +16,13 @@ import anyio.lowlevel
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from ._acks import count_unacked
-from ._async import LOOK_EVERY, FlushDeadline, PendingClose
-from ._blocking import abort_on
+from ._async import LOOK_EVERY, PendingClose
 from ._close_all import close_at_once
 from ._connection import NOT_NOW, READS_IN_A_ROW
 from ._drain import Drain, drain_of
 from ._linger import LingerPolicy
 from ._platform import ErrorKind, error_kind
-from ._record import replace
 from ._release import reset_at_close
-from ._result import CloseOutcome, CloseResult
 from ._sockets import view_of
 from ._tls import MSG_NOSIGNAL, LastRecords
 
@@ -35,7 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from ._connection import Connection
     from ._options import Options
+    from ._teardown import Step
 
     # The arguments of LastRecords.
     LastRecordsOf = tuple[bytes, bool | None, bool | None]
@@ -152,6 +150,7 @@ class Taken(PendingClose):
 
     Attributes:
         shared: The stream keeps a descriptor of its own.
+        tls: The stream speaks it.
         flushed: All that the stream held is in the kernel; False: not yet; None: not asked yet.
     """
 
@@ -161,12 +160,14 @@ class Taken(PendingClose):
         "_drain_way",
         "_drained",
         "_end",
-        "_left",
-        "_stood",
+        "_flushed",
+        "_peer_ended",
+        "_stream_is_closed",
         "_unacked",
         "_waited",
         "flushed",
         "shared",
+        "tls",
     )
 
     def __init__(
@@ -175,19 +176,22 @@ class Taken(PendingClose):
         sock.settimeout(0)  # as its framework had it; a new object does not know
         super().__init__(options, sock, since)
         self.shared = shared
+        self.tls = bool(end.layers)
         self.flushed: bool | None = None
         self._end = end
         self._drain_way: Drain | None = None
-        self._left = options.limit
+        self._peer_ended = False
         self._drained = 0
-        self._waited = 0.0  # until the last sign of life
+        self._flushed = 0
+        self._waited = False
         self._unacked: int | None = None
         # What is closed while it is waited on stays in the event loop's epoll for as long as a dup
         # lives, and wakes it for ever. A transport waits no more when it is closed; a stream that
         # waits on the socket itself (UNIX) could, on uvloop.
         self._closes_late = shared and isinstance(end.raw, socket.socket)
+        self._stream_is_closed = False
         self._cut_short = False  # a send() goes on, and its record will be cut
-        self._stood = shared and self._stands()
+        self.stood = shared and self._stands()
 
     def _stands(self) -> bool:
         """Whether there is a connection, and our FIN is not out."""
@@ -205,21 +209,6 @@ class Taken(PendingClose):
     def _failed(self, error: OSError) -> None:
         """The network ended the connection, and told it to the stream alone."""
         self.close_notify = error.with_traceback(None)
-
-    def merged(self, result: CloseResult) -> CloseResult:
-        """How it ended, with what happened before the close sequence began."""
-        outcome, error = result.outcome, result.error
-        if self._stood and outcome is CloseOutcome.NOT_CONNECTED:
-            # A connection that stood, and was gone before our FIN: it was reset, and its
-            # transport, which reads until it is closed, was told that in our place.
-            outcome, error = CloseOutcome.PEER_RESET, None
-        return replace(
-            result,
-            outcome=outcome,
-            elapsed=result.elapsed + self._waited,
-            drained=result.drained + self._drained,
-            error=error,
-        )
 
     async def ask(self, seconds: float = _TIME_TO_TELL) -> None:
         """Ask the stream for so long whether it holds something back."""
@@ -242,90 +231,69 @@ class Taken(PendingClose):
                 self._failed(error.__cause__)
         self.flushed = not scope.cancelled_caught
 
-    async def begin_to_end(self) -> None:
-        """Flush and close the stream, and have TLS say what it has to say.
-
-        If that takes too long, it has a result.
-        """
+    async def find_out_why(self) -> None:
+        """If the connection is gone, have the stream say what ended it."""
         for _ in range(_TURNS_TO_SAY_WHY):
-            if not self.shared or self._stood or self.close_notify is not None:
+            if not self.shared or self.stood or self.close_notify is not None:
                 break
             await anyio.lowlevel.checkpoint()
             await self.ask()
-        await self._flush()
+
+    async def begin_to_end(self) -> None:
+        """All is flushed: close the stream, and have TLS say what it has to say."""
         if not self._closes_late:
             await self._end.close()
-        if self.result is None and self._end.layers and self.close_notify is None:
+            self._stream_is_closed = True
+        if self.tls and self.close_notify is None:
             cut = self._cut_short
             self.close_notify = (False, None) if cut else await _last_records(self._end.layers)
 
-    async def _flush(self) -> None:
-        deadline = FlushDeadline(self.options, self.since)
-        flushed = 0
-        while not self.flushed:
-            try:
-                self._drain()
-            except OSError as error:
-                if error_kind(error) is ErrorKind.OURS:
-                    raise
-                self._failed(error)
-                break
-            now = monotonic()
-            flushed += self._acknowledged()
-            # The machine is to meet the limit.
-            gave_up = deadline.gives_up(flushed, 0 if self._left <= 0 else self._drained, now)
-            if gave_up is not None:
-                # The end of the stream would tell the peer that the message is whole.
-                aborted = abort_on(self.sock)
-                here = aborted.outcome is CloseOutcome.ABORTED
-                self.result = self.merged(
-                    replace(
-                        aborted,
-                        outcome=gave_up if here else aborted.outcome,
-                        elapsed=now - self.since,
-                        unacked=None,  # what the stream holds is not known
-                        notified=False if self._end.layers else None,
-                    )
-                )
-                return
+    async def go_on(self, connection: Connection) -> Step:
+        """The flush of `close_on`; see `Flush`."""
+        sock, machine = connection.sock, connection.machine
+        if not self.flushed and self._waited:
             await self.ask(LOOK_EVERY)
-        if flushed or self._drained:
-            self._go_on_from(monotonic())
+        if not self.flushed:
+            self._waited = True
+            try:
+                self._drain(sock, machine.allowance)
+            except OSError as error:
+                return machine.failed(error, monotonic())
+            self._flushed += self._acknowledged(sock)
+            # What the stream holds is not known.
+            return machine.flushing(self._flushed, self._drained, None, monotonic())
+        self.close_notify = None
+        await self.begin_to_end()
+        connection.close_notify = self.close_notify
+        waited = bool(self._flushed or self._drained)
+        return machine.flushed(self._drained, monotonic(), waited=waited)
 
-    def _drain(self) -> None:
+    def _drain(self, sock: socket.socket, allowance: int | None) -> None:
         """Throw away what has come in."""
         if self._drain_way is None:
-            self._drain_way = drain_of(self.sock, view_of(self.sock))
+            self._drain_way = drain_of(sock, view_of(sock))
         for _ in range(READS_IN_A_ROW):
-            if self._left <= 0:
-                break  # the machine is to meet the limit
-            allowance = None if self._left == math.inf else int(self._left)
+            most = None if allowance is None else allowance - self._drained
+            if self._peer_ended or most == 0:
+                break  # the machine is to meet it again
             try:
-                count = self._drain_way.read(self.sock, allowance)
+                count = self._drain_way.read(sock, most)
             except OSError as error:
                 if error_kind(error) in NOT_NOW:
                     break
                 raise
-            if count == 0:
-                self._left = 0  # the peer's FIN, which the machine will find again
-                break
+            self._peer_ended = count == 0
             self._drained += count
-            self._left -= count
 
-    def _acknowledged(self) -> int:
+    def _acknowledged(self, sock: socket.socket) -> int:
         """How much less is unacknowledged than when it was asked last."""
         before = self._unacked
-        self._unacked = now = count_unacked(self.sock, view_of(self.sock))
+        self._unacked = now = count_unacked(sock, view_of(sock))
         return max(0, before - now) if before is not None and now is not None else 0
-
-    def _go_on_from(self, now: float) -> None:
-        """Have the deadlines count from here: the kernel has everything."""
-        self._waited, self.since = now - self.since, now
-        self.options = self.options.after(0.0, self._drained)
 
     async def end(self) -> None:
         """Close the stream if that is not done yet. The dup is closed."""
-        if self._closes_late:
+        if not self._stream_is_closed:
             await self._end.close()
 
     async def drop(self, error: BaseException) -> None:

@@ -8,9 +8,9 @@ from typing import Generic, TypeVar
 from ._close_all import Batch, close_at_once
 from ._connection import Connection
 from ._loop import CloseLoop, Pending
-from ._result import CloseOutcome, CloseResult
 from ._selector import new_selector
 from ._teardown import (
+    FLUSH,
     LET_GO,
     PAUSE,
     WAIT_ACK,
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Iterator, Sequence
     from types import TracebackType
-    from typing import Final, Protocol
+    from typing import Protocol
 
     from ._connection import CloseNotify
     from ._options import Options
+    from ._result import CloseResult
     from ._selector import Selector
+    from ._teardown import Step
 
     class Wait(Protocol):
         """How an event loop waits. Each ends by itself after `seconds`, and is cancellable."""
@@ -43,6 +45,16 @@ if TYPE_CHECKING:
 
         async def pause(self, seconds: float) -> None:
             """Until the time is over; 0: let others run."""
+            ...
+
+    class Flush(Protocol):
+        """What is above the kernel, and how that gets there."""
+
+        async def go_on(self, connection: Connection) -> Step:
+            """Wait until something has moved, or until `wake_at`, and tell the machine.
+
+            Called once after the other, with nothing to wait for the first time.
+            """
             ...
 
 
@@ -97,8 +109,9 @@ async def close_on(
     since: float | None = None,
     close_notify: CloseNotify = None,
     *,
-    fin_sent: bool = False,
     abort: bool = False,
+    flush: Flush | None = None,
+    stood: bool = False,
 ) -> CloseResult:
     """`graceful_close` in an event loop, with everything checked.
 
@@ -109,9 +122,10 @@ async def close_on(
         sock: What to close.
         wait: How to wait.
         since: From when the deadlines count; None: from now.
-        close_notify: As for `Connection`, as are the next two.
-        fin_sent: Our FIN is out.
+        close_notify: As for `Connection`.
         abort: Throw the connection away.
+        flush: What has to be flushed first.
+        stood: As for `Teardown`.
     """
     connection = Connection(
         options,
@@ -119,12 +133,16 @@ async def close_on(
         one_of_many=True,
         abort=abort,
         close_notify=close_notify,
-        fin_sent=fin_sent,
+        flush=flush is not None,
+        stood=stood,
     )
     watch: Selector | None = None
     try:
         step = connection.begin(sock)
         while (step := connection.carry_out(step)) is not LET_GO:
+            if flush is not None and step is FLUSH:
+                step = await flush.go_on(connection)
+                continue
             number, wake_at = connection.sock.fileno(), connection.wake_at
             left = max(0.0, wake_at - monotonic())
             readable = True
@@ -171,10 +189,10 @@ async def _either(descriptor: int, wake_at: float, wait: Wait) -> None:
 
 
 async def close_all_on(
-    options: Options, socks: list[socket.socket], wait: Wait
+    options: Options, socks: list[socket.socket], wait: Wait, since: float
 ) -> list[CloseResult]:
     """`close_all` in an event loop, with everything checked."""
-    with Batch(options, socks) as batch:
+    with Batch(options, socks, since) as batch:
         await _empty(batch.loop, batch.begin(), wait)
         return batch.results()
 
@@ -196,7 +214,7 @@ class PendingClose:
         result: How the connection ended; None until it has.
     """
 
-    __slots__ = ("close_notify", "options", "result", "since", "sock")
+    __slots__ = ("close_notify", "options", "result", "since", "sock", "stood")
 
     def __init__(
         self,
@@ -204,8 +222,11 @@ class PendingClose:
         sock: socket.socket,
         since: float,
         close_notify: CloseNotify = None,
+        *,
+        stood: bool = False,
     ) -> None:
         self.options: Options = options
+        self.stood = stood
         self.sock = sock
         self.since: float = since
         self.close_notify = close_notify
@@ -229,7 +250,9 @@ async def close_each_on(closes: Sequence[PendingClose], wait: Wait) -> None:
 
     def begin() -> Iterator[None]:
         for one in closes:
-            pending = Pending(one.options, one.since, one, close_notify=one.close_notify)
+            pending = Pending(
+                one.options, one.since, one, close_notify=one.close_notify, stood=one.stood
+            )
             loop.begin(pending, one.sock)
             yield
 
@@ -243,59 +266,6 @@ async def close_each_on(closes: Sequence[PendingClose], wait: Wait) -> None:
         loop.close()
     if failures:
         raise failures[0]
-
-
-# What must move in `timeout` seconds for a flush to go on. Arbitrary: a peer that takes less is
-# slower than any modem, and 10 MB at this pace would take hours.
-_LEAST_PROGRESS = 4096
-
-# Input counts as progress, because a peer may send all of its request before it reads; but not
-# without end. Arbitrary: more than any upload that a server refuses early.
-_MOST_INPUT = 1 << 30
-
-
-class FlushDeadline:
-    """The deadlines before the machine begins, while a framework flushes what it holds.
-
-    Silence is the bound, and not the total: the flush is given up after `timeout` seconds (or
-    `idle_timeout`, if that is shorter) in which fewer than 4 KiB moved. So n bytes are flushed in
-    at most timeout * (1 + n / 4096) seconds, and a peer that takes a byte a second is given up
-    after `timeout` seconds; one that keeps reading gets everything.
-
-    Args:
-        options: What the caller asked for.
-        now: A reading of the clock, from which the silence counts.
-    """
-
-    __slots__ = ("_last_progress", "_moved", "_options")
-
-    def __init__(self, options: Options, now: float) -> None:
-        self._options: Final = options
-        self._last_progress = now
-        self._moved = 0
-
-    @property
-    def wake_at(self) -> float:
-        """The latest reading of the clock at which a wait must end."""
-        return self._last_progress + min(self._options.timeout, self._options.idle_timeout)
-
-    def gives_up(self, flushed: int, drained: int, now: float) -> CloseOutcome | None:
-        """Why, if it does.
-
-        Args:
-            flushed: Bytes that the framework's buffer and the kernel's have lost so far.
-            drained: Bytes that were read so far.
-            now: A reading of the clock.
-        """
-        moved = flushed + min(drained, _MOST_INPUT)
-        if moved - self._moved >= _LEAST_PROGRESS:
-            self._moved, self._last_progress = moved, now
-        if drained > self._options.limit:
-            return CloseOutcome.DRAIN_LIMIT
-        silence = now - self._last_progress
-        if silence >= self._options.timeout:
-            return CloseOutcome.TIMED_OUT
-        return CloseOutcome.IDLE_TIMED_OUT if silence >= self._options.idle_timeout else None
 
 
 async def wait_on(selector: int, wake_at: float, wait: Wait) -> None:

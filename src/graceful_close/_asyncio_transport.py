@@ -12,24 +12,20 @@ import sys
 from time import monotonic
 
 from ._acks import count_acked, count_unacked, count_written, read_state
-from ._async import FlushDeadline
-from ._blocking import abort_on
 from ._close_all import close_at_once
-from ._connection import Connection
 from ._drain import drain_of
 from ._linger import LingerPolicy
 from ._platform import ErrorKind, error_kind
-from ._record import replace
 from ._release import reset_at_close, shut_for_writing
 from ._sockets import view_of
-from ._teardown import PEER_FIN_SEEN, TIMED_OUT
+from ._teardown import FLUSH, PEER_FIN_SEEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._options import Options
-    from ._result import CloseOutcome, CloseResult
+    from ._connection import Connection
+    from ._teardown import Step, Teardown
 
 
 # Turns of the event loop that are free: others run, and nothing is waited for. A transport with
@@ -50,7 +46,7 @@ _OUT_OF_SIGHT = 64 << 10
 # be one in which the transport below has yet to have its own turn.
 _QUIET_TURNS = 3
 
-# What conclude() leaves to the machine.
+# What ends a connection.
 _OF_THE_NETWORK = (
     ErrorKind.RESET,
     ErrorKind.LOST,
@@ -160,20 +156,15 @@ class TransportTakeover(asyncio.Protocol):
         sock: The dup. O_NONBLOCK, SO_LINGER and the FIN are the connection's, not the dup's.
         tls: Whether the transport speaks it.
         is_empty: The kernel had all before the transport was closed: it just lets go.
-        drained: Bytes read and thrown away so far.
-        fin_sent: The dup is shut for writing.
-        was_flushed: Something was above the kernel when the close began, and had to be waited for.
-        notified, peer_notified: As in `CloseResult`.
     """
 
     def __init__(self, transport: asyncio.Transport, sock: socket.socket) -> None:
         self.sock = sock
         self._view = view_of(sock)  # asked once: the flush counts in every turn of the loop
-        self.drained = 0
-        self.fin_sent = False
-        self.was_flushed = False
-        self.notified: bool | None = None
-        self.peer_notified: bool | None = None
+        self._drained = 0
+        self._fin_sent = False
+        self._waited = False  # something was above the kernel when the close began
+        self._notified: tuple[bool, bool | None] | None = None
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._session: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
@@ -181,6 +172,7 @@ class TransportTakeover(asyncio.Protocol):
         # uvloop's throws away what comes after close(), and would not stay paused.
         self._fails_over_input = self.tls and isinstance(transport, asyncio.Transport)
         self.is_empty = False
+        self._at_first: int | None = None  # what was flushed when the flush began
         self._limit = math.inf  # of what may be drained
         self._begun = False
         self._watching = False
@@ -280,29 +272,38 @@ class TransportTakeover(asyncio.Protocol):
             return True
         return self.tls and self._turns_left == 0
 
-    async def flush(self, options: Options, since: float) -> CloseOutcome | None:
-        """Wait until the kernel has all that the transport held.
+    async def go_on(self, connection: Connection) -> Step:
+        """The flush of `close_on`; see `Flush`."""
+        self.sock = connection.sock  # the descriptor is the same
+        try:
+            return await self._go_on(connection.machine, connection.options.limit)
+        except BaseException:
+            self._unwatch()  # before the descriptor is closed
+            raise
 
-        Returns:
-            Why we gave up; None if there is nothing to wait for any more.
-        """
-        await self._some_turns()
-        if not self._is_through():
-            self._watch()
-        self._limit = options.limit
-        deadline = FlushDeadline(options, since)
-        at_first = self._flushed()
-        self.was_flushed = not self._is_through()
-        while not self._is_through():
-            gave_up = deadline.gives_up(
-                max(0, self._flushed() - at_first), self.drained, monotonic()
-            )
-            if gave_up is not None:
-                return gave_up
-            self._woken = self._loop.create_future()
-            await until_woken(self._woken, max(0.0, deadline.wake_at - monotonic()))
+    async def _go_on(self, machine: Teardown, limit: float) -> Step:
+        if self._at_first is None:
             await self._some_turns()
-        return None
+            if not self._is_through():
+                self._watch()
+            self._limit = limit
+            self._at_first = self._flushed()
+        else:
+            self._waited = True
+            self._woken = self._loop.create_future()
+            await until_woken(self._woken, max(0.0, machine.wake_at - monotonic()))
+            await self._some_turns()
+        if self._is_through():
+            return await self._conclude(machine)
+        flushed = max(0, self._flushed() - self._at_first)
+        step = machine.flushing(flushed, self._drained, self._held(), monotonic())
+        if step is not FLUSH:
+            self._unwatch()
+        return step
+
+    def _held(self) -> int | None:
+        """How many bytes are above the kernel; None: of TLS, nobody knows."""
+        return None if self.tls else self._transport.get_write_buffer_size()
 
     async def _some_turns(self) -> None:
         """Let the transport do what it need not wait for."""
@@ -350,10 +351,10 @@ class TransportTakeover(asyncio.Protocol):
             self._error = self._error or error.with_traceback(None)
             self._wake()
             count = 0
-        self.drained += count
-        if self.drained > self._limit:
+        self._drained += count
+        if self._drained > self._limit:
             self._wake()
-        if count == 0 or self.drained > self._limit:
+        if count == 0 or self._drained > self._limit:
             self._loop.remove_reader(self.sock.fileno())
 
     def _count_turn(self) -> None:
@@ -376,44 +377,40 @@ class TransportTakeover(asyncio.Protocol):
 
     # --- the transport's end ---
 
-    def conclude(
-        self, options: Options, since: float, gave_up: CloseOutcome | None = None
-    ) -> CloseResult | None:
-        """Close the dup if the connection, or our deadline, has ended; None: go on with it."""
+    async def _conclude(self, machine: Teardown) -> Step:
+        """There is nothing to wait for: tell the machine why."""
         self._unwatch()
+        if self._failure() is None:
+            await self._part()
+        # It may have met a reset in the last moment.
+        error = self._failure()
+        now = monotonic()
+        if error is None:
+            return machine.flushed(
+                self._drained,
+                now,
+                waited=self._waited,
+                fin_sent=self._fin_sent,
+                notified=self._notified,
+            )
+        if error is self._error:
+            return machine.failed(error, now)
+        return machine.cut_short(self._held(), error, now)
+
+    def _failure(self) -> OSError | None:
+        """What the flush failed by: `_error`, or that it was cut short."""
         error = self._error
         # An error of TLS's own (what the peer sends is no TLS) is no end of the connection, and our
         # FIN in the transport's way (EPIPE) is our own doing.
-        ours = self.fin_sent and isinstance(error, BrokenPipeError)
+        ours = self._fin_sent and isinstance(error, BrokenPipeError)
         goes_on = error is None or ours or (self.tls and not _is_of_the_network(error))
-        if gave_up is None and goes_on and not self.was_cut:
+        if goes_on and not self.was_cut:
             return None
-        if self.tls:
-            self.notified = False
-        if gave_up is None and isinstance(error, OSError) and _is_of_the_network(error):
-            connection = Connection(options, since, one_of_many=True)
-            connection.begin(self.sock)
-            connection.carry_out(connection.machine.failed(error, monotonic()))
-            return merged(connection.let_go(), 0.0, self)
-        # What the transport still holds is lost. The peer is to know that.
-        unacked = self._count_unacked()
-        if unacked is not None:
-            unacked = None if self.tls else unacked + self._transport.get_write_buffer_size()
-        aborted = abort_on(self.sock)
-        error = aborted.error
-        if gave_up is None and error is None:
-            error = OSError(errno.ECONNABORTED, "the transport was aborted, or sends a file")
-        elapsed = monotonic() - since
-        result = replace(
-            aborted,
-            outcome=gave_up or TIMED_OUT,
-            elapsed=elapsed,
-            unacked=unacked,
-            error=error,
-        )
-        return merged(result, 0.0, self)
+        if isinstance(error, OSError) and _is_of_the_network(error):
+            return error
+        return OSError(errno.ECONNABORTED, "the transport was aborted, or sends a file")
 
-    async def part(self) -> None:
+    async def _part(self) -> None:
         """Have the transport end without a reset, after it has flushed."""
         if self._session is None:
             await self.end()
@@ -422,14 +419,13 @@ class TransportTakeover(asyncio.Protocol):
         if not self._lost:
             try:
                 shut_for_writing(self.sock)
-                self.fin_sent = True
+                self._fin_sent = True
             except OSError:
                 pass  # ENOTCONN: whoever does it again gets it, too
             for _ in range(FEW_TURNS):  # in which the transport would fail
                 await asyncio.sleep(0)
         await self.end()
-        self.notified = said and self._error is None
-        self.peer_notified = _has_heard_goodbye(self._session)
+        self._notified = said and self._error is None, _has_heard_goodbye(self._session)
 
     async def end(self) -> None:
         """Have the transport let go of its descriptor, and tell its owner."""
@@ -499,19 +495,3 @@ def _has_heard_goodbye(session: ssl.SSLObject) -> bool | None:
     except OSError:
         return None
     return True
-
-
-def merged(
-    result: CloseResult, before: float, takeover: TransportTakeover | None
-) -> CloseResult:
-    """What became of a connection, with what happened before it was ours."""
-    tls = takeover is not None and takeover.tls
-    return replace(
-        result,
-        elapsed=before + result.elapsed,
-        drained=result.drained + (0 if takeover is None else takeover.drained),
-        notified=takeover.notified if takeover is not None and tls else result.notified,
-        peer_notified=takeover.peer_notified
-        if takeover is not None and tls
-        else result.peer_notified,
-    )

@@ -60,7 +60,7 @@ def close_all(
         It takes one descriptor of its own, for an epoll or a kqueue. If there is none left
         (EMFILE), it uses poll(), which needs none and costs more for each wake-up.
     """
-    results = close_all_on(Options(**options), require_streams(socks), progress)
+    results = close_all_on(Options(**options), require_streams(socks), progress=progress)
     if any(result.unflushed for result in results):
         warn_unflushed(stacklevel=2)
     return results
@@ -69,11 +69,12 @@ def close_all(
 def close_all_on(
     options: Options,
     socks: list[socket.socket],
+    since: float | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[CloseResult]:
-    """`close_all` with everything checked."""
+    """`close_all` with everything checked; `since`: from when the deadlines count, if not now."""
     try:
-        with Batch(options, socks) as batch:
+        with Batch(options, socks, since) as batch:
             for _ in batch.begin():
                 pass
             reported = 0
@@ -112,8 +113,11 @@ class Batch:
         total: How many different sockets there are.
     """
 
-    def __init__(self, options: Options, socks: list[socket.socket]) -> None:
+    def __init__(
+        self, options: Options, socks: list[socket.socket], since: float | None = None
+    ) -> None:
         self._options = options
+        self._since = since
         self._socks = socks
         self._different = {id(sock): sock for sock in socks}
         self._started: list[Pending] = []
@@ -129,7 +133,7 @@ class Batch:
 
     def begin(self) -> Iterator[None]:
         """Begin to close one at each step."""
-        now = monotonic()
+        now = monotonic() if self._since is None else self._since
         for key, sock in self._different.items():
             pending = Pending(self._options, now, key)
             self._started.append(pending)

@@ -80,27 +80,32 @@ class Connection:
         close_notify: What becomes of the close_notify, if that is not for the socket to say.
         peer: The peer's address, for the result.
         fin_sent: shutdown(SHUT_WR) was called for this close already.
+        flush, stood: As for `Teardown`.
 
     Attributes:
         held: The object that has the descriptor, alone in a list; empty before `begin`.
         machine: Decides.
+        options: As above.
+        close_notify: As above; whoever flushes may know it later.
     """
 
     __slots__ = (
-        "_close_notify",
         "_drain",
         "_fin_sent",
+        "_flush",
         "_looked_in_vain",
         "_machine",
         "_now",
         "_one_of_many",
-        "_options",
         "_session",
         "_state",
+        "_stood",
         "_unflushed",
         "_view",
         "abort",
+        "close_notify",
         "held",
+        "options",
         "peer",
     )
 
@@ -114,13 +119,17 @@ class Connection:
         close_notify: CloseNotify = None,
         peer: object = None,
         fin_sent: bool = False,
+        flush: bool = False,
+        stood: bool = False,
     ) -> None:
-        self._options = options
+        self.options = options
         self._now = now
         self._one_of_many = one_of_many
         self.abort = abort
         self.peer = peer
-        self._close_notify = close_notify
+        self.close_notify = close_notify
+        self._flush = flush
+        self._stood = stood
         self._session: Session | None = None
         self._fin_sent = fin_sent
         self._machine: Teardown | None = None
@@ -153,7 +162,7 @@ class Connection:
         """The latest reading of the clock at which a wait must end."""
         if self._machine is not None:
             return self._machine.wake_at
-        return self._now + min(self._options.timeout, self._options.idle_timeout)
+        return self._now + min(self.options.timeout, self.options.idle_timeout)
 
     def begin(self, sock: socket.socket) -> Step:
         """Take the descriptor; the first step. LET_GO: the socket was closed already."""
@@ -169,23 +178,22 @@ class Connection:
             if secured:
                 forget_session(sock)
         if not held:
-            self._machine = Teardown(self._options, self._now, _platform.HERE.other)
+            self._machine = Teardown(self.options, self._now, _platform.HERE.other)
             return LET_GO
         self._view = view = view_of(held[0])
         self._drain = drain_of(held[0], view)
-        if tls or self.abort or self._fin_sent or self._close_notify is not None:
-            self._machine = machine = self._new_machine(
-                tls=tls or self._close_notify is not None
-            )
-            if isinstance(self._close_notify, LastRecords):
-                machine.peer_close_notify(self._close_notify.peer_notified)
+        tls = tls or self.close_notify is not None
+        if tls or self.abort or self._fin_sent or self._flush or self._stood:
+            self._machine = machine = self._new_machine(tls=tls)
+            if isinstance(self.close_notify, LastRecords):
+                machine.peer_close_notify(self.close_notify.peer_notified)
             return machine.start()
         return self._begin_plain(held[0], view)
 
     def _begin_plain(self, sock: socket.socket, view: View) -> Step:
         """The first steps of a close that may end at its first look."""
         self._state = state = read_state(sock, view)
-        options = self._options
+        options = self.options
         if not may_end_at_first_look(options, view, state):
             return self._begin_with_machine()
         try:
@@ -206,7 +214,7 @@ class Connection:
 
     def _first_look(self) -> Step:
         """Read once: the peer's FIN, and all is acknowledged? Else a machine is to decide."""
-        sock, view, limit = self.held[0], self._view, self._options.drain_limit
+        sock, view, limit = self.held[0], self._view, self.options.drain_limit
         try:
             count = self._drain.read(sock, None if limit is None else limit + 1)
         except OSError as error:
@@ -229,12 +237,12 @@ class Connection:
         if self._looked_in_vain or monotonic() >= self.wake_at:
             return False
         # An idle time begins with a count: acknowledgements are signs of life, too.
-        waits_long = self._options.idle_timeout == math.inf
+        waits_long = self.options.idle_timeout == math.inf
         return waits_long or count_unacked(self.held[0], self._view) == 0
 
     def _new_machine(self, *, tls: bool) -> Teardown:
         machine = Teardown(
-            self._options,
+            self.options,
             self._now,
             self._view,
             tls=tls,
@@ -242,6 +250,8 @@ class Connection:
             abort=self.abort,
             unflushed=self._unflushed,
             fin_sent=self._fin_sent,
+            flush=self._flush,
+            stood=self._stood,
         )
         machine.peer = self.peer
         return machine
@@ -314,7 +324,7 @@ class Connection:
         return self.machine.failed(error, now)
 
     def _send_close_notify(self, sock: socket.socket) -> tuple[bool | None, bool | None]:
-        close_notify = self._close_notify
+        close_notify = self.close_notify
         if isinstance(close_notify, tuple):
             return close_notify
         if isinstance(close_notify, OSError):
@@ -364,12 +374,13 @@ class Connection:
         return machine.released(monotonic(), error)
 
     def abandon(self, sock: socket.socket | None = None) -> None:
-        """Close at once: something foreign happened. An abort resets all the same.
+        """Close at once: something foreign happened. An abort resets all the same, as does a flush.
 
         Args:
             sock: What `begin` was called with, or was about to be; None: it has come through.
         """
-        policy = LingerPolicy.ABORT if self.abort else LingerPolicy.BACKGROUND
+        cut = self._machine is not None and self._machine.is_flushing
+        policy = LingerPolicy.ABORT if self.abort or cut else LingerPolicy.BACKGROUND
         if not self.held and sock is not None:
             take_descriptor(sock, self.held)
         session, self._session = self._session, None

@@ -58,18 +58,6 @@ class Options:
         self.on_timeout: Final = require_policy("on_timeout", on_timeout)
         self.peer_first: Final = require_seconds("peer_first", peer_first)
 
-    def after(self, seconds: float, drained: int = 0) -> Options:
-        """The same, for what is left of the time and of what may be drained."""
-        limit = self.drain_limit
-        return Options(
-            max(0.0, self.timeout - seconds),
-            None if self.idle_timeout == math.inf else self.idle_timeout,
-            None if limit is None else max(0, limit - drained),
-            self.until,
-            self.on_timeout,
-            self.peer_first,
-        )
-
     @property
     def limit(self) -> float:
         """`drain_limit`, which is infinite where there is none."""

@@ -22,6 +22,7 @@ Theory of operation
 -------------------
 A close goes through phases, each of which may be missing:
 
+0. *Flush*: FLUSH until the kernel has what an event loop's transport or stream still holds.
 1. *Standing*: LOOK. No connection, no close.
 2. *close_notify*: under TLS, SEND_CLOSE_NOTIFY until there is room for it.
 3. *Peer first*: with `peer_first`, drain until the peer's FIN or until that time is over.
@@ -31,7 +32,9 @@ A close goes through phases, each of which may be missing:
 6. *Acknowledgement*: COUNT and WAIT_ACK until our last byte is acknowledged.
 7. *Release*: LET_GO.
 
-In each of them `deadline` and `idle_at` bound every wait. An abort is phase 1 and then 7.
+In each of them `deadline` and `idle_at` bound every wait; in the flush both begin again whenever
+4 KiB have moved, so that silence is the bound there and not the total. An abort is phase 1 and
+then 7, and so is a flush that is given up or was cut short: what the peer has is not the whole.
 
 What counts as proof: the peer's FIN is a *state* of the connection (LOOK), because recv() returns
 0 also after the caller's own SHUT_RD; that everything arrived is a count of 0 in a state in which
@@ -57,6 +60,11 @@ if TYPE_CHECKING:
 
 class Step(enum.Enum):
     """What the driver does next, and how it reports."""
+
+    FLUSH = enum.auto()
+    """Have whoever holds what was written put it into the kernel, and throw input away meanwhile.
+    Wait until something has moved, or until `wake_at`. Report flushing(), flushed(), cut_short()
+    or failed()."""
 
     LOOK = enum.auto()
     """Read the state of the connection. Report looked()."""
@@ -102,6 +110,7 @@ class Step(enum.Enum):
 
 
 # By their own names, because an enum's member costs more to look up than most of what follows.
+FLUSH = Step.FLUSH
 LOOK = Step.LOOK
 SEND_CLOSE_NOTIFY = Step.SEND_CLOSE_NOTIFY
 SHUT_WR = Step.SHUT_WR
@@ -143,6 +152,14 @@ _NO_CONNECTION = frozenset({TcpState.LISTENING, TcpState.CONNECTING})
 # dozens of looks while costing it at most a twentieth of a second.
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
+
+# What must move for a flush to have more time. Arbitrary: a peer that takes less in a timeout of
+# seconds is slower than any modem, and 10 MB at this pace would take hours.
+_LEAST_PROGRESS = 4096
+
+# Input counts as progress, because a peer may send all of its request before it reads; but not
+# without end. Arbitrary: more than any upload that a server refuses early.
+_MOST_INPUT = 1 << 30
 
 # Wake-ups in a row that brought nothing, and that no time was up for. One is another reader who was
 # faster. From the second the error queue is suspected; if that does not help, time wakes us.
@@ -199,6 +216,8 @@ class Teardown:
         abort: Throw the connection away.
         unflushed: A makefile() object of the caller's is open, and what it may hold is not sent.
         fin_sent: The driver has sent our FIN already.
+        flush: Begin with what an event loop's transport or stream holds.
+        stood: There was a connection when the close began; if there is none any more, it was reset.
 
     Attributes:
         wake_at: The latest reading of the clock at which a wait must end.
@@ -212,14 +231,18 @@ class Teardown:
 
     __slots__ = (
         "_abort",
+        "_abort_outcome",
         "_deadline",
         "_deaf",
         "_drained",
         "_error",
         "_fin_sent",
         "_first_looked",
+        "_flushing",
+        "_held",
         "_idle_at",
         "_idle_wakes",
+        "_moved",
         "_notified",
         "_notifying",
         "_on_timeout",
@@ -236,6 +259,7 @@ class Teardown:
         "_stale",
         "_started",
         "_state",
+        "_stood",
         "_unacked",
         "_unflushed",
         "_view",
@@ -259,20 +283,24 @@ class Teardown:
         abort: bool = False,
         unflushed: bool = False,
         fin_sent: bool = False,
+        flush: bool = False,
+        stood: bool = False,
     ) -> None:
         self._options = options
         self._view = view
         self._one_of_many = one_of_many
         self._abort = abort
+        self._abort_outcome = ABORTED
+        self._flushing = flush
+        self._moved = 0  # of what is flushed and drained, when the deadlines began
+        self._held: int | None = 0  # bytes above the kernel, which are lost if we let go
+        self._stood = stood
         self._unflushed = unflushed
         # Is it the acknowledgement that we were asked to see, and can we?
         self._wants_acks = view.acks is not None and options.until is DELIVERED
-
-        self._started = now
-        self._deadline = now + options.timeout
-        self._idle_at = now + options.idle_timeout
-        self.wake_at = min(self._deadline, self._idle_at)
+        self._started = self._deadline = self._idle_at = self.wake_at = now
         self._peer_first_until = now + options.peer_first if options.peer_first else 0.0
+        self._begin_deadlines(now)
         self._pause = _FIRST_PAUSE
         self._watchable = True
         self._idle_wakes = 0
@@ -305,9 +333,78 @@ class Teardown:
 
     def start(self) -> Step:
         """Nothing happened yet."""
-        if self._view.state is not None or self._abort:
-            return LOOK
-        return self._begin(self._started)
+        return FLUSH if self._flushing else self._ask_standing(self._started)
+
+    def flushing(self, flushed: int, drained: int, held: int | None, now: float) -> Step:
+        """FLUSH goes on.
+
+        Args:
+            flushed: Bytes that the framework's buffers and the kernel's have lost so far.
+            drained: Bytes that were read and thrown away so far.
+            held: Bytes that are above the kernel; None: nobody knows.
+            now: A reading of the clock.
+        """
+        if self._outcome:
+            return self._conclude()
+        self._drained = drained
+        self._held = held
+        moved = flushed + min(drained, _MOST_INPUT)
+        if moved - self._moved >= _LEAST_PROGRESS:
+            self._moved = moved
+            self._begin_deadlines(now)
+        if drained > self._options.limit:
+            return self._give_up_flush(DRAIN_LIMIT)
+        if now >= self._deadline:
+            return self._give_up_flush(TIMED_OUT)
+        return FLUSH if now < self._idle_at else self._give_up_flush(IDLE_TIMED_OUT)
+
+    def flushed(
+        self,
+        drained: int,
+        now: float,
+        *,
+        waited: bool,
+        fin_sent: bool = False,
+        notified: tuple[bool, bool | None] | None = None,
+    ) -> Step:
+        """FLUSH is over, and the kernel has everything.
+
+        Args:
+            drained: Bytes that were read and thrown away.
+            now: A reading of the clock.
+            waited: It took its time, which is not to be that of the rest.
+            fin_sent: Our FIN went out with it.
+            notified: Our close_notify went out with it, or did not; and the peer's came, or False
+                or None as for `notified`.
+        """
+        if self._outcome:
+            return self._conclude()
+        self._flushing = False
+        self._held = 0
+        self._drained = drained
+        self._fin_sent = self._fin_sent or fin_sent
+        if notified is not None:
+            self._notifying = False
+            self._notified, self._peer_notified = notified
+        if waited:
+            self._begin_deadlines(now)
+        if self.allowance is not None:
+            self.allowance = max(0, self.allowance - drained)
+        return self._ask_standing(now)
+
+    def cut_short(self, held: int | None, error: OSError, now: float) -> Step:
+        """FLUSH is over, and the kernel will never have everything.
+
+        Args:
+            held: Bytes that were above the kernel; None: nobody knows.
+            error: What the result is to say.
+            now: A reading of the clock.
+        """
+        if self._outcome:
+            return self._conclude()
+        self._held = held
+        self._error = error
+        return self._give_up_flush(TIMED_OUT)
 
     def looked(self, state: TcpState | None, now: float) -> Step:
         """LOOK found the connection in `state`; None: that cannot be known."""
@@ -467,6 +564,7 @@ class Teardown:
         kind = error_kind(error)
         if kind is ErrorKind.OURS:
             raise error
+        self._flushing = False
         outcome = self._outcome_of(kind)
         self._error = error.with_traceback(None)  # a traceback would keep the socket alive
         if self._notifying:
@@ -479,6 +577,8 @@ class Teardown:
             return LET_GO
         if self._view.acks is None or (self._state is NEVER_OPEN and unacked != 0):
             unacked = None  # the kernel's count of a connection that never was means nothing
+        if unacked is not None:
+            unacked = None if self._held is None else unacked + self._held
         before, self._unacked = self._unacked, unacked
         if self._outcome:
             return self._conclude()
@@ -507,8 +607,9 @@ class Teardown:
         if self._outcome:
             return self._conclude()
         if not self._fin_sent:
-            # It was over before we came, and how is not to be known any more.
-            return self._look_and_conclude(NOT_CONNECTED)
+            # It was over before we came, and how is not to be known any more. If it stood, who
+            # read until the end was told of a reset in our place.
+            return self._look_and_conclude(PEER_RESET if self._stood else NOT_CONNECTED)
         if self._stale:
             self._stale = False
             return self._ask_count()
@@ -521,6 +622,8 @@ class Teardown:
             return self._conclude()
         if now < self.wake_at and self._idle_wakes < _HOPELESS:
             self._idle_wakes += 1
+        if self._flushing:
+            return FLUSH if now < self._deadline else self._give_up_flush(TIMED_OUT)
         if self._notifying:
             return SEND_CLOSE_NOTIFY if now < self._deadline else self.notified(False, now)
         if self._deaf:
@@ -569,10 +672,34 @@ class Teardown:
         )
 
     @property
+    def is_flushing(self) -> bool:
+        """The peer may not have the whole, and must not take what it has for that."""
+        return self._flushing
+
+    @property
     def wake_readers(self) -> bool:
         return not self._peer_fin and self._fin_sent and self._error is None
 
     # --- decisions ---------------------------------------------------------------------------
+
+    def _begin_deadlines(self, now: float) -> None:
+        options = self._options
+        self._deadline = now + options.timeout
+        self._idle_at = now + options.idle_timeout
+        self.wake_at = min(self._deadline, self._idle_at)
+        if self._peer_first_until:
+            self._peer_first_until = now + options.peer_first
+
+    def _give_up_flush(self, outcome: CloseOutcome) -> Step:
+        """Abort: the end of the stream would tell the peer that what it has is the whole."""
+        self._flushing = False
+        if self._notifying:
+            self._notifying, self._notified = False, False
+        self._abort, self._abort_outcome = True, outcome
+        return LOOK
+
+    def _ask_standing(self, now: float) -> Step:
+        return LOOK if self._view.state is not None or self._abort else self._begin(now)
 
     def _stand(self, state: TcpState | None, now: float) -> Step:
         """The first look: is there a connection to end?"""
@@ -591,7 +718,7 @@ class Teardown:
             return self._begin(now)
         if state is OVER or state is NEVER_OPEN:
             return READ_ERROR
-        return self._look_and_conclude(ABORTED)
+        return self._look_and_conclude(self._abort_outcome)
 
     def _begin(self, now: float) -> Step:
         """The next phase before our FIN, or that."""
@@ -616,7 +743,8 @@ class Teardown:
 
     def _it_lives(self) -> None:
         """There is a connection, whatever shutdown() said: an earlier FIN is ours."""
-        if not (self._fin_sent or self._notifying or self._peer_first_until):
+        waits = self._notifying or self._peer_first_until
+        if not (self._fin_sent or waits or self._state is NEVER_OPEN):
             self._fin_sent = True
             self._error = None
 
@@ -755,7 +883,7 @@ class Teardown:
             return None if self._unacked == 0 else LingerPolicy.BACKGROUND
         if outcome is DELIVERED:
             return LingerPolicy.BACKGROUND
-        if outcome is ABORTED:
+        if outcome is self._abort_outcome and self._abort:
             return LingerPolicy.ABORT
         if outcome is IDLE_TIMED_OUT and self._unacked is None:
             # A peer that is slow to acknowledge looks like one that is silent.

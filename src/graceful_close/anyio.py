@@ -215,8 +215,7 @@ async def _close(options: Options, end: End, since: float) -> CloseResult:
     try:
         await taken.ask()
         await anyio.lowlevel.checkpoint()
-        await taken.begin_to_end()
-        result = taken.result or await _close_alone(taken)
+        result = await _finish_alone(taken)
         await taken.end()
     except BaseException as error:
         await taken.drop(error)
@@ -289,23 +288,27 @@ async def _finish_all(all_taken: list[Taken]) -> None:
 
 async def _finish_together(crowd: list[Taken]) -> None:
     for taken in crowd:
+        await taken.find_out_why()
         await taken.begin_to_end()
     await close_each_on(crowd, _WAIT)
-    for taken in crowd:
-        if taken.result is not None:
-            taken.result = taken.merged(taken.result)
 
 
-async def _finish_alone(taken: Taken) -> None:
-    await taken.begin_to_end()
-    if taken.result is None:
-        taken.result = await _close_alone(taken)
-
-
-async def _close_alone(taken: Taken) -> CloseResult:
-    wait = TurnFirst(_WAIT)
-    result = await close_on(taken.options, taken.sock, wait, taken.since, taken.close_notify)
-    return taken.merged(result)
+async def _finish_alone(taken: Taken) -> CloseResult:
+    await taken.find_out_why()
+    if taken.flushed:
+        await taken.begin_to_end()
+    elif taken.tls and taken.close_notify is None:
+        taken.close_notify = (False, None)  # until it is flushed
+    taken.result = result = await close_on(
+        taken.options,
+        taken.sock,
+        TurnFirst(_WAIT),
+        taken.since,
+        taken.close_notify,
+        flush=None if taken.flushed else taken,
+        stood=taken.stood,
+    )
+    return result
 
 
 async def _take(end: End, options: Options, since: float) -> Taken | None:

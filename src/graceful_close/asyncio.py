@@ -19,22 +19,21 @@ from ._asyncio_transport import (
     TransportTakeover,
     can_watch,
     info_of,
-    merged,
     reset,
     take_over,
     until_woken,
     wake,
 )
-from ._blocking import abort_on
-from ._blocking import close_on as close_in_thread
+from ._blocking import abort_on, drive
 from ._close_all import close_all_on as close_all_in_thread
 from ._close_all import close_at_once
+from ._connection import Connection
 from ._linger import LingerPolicy
 from ._options import Options, require_seconds
 from ._record import replace
 from ._result import CloseOutcome, CloseResult
 from ._sockets import require_stream
-from ._teardown import already_closed
+from ._teardown import FLUSH, already_closed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -294,23 +293,10 @@ async def _finish(takeover: TransportTakeover, options: Options, since: float) -
     """Wait for the transport's end and close the dup, whatever happens."""
     try:
         takeover.begin()
-        if takeover.is_empty:
-            result = await _drive(options, takeover.sock, since)
-            await takeover.end()
-            return merged(result, 0.0, takeover)
-        gave_up = await takeover.flush(options, since)
-        failure = takeover.conclude(options, since, gave_up)
-        if failure is None:
-            await takeover.part()
-            # It may have met a reset in the last moment.
-            failure = takeover.conclude(options, since)
-        if failure is not None:
-            await takeover.end()
-            return failure
-        before = monotonic() - since
-        rest = options.after(0.0 if takeover.was_flushed else before, takeover.drained)
-        result = await _drive(rest, takeover.sock, monotonic(), fin_sent=takeover.fin_sent)
-        return merged(result, before, takeover)
+        flush = None if takeover.is_empty else takeover
+        result = await _drive(options, takeover.sock, since, flush)
+        await takeover.end()
+        return result
     except BaseException as error:
         takeover.drop()
         if not isinstance(error, GeneratorExit):  # after which nothing may be awaited
@@ -364,10 +350,8 @@ async def _close_many(
         await sort(batch)
 
     async def finish() -> None:
-        before = monotonic() - since
-        closed = await _drive_all(options.after(before), list(together.values()))
-        for name, result in zip(together, closed, strict=True):
-            results[name] = merged(result, before, takeovers.get(name))
+        closed = await _drive_all(options, list(together.values()), since)
+        results.update(zip(together, closed, strict=True))
         if alone:
             await asyncio.wait(alone.values())
         for name, task in alone.items():
@@ -420,26 +404,37 @@ async def _drop_many(
 
 
 async def _drive(
-    options: Options, sock: socket.socket, since: float, *, fin_sent: bool = False
+    options: Options,
+    sock: socket.socket,
+    since: float,
+    flush: TransportTakeover | None = None,
 ) -> CloseResult:
     loop = asyncio.get_running_loop()
+    notified = (False, None) if flush is not None and flush.tls else None
     if can_watch(loop):
         wait = TurnFirst(_LoopWait(loop))
-        return await close_on(options, sock, wait, since, fin_sent=fin_sent)
+        return await close_on(options, sock, wait, since, notified, flush=flush)
+    connection = Connection(options, since, flush=flush is not None)
     try:
-        return await loop.run_in_executor(None, close_in_thread, options, sock)
+        step = connection.begin(sock)
+        while flush is not None and step is FLUSH:
+            step = await flush.go_on(connection)
+        await loop.run_in_executor(None, drive, connection, step)
+        return connection.let_go()
     except BaseException:
-        close_at_once([sock])  # the thread finds out by its deadline
+        connection.abandon(sock)  # the thread finds out by its deadline
         raise
 
 
-async def _drive_all(options: Options, socks: list[socket.socket]) -> list[CloseResult]:
+async def _drive_all(
+    options: Options, socks: list[socket.socket], since: float
+) -> list[CloseResult]:
     loop = asyncio.get_running_loop()
     if not socks:
         return []
     if can_watch(loop):
-        return await close_all_on(options, socks, _LoopWait(loop))
-    return await loop.run_in_executor(None, close_all_in_thread, options, socks)
+        return await close_all_on(options, socks, _LoopWait(loop), since)
+    return await loop.run_in_executor(None, close_all_in_thread, options, socks, since)
 
 
 class _LoopWait:
