@@ -21,6 +21,7 @@ MODULES = [
     "graceful_close.trio",
     "graceful_close.anyio",
     "graceful_close.socketserver",
+    "graceful_close.uvicorn",
 ]
 
 SECTIONS = ("Args", "Attributes", "Notes", "Raises", "Returns", "Source", "Yields")
@@ -37,6 +38,9 @@ BASES: dict[str, type] = {"GracefulMixIn": socketserver.BaseServer}
 EXCUSED = {
     "graceful_close.get_linger": {"ValueError"},  # the seconds are looked at before
     "graceful_close.asyncio.abortive_close": {"NotImplementedError"},  # it waits for nothing
+    # They give no options.
+    "graceful_close.uvicorn.new_asyncio_loop": {"TypeError", "ValueError"},
+    "graceful_close.uvicorn.new_uvloop": {"TypeError", "ValueError"},
 }
 
 

@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import sys
+from functools import cached_property
 from time import monotonic
 
 from ._acks import count_acked, count_unacked, count_written, read_state
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._connection import Connection
+    from ._platform import View
     from ._teardown import Step, Teardown
 
 
@@ -100,7 +102,7 @@ async def take_over(
     if sock is None:
         return None
     try:
-        return TransportTakeover(transport, _dup(sock))
+        return TransportTakeover(transport, dup_of(sock))
     except OSError:
         if not or_reset:
             raise
@@ -112,7 +114,7 @@ async def take_over(
         raise
 
 
-def _dup(sock: socket.socket) -> socket.socket:
+def dup_of(sock: socket.socket) -> socket.socket:
     """A socket object of our own for a connection that is a transport's."""
     if sys.platform == "win32":
         return sock.dup()
@@ -153,14 +155,14 @@ class TransportTakeover(asyncio.Protocol):
     ends by itself when the peer's close_notify or its FIN has come, and else was cut.
 
     Attributes:
+        owner: The old protocol, until it has had its connection_lost().
         sock: The dup. O_NONBLOCK, SO_LINGER and the FIN are the connection's, not the dup's.
         tls: Whether the transport speaks it.
         is_empty: The kernel had all before the transport was closed: it just lets go.
     """
 
     def __init__(self, transport: asyncio.Transport, sock: socket.socket) -> None:
-        self.sock = sock
-        self._view = view_of(sock)  # asked once: the flush counts in every turn of the loop
+        self.sock = self._sock = sock
         self._drained = 0
         self._fin_sent = False
         self._waited = False  # something was above the kernel when the close began
@@ -183,8 +185,12 @@ class TransportTakeover(asyncio.Protocol):
         self._woken: asyncio.Future[None] | None = None
         self._lost = False  # the transport has said connection_lost()
         self._error: Exception | None = None
-        self._owner: Any = transport.get_protocol()
+        self.owner: Any = transport.get_protocol()
         transport.set_protocol(self)
+
+    @cached_property
+    def _view(self) -> View:
+        return view_of(self._sock)  # asked once: the flush counts in every turn of the loop
 
     # --- what the transport tells ---
 
@@ -192,16 +198,16 @@ class TransportTakeover(asyncio.Protocol):
         pass
 
     def pause_writing(self) -> None:
-        self._owner.pause_writing()
+        self.owner.pause_writing()
 
     def resume_writing(self) -> None:
-        self._owner.resume_writing()
+        self.owner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
         self._error = self._error or exc
         self._wake()
-        owner, self._owner = self._owner, None
+        owner, self.owner = self.owner, None
         owner.connection_lost(exc)
 
     # --- flushing ---
@@ -212,16 +218,16 @@ class TransportTakeover(asyncio.Protocol):
             return
         self._begun = True
         transport = self._transport
-        self._cut = _sends_file(transport, self._owner)
-        self._written = count_written(self.sock, self._view)
+        self._cut = _sends_file(transport, self.owner)
         if not self.tls:
-            if self._written is not None:
-                self._owed = self._written + transport.get_write_buffer_size()
             # One that is closing may have met a reset, and have yet to say so.
             ends_well = not transport.is_closing() and not self._cut
             self.is_empty = ends_well and transport.get_write_buffer_size() == 0
+            if not self.is_empty:
+                self._count_owed()
             transport.close()
             return
+        self._written = count_written(self._sock, self._view)
         # A reader at its limit has paused it, and input lies undecrypted. That would make the
         # unwrap() in close() fail (APPLICATION_DATA_AFTER_CLOSE_NOTIFY) and send nothing.
         transport.resume_reading()
@@ -232,8 +238,13 @@ class TransportTakeover(asyncio.Protocol):
             tls: Any = transport
             tls.set_read_buffer_limits(high=0)
         out_of_sight = _OUT_OF_SIGHT + transport.get_write_buffer_size()
-        self._turns_left = 2 + out_of_sight // _piece_of(self.sock)
+        self._turns_left = 2 + out_of_sight // _piece_of(self._sock)
         self._watch()
+
+    def _count_owed(self) -> None:
+        written = count_written(self._sock, self._view)
+        if written is not None:
+            self._owed = written + self._transport.get_write_buffer_size()
 
     @property
     def has_ended_well(self) -> bool:
@@ -251,18 +262,18 @@ class TransportTakeover(asyncio.Protocol):
                 or _has_heard_goodbye(self._session)
                 or self._peer_has_ended()
             )
-        written = count_written(self.sock, self._view)
+        written = count_written(self._sock, self._view)
         if written is None or self._owed is None:
             return False  # nobody knows
         return written < self._owed
 
     def _peer_has_ended(self) -> bool:
         """Whether the peer's end of the stream is there, over which the transport ends by itself."""
-        state = read_state(self.sock, self._view)
+        state = read_state(self._sock, self._view)
         if state is not None:
             return state in PEER_FIN_SEEN
         try:
-            return not self.sock.recv(1, socket.MSG_PEEK)
+            return not self._sock.recv(1, socket.MSG_PEEK)
         except OSError:
             return False  # EWOULDBLOCK
 
@@ -274,7 +285,7 @@ class TransportTakeover(asyncio.Protocol):
 
     async def go_on(self, connection: Connection) -> Step:
         """The flush of `close_on`; see `Flush`."""
-        self.sock = connection.sock  # the descriptor is the same
+        self._sock = connection.sock  # whose descriptor is the dup's
         try:
             return await self._go_on(connection.machine, connection.options.limit)
         except BaseException:
@@ -314,14 +325,14 @@ class TransportTakeover(asyncio.Protocol):
 
     def _flushed(self) -> int:
         """Bytes that were flushed, give or take a constant."""
-        acked = count_acked(self.sock, self._view)
+        acked = count_acked(self._sock, self._view)
         if acked is not None:
             return acked
         # What is in neither the transport's buffer nor the kernel's any more.
         return -self._transport.get_write_buffer_size() - (self._count_unacked() or 0)
 
     def _count_unacked(self) -> int | None:
-        return count_unacked(self.sock, self._view)
+        return count_unacked(self._sock, self._view)
 
     def _watch(self) -> None:
         if self._watching or not can_watch(self._loop):
@@ -330,20 +341,20 @@ class TransportTakeover(asyncio.Protocol):
         if not self.tls or self._fails_over_input:
             # A peer that sends all before it reads takes nothing while nobody reads. Never two
             # of us: half of what is encrypted is an error.
-            self._drain_way = drain_of(self.sock, self._view)
-            self._loop.add_reader(self.sock.fileno(), self._read)
+            self._drain_way = drain_of(self._sock, self._view)
+            self._loop.add_reader(self._sock.fileno(), self._read)
         if self.tls:
-            self._loop.add_writer(self.sock.fileno(), self._count_turn)
+            self._loop.add_writer(self._sock.fileno(), self._count_turn)
 
     def _unwatch(self) -> None:
         if self._watching:
             self._watching = False
-            self._loop.remove_reader(self.sock.fileno())
-            self._loop.remove_writer(self.sock.fileno())
+            self._loop.remove_reader(self._sock.fileno())
+            self._loop.remove_writer(self._sock.fileno())
 
     def _read(self) -> None:
         try:
-            count = self._drain_way.read(self.sock, None)
+            count = self._drain_way.read(self._sock, None)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -355,12 +366,12 @@ class TransportTakeover(asyncio.Protocol):
         if self._drained > self._limit:
             self._wake()
         if count == 0 or self._drained > self._limit:
-            self._loop.remove_reader(self.sock.fileno())
+            self._loop.remove_reader(self._sock.fileno())
 
     def _count_turn(self) -> None:
         """There is room in this turn of the loop."""
         if self._transport.get_write_buffer_size() == 0:
-            before, self._written = self._written, count_written(self.sock, self._view)
+            before, self._written = self._written, count_written(self._sock, self._view)
             if self._written is None:
                 self._turns_left = max(0, self._turns_left - 1)
             elif self._written == before:
@@ -368,7 +379,7 @@ class TransportTakeover(asyncio.Protocol):
             else:
                 self._turns_left = max(self._turns_left, _QUIET_TURNS)
         if self._is_through():
-            self._loop.remove_writer(self.sock.fileno())
+            self._loop.remove_writer(self._sock.fileno())
             self._wake()
 
     def _wake(self) -> None:
@@ -418,7 +429,7 @@ class TransportTakeover(asyncio.Protocol):
         said = _has_said_goodbye(self._session)
         if not self._lost:
             try:
-                shut_for_writing(self.sock)
+                shut_for_writing(self._sock)
                 self._fin_sent = True
             except OSError:
                 pass  # ENOTCONN: whoever does it again gets it, too

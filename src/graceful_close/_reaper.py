@@ -320,16 +320,26 @@ class _Worker:
             del self.pending[key]
             raise RuntimeError(f"the Reaper is closed, and cannot take {sock!r}")
         try:
-            step = pending.begin(sock)
-            # A first read is for the thread, when the peer has had time to answer.
-            self._queue.append((pending, step if step is DRAIN else pending.carry_out(step)))
-            self._have_it_served(waits)
+            self._enqueue(pending, pending.begin(sock), waits=waits)
         except BaseException as error:
             self._drop([pending], sock)
             if not isinstance(error, Exception):
                 raise
             if future is not None:
                 future.settle(error)
+
+    def go_on_with(self, pending: Pending, step: Step) -> None:
+        self.pending[id(pending)] = pending
+        try:
+            self._enqueue(pending, step, waits=False)
+        except BaseException:
+            self._drop([pending])
+            raise
+
+    def _enqueue(self, pending: Pending, step: Step, *, waits: bool) -> None:
+        # A first read is for the thread, when the peer has had time to answer.
+        self._queue.append((pending, step if step is DRAIN else pending.carry_out(step)))
+        self._have_it_served(waits)
 
     def _drop(self, dropped: list[Pending], sock: socket.socket | None = None) -> None:
         """Close at once: something foreign happened."""
@@ -724,6 +734,11 @@ def hand_over(sock: socket.socket, reaper: Reaper, peer: object = None) -> bool:
         seconds = 0.0 if sock.gettimeout() == 0 else 5.0
         close_on(Options(seconds), sock)
     return True
+
+
+def leave_to(reaper: Reaper, pending: Pending, step: Step) -> None:
+    """Have a Reaper go on with a close of which `step` is next. It is not closed yet."""
+    reaper._worker.go_on_with(pending, step)  # pyright: ignore[reportPrivateUsage]
 
 
 _POP_FIRST = deque[tuple[Pending, "Step"]].popleft

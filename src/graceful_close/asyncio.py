@@ -14,6 +14,8 @@ from time import monotonic
 from typing import TypeVar
 
 from ._async import AsyncClosing, TurnFirst, close_all_on, close_on
+from ._asyncio_proxy import TransportProxy
+from ._asyncio_server import graceful_factory, graceful_loop
 from ._asyncio_transport import (
     FEW_TURNS,
     TransportTakeover,
@@ -51,7 +53,15 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="Stream")
 
-__all__ = ["abortive_close", "close_all", "closing", "graceful_close", "timed_linger_close"]
+__all__ = [
+    "abortive_close",
+    "close_all",
+    "closing",
+    "graceful_close",
+    "graceful_factory",
+    "graceful_loop",
+    "timed_linger_close",
+]
 
 # How many transports are closed before they get their turns. Arbitrary: some milliseconds of
 # work, and so many descriptors more at a time.
@@ -252,6 +262,8 @@ def _require_end(stream: object, *, waited_for: bool = True) -> End:
         NotImplementedError: It is to be waited for, and this loop cannot.
     """
     end: Any = stream.transport if isinstance(stream, asyncio.StreamWriter) else stream
+    if isinstance(end, TransportProxy):
+        end = end.plain
     if isinstance(end, socket.socket):
         require_stream(end)
         return end

@@ -1,0 +1,114 @@
+"""A transport whose close() is somebody else's; everything else is the transport's own."""
+
+from __future__ import annotations
+
+import asyncio
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from ._asyncio_transport import TransportTakeover
+
+    Data = bytes | bytearray | memoryview[Any]
+
+
+class TransportProxy(asyncio.Transport):
+    """What a server's protocol is given in the place of its transport.
+
+    Reading and writing cost one call more. What arrives does not come through here: the transport
+    below calls the server's protocol itself.
+
+    Args:
+        plain: The transport below.
+        close: Closes it. What it returns has taken the protocol's place; None: nobody has.
+
+    Attributes:
+        plain: The transport below.
+    """
+
+    __slots__ = ("__weakref__", "_close", "_taken_by", "plain")  # loops hold transports weakly
+
+    def __init__(
+        self,
+        plain: asyncio.Transport,
+        close: Callable[[asyncio.Transport], TransportTakeover | None],
+    ) -> None:
+        self.plain = plain
+        self._close = close
+        self._taken_by: TransportTakeover | None = None
+
+    def close(self) -> None:
+        # One that is closing has been told to, or does it because the peer has ended.
+        if not self.plain.is_closing():
+            self._taken_by = self._close(self.plain)
+
+    def is_closing(self) -> bool:
+        return self.plain.is_closing()
+
+    def abort(self) -> None:
+        self.plain.abort()
+
+    def over(self, plain: asyncio.Transport) -> TransportProxy:
+        """The same for another transport: TLS's, say, over this one."""
+        return type(self)(plain, self._close)
+
+    # --- the protocol, in whose place somebody else stands after close() ---
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self.plain.get_protocol() if self._taken_by is None else self._taken_by.owner
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        if self._taken_by is None:
+            self.plain.set_protocol(protocol)
+        else:
+            self._taken_by.owner = protocol
+
+    # --- reading, which is somebody else's after close() ---
+
+    def is_reading(self) -> bool:
+        return self._taken_by is None and self.plain.is_reading()
+
+    def pause_reading(self) -> None:
+        if self._taken_by is None:
+            self.plain.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._taken_by is None:
+            self.plain.resume_reading()
+
+    # --- writing ---
+
+    def write(self, data: Data) -> None:
+        self.plain.write(data)
+
+    def writelines(self, list_of_data: Iterable[Data]) -> None:
+        self.plain.writelines(list_of_data)
+
+    def write_eof(self) -> None:
+        self.plain.write_eof()
+
+    def can_write_eof(self) -> bool:
+        return self.plain.can_write_eof()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self.plain.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        return self.plain.get_write_buffer_size()
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self.plain.get_write_buffer_limits()
+
+    # --- the rest ---
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.plain.get_extra_info(name, default)
+
+    def __getattr__(self, name: str) -> Any:
+        # What a loop knows of its own: asyncio asks so whether start_tls() and sendfile() will do.
+        return getattr(self.plain, name)
+
+    def __repr__(self) -> str:
+        return f"<graceful {self.plain!r}>"

@@ -1,0 +1,249 @@
+"""Servers on an event loop whose connections close gracefully, whatever protocol closes them."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TypeVar, cast
+
+from ._asyncio_proxy import TransportProxy
+from ._asyncio_transport import TransportTakeover, can_watch, dup_of, info_of, open_socket_of
+from ._loop import Pending
+from ._options import Options
+from ._reaper import Reaper, hand_over, leave_to
+from ._teardown import FLUSH
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Any
+
+    from typing_extensions import Unpack
+
+    from ._options import CloseOptions
+
+    Factory = Callable[[], asyncio.BaseProtocol]
+
+
+L = TypeVar("L", bound=asyncio.AbstractEventLoop)
+
+# As a Reaper's, which has the connection when the transport is through.
+_TIMEOUT = 30.0
+_IDLE_TIMEOUT = 5.0
+
+
+def graceful_factory(
+    protocol_factory: Factory, **options: Unpack[CloseOptions]
+) -> Callable[[], asyncio.Protocol]:
+    """A protocol factory whose protocols get transports that close gracefully.
+
+    For `create_server()` and `create_unix_server()` of any loop, asyncio's and uvloop's:
+
+        server = await loop.create_server(graceful_factory(Protocol), host, port)
+
+    The protocol is the same as ever, and so is all that its transport does, but for close(): that
+    returns at once as ever, and `connection_lost()` follows as ever, when the transport has flushed. Then
+    a Reaper has the connection, sends our FIN and reads and throws away what the peer still sends,
+    until its FIN. What the transport holds is flushed as `graceful_close.asyncio.graceful_close`
+    does it, TLS's close_notify included. abort() is as ever.
+
+    Args:
+        protocol_factory: The server's own.
+        options: Those of `graceful_close.graceful_close`; `timeout` is 30 and `idle_timeout` 5
+            where they are not given.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it says there.
+
+    Notes:
+        The Reaper finishes at the exit of the interpreter, and a transport that has not flushed
+        when the loop is closed does not. A loop of `graceful_loop` lets a server wait for both, and
+        takes these transports for `start_tls()`, which uvloop's own refuses.
+        On Windows' ProactorEventLoop a TLS transport closes as ever.
+    """
+    return _Closes(options).wrap(protocol_factory)
+
+
+def graceful_loop(loop_class: type[L], **options: Unpack[CloseOptions]) -> type[L]:
+    """A class of event loops whose servers close their connections gracefully.
+
+    For servers that take the loop from you, and nothing else:
+
+        Loop = graceful_loop(uvloop.Loop, timeout=10)  # uvicorn app:app --loop module:Loop
+        asyncio.Runner(loop_factory=Loop)
+
+    What `create_server()` and `create_unix_server()` are given goes through `graceful_factory`. Their
+    servers' `wait_closed()` waits for the closes in flight, too. All else is the loop's own.
+
+    Args:
+        loop_class: `asyncio.SelectorEventLoop`, `uvloop.Loop`, or another.
+        options: As for `graceful_factory`, for all servers.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it says there.
+    """
+    Options(**options)
+    bases = (_GracefulLoop, loop_class)
+    members = {"_options": options, "__module__": __name__}
+    made: Any = type(f"Graceful{loop_class.__name__}", bases, members)
+    return cast("type[L]", made)
+
+
+class _GracefulLoop:
+    """What stands before the loop's own class."""
+
+    _options: CloseOptions
+
+    async def create_server(
+        self, protocol_factory: Factory, *args: Any, **kwargs: Any
+    ) -> _Server:
+        closes, loop = _Closes(self._options), cast("Any", super())
+        made = await loop.create_server(closes.wrap(protocol_factory), *args, **kwargs)
+        return _Server(made, closes)
+
+    async def create_unix_server(
+        self, protocol_factory: Factory, *args: Any, **kwargs: Any
+    ) -> _Server:
+        closes, loop = _Closes(self._options), cast("Any", super())
+        made = await loop.create_unix_server(closes.wrap(protocol_factory), *args, **kwargs)
+        return _Server(made, closes)
+
+    async def start_tls(self, transport: Any, *args: Any, **kwargs: Any) -> Any:
+        loop = cast("Any", super())
+        if not isinstance(transport, TransportProxy):
+            return await loop.start_tls(transport, *args, **kwargs)
+        secure = await loop.start_tls(transport.plain, *args, **kwargs)
+        return None if secure is None else transport.over(secure)
+
+
+class _Closes:
+    """The closes of one server."""
+
+    def __init__(self, options: CloseOptions) -> None:
+        given: CloseOptions = {
+            "timeout": _TIMEOUT,
+            "idle_timeout": _IDLE_TIMEOUT,
+            **options,
+        }
+        self._given = given
+        self._options = Options(**given)
+        self._reaper = Reaper(**given)
+        self._flushing: set[asyncio.Task[None]] = set()
+
+    def wrap(self, protocol_factory: Factory) -> Callable[[], asyncio.Protocol]:
+        def introduced() -> asyncio.Protocol:
+            protocol = protocol_factory()
+            # One that is graceful already keeps its own options.
+            return (
+                protocol
+                if isinstance(protocol, _Introduction)
+                else _Introduction(protocol, self)
+            )
+
+        return introduced
+
+    def close(self, transport: asyncio.Transport) -> TransportTakeover | None:
+        """Close a transport; connection_lost() follows, and the rest is done behind its back."""
+        takeover = self._take_over(transport)
+        if takeover is None:
+            transport.close()
+            return None
+        takeover.begin()
+        if takeover.is_empty:
+            self._leave(takeover.sock)
+        else:
+            flushing = asyncio.create_task(self._flush(takeover))
+            self._flushing.add(flushing)
+            flushing.add_done_callback(self._flushing.discard)
+            # Also one that never began. Nothing is left to drop where it went well.
+            flushing.add_done_callback(lambda _: takeover.drop())
+        return takeover
+
+    def _take_over(self, transport: asyncio.Transport) -> TransportTakeover | None:
+        """Take the dup; None: nothing can be done behind the transport's back."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return None  # whose loop has ended, and nobody can wait
+        sock = open_socket_of(transport)
+        if sock is None or not (can_watch(loop) or info_of(transport, "ssl_object") is None):
+            return None
+        try:
+            return TransportTakeover(transport, dup_of(sock))
+        except OSError:
+            return None  # EMFILE, ENFILE
+
+    async def _flush(self, takeover: TransportTakeover) -> None:
+        notified = (False, None) if takeover.tls else None
+        pending = Pending(self._options, monotonic(), close_notify=notified, flush=True)
+        try:
+            step = pending.begin(takeover.sock)
+            while step is FLUSH:
+                step = await takeover.go_on(pending)
+        except BaseException:
+            pending.abandon(takeover.sock)
+            raise
+        leave_to(self._reaper, pending, step)
+        await takeover.end()
+
+    def _leave(self, sock: socket.socket) -> None:
+        if not hand_over(sock, self._reaper):
+            sock.close()  # it is to be aborted: SO_LINGER {1, 0}
+
+    async def wait(self) -> None:
+        """Until all that are in flight now have ended."""
+        if self._flushing:
+            await asyncio.wait(self._flushing)
+        # A Reaper's close() waits for all that it has. What comes later is another's.
+        ending, self._reaper = self._reaper, Reaper(**self._given)
+        if len(ending):
+            await asyncio.get_running_loop().run_in_executor(None, ending.close)
+        else:
+            ending.close()
+
+
+class _Introduction(asyncio.Protocol):
+    """A connection's first protocol, which hands its transport on and is out of the way."""
+
+    def __init__(self, protocol: asyncio.BaseProtocol, closes: _Closes) -> None:
+        self._protocol = protocol
+        self._closes = closes
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        plain: Any = transport
+        plain.set_protocol(self._protocol)
+        self._protocol.connection_made(TransportProxy(plain, self._closes.close))
+
+
+class _Server(asyncio.AbstractServer):
+    """A loop's server, which also waits for the closes in flight."""
+
+    def __init__(self, made: asyncio.AbstractServer, closes: _Closes) -> None:
+        self._made = made
+        self._closes = closes
+
+    def close(self) -> None:
+        self._made.close()
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._made.get_loop()
+
+    def is_serving(self) -> bool:
+        return self._made.is_serving()
+
+    async def start_serving(self) -> None:
+        await self._made.start_serving()
+
+    async def serve_forever(self) -> None:
+        await self._made.serve_forever()
+
+    async def wait_closed(self) -> None:
+        await self._made.wait_closed()
+        await self._closes.wait()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made, name)  # sockets, close_clients() of Python 3.13
+
+    def __repr__(self) -> str:
+        return f"<graceful {self._made!r}>"

@@ -1,0 +1,565 @@
+"""Servers of an event loop whose protocols get transports that close gracefully."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+import ssl
+import tempfile
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import descriptors
+from certificates import NAME, client_context, server_context
+from event_loops import LOOPS
+from graceful_close import CloseOutcome, GracefulListener, LingerPolicy, set_linger
+from graceful_close.asyncio import graceful_close, graceful_factory, graceful_loop
+from streams import PATIENCE, await_fin, ends_in_reset, read_all, reset
+from test_asyncio import KINDS, TLS, in_thread, read_then_close, run_in, upload_then_read
+
+REPLY = b"reply" * 13_107
+MEGABYTES = b"reply" * 1_700_000
+
+GRACEFUL: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    name: graceful_loop(type(made), timeout=PATIENCE)
+    for name, factory in LOOPS.items()
+    if (made := factory()).close() is None
+}
+
+in_each_loop = pytest.mark.parametrize("loop", LOOPS)
+of_each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+class Protocol(asyncio.Protocol):
+    """Keeps what it is told."""
+
+    def __init__(self, made: asyncio.Queue[Protocol]) -> None:
+        self.calls: list[str] = []
+        self.received = asyncio.Event()
+        self.lost = asyncio.Event()
+        self._made = made
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.calls.append("made")
+        self._made.put_nowait(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.received.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.calls.append("lost")
+        self.lost.set()
+
+
+class Served(NamedTuple):
+    """A server, what it has been connected by, and how to connect to it."""
+
+    server: asyncio.AbstractServer
+    made: asyncio.Queue[Protocol]
+    connect: Callable[[], socket.socket]
+
+
+@asynccontextmanager
+async def served(
+    kind: str, wrap: Callable[[Any], Any] = lambda made: made
+) -> AsyncGenerator[Served]:
+    """A server of the running loop."""
+    loop = asyncio.get_running_loop()
+    made: asyncio.Queue[Protocol] = asyncio.Queue()
+    version = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}.get(kind)
+    context = None if version is None else server_context(version)
+    factory = wrap(lambda: Protocol(made))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        path = str(Path(folder) / "listener")
+        server = (
+            await loop.create_unix_server(factory, path)
+            if kind == "unix"
+            else await loop.create_server(factory, "127.0.0.1", 0, ssl=context)
+        )
+        address: Any = path if kind == "unix" else server.sockets[0].getsockname()
+
+        def connect() -> socket.socket:
+            family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
+            peer = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            peer.settimeout(PATIENCE)
+            peer.connect(address)
+            if version is None:
+                return peer
+            return stack.enter_context(
+                client_context(version).wrap_socket(
+                    peer, server_hostname=NAME, suppress_ragged_eofs=False
+                )
+            )
+
+        try:
+            yield Served(server, made, connect)
+        finally:
+            stack.close()  # the peers; else the server would wait for their FIN
+            server.close()
+            await server.wait_closed()
+
+
+# --- what it is for --------------------------------------------------------------------------
+
+
+@of_each_kind
+@in_each_loop
+def test_a_protocol_that_just_closes_loses_no_early_reply(loop: str, kind: str) -> None:
+    async def test() -> None:
+        async with served(kind) as (_, made, connect):
+            for _ in range(5):
+                client = asyncio.create_task(in_thread(lambda: upload_then_read(connect())))
+                protocol = await made.get()
+                await protocol.received.wait()
+                protocol.transport.write(REPLY)
+                protocol.transport.close()
+                assert protocol.transport.is_closing()
+                await protocol.lost.wait()
+                assert await client == REPLY
+
+    run_in(GRACEFUL[loop], test())
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@in_each_loop
+def test_a_factory_of_a_loop_that_knows_nothing_of_it_loses_none(loop: str, kind: str) -> None:
+    async def test() -> None:
+        async with served(kind, graceful_factory) as (_, made, connect):
+            client = asyncio.create_task(in_thread(lambda: upload_then_read(connect())))
+            protocol = await made.get()
+            await protocol.received.wait()
+            protocol.transport.write(REPLY)
+            protocol.transport.close()
+            assert await client == REPLY
+
+    run_in(LOOPS[loop], test())
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(PATIENCE)  # a Reaper that is forgotten finishes by itself
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@in_each_loop
+def test_without_it_the_reply_is_lost(loop: str, kind: str) -> None:
+    """So that the tests above are seen to be able to fail."""
+
+    async def test() -> None:
+        async with served(kind) as (_, made, connect):
+            client = asyncio.create_task(in_thread(lambda: upload_then_read(connect())))
+            protocol = await made.get()
+            await protocol.received.wait()
+            protocol.transport.write(REPLY)
+            protocol.transport.close()
+            with pytest.raises((ConnectionError, ssl.SSLError)):
+                await client
+
+    run_in(LOOPS[loop], test())
+
+
+@of_each_kind
+@in_each_loop
+def test_a_reply_larger_than_every_buffer_is_flushed_while_the_peer_uploads(
+    loop: str, kind: str
+) -> None:
+    async def test() -> None:
+        async with served(kind) as (_, made, connect):
+            client = asyncio.create_task(in_thread(lambda: upload_then_read(connect())))
+            protocol = await made.get()
+            await protocol.received.wait()
+            protocol.transport.write(MEGABYTES)
+            protocol.transport.close()
+            assert await client == MEGABYTES
+
+    run_in(GRACEFUL[loop], test())
+
+
+@of_each_kind
+@in_each_loop
+def test_the_server_waits_for_the_closes_in_flight(loop: str, kind: str) -> None:
+    async def test() -> None:
+        async with served(kind) as (server, made, connect):
+            peer = await in_thread(connect)
+            protocol = await made.get()
+            protocol.transport.write(REPLY)
+            protocol.transport.close()
+            await protocol.lost.wait()
+            server.close()
+            waiting = asyncio.create_task(server.wait_closed())
+            # It is still there when the peer has seen our FIN and goes on sending.
+            assert await in_thread(read_all, peer) == REPLY
+            if kind not in TLS:
+                await in_thread(peer.sendall, bytes(4096))
+            assert not waiting.done()
+            peer.close()
+            await waiting
+
+    run_in(GRACEFUL[loop], test())
+
+
+# --- the transport is the server's own in all else ---------------------------------------------
+
+
+@in_each_loop
+def test_data_does_not_come_through_us_and_a_new_protocol_has_it(loop: str) -> None:
+    async def test() -> None:
+        async with served("tcp") as (_, made, connect):
+            peer = await in_thread(connect)
+            first = await made.get()
+            assert isinstance(first.transport, asyncio.Transport)
+            assert first.transport.get_protocol() is first
+            second = Protocol(made)
+            first.transport.set_protocol(second)
+            peer.sendall(b"x")
+            await second.received.wait()
+            assert first.transport.get_protocol() is second
+            first.transport.close()
+            assert first.transport.get_protocol() is second
+            third = Protocol(made)
+            first.transport.set_protocol(third)
+            await third.lost.wait()
+            assert (first.calls, second.calls, third.calls) == (["made"], [], ["lost"])
+
+    run_in(GRACEFUL[loop], test())
+
+
+@in_each_loop
+def test_reading_is_paused_and_resumed_as_ever(loop: str) -> None:
+    async def test() -> None:
+        async with served("tcp") as (_, made, connect):
+            peer = await in_thread(connect)
+            protocol = await made.get()
+            transport = protocol.transport
+            transport.pause_reading()
+            assert not transport.is_reading()
+            transport.resume_reading()
+            assert transport.is_reading()
+            transport.set_write_buffer_limits(high=4096, low=1024)
+            assert transport.get_write_buffer_limits() == (1024, 4096)
+            assert transport.get_extra_info("peername")[:2] == peer.getsockname()
+            assert transport.get_extra_info("nothing", "default") == "default"
+            assert transport.can_write_eof()
+            transport.writelines([b"good", b"bye"])
+            transport.write_eof()
+            assert await in_thread(read_all, peer) == b"goodbye"
+            transport.close()
+            for call in (transport.pause_reading, transport.resume_reading, transport.close):
+                call()
+            assert not transport.is_reading()
+            await protocol.lost.wait()
+
+    run_in(GRACEFUL[loop], test())
+
+
+@pytest.mark.parametrize("when", ["before close()", "after close()"])
+@in_each_loop
+def test_abort_resets(loop: str, when: str) -> None:
+    async def test() -> None:
+        async with served("tcp") as (_, made, connect):
+            peer = await in_thread(connect)
+            protocol = await made.get()
+            peer.sendall(b"unread")
+            await protocol.received.wait()
+            protocol.transport.write(MEGABYTES)
+            if when == "after close()":
+                protocol.transport.close()
+            else:
+                # What the kernel has is delivered, unless there is input that nobody has read.
+                protocol.transport.pause_reading()
+                peer.sendall(b"unread")
+            protocol.transport.abort()
+            await protocol.lost.wait()
+            assert await in_thread(ends_in_reset, peer)
+            assert protocol.calls == ["made", "lost"]
+
+    run_in(GRACEFUL[loop], test())
+
+
+@in_each_loop
+def test_a_server_that_sets_so_linger_to_abort_does(loop: str) -> None:
+    async def test() -> None:
+        async with served("tcp") as (_, made, connect):
+            peer = await in_thread(connect)
+            protocol = await made.get()
+            number = os.dup(protocol.transport.get_extra_info("socket").fileno())
+            with socket.socket(fileno=number) as dup:
+                set_linger(dup, LingerPolicy.ABORT)
+            protocol.transport.close()
+            assert await in_thread(ends_in_reset, peer)
+
+    run_in(GRACEFUL[loop], test())
+
+
+@in_each_loop
+def test_where_no_descriptor_is_left_it_closes_as_ever(loop: str) -> None:
+    async def test() -> None:
+        async with served("tcp") as (_, made, connect):
+            peer = await in_thread(connect)
+            protocol = await made.get()
+            protocol.transport.write(b"goodbye")
+            with descriptors.none_left():
+                protocol.transport.close()
+            await protocol.lost.wait()
+            assert await in_thread(read_all, peer) == b"goodbye"
+
+    run_in(GRACEFUL[loop], test())
+
+
+@in_each_loop
+def test_an_explicit_graceful_close_of_such_a_stream_tells_how_it_ended(loop: str) -> None:
+    async def test() -> None:
+        writers: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+
+        async def handle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await writers.put(writer)
+
+        async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+            peer = socket.create_connection(server.sockets[0].getsockname(), PATIENCE)
+            writer = await writers.get()
+            writer.write(REPLY)
+            client = asyncio.create_task(in_thread(read_then_close, peer))
+            result = await graceful_close(writer, timeout=PATIENCE)
+            assert result.outcome is CloseOutcome.PEER_CLOSED
+            assert await client == REPLY
+            writer.close()
+            await writer.wait_closed()
+
+    run_in(GRACEFUL[loop], test())
+
+
+@in_each_loop
+def test_a_stream_that_goes_over_to_tls_closes_gracefully_too(loop: str) -> None:
+    theirs, ours = (
+        client_context(ssl.TLSVersion.TLSv1_3),
+        server_context(ssl.TLSVersion.TLSv1_3),
+    )
+
+    def client(address: tuple[str, int]) -> bytes:
+        with socket.create_connection(address, PATIENCE) as plain:
+            assert plain.recv(2) == b"go"
+            with theirs.wrap_socket(plain, server_hostname=NAME) as peer:
+                return upload_then_read(peer)
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        cast(
+            asyncio.Transport, writer.transport
+        ).pause_reading()  # what comes after "go" is TLS's
+        writer.write(b"go")
+        await writer.start_tls(ours)
+        await reader.read(1)
+        writer.write(REPLY)
+        writer.close()
+        await writer.wait_closed()
+
+    async def test() -> None:
+        async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+            assert await in_thread(client, server.sockets[0].getsockname()) == REPLY
+
+    run_in(GRACEFUL[loop], test())
+
+
+def test_a_file_is_sent_as_ever(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(REPLY)
+
+    async def test() -> None:
+        async with served("tcp") as (_, made, connect):
+            peer = await in_thread(connect)
+            protocol = await made.get()
+            with (tmp_path / "file").open("rb") as file:
+                await asyncio.get_running_loop().sendfile(protocol.transport, file)
+            protocol.transport.close()
+            assert await in_thread(read_all, peer) == REPLY
+
+    run_in(GRACEFUL["asyncio"], test())
+
+
+@in_each_loop
+def test_a_listener_of_ours_will_do_on_every_such_loop(loop: str) -> None:
+    """uvloop's own takes its descriptor, and is refused."""
+
+    async def test() -> None:
+        made: asyncio.Queue[Protocol] = asyncio.Queue()
+        listener = GracefulListener(("127.0.0.1", 0))
+        server = await asyncio.get_running_loop().create_server(
+            lambda: Protocol(made), sock=listener
+        )
+        peer = socket.create_connection(listener.getsockname(), PATIENCE)
+        client = asyncio.create_task(in_thread(upload_then_read, peer))
+        protocol = await made.get()
+        await protocol.received.wait()
+        protocol.transport.write(REPLY)
+        protocol.transport.close()
+        assert await client == REPLY
+        server.close()
+        await server.wait_closed()
+        listener.reaper.close()  # on asyncio's it has what accept() gave
+
+    run_in(GRACEFUL[loop], test())
+
+
+@in_each_loop
+def test_the_server_is_the_loops_own_in_all_else(loop: str) -> None:
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        server = await running.create_server(
+            asyncio.Protocol, "127.0.0.1", 0, start_serving=False
+        )
+        assert not server.is_serving()
+        await server.start_serving()
+        assert server.is_serving()
+        assert server.get_loop() is running
+        (sock,) = server.sockets
+        assert sock.getsockname()[1]
+        serving = asyncio.create_task(server.serve_forever())
+        await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.wait([serving])
+        assert not server.is_serving()
+
+    run_in(GRACEFUL[loop], test())
+
+
+@pytest.mark.parametrize("options", [{"timeout": -1}, {"drain_limit": 0.5}])
+def test_wrong_options_are_refused_at_once(options: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        graceful_factory(asyncio.Protocol, **options)
+    with pytest.raises((TypeError, ValueError)):
+        graceful_loop(asyncio.SelectorEventLoop, **options)
+
+
+# --- whatever happens, the protocol is told once, and nothing is left ----------------------------
+
+STEPS = st.sampled_from(
+    ["write", "write much", "close", "abort", "turn", "peer sends", "peer reads", "peer ends",
+     "peer resets", "pause", "resume", "write_eof"]
+)  # fmt: skip
+
+
+@of_each_kind
+@in_each_loop
+def test_connection_lost_comes_exactly_once(loop: str, kind: str) -> None:
+    async def play(steps: list[str]) -> None:
+        async with asyncio.timeout(PATIENCE), served(kind) as (_, made, connect):
+            peer = await in_thread(connect)
+            protocol = await made.get()
+            transport = protocol.transport
+            peer.settimeout(0)
+            for step in [*steps, "close"]:
+                await act(step, transport, peer)
+            if peer.fileno() != -1:
+                reset(peer)
+            await protocol.lost.wait()
+            assert transport.is_closing()
+        assert protocol.calls == ["made", "lost"]
+
+    async def act(step: str, transport: asyncio.Transport, peer: socket.socket) -> None:
+        try:
+            match step:
+                case "turn":
+                    await asyncio.sleep(0)
+                case "write" | "write much":
+                    if not transport.is_closing():
+                        transport.write(MEGABYTES if step == "write much" else REPLY)
+                case "write_eof":
+                    if not transport.is_closing() and transport.can_write_eof():
+                        transport.write_eof()
+                case "close":
+                    transport.close()
+                case "abort":
+                    transport.abort()
+                case "pause":
+                    transport.pause_reading()
+                case "resume":
+                    transport.resume_reading()
+                case "peer sends":
+                    peer.send(bytes(100_000))
+                case "peer reads":
+                    peer.recv(1 << 20)
+                case "peer ends":
+                    peer.shutdown(socket.SHUT_WR)
+                case _:
+                    reset(peer)
+        except (OSError, RuntimeError):
+            pass  # no room, nothing there, reset or closed before, or written after write_eof()
+
+    @settings(
+        max_examples=40,
+        deadline=None,
+        derandomize=True,
+    )
+    @given(st.lists(STEPS, max_size=7))
+    def each(steps: list[str]) -> None:
+        with asyncio.Runner(loop_factory=GRACEFUL[loop]) as runner:
+            runner.run(play(steps))
+
+    each()
+
+
+@pytest.mark.parametrize("turns", [0, 1, 10])
+@of_each_kind
+@in_each_loop
+def test_a_loop_that_ends_in_the_midst_of_a_flush_resets_and_leaves_nothing(
+    loop: str, kind: str, turns: int
+) -> None:
+    """asyncio.Runner cancels all tasks, ours included."""
+    protocols: list[Protocol] = []
+
+    async def test() -> None:
+        async with asyncio.timeout(PATIENCE), served(kind) as (_, made, connect):
+            peer = await in_thread(connect)
+            protocol = await made.get()
+            protocols.append(protocol)
+            protocol.transport.write(MEGABYTES * 2)
+            protocol.transport.close()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            flushing = asyncio.all_tasks() - {asyncio.current_task()}
+            assert flushing
+            for task in flushing:
+                task.cancel()
+            await protocol.lost.wait()
+            if kind in TLS:
+                with pytest.raises((ssl.SSLError, ConnectionError)):
+                    await in_thread(read_all, peer)
+            elif kind == "tcp":
+                assert await in_thread(ends_in_reset, peer)
+
+    with asyncio.Runner(loop_factory=GRACEFUL[loop]) as runner:
+        runner.run(test())
+    assert protocols[0].calls == ["made", "lost"]
+
+
+@in_each_loop
+def test_nothing_is_left_of_hundreds_of_connections(loop: str) -> None:
+    async def test() -> None:
+        async with served("tcp") as (server, made, connect):
+            gc.collect()
+            before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+            for _ in range(20):
+                peers = [await in_thread(connect) for _ in range(25)]
+                for peer in peers:
+                    peer.sendall(b"request")
+                for _ in peers:
+                    protocol = await made.get()
+                    await protocol.received.wait()
+                    protocol.transport.write(b"reply")
+                    protocol.transport.close()
+                for peer in peers:
+                    await_fin(peer)
+                    peer.close()
+            server.close()
+            await server.wait_closed()
+            if before:
+                assert len(os.listdir("/proc/self/fd")) <= before + 3  # the Reaper's own
+
+    run_in(GRACEFUL[loop], test())

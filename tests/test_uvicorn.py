@@ -1,0 +1,338 @@
+"""uvicorn as it is started from the command line, with one option more."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from certificates import NAME, certificate_file, client_context
+from streams import PATIENCE, await_fin
+from uvicorn_app import HELLO, REFUSAL
+
+pytest.importorskip("uvicorn")
+if sys.platform == "win32":
+    pytest.skip("a child is told to end by SIGTERM", allow_module_level=True)
+
+TESTS = Path(__file__).parent
+TRIES = 3
+UPLOAD = 5_000_000
+HEAD = (
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    % UPLOAD
+)
+NEW_LOOP = "graceful_close.uvicorn:new_loop"
+
+
+class Started(NamedTuple):
+    """How uvicorn is started.
+
+    Attributes:
+        options: What the command line has besides the application, with places to fill in.
+        environment: What the environment has more.
+        kind: How one connects: "tcp", "unix", "tls".
+        needs: Modules.
+    """
+
+    options: Sequence[str]
+    environment: dict[str, str] = {}  # noqa: RUF012 (not changed)
+    kind: str = "tcp"
+    needs: Sequence[str] = ()
+
+
+PORT = ("--port", "0")
+STARTED = {
+    "uvloop, httptools": Started(
+        ("--loop", NEW_LOOP, "--http", "httptools", *PORT), needs=("uvloop", "httptools")
+    ),
+    "asyncio, h11": Started(
+        ("--loop", "graceful_close.uvicorn:new_asyncio_loop", "--http", "h11", *PORT)
+    ),
+    "UVICORN_LOOP": Started(PORT, {"UVICORN_LOOP": NEW_LOOP}),
+    "--workers": Started(("--loop", NEW_LOOP, "--workers", "2", *PORT)),
+    "--reload": Started(("--loop", NEW_LOOP, "--reload", "--reload-dir", "{folder}", *PORT)),
+    "--uds": Started(("--loop", NEW_LOOP, "--uds", "{folder}/socket"), kind="unix"),
+    "--uds, asyncio": Started(
+        ("--loop", "graceful_close.uvicorn:new_asyncio_loop", "--uds", "{folder}/socket"),
+        kind="unix",
+    ),
+    "--fd": Started(("--loop", NEW_LOOP, "--fd", "{listener}"), kind="unix"),
+    "TLS": Started(
+        ("--loop", NEW_LOOP, "--ssl-certfile", "{folder}/server.pem", "--ssl-keyfile",
+         "{folder}/server.pem", *PORT),
+        kind="tls",
+    ),
+    "TLS, asyncio": Started(
+        ("--loop", "graceful_close.uvicorn:new_asyncio_loop", "--ssl-certfile",
+         "{folder}/server.pem", "--ssl-keyfile", "{folder}/server.pem", *PORT),
+        kind="tls",
+    ),
+}  # fmt: skip
+
+
+class Server:
+    """uvicorn at work."""
+
+    def __init__(self, started: Started, folder: Path, app_folder: Path = TESTS) -> None:
+        self.kind = started.kind
+        self.output = b""
+        self.path = str(folder / "socket")
+        certificate_file(folder)
+        listener = socket.socket(socket.AF_UNIX)
+        with listener:
+            if "--fd" in started.options:
+                listener.bind(self.path)
+                listener.listen()
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "uvicorn",
+                    "uvicorn_app:app",
+                    "--app-dir",
+                    str(app_folder),
+                ]
+                + [
+                    option.format(folder=folder, listener=listener.fileno())
+                    for option in started.options
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **started.environment},
+                pass_fds=[listener.fileno()],
+            )
+        try:
+            self._await_start()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _await_start(self) -> None:
+        running = rb"running on .*?(?:127\.0\.0\.1:(\d+)|socket)"
+        self.await_output(rb"Application startup complete")
+        found = self.await_output(running)
+        self.port = int(found[1] or 0)
+
+    def await_output(self, pattern: bytes) -> re.Match[bytes]:
+        assert self.process.stdout is not None
+        descriptor = self.process.stdout.fileno()
+        give_up = time.monotonic() + PATIENCE
+        while (found := re.search(pattern, self.output)) is None:
+            left = max(0, give_up - time.monotonic())
+            assert select.select([descriptor], [], [], left)[0], self.output.decode()
+            chunk = os.read(descriptor, 65536)
+            assert chunk, self.output.decode()
+            self.output += chunk
+        return found
+
+    @contextmanager
+    def connect(self) -> Generator[socket.socket]:
+        with ExitStack() as stack:
+            if self.kind == "unix":
+                sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+                sock.settimeout(PATIENCE)
+                sock.connect(self.path)
+            else:
+                sock = stack.enter_context(self._connect_by_tcp())
+            if self.kind == "tls":
+                context = client_context(ssl.TLSVersion.TLSv1_3)
+                sock = stack.enter_context(context.wrap_socket(sock, server_hostname=NAME))
+            yield sock
+
+    def _connect_by_tcp(self) -> socket.socket:
+        give_up = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+            except ConnectionRefusedError:
+                # A child of uvicorn's says that it has started before it listens.
+                assert time.monotonic() < give_up
+                select.select([], [], [], 0.02)
+
+    def request(self, sock: socket.socket, method: str, body: bytes, **headers: str) -> bytes:
+        """By http.client, which sends all before it reads."""
+        client = http.client.HTTPConnection("localhost")
+        client.sock = sock
+        client.request(method, "/", body, headers)
+        response = client.getresponse()
+        return response.read()
+
+    def await_end(self) -> None:
+        """It is killed if it does not end by itself."""
+        try:
+            self.output += self.process.communicate(timeout=PATIENCE)[0]
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(self.output.decode())
+
+    def kill(self) -> None:
+        """Make sure that it has ended, and its workers."""
+        if self.process.returncode is None:
+            self.process.terminate()
+            try:
+                self.output += self.process.communicate(timeout=PATIENCE)[0]
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.output += self.process.communicate()[0]
+
+
+def start(how: str, folder: Path, **options: Any) -> Server:
+    started = STARTED[how]
+    for module in (*started.needs,):
+        pytest.importorskip(module)
+    return Server(started, folder, **options)
+
+
+@pytest.fixture(scope="module", params=STARTED)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Started once for the tests below, the last of which ends it."""
+    started = start(request.param, tmp_path_factory.mktemp("uvicorn"))
+    yield started
+    started.kill()
+
+
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+def test_every_early_reply_arrives_whole(server: Server, connection: str) -> None:
+    for _ in range(TRIES):
+        with server.connect() as sock:
+            body = server.request(sock, "POST", bytes(UPLOAD), Connection=connection)
+        assert body == REFUSAL
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize("expect", ["Expect: 100-continue", "Expect:"])
+def test_curl_gets_it_too(server: Server, expect: str, tmp_path: Path) -> None:
+    upload = tmp_path / "upload"
+    upload.write_bytes(bytes(UPLOAD))
+    where = (
+        ["--unix-socket", server.path, "http://localhost/"]
+        if server.kind == "unix"
+        else ["-k", f"{'https' if server.kind == 'tls' else 'http'}://127.0.0.1:{server.port}/"]
+    )
+    for _ in range(TRIES):
+        curl = subprocess.run(
+            ["curl", "-sS", "--http1.1", "-H", "Connection: close", "-H", expect, "--max-time",
+             "20", "--data-binary", f"@{upload}", *where],
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert (curl.returncode, curl.stdout) == (0, REFUSAL), curl.stderr
+
+
+def test_a_connection_is_kept_alive_as_ever(server: Server) -> None:
+    with server.connect() as sock:
+        client = http.client.HTTPConnection("localhost")
+        client.sock = sock
+        for _ in range(3):
+            client.request("GET", "/")
+            assert client.getresponse().read() == HELLO
+            assert client.sock is sock
+
+
+def test_a_websocket_is_echoed_as_ever(server: Server) -> None:
+    connect: Callable[..., Any] = pytest.importorskip("websockets.sync.client").connect
+    with server.connect() as sock, connect("ws://localhost/", sock=sock) as client:
+        for text in ("hello", "again"):
+            client.send(text)
+            assert client.recv(PATIENCE) == text
+
+
+def test_sigterm_lets_the_closes_in_flight_end(server: Server) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(6)]
+        for client in clients:
+            client.sendall(HEAD + bytes(1000))
+        for client in clients:
+            if server.kind == "tls":
+                continue  # there the FIN comes, but close_notify before it is not for poll()
+            await_fin(client)
+        server.process.send_signal(signal.SIGTERM)
+        server.await_output(b"Shutting down|Stopping parent process")
+        for client in clients:
+            # More than the kernels hold. RST would end it, and lose the reply.
+            client.sendall(bytes(UPLOAD - 1000))
+            assert read_reply(client).endswith(b"\r\n\r\n" + REFUSAL)
+            client.close()
+    server.await_end()
+    assert b"Traceback" not in server.output, server.output.decode()
+
+
+def read_reply(sock: socket.socket) -> bytes:
+    reply = b""
+    while chunk := sock.recv(1 << 20):
+        reply += chunk
+    return reply
+
+
+# --- and without it -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop", ["auto", "asyncio"])
+def test_without_it_the_replies_are_lost(loop: str, tmp_path: Path) -> None:
+    """So that the tests above are seen to be able to fail."""
+    server = Server(Started(("--loop", loop, *PORT)), tmp_path)
+    try:
+        lost = 0
+        for _ in range(TRIES):
+            with server.connect() as sock:
+                try:
+                    server.request(sock, "POST", bytes(UPLOAD), Connection="close")
+                except ConnectionError:
+                    lost += 1
+        assert lost == TRIES
+    finally:
+        server.kill()
+
+
+# --- one at a time --------------------------------------------------------------------------------
+
+
+def test_a_changed_file_is_served_and_its_replies_arrive(tmp_path: Path) -> None:
+    file = tmp_path / "uvicorn_app.py"
+    shutil.copy(TESTS / "uvicorn_app.py", file)
+    server = start("--reload", tmp_path, app_folder=tmp_path)
+    try:
+        file.write_text(file.read_text().replace("hello", "changed"))
+        server.await_output(rb"(?s)Reloading.*Application startup complete")
+        with server.connect() as sock:
+            assert server.request(sock, "GET", b"") == b"changed\n"
+        with server.connect() as sock:
+            body = server.request(sock, "POST", bytes(UPLOAD), Connection="close")
+            assert body == REFUSAL
+    finally:
+        server.kill()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+@pytest.mark.parametrize("how", ["uvloop, httptools", "asyncio, h11"])
+def test_hundreds_of_connections_leave_no_descriptor(how: str, tmp_path: Path) -> None:
+    server = start(how, tmp_path)
+    held = Path(f"/proc/{server.process.pid}/fd")
+    try:
+        before = len(list(held.iterdir()))
+        for _ in range(500):
+            with server.connect() as sock:
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                assert read_reply(sock).endswith(HELLO)
+        give_up = time.monotonic() + PATIENCE
+        # The Reaper has a selector and a pair of sockets. The last connections may be in flight.
+        while len(list(held.iterdir())) > before + 3:
+            assert time.monotonic() < give_up
+            select.select([], [], [], 0.02)
+    finally:
+        server.kill()
