@@ -227,6 +227,7 @@ _TELL: dict[str, Callable[[Teardown, Any, int], Step]] = {
     "counted": lambda machine, value, now: machine.counted(value, now),
     "no error": lambda machine, value, now: machine.no_error(now),
     "failed": lambda machine, value, now: machine.failed(value, now),
+    "failed in the flush": lambda machine, value, now: machine.failed(value, now, 1),
     "cleared": lambda machine, value, now: machine.cleared(now),
     "woke": lambda machine, value, now: machine.woke(now, readable=value),
     "cannot watch": lambda machine, value, now: machine.cannot_watch(now),
@@ -239,7 +240,7 @@ def reports_of(case: Case, seen: Seen, machine: Teardown) -> Iterator[tuple[str,
     match seen.step:
         case Step.FLUSH:
             yield from (("flushing", None), ("flushed", None), ("cut short", CUT))
-            yield from (("failed", error) for error in ERRORS)
+            yield from (("failed in the flush", error) for error in ERRORS)
         case Step.LOOK:
             yield from (("looked", state) for state in _shown_next(case, seen))
         case Step.SEND_CLOSE_NOTIFY:

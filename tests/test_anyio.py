@@ -33,7 +33,17 @@ from graceful_close.anyio import (
     graceful_close,
     timed_linger_close,
 )
-from streams import PATIENCE, connect, connect_many, fill, meanwhile, read_all, read_and_close
+from streams import (
+    PATIENCE,
+    await_reset,
+    connect,
+    connect_many,
+    fill,
+    meanwhile,
+    read_all,
+    read_and_close,
+    reset,
+)
 from test_tls import (
     is_one_close_notify,
     read_raw_and_close,
@@ -352,6 +362,18 @@ async def test_a_reset_that_the_transport_meets_first_is_a_result_too() -> None:
                 result = await graceful_close(stream, timeout=PATIENCE)
                 # With none of ours left to do, it can be over before the call.
                 assert result.outcome in {CloseOutcome.PEER_RESET, CloseOutcome.ALREADY_CLOSED}
+
+
+@on("asyncio", "uvloop", "trio")
+async def test_a_reset_says_nothing_of_tls_where_there_is_none() -> None:
+    async with pair() as (stream, peer):
+        with StandIn(raw_of(stream).fileno()) as ours:
+            reset(peer)
+            await_reset(ours)
+            ours.detach()
+        result = await graceful_close(stream, timeout=PATIENCE)
+        assert result.outcome is CloseOutcome.PEER_RESET
+        assert result.notified is None
 
 
 # --- TLS -----------------------------------------------------------------------------------------

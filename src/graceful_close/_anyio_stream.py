@@ -152,6 +152,7 @@ class Taken(PendingClose):
         shared: The stream keeps a descriptor of its own.
         tls: The stream speaks it.
         flushed: All that the stream held is in the kernel; False: not yet; None: not asked yet.
+        failure: What the network told the stream alone.
     """
 
     __slots__ = (
@@ -165,6 +166,7 @@ class Taken(PendingClose):
         "_stream_is_closed",
         "_unacked",
         "_waited",
+        "failure",
         "flushed",
         "shared",
         "tls",
@@ -178,6 +180,7 @@ class Taken(PendingClose):
         self.shared = shared
         self.tls = bool(end.layers)
         self.flushed: bool | None = None
+        self.failure: OSError | None = None
         self._end = end
         self._drain_way: Drain | None = None
         self._peer_ended = False
@@ -207,8 +210,7 @@ class Taken(PendingClose):
         return True
 
     def _failed(self, error: OSError) -> None:
-        """The network ended the connection, and told it to the stream alone."""
-        self.close_notify = error.with_traceback(None)
+        self.failure = error.with_traceback(None)
 
     async def ask(self, seconds: float = _TIME_TO_TELL) -> None:
         """Ask the stream for so long whether it holds something back."""
@@ -234,10 +236,15 @@ class Taken(PendingClose):
     async def find_out_why(self) -> None:
         """If the connection is gone, have the stream say what ended it."""
         for _ in range(_TURNS_TO_SAY_WHY):
-            if not self.shared or self.stood or self.close_notify is not None:
+            if not self.shared or self.stood or self.failure is not None:
                 break
             await anyio.lowlevel.checkpoint()
             await self.ask()
+
+    @property
+    def is_through(self) -> bool:
+        """There is nothing to flush, and nothing that it failed by."""
+        return bool(self.flushed) and self.failure is None
 
     async def begin_to_end(self) -> None:
         """All is flushed: close the stream, and have TLS say what it has to say."""
@@ -253,12 +260,16 @@ class Taken(PendingClose):
         sock, machine = connection.sock, connection.machine
         if not self.flushed and self._waited:
             await self.ask(LOOK_EVERY)
+        if self.failure is not None:
+            # A transport that has failed has thrown away what it held, and does not say how much.
+            held = None if self.shared else 0
+            return machine.failed(self.failure, monotonic(), held)
         if not self.flushed:
             self._waited = True
             try:
                 self._drain(sock, machine.allowance)
             except OSError as error:
-                return machine.failed(error, monotonic())
+                return machine.failed(error, monotonic(), None)
             self._flushed += self._acknowledged(sock)
             # What the stream holds is not known.
             return machine.flushing(self._flushed, self._drained, None, monotonic())

@@ -313,8 +313,15 @@ class TransportTakeover(asyncio.Protocol):
         return step
 
     def _held(self) -> int | None:
-        """How many bytes are above the kernel; None: of TLS, nobody knows."""
-        return None if self.tls else self._transport.get_write_buffer_size()
+        """How many bytes are above the kernel; None: nobody knows."""
+        if self.tls:
+            return 0 if self._turns_left == 0 else None
+        written = count_written(self._sock, self._view)
+        if self._cut or written is None or self._owed is None:
+            # One that has ended has forgotten how many it held.
+            forgotten = self._lost or self._cut
+            return None if forgotten else self._transport.get_write_buffer_size()
+        return max(0, self._owed - written)
 
     async def _some_turns(self) -> None:
         """Let the transport do what it need not wait for."""
@@ -405,7 +412,7 @@ class TransportTakeover(asyncio.Protocol):
                 notified=self._notified,
             )
         if error is self._error:
-            return machine.failed(error, now)
+            return machine.failed(error, now, self._held())
         return machine.cut_short(self._held(), error, now)
 
     def _failure(self) -> OSError | None:

@@ -41,9 +41,8 @@ if TYPE_CHECKING:
     from ._platform import View
     from ._result import CloseResult
 
-    # What has become of a framework's session: what a close_notify gave, or the error that it
-    # raised; or what has yet to be sent.
-    CloseNotify = tuple[bool | None, bool | None] | OSError | LastRecords | None
+    # What has become of a framework's session: what a close_notify gave, or what has yet to be sent.
+    CloseNotify = tuple[bool | None, bool | None] | LastRecords | None
 
 # Python repeats an interrupted call by itself (PEP 475); elsewhere EINTR means the same.
 NOT_NOW = (ErrorKind.WOULD_BLOCK, ErrorKind.INTERRUPTED)
@@ -327,8 +326,6 @@ class Connection:
         close_notify = self.close_notify
         if isinstance(close_notify, tuple):
             return close_notify
-        if isinstance(close_notify, OSError):
-            raise close_notify
         session = close_notify or self._session
         return (None, None) if session is None else session.send(sock)
 

@@ -553,8 +553,14 @@ class Teardown:
         """CLEAR_ERRORS emptied the error queue."""
         return self.would_block(now)
 
-    def failed(self, error: OSError, now: float) -> Step:
+    def failed(self, error: OSError, now: float, held: int | None = 0) -> Step:
         """A step or a wait failed.
+
+        Args:
+            error: What it failed by.
+            now: A reading of the clock.
+            held: Bytes that a flush has not brought to the kernel, which are lost; None: nobody
+                knows. Not every error ends the connection (IP_RECVERR): if it goes on, it is reset.
 
         Raises:
             OSError: `error`, if it can only be a bug of ours.
@@ -565,6 +571,9 @@ class Teardown:
         if kind is ErrorKind.OURS:
             raise error
         self._flushing = False
+        self._held = held
+        if held != 0:
+            self._on_timeout = LingerPolicy.ABORT
         outcome = self._outcome_of(kind)
         self._error = error.with_traceback(None)  # a traceback would keep the socket alive
         if self._notifying:

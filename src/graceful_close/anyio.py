@@ -215,6 +215,7 @@ async def _close(options: Options, end: End, since: float) -> CloseResult:
     try:
         await taken.ask()
         await anyio.lowlevel.checkpoint()
+        await taken.find_out_why()
         result = await _finish_alone(taken)
         await taken.end()
     except BaseException as error:
@@ -265,8 +266,10 @@ async def _finish_all(all_taken: list[Taken]) -> None:
             for taken in shared:
                 group.start_soon(taken.ask)
     await anyio.lowlevel.checkpoint()
-    crowd = [taken for taken in all_taken if taken.flushed]
-    slow = [taken for taken in shared if not taken.flushed]
+    for taken in all_taken:
+        await taken.find_out_why()
+    crowd = [taken for taken in all_taken if taken.is_through]
+    slow = [taken for taken in all_taken if not taken.is_through]
     if not slow:
         await _finish_together(crowd)
         return
@@ -288,16 +291,15 @@ async def _finish_all(all_taken: list[Taken]) -> None:
 
 async def _finish_together(crowd: list[Taken]) -> None:
     for taken in crowd:
-        await taken.find_out_why()
         await taken.begin_to_end()
     await close_each_on(crowd, _WAIT)
 
 
 async def _finish_alone(taken: Taken) -> CloseResult:
-    await taken.find_out_why()
-    if taken.flushed:
+    flush = None if taken.is_through else taken
+    if flush is None:
         await taken.begin_to_end()
-    elif taken.tls and taken.close_notify is None:
+    elif taken.tls:
         taken.close_notify = (False, None)  # until it is flushed
     taken.result = result = await close_on(
         taken.options,
@@ -305,7 +307,7 @@ async def _finish_alone(taken: Taken) -> CloseResult:
         TurnFirst(_WAIT),
         taken.since,
         taken.close_notify,
-        flush=None if taken.flushed else taken,
+        flush=flush,
         stood=taken.stood,
     )
     return result

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import importlib
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
+import anyio
 import pytest
+from anyio.abc import SocketStream
 
+import graceful_close.anyio
+import graceful_close.asyncio
 from certificates import NAME, client_context, server_context
 from drivers import GRACEFUL, Close, parts
+from event_loops import LOOPS
 from graceful_close import CloseOutcome, CloseResult, Reaper, abortive_close, close_all
-from streams import PATIENCE, await_reset, meanwhile, read_all, read_and_close
+from streams import PATIENCE, await_reset, ends_in_reset, meanwhile, read_all, read_and_close
 
 from .laid import Connection, Passage, Wire
 from .link import ADDRESSES, Journey, Link
@@ -23,6 +30,8 @@ from .packets import OURS, PEER, Fate
 from .rules import DATA, FIN, Which, first
 
 _dpkt: Any = importlib.import_module("dpkt")
+
+LONG = bytes(300_000)
 
 IP_RECVERR, IPV6_RECVERR = 11, 25  # include/uapi/linux/in.h, in6.h
 
@@ -268,3 +277,43 @@ def test_an_abort_after_it_is_an_abort_or_finds_nothing(
     result = abortive_close(ours)
     assert result.outcome in (CloseOutcome.ABORTED, CloseOutcome.NOT_CONNECTED)
     assert ours.fileno() == -1
+
+
+async def _by_asyncio(ours: socket.socket, go_on: Callable[[], None]) -> CloseResult:
+    _, writer = await asyncio.open_connection(sock=ours)
+    writer.write(LONG)
+    go_on()
+    return await graceful_close.asyncio.graceful_close(writer, timeout=PATIENCE)
+
+
+async def _by_anyio(ours: socket.socket, go_on: Callable[[], None]) -> CloseResult:
+    stream = await SocketStream.from_socket(ours)
+    with anyio.move_on_after(0.01):
+        await stream.send(LONG)
+    go_on()
+    return await graceful_close.anyio.graceful_close(stream, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("close", [_by_asyncio, _by_anyio])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_message_that_it_has_cut_does_not_look_whole(
+    some_message: tuple[Router, Message],
+    close: Callable[..., Coroutine[None, None, CloseResult]],
+    loop: str,
+) -> None:
+    """A packet is answered with ICMP while a transport holds more: it drops that."""
+    router, message = some_message
+    ours, peer = told_of_errors(router)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with ExitStack() as stack, asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+
+        def read_on() -> None:
+            router.answer(first(DATA, from_=OURS), message)
+            cut.append(stack.enter_context(meanwhile(ends_in_reset, peer)))
+
+        cut: list[list[bool]] = []
+        result = runner.run(close(ours, read_on))
+    assert cut == [[True]]
+    assert_told(result, message)
+    assert result.unacked is None or result.unacked > len(LONG) // 2
