@@ -44,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from .check.command import main as check
 
             return check(arguments[1:], f"{_PROGRAM} check")
+        if arguments and arguments[0] == "watch":
+            from .watch.command import main as watch
+
+            return watch(arguments[1:], f"{_PROGRAM} watch")
         return _lab(arguments)
     except KeyboardInterrupt:
         return _INTERRUPTED

@@ -52,7 +52,7 @@ def show(parts: Sequence[Table | Words]) -> None:
     if is_a_screen(sys.stdout):
         _show_richly(parts)
     else:
-        lines = _lines(parts, plain_width())
+        lines = lines_of(parts, plain_width())
         write("\n".join("".join(piece.text for piece in line) for line in lines))
 
 
@@ -96,7 +96,8 @@ def plain_width() -> int:
     return shutil.get_terminal_size(_SIZE).columns
 
 
-def _lines(parts: Sequence[Table | Words], width: int) -> list[Line]:
+def lines_of(parts: Sequence[Table | Words], width: int) -> list[Line]:
+    """Tables and sentences as lines of at most `width` characters."""
     lines: list[Line] = []
     for part in parts:
         if lines:
@@ -126,7 +127,7 @@ def _show_richly(parts: Sequence[Table | Words]) -> None:
     from .rich_text import rule_for, text_of
 
     console = Console()
-    for line in _lines(parts, console.width):
+    for line in lines_of(parts, console.width):
         console.print(text_of(line, rule=rule_for(console)), soft_wrap=True)
 
 

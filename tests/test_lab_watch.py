@@ -1,0 +1,335 @@
+"""watch is held against truth: closes of every kind, which it counts and judges exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab_program import GIVE_UP, THE_LAB, Terminal, lines_of, surroundings
+
+if sys.platform != "linux":
+    pytest.skip("only Linux tells of its resets", allow_module_level=True)
+
+from graceful_close_lab.watch.tracefs import NoTracingError, Tracing, find_root
+
+HERE = Path(__file__).parent
+
+UNREAD = "closed over unread input"
+DATA = "data came after the close"
+ABORT = "aborted (SO_LINGER 0, or the like)"
+
+# Of each exchange: how it is to be called, and what it is to cost.
+EXPECTED = {
+    "read": (UNREAD, "not_lost"),
+    "unread": (UNREAD, "lost"),
+    "almost read": (UNREAD, "may_have_been_lost"),
+    "nothing written": (UNREAD, "not_lost"),
+    "peer still there": (UNREAD, "may_have_been_lost"),
+    "unsent": (UNREAD, "lost"),
+    "data, read": (DATA, "not_lost"),
+    "data, unread": (DATA, "lost"),
+    "data, unsent": (DATA, "lost"),
+    "linger 0, read": (ABORT, "may_have_been_lost"),
+    "linger 0, unread": (ABORT, "lost"),
+    "graceful": None,
+    "clean": None,
+    "client resets": None,
+}
+
+
+def why_not() -> str | None:
+    """Why there is nothing to be seen here; None: there is."""
+    if os.geteuid() != 0:
+        return "tracing needs root"
+    if shutil.which("unshare") is None or shutil.which("nsenter") is None:
+        return "network namespaces need `unshare` and `nsenter`, of util-linux"
+    made = subprocess.run(
+        ["unshare", "-n", "true"], capture_output=True, text=True, check=False
+    )
+    if made.returncode != 0:
+        return f"there can be no network namespace: {made.stderr.strip()}"
+    try:
+        with Tracing() as tracing:
+            if "reason" not in tracing.fields("tcp/tcp_send_reset"):
+                return "this kernel (before 6.10) does not say why it resets"
+    except NoTracingError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _can_be_seen() -> None:
+    reason = why_not()
+    if reason is not None:
+        # Where everything is there, a skip would hide that nothing was proven.
+        if os.environ.get("CI") == "true" and os.geteuid() == 0:
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+class Server:
+    """watched_server.py, in a network namespace of its own."""
+
+    def __init__(self, program: subprocess.Popen[str]) -> None:
+        self._program = program
+        told = json.loads(self._line())
+        self.pid: int = told["pid"]
+        self.ports: dict[str, int] = told["ports"]
+
+    def serve(self, *exchanges: str, family: str = "4") -> None:
+        """One after the other; all is over when it returns."""
+        assert self._program.stdin is not None
+        for exchange in exchanges:
+            self._program.stdin.write(f"{family} {exchange}\n")
+            self._program.stdin.flush()
+            assert self._line() == "done\n"
+
+    def _line(self) -> str:
+        assert self._program.stdout is not None
+        return self._program.stdout.readline()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with subprocess.Popen(
+        ["unshare", "-n", sys.executable, str(HERE / "watched_server.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        try:
+            yield Server(program)
+            program.communicate(timeout=GIVE_UP)
+            assert program.returncode == 0
+        finally:
+            program.kill()
+
+
+def watching(server: Server, *options: str) -> list[str]:
+    """The command that watches in the server's namespace, where others do not disturb it."""
+    return ["nsenter", "-n", "-t", str(server.pid), *THE_LAB, "watch", *options]
+
+
+class Watch:
+    """watch, telling in JSON."""
+
+    def __init__(self, program: subprocess.Popen[str]) -> None:
+        self.program = program
+        assert program.stdout is not None
+        self.start = json.loads(program.stdout.readline())
+
+    def end(self, by: signal.Signals = signal.SIGTERM) -> list[dict[str, Any]]:
+        """What it said until it ended; the last is the summary."""
+        self.program.send_signal(by)
+        told, _ = self.program.communicate(timeout=GIVE_UP)
+        return [json.loads(line) for line in told.splitlines()]
+
+    @property
+    def instance(self) -> str:
+        """What its instance in tracefs is called."""
+        return f"graceful-close-watch-{self.program.pid}"
+
+
+@contextmanager
+def watch(server: Server, *options: str) -> Generator[Watch]:
+    with subprocess.Popen(
+        watching(server, "--json", *options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=surroundings(),
+    ) as program:
+        try:
+            yield Watch(program)
+        finally:
+            program.kill()
+
+
+def counted(rows: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
+    """How many resets by how and cost."""
+    costs = "lost", "may_have_been_lost", "not_lost"
+    return {(row["how"], cost): row[cost] for row in rows for cost in costs if row[cost]}
+
+
+@pytest.mark.parametrize("family", ["4", "6"])
+def test_closes_of_every_kind_are_counted_and_judged_exactly(
+    server: Server, family: str
+) -> None:
+    with watch(server, "--pid", str(server.pid)) as watched:
+        assert watched.start["traced"], watched.start
+        expected: dict[tuple[str, str], int] = {}
+        for times, (exchange, told) in enumerate(EXPECTED.items(), 1):
+            server.serve(*[exchange] * times, family=family)
+            if told is not None:
+                expected[told] = expected.get(told, 0) + times
+        *resets, summary = watched.end()
+    why = [(line["how"], line["reply"], line["because"]) for line in resets if "how" in line]
+    assert counted(summary["rows"]) == expected, why
+    assert {(row["process"], row["pid"], row["port"]) for row in summary["rows"]} == {
+        (Path(sys.executable).resolve().name[:15], server.pid, server.ports[family])
+    }
+    assert summary["events_lost"] == summary["notices_lost"] == 0
+    # Every client is a process of its own, so it is left out by --pid.
+    assert summary["resets_by_the_side_that_connected"] == {}
+
+
+def test_the_kernels_counters_are_told_exactly(server: Server) -> None:
+    with watch(server, "--counters", "--fail-over", "8") as watched:
+        assert not watched.start["traced"]
+        server.serve(*["unread"] * 3, *["data, unsent"] * 2, *["linger 0, read"] * 4)
+        server.serve("graceful", "clean")
+        summary = watched.end()[-1]
+        assert watched.program.returncode == 1
+    assert summary["counters"] == {
+        "TCPAbortOnClose": 3,
+        "TCPAbortOnData": 6,
+        "TCPAbortOnLinger": 0,
+        "TCPAbortOnMemory": 0,
+        "TCPAbortOnTimeout": 0,
+        "OutRsts": 9,
+    }
+    assert summary["may_have_been_lost"] == 9
+    assert summary["rows"] == []
+
+
+def test_data_that_comes_later_is_the_closers_and_not_of_whoever_sent_it(
+    server: Server,
+) -> None:
+    with watch(server, "--port", str(server.ports["4"])) as watched:
+        server.serve("data, unread", "data, unsent")
+        *_, summary = watched.end()
+    [row] = [row for row in summary["rows"] if not row["other_netns"]]
+    assert (row["pid"], row["lost"]) == (server.pid, 2)
+
+
+def test_a_client_that_resets_loses_no_reply_of_ours(server: Server) -> None:
+    with watch(server, "--fail-over", "0", "--pid", str(server.pid)) as watched:
+        server.serve("client resets")
+        summary = watched.end()[-1]
+        assert watched.program.returncode == 0
+    assert summary["rows"] == []
+    assert summary["counters"]["OutRsts"] == 1  # it was there
+
+
+@pytest.mark.parametrize(("limit", "code"), [(1, 1), (2, 0)])
+def test_the_gate_counts_what_was_lost_and_what_may_have_been(
+    server: Server, limit: int, code: int
+) -> None:
+    options = "--fail-over", str(limit), "--pid", str(server.pid)
+    with watch(server, *options) as watched:
+        server.serve("unread", "linger 0, read", "read", "graceful")
+        watched.end()
+        assert watched.program.returncode == code
+
+
+def instances() -> set[str]:
+    with ExitStack() as held:
+        return {path.name for path in (find_root(held) / "instances").iterdir()}
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_it_and_leaves_nothing(server: Server, by: signal.Signals) -> None:
+    with watch(server) as watched:
+        assert watched.instance in instances()
+        assert watched.end(by)[-1]["event"] == "summary"
+        assert watched.program.returncode == 0
+    assert watched.instance not in instances()
+
+
+def test_a_failure_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with watch(server, "--prometheus", str(folder / "file")) as watched:
+        shutil.rmtree(folder)
+        _, said = watched.program.communicate(timeout=GIVE_UP)
+        assert watched.program.returncode == 3
+    assert "No such file" in said
+    assert watched.instance not in instances()
+
+
+def test_what_a_killed_one_left_is_removed_by_the_next(server: Server) -> None:
+    with watch(server) as killed:
+        killed.program.kill()
+        killed.program.wait(GIVE_UP)
+    with watch(server) as watched:
+        assert killed.instance not in instances()
+        watched.end()
+
+
+def test_events_that_the_kernel_threw_away_are_told(server: Server) -> None:
+    with watch(server, "--fail-over", "1000000") as watched, ExitStack() as held:
+        instance = find_root(held) / "instances" / watched.instance
+        (instance / "buffer_size_kb").write_text("4")
+        watched.program.send_signal(signal.SIGSTOP)
+        server.serve(*["unread"] * 200)
+        watched.program.send_signal(signal.SIGCONT)
+        watched.program.send_signal(signal.SIGTERM)
+        told, said = watched.program.communicate(timeout=GIVE_UP)
+        assert watched.program.returncode == 3
+    summary = json.loads(told.splitlines()[-1])
+    assert summary["events_lost"] > 0
+    assert "events were lost, so there is no answer" in said
+    assert any("threw" in words for words in summary["reservations"])
+
+
+def test_a_person_reads_who_lost_how_much(server: Server) -> None:
+    command = watching(server, "--port", str(server.ports["4"]), "--pid", str(server.pid))
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=surroundings(COLUMNS="80")
+    ) as program:
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline().startswith("Watching the resets of process ")
+            server.serve("unread", "unread", "read")
+            program.send_signal(signal.SIGINT)
+            told, _ = program.communicate(timeout=GIVE_UP)
+        finally:
+            program.kill()
+    assert program.returncode == 0
+    [row] = [line for line in told.splitlines() if line.endswith(f"  {UNREAD}")]
+    *_, pid, port, resets, lost, may, kept = row.removesuffix(UNREAD).split()
+    assert (int(pid), int(port)) == (server.pid, server.ports["4"])
+    assert (resets, lost, may, kept) == ("3", "2", "0", "1")
+    assert "LOST, and proven: 2 replies, in" in told
+    assert max(map(len, told.splitlines())) <= 80 + len(" (closed over unread input)") * 2
+
+
+def test_a_screen_shows_it_live_and_keeps_the_last(server: Server) -> None:
+    pytest.importorskip("rich")
+    screen = Terminal(*watching(server, "--pid", str(server.pid)), columns=100)
+    screen.read_until("What the kernel counts")
+    server.serve("unread")
+    screen.read_until(UNREAD)
+    screen.program.send_signal(signal.SIGINT)
+    lines = lines_of(screen.end())
+    assert screen.program.returncode == 0
+    assert lines[-2].startswith("LOST, and proven: 1 reply, in")
+
+
+def test_prometheus_reads_the_counts(server: Server, tmp_path: Path) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    file = tmp_path / "watch.prom"
+    with watch(server, "--pid", str(server.pid), "--prometheus", str(file)) as watched:
+        server.serve("unread", "unread", "read")
+        watched.end()
+    samples = {
+        (sample.name, sample.labels.get("reply", "")): sample
+        for family in text_string_to_metric_families(file.read_text())
+        for sample in family.samples
+    }
+    lost = samples["graceful_close_watch_resets_total", "lost"]
+    assert lost.value == 2
+    assert (lost.labels["pid"], lost.labels["how"]) == (str(server.pid), UNREAD)
+    assert samples["graceful_close_watch_resets_total", "not lost"].value == 1
+    assert list(tmp_path.iterdir()) == [file]

@@ -1,0 +1,249 @@
+"""A server that closes in the way it is told to, alone in a network namespace; its clients too.
+
+It is a program: `unshare -n python tests/watched_server.py`. It says who it is, reads the names of
+exchanges, one a line, and says "done" after each. The client is another process, forked for each.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NamedTuple
+
+from graceful_close import LingerPolicy, graceful_close, set_linger
+
+REQUEST, REPLY = b"x" * 1000, b"y" * 200
+ALMOST = len(REPLY) - 30
+PATIENCE = 20
+
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1  # linux/sockios.h, linux/if.h
+_POLLRDHUP = 0x2000  # asm-generic/poll.h; select.POLLRDHUP is not everywhere
+
+
+# What a side does with its socket; the other one's steps are awaited on the second.
+Side = Callable[[socket.socket, socket.socket], None]
+
+
+class Exchange(NamedTuple):
+    """Both sides; and whether the client stays as long as the server's process."""
+
+    server: Side
+    client: Side
+    client_stays: bool = False
+
+
+def _step(turns: socket.socket) -> None:
+    turns.sendall(b".")
+
+
+def _await_step(turns: socket.socket) -> None:
+    assert turns.recv(1) == b"."
+
+
+def _await_event(sock: socket.socket, event: int) -> None:
+    poll = select.poll()
+    poll.register(sock, event)
+    assert poll.poll(PATIENCE * 1000)
+
+
+# --- the server's ways to close
+
+
+def _over_unread_input(reply: bytes) -> Side:
+    def serve(sock: socket.socket, turns: socket.socket) -> None:
+        sock.recv(len(REQUEST), socket.MSG_PEEK | socket.MSG_WAITALL)
+        sock.sendall(reply)
+        sock.close()
+        _step(turns)
+
+    return serve
+
+
+def _with_nothing_unread(sock: socket.socket, turns: socket.socket) -> None:
+    sock.sendall(REPLY)
+    sock.close()
+    _step(turns)
+
+
+def _while_much_is_unsent(sock: socket.socket, turns: socket.socket) -> None:
+    _fill(sock)
+    sock.close()
+    _step(turns)
+
+
+def _over_unread_input_while_much_is_unsent(sock: socket.socket, turns: socket.socket) -> None:
+    sock.recv(len(REQUEST), socket.MSG_PEEK | socket.MSG_WAITALL)
+    _while_much_is_unsent(sock, turns)
+
+
+def _fill(sock: socket.socket) -> None:
+    sock.setblocking(False)
+    try:
+        while True:
+            sock.send(bytes(1 << 20))
+    except BlockingIOError:
+        pass
+
+
+def _with_linger_0(sock: socket.socket, turns: socket.socket) -> None:
+    sock.sendall(REPLY)
+    set_linger(sock, LingerPolicy.ABORT)
+    sock.close()
+    _step(turns)
+
+
+def _gracefully(sock: socket.socket, turns: socket.socket) -> None:
+    sock.sendall(REPLY)
+    graceful_close(sock, timeout=PATIENCE)
+
+
+def _after_the_clients_reset(sock: socket.socket, turns: socket.socket) -> None:
+    sock.sendall(REPLY)
+    _step(turns)
+    _await_event(sock, select.POLLERR)
+    sock.close()
+
+
+# --- and what a client does
+
+
+def _sends_and_then(
+    client: Side,
+) -> Side:
+    def send(sock: socket.socket, turns: socket.socket) -> None:
+        sock.sendall(REQUEST)
+        client(sock, turns)
+
+    return send
+
+
+def _reads(count: int) -> Side:
+    def read(sock: socket.socket, turns: socket.socket) -> None:
+        _await_step(turns)
+        if count:
+            assert len(sock.recv(count, socket.MSG_WAITALL)) == count
+
+    return read
+
+
+def _stays(sock: socket.socket, turns: socket.socket) -> None:
+    _await_step(turns)
+    turns.settimeout(None)
+    assert turns.recv(1) == b""  # the server is over
+
+
+def _sends_on_after(count: int) -> Side:
+    def send(sock: socket.socket, turns: socket.socket) -> None:
+        _await_step(turns)
+        _await_event(sock, _POLLRDHUP)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)  # of their FIN, now
+        if count:
+            assert len(sock.recv(count, socket.MSG_WAITALL)) == count
+        sock.sendall(b"more")
+        _await_event(sock, select.POLLERR)
+
+    return send
+
+
+def _sends_on_before_the_fin(sock: socket.socket, turns: socket.socket) -> None:
+    _await_step(turns)
+    sock.sendall(b"more")
+    _await_event(sock, select.POLLERR)
+
+
+def _half_closes(sock: socket.socket, turns: socket.socket) -> None:
+    sock.shutdown(socket.SHUT_WR)
+    assert sock.recv(len(REPLY) + 1, socket.MSG_WAITALL) == REPLY
+
+
+EXCHANGES = {
+    "read": Exchange(_over_unread_input(REPLY), _sends_and_then(_reads(len(REPLY)))),
+    "unread": Exchange(_over_unread_input(REPLY), _sends_and_then(_reads(0))),
+    "almost read": Exchange(_over_unread_input(REPLY), _sends_and_then(_reads(ALMOST))),
+    "nothing written": Exchange(_over_unread_input(b""), _sends_and_then(_reads(0))),
+    "peer still there": Exchange(
+        _over_unread_input(REPLY), _sends_and_then(_stays), client_stays=True
+    ),
+    "unsent": Exchange(
+        _over_unread_input_while_much_is_unsent, _sends_and_then(_stays), client_stays=True
+    ),
+    "data, read": Exchange(_with_nothing_unread, _sends_on_after(len(REPLY))),
+    "data, unread": Exchange(_with_nothing_unread, _sends_on_after(0)),
+    "data, unsent": Exchange(_while_much_is_unsent, _sends_on_before_the_fin),
+    "linger 0, read": Exchange(_with_linger_0, _reads(len(REPLY))),
+    "linger 0, unread": Exchange(_with_linger_0, _reads(0)),
+    "graceful": Exchange(_gracefully, _sends_and_then(_half_closes)),
+    "clean": Exchange(_with_nothing_unread, _reads(len(REPLY))),
+    "client resets": Exchange(_after_the_clients_reset, _reads(0)),
+}
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    _loopback_up()
+    staying: list[tuple[int, socket.socket]] = []
+    with (
+        socket.create_server(("127.0.0.1", 0)) as ipv4,
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as ipv6,
+    ):
+        listeners = {"4": ipv4, "6": ipv6}
+        ports = {name: each.getsockname()[1] for name, each in listeners.items()}
+        print(json.dumps({"pid": os.getpid(), "ports": ports}), flush=True)
+        for line in sys.stdin:
+            family, _, name = line.strip().partition(" ")
+            exchange = EXCHANGES[name]
+            client, turns = _begin(listeners[family], exchange)
+            sock, _ = listeners[family].accept()
+            with sock:
+                _await_step(turns)
+                exchange.server(sock, turns)
+            if exchange.client_stays:
+                staying.append((client, turns))
+            else:
+                _end(client, turns)
+            print("done", flush=True)
+    for client, turns in reversed(staying):  # the later ones have the turns of those before
+        _end(client, turns)
+
+
+def _begin(listener: socket.socket, exchange: Exchange) -> tuple[int, socket.socket]:
+    """The number of a client's process, and what it takes turns on."""
+    ours, its = socket.socketpair()
+    ours.settimeout(PATIENCE)
+    client = os.fork()
+    if client:
+        its.close()
+        return client, ours
+    status = 1
+    try:
+        ours.close()
+        its.settimeout(PATIENCE)
+        with socket.create_connection(listener.getsockname()[:2]) as sock:
+            _step(its)
+            exchange.client(sock, its)
+        status = 0
+    except BaseException:  # noqa: BLE001 (whatever it is, a child must not run on here)
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _end(client: int, turns: socket.socket) -> None:
+    turns.close()
+    assert os.waitpid(client, 0)[1] == 0
+
+
+def _loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+
+
+if __name__ == "__main__":
+    main()
