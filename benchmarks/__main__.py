@@ -27,6 +27,7 @@ _NAMES = (
     "acknowledgement",
     "system_calls",
     "import_time",
+    "watch",
 )
 
 
