@@ -300,7 +300,9 @@ def test_a_person_reads_who_lost_how_much(server: Server) -> None:
     *_, pid, port, resets, lost, may, kept = row.removesuffix(UNREAD).split()
     assert (int(pid), int(port)) == (server.pid, server.ports["4"])
     assert (resets, lost, may, kept) == ("3", "2", "0", "1")
-    assert "LOST, and proven: 2 replies, in" in told
+    assert "LOST, and proven: 2 replies, in " in told
+    assert f" {server.pid}.\n" in told  # who did
+    assert f"check HOST:{port} tries that server" in told
     assert max(map(len, told.splitlines())) <= 80 + len(" (closed over unread input)") * 2
 
 
@@ -313,7 +315,7 @@ def test_a_screen_shows_it_live_and_keeps_the_last(server: Server) -> None:
     screen.program.send_signal(signal.SIGINT)
     lines = lines_of(screen.end())
     assert screen.program.returncode == 0
-    assert lines[-2].startswith("LOST, and proven: 1 reply, in")
+    assert any(line.startswith("LOST, and proven: 1 reply, in ") for line in lines)
 
 
 def test_prometheus_reads_the_counts(server: Server, tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ END = "tcp/tcp_destroy_sock"
 # "          python-14681   (  14681) [001] ..s1. 11655.157370: tcp_send_reset: skbaddr=..."
 # The third of the flags says what was interrupted, if anything: "." is a process at work.
 _LINE = re.compile(
-    r"\s*(?P<name>.*)-(?P<thread>\d+)\s+(?:\(\s*(?P<process>\d+|-+)\)\s+)?"
-    r"\[\d+\]\s+..(?P<context>.)\S*\s+[\d.]+: (?P<event>\w+): (?P<said>.*)"
+    r"\s*(?P<name>.*?)-(?P<thread>\d+)\s+(?:\(\s*(?P<process>\d+|-+)\)\s+)?"
+    r"\[\d+\]\s+..(?P<context>.)\S*\s+[\d.]+: (?P<event>\w+):(?P<said> .*)"
 )
-_FIELDS = re.compile(r"(\w+)=(\S+)")
+# In tcp_send_reset, Linux 6.2 and later; an IPv6 address in brackets. And in the others.
+_ENDPOINTS = re.compile(r".* src=(\S+):(\d+) dest=(\S+):(\d+)")
+_ADDRESSES = re.compile(r".*?sport=(\d+) dport=(\d+) .*saddrv6=(\S+) daddrv6=(\S+)")
 
 
 class Endpoint(NamedTuple):
@@ -50,7 +52,7 @@ class Event(NamedTuple):
         by_process: Whether that thread did it. If not, it was interrupted for it: whoever sent
             the packet, or anybody.
         connection: Whose event it is.
-        fields: All else.
+        said: All of it: "name=value", with a space before each.
     """
 
     name: str
@@ -59,7 +61,11 @@ class Event(NamedTuple):
     process: int
     by_process: bool
     connection: Connection
-    fields: dict[str, str]
+    said: str
+
+    def field(self, name: str) -> str:
+        """One of the others; "": this kernel does not tell it."""
+        return self.said.partition(f" {name}=")[2].partition(" ")[0]
 
 
 def parse(line: str) -> Event | None:
@@ -67,31 +73,32 @@ def parse(line: str) -> Event | None:
     match = _LINE.fullmatch(line)
     if match is None:
         return None
-    fields: dict[str, str] = dict(_FIELDS.findall(match["said"]))
-    process = match["process"] or ""
+    said, process = match["said"], match["process"] or ""
+    connection = _connection(said)
+    if connection is None:
+        return None
     return Event(
         match["event"],
         "" if match["name"] == "<...>" else match["name"],
         int(match["thread"]),
         int(process) if process.isdecimal() else 0,
         match["context"] == ".",
-        _connection(fields),
-        fields,
+        connection,
+        said,
     )
 
 
-def _connection(fields: dict[str, str]) -> Connection:
-    if "src" in fields:  # Linux 6.2 and later, in tcp_send_reset: "[::1]:80"
-        return Connection(_endpoint(fields["src"]), _endpoint(fields["dest"]))
+def _connection(said: str) -> Connection | None:
+    if match := _ADDRESSES.match(said):
+        port, peers_port, host, peers_host = match.groups()
+    elif match := _ENDPOINTS.match(said):
+        host, port, peers_host, peers_port = match.groups()
+    else:
+        return None
     return Connection(
-        Endpoint(_host(fields["saddrv6"]), int(fields["sport"])),
-        Endpoint(_host(fields["daddrv6"]), int(fields["dport"])),
+        Endpoint(_host(host.strip("[]")), int(port)),
+        Endpoint(_host(peers_host.strip("[]")), int(peers_port)),
     )
-
-
-def _endpoint(text: str) -> Endpoint:
-    host, _, port = text.rpartition(":")
-    return Endpoint(_host(host.strip("[]")), int(port))
 
 
 def _host(text: str) -> str:

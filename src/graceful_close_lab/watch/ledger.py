@@ -48,6 +48,7 @@ class Entry:
         peer_was_gone: Whether the other end had closed, and ended, before the reset.
         own: The notice of its socket; None: it has not come.
         peer: That of the other end.
+        is_new: Whether it has never been judged.
         judgement: What it cost; None: not decided yet.
     """
 
@@ -63,6 +64,7 @@ class Entry:
     peer_was_gone: bool = False
     own: Obituary | None = None
     peer: Obituary | None = None
+    is_new: bool = True
     judgement: Judgement | None = None
 
     @property
@@ -117,7 +119,9 @@ class Ledger:
         now = time.monotonic()
         open_, self._open = self._open, []
         for entry in open_:
-            self._inquire(entry)
+            if not (self._learns(entry) or at_once or now >= entry.waits_until):
+                self._open.append(entry)
+                continue
             judgement = judge(
                 entry.reset, entry.own, entry.peer, peer_was_gone=entry.peer_was_gone
             )
@@ -137,7 +141,7 @@ class Ledger:
         return self._open
 
     def _state(self, event: Event) -> None:
-        state = event.fields.get("newstate")
+        state = event.field("newstate")
         if state == "TCP_LISTEN":
             self._processes.begins_to_listen(event.connection.local.port)
         elif state in ("TCP_FIN_WAIT1", "TCP_LAST_ACK") and event.by_process:
@@ -146,7 +150,7 @@ class Ledger:
                 self._closers.popitem(last=False)
 
     def _end(self, event: Event) -> None:
-        cookie, connection = int(event.fields.get("sock_cookie", "0"), 16), event.connection
+        cookie, connection = int(event.field("sock_cookie") or "0", 16), event.connection
         if entry := self._before_their_end.pop(connection, None):
             entry.cookie = cookie
         if entry := self._before_their_peers_end.pop(connection, None):
@@ -158,13 +162,13 @@ class Ledger:
             self._ended.popitem(last=False)
 
     def _reset(self, event: Event) -> None:
-        fields, connection = event.fields, event.connection
+        connection = event.connection
         process, known_by = self._whose(event)
         now = time.monotonic()
         entry = Entry(
             time.time(),
             connection,
-            Reset(fields.get("reason", ""), fields.get("state", ""), event.by_process),
+            Reset(event.field("reason"), event.field("state"), event.by_process),
             process,
             known_by,
             self._processes.listens(connection.local.port),
@@ -204,15 +208,20 @@ class Ledger:
         process = self._processes.owner(event.connection.local.port)
         return process, "listener" if process.number is not None else ""
 
-    def _inquire(self, entry: Entry) -> None:
+    def _learns(self, entry: Entry) -> bool:
+        """Whether there is news of it since the last time."""
+        news, entry.is_new = entry.is_new, False
         # Notices come from this network namespace alone, events from all, and these may have
         # connections between the same addresses.
         if self._obituaries is None or entry.process.elsewhere:
-            return
+            return news
         if entry.own is None and entry.cookie:
             entry.own = self._obituaries.take(entry.cookie)
+            news |= entry.own is not None
         if entry.peer is None and entry.peers_cookie:
             entry.peer = self._obituaries.take(entry.peers_cookie)
+            news |= entry.peer is not None
+        return news
 
     def _is_decided(self, entry: Entry, judgement: Judgement) -> bool:
         if judgement.cost is Cost.NO_REPLY:

@@ -25,9 +25,14 @@ _METRIC = "graceful_close_watch"
 def parts(tally: Tally) -> list[Table | Words]:
     """All of it: tables, and the sentences below them."""
     told: list[Table | Words] = []
-    if tally.traced:
+    if tally.rows:
         told.append(_of_resets(tally))
     told += [_of_counters(tally), conclusion(tally)]
+    if tally.may_have_cost and tally.rows:
+        [row, _], *_ = _sorted(tally)
+        told.append(
+            Words(f"Next: check HOST:{row.port} tries that server, and says what helps it.")
+        )
     told += [Words(sentence) for sentence in _reservations(tally)]
     return told
 
@@ -58,12 +63,12 @@ def conclusion(tally: Tally) -> Words:
         return Words(f"No reset cost a reply {during}.", True)
     said = [f"LOST, and proven: {_replies(lost)}"] if lost else []
     said += [f"MAY HAVE BEEN LOST: {_replies(may)}{' more' if lost else ''}"] if may else []
-    return Words(f"{'. '.join(said)}, {during}.", False)
+    return Words(f"{'. '.join(said)}, {during}, by {_culprits(tally)}.", False)
 
 
 def change(row: Row, costs: dict[Cost, int]) -> str:
     """What has come to a row, in one line."""
-    counts = ", ".join(f"{count} {cost.value}" for cost, count in costs.items() if count)
+    counts = ", ".join(f"{costs[cost]:,} {cost.value}" for cost in Cost if costs.get(cost))
     resets = sum(costs.values())
     return f"{row.process}, port {row.port}: {_resets(resets)} ({row.how}): {counts}"
 
@@ -186,7 +191,7 @@ def _of_resets(tally: Tally) -> Table:
         "Resets, and the replies that they cost",
         "Connections that a process of this machine had accepted and ended with RST. Lost: part "
         "of what it wrote was never read, which is proven. May be: neither that nor the opposite "
-        "is proven." + ("" if rows else " There was none."),
+        "is proven.",
         (
             Column("process"),
             Column("port", right=True),
@@ -229,6 +234,17 @@ def _of_counters(tally: Tally) -> Table:
             if counter.name in grown
         ],
     )
+
+
+def _culprits(tally: Tally) -> str:
+    """Who cost replies, those that cost most first."""
+    costs = {str(row.process): 0 for row, _ in _sorted(tally)}
+    for row, each in tally.rows.items():
+        costs[str(row.process)] += each[Cost.LOST] + each[Cost.MAY]
+    found = sorted(
+        (name for name, count in costs.items() if count), key=lambda name: -costs[name]
+    )
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} others" if found[3:] else "")
 
 
 def _reservations(tally: Tally) -> list[str]:
