@@ -60,8 +60,8 @@ def why_not() -> str | None:
         return f"there can be no network namespace: {made.stderr.strip()}"
     try:
         with Tracing() as tracing:
-            if "reason" not in tracing.fields("tcp/tcp_send_reset"):
-                return "this kernel (before 6.10) does not say why it resets"
+            if "TCP_ABORT_ON_CLOSE" not in tracing.symbols("tcp/tcp_send_reset", "reason"):
+                return "this kernel (before 6.12) does not say why it resets"
     except NoTracingError as error:
         return str(error)
     return None
@@ -210,6 +210,16 @@ def test_data_that_comes_later_is_the_closers_and_not_of_whoever_sent_it(
         *_, summary = watched.end()
     [row] = [row for row in summary["rows"] if not row["other_netns"]]
     assert (row["pid"], row["lost"]) == (server.pid, 2)
+
+
+def test_who_closed_before_the_watch_began_is_who_listens(server: Server) -> None:
+    server.serve("data, released")
+    with watch(server, "--pid", str(server.pid)) as watched:
+        server.serve("release")
+        *told, summary = watched.end()
+    [reset] = [line for line in told if line["event"] == "reset"]
+    assert (reset["process_known_by"], reset["reply"]) == ("listener", "lost")
+    assert summary["lost"] == 1
 
 
 def test_a_client_that_resets_loses_no_reply_of_ours(server: Server) -> None:

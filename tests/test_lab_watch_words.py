@@ -64,6 +64,8 @@ def test_a_line_without_an_event_is_passed_over(line: str) -> None:
         (Reset("TCP_STATE", "TCP_FIN_WAIT2", by_process=False), Kind.SILENT),
         (Reset("", "TCP_CLOSE", by_process=True), Kind.CLOSED),
         (Reset("", "TCP_CLOSE", by_process=False), Kind.DATA),
+        (Reset("NOT_SPECIFIED", "TCP_CLOSE", by_process=True), Kind.CLOSED),  # 6.10, 6.11
+        (Reset("NOT_SPECIFIED", "TCP_FIN_WAIT2", by_process=False), Kind.OTHER),
         (Reset("MPTCP_RST_EPROHIBIT", "TCP_CLOSE", by_process=True), Kind.OTHER),
     ],
 )

@@ -135,6 +135,7 @@ def _reads(count: int) -> Side:
 
 def _stays(sock: socket.socket, turns: socket.socket) -> None:
     _await_step(turns)
+    _step(turns)
     turns.settimeout(None)
     assert turns.recv(1) == b""  # the server is over
 
@@ -150,6 +151,15 @@ def _sends_on_after(count: int) -> Side:
         _await_event(sock, select.POLLERR)
 
     return send
+
+
+def _sends_on_when_released(sock: socket.socket, turns: socket.socket) -> None:
+    _await_step(turns)
+    _step(turns)
+    turns.settimeout(None)
+    assert turns.recv(1) == b"."
+    sock.sendall(b"more")
+    _await_event(sock, select.POLLERR)
 
 
 def _sends_on_before_the_fin(sock: socket.socket, turns: socket.socket) -> None:
@@ -177,6 +187,9 @@ EXCHANGES = {
     "data, read": Exchange(_with_nothing_unread, _sends_on_after(len(REPLY))),
     "data, unread": Exchange(_with_nothing_unread, _sends_on_after(0)),
     "data, unsent": Exchange(_while_much_is_unsent, _sends_on_before_the_fin),
+    "data, released": Exchange(
+        _with_nothing_unread, _sends_on_when_released, client_stays=True
+    ),
     "linger 0, read": Exchange(_with_linger_0, _reads(len(REPLY))),
     "linger 0, unread": Exchange(_with_linger_0, _reads(0)),
     "graceful": Exchange(_gracefully, _sends_and_then(_half_closes)),
@@ -198,22 +211,31 @@ def main() -> None:
         print(json.dumps({"pid": os.getpid(), "ports": ports}), flush=True)
         for line in sys.stdin:
             family, _, name = line.strip().partition(" ")
-            exchange = EXCHANGES[name]
-            client, turns = _begin(listeners[family], exchange)
-            sock, _ = listeners[family].accept()
-            with sock:
-                _await_step(turns)
-                exchange.server(sock, turns)
-            if exchange.client_stays:
-                staying.append((client, turns))
+            if name == "release":
+                for client, turns in staying:
+                    _step(turns)
+                    _end(client, turns)
+                staying.clear()
             else:
-                _end(client, turns)
+                exchange = EXCHANGES[name]
+                client, turns = _begin(listeners, family, exchange)
+                sock, _ = listeners[family].accept()
+                with sock:
+                    _await_step(turns)
+                    exchange.server(sock, turns)
+                if exchange.client_stays:
+                    _await_step(turns)
+                    staying.append((client, turns))
+                else:
+                    _end(client, turns)
             print("done", flush=True)
     for client, turns in reversed(staying):  # the later ones have the turns of those before
         _end(client, turns)
 
 
-def _begin(listener: socket.socket, exchange: Exchange) -> tuple[int, socket.socket]:
+def _begin(
+    listeners: dict[str, socket.socket], family: str, exchange: Exchange
+) -> tuple[int, socket.socket]:
     """The number of a client's process, and what it takes turns on."""
     ours, its = socket.socketpair()
     ours.settimeout(PATIENCE)
@@ -225,7 +247,10 @@ def _begin(listener: socket.socket, exchange: Exchange) -> tuple[int, socket.soc
     try:
         ours.close()
         its.settimeout(PATIENCE)
-        with socket.create_connection(listener.getsockname()[:2]) as sock:
+        address = listeners[family].getsockname()[:2]
+        for listener in listeners.values():
+            listener.close()
+        with socket.create_connection(address) as sock:
             _step(its)
             exchange.client(sock, its)
         status = 0

@@ -84,7 +84,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
         description="Watch which process of this machine ends connections with RST, and which "
-        "replies that costs. As root, on Linux 4.16 or later (6.10 says more), it names "
+        "replies that costs. As root, on Linux 4.16 or later (6.12 says most), it names "
         "processes, and proves what it can; else it shows what the kernel counts in this "
         "network namespace. It changes nothing, and ends at Ctrl-C.",
         epilog="The exit code is 0 if it was watched, 1 if more replies were lost or may have "

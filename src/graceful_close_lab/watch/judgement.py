@@ -54,7 +54,8 @@ class Reset(NamedTuple):
     """What the kernel said of it.
 
     Attributes:
-        reason: Its symbol; "" before Linux 6.10.
+        reason: Its symbol; "" before Linux 6.10, and NOT_SPECIFIED where a process sent it
+            before 6.12.
         state: Of the connection, its symbol.
         by_process: Whether a process sent it, by a system call of its own. If not, a packet or
             a timer did.
@@ -69,8 +70,10 @@ class Reset(NamedTuple):
         """How it came about."""
         if self.reason == "TCP_STATE":  # tcp_disconnect(), or a timer in FIN_WAIT2
             return Kind.ABORT if self.by_process else Kind.SILENT
+        if self.by_process and self.reason in ("", "NOT_SPECIFIED"):
+            return Kind.CLOSED
         if not self.reason:
-            return Kind.CLOSED if self.by_process else Kind.DATA
+            return Kind.DATA
         return _KINDS.get(self.reason, Kind.OTHER)
 
     @property

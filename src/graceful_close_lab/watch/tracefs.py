@@ -73,10 +73,6 @@ class Tracing:
         """Whether this kernel knows the event, `group/name`."""
         return (self.path / "events" / event).is_dir()
 
-    def fields(self, event: str) -> set[str]:
-        """The names of what the event tells."""
-        return set(re.findall(r"\tfield:[^;]*?(\w+)(?:\[\d+\])?;", self._format(event)))
-
     def symbols(self, event: str, field: str) -> dict[str, int]:
         """The numbers of a field's symbols; none where this kernel does not tell them."""
         table = re.search(rf"__print_symbolic\(REC->{field}, (.*?)\)", self._format(event))

@@ -117,7 +117,7 @@ class _Eyes:
         tally = self._tally
         tracing = held.enter_context(Tracing())
         if not tracing.has(RESET):
-            raise NoTracingError("this kernel (before 4.16) has no event for a reset")
+            raise NoTracingError("this kernel has no event for a reset")
         try:
             self._obituaries = held.enter_context(Obituaries())
         except OSError as error:
@@ -129,10 +129,10 @@ class _Eyes:
             tally.reservations.append(
                 "Numbers of processes are those of the whole machine, not of this container."
             )
-        if "reason" not in tracing.fields(RESET):
+        if "TCP_ABORT_ON_CLOSE" not in tracing.symbols(RESET, "reason"):
             tally.reservations.append(
-                "This kernel (before 6.10) does not say why it resets: only whether a process "
-                "did it or a packet."
+                "This kernel (before 6.12) does not say why it resets for a process: unread "
+                "input and SO_LINGER 0 look alike."
             )
         self._ledger = Ledger(processes, self._obituaries)
         for event, only in self._wanted(tracing):
