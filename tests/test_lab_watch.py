@@ -223,12 +223,14 @@ def test_who_closed_before_the_watch_began_is_who_listens(server: Server) -> Non
 
 
 def test_a_client_that_resets_loses_no_reply_of_ours(server: Server) -> None:
-    with watch(server, "--fail-over", "0", "--pid", str(server.pid)) as watched:
+    with watch(server) as watched:
         server.serve("client resets")
-        summary = watched.end()[-1]
-        assert watched.program.returncode == 0
-    assert summary["rows"] == []
-    assert summary["counters"]["OutRsts"] == 1  # it was there
+        *told, summary = watched.end()
+    here = [line for line in told if line["event"] == "reset" and not line["other_netns"]]
+    [reset] = [line for line in here if line["peer"] == f"127.0.0.1:{server.ports['4']}"]
+    assert (reset["how"], reset["reply"]) == (UNREAD, "no reply")
+    assert [row for row in summary["rows"] if row["pid"] == reset["pid"]] == []
+    assert summary["resets_by_the_side_that_connected"][reset["process"]] >= 1
 
 
 @pytest.mark.parametrize(("limit", "code"), [(1, 1), (2, 0)])
@@ -264,6 +266,15 @@ def test_a_failure_leaves_nothing(server: Server, tmp_path: Path) -> None:
         _, said = watched.program.communicate(timeout=GIVE_UP)
         assert watched.program.returncode == 3
     assert "No such file" in said
+    assert watched.instance not in instances()
+
+
+def test_nobody_who_reads_ends_it_and_leaves_nothing(server: Server) -> None:
+    with watch(server, "--pid", str(server.pid)) as watched:
+        assert watched.program.stdout is not None
+        watched.program.stdout.close()
+        server.serve("unread")
+        assert watched.program.wait(GIVE_UP) == 141
     assert watched.instance not in instances()
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 _METRIC = "graceful_close_watch"
+_ROWS = 20  # of the table; there is a new one for each process. Arbitrary.
 
 
 def parts(tally: Tally) -> list[Table | Words]:
@@ -184,7 +185,7 @@ def _of_resets(tally: Tally) -> Table:
             Words(f"{costs[Cost.NONE]:,}"),
             Words(row.how),
         )
-        for row, costs in _sorted(tally)
+        for row, costs in _sorted(tally)[:_ROWS]
     ]
     return Table(
         "resets",
@@ -251,6 +252,8 @@ def _reservations(tally: Tally) -> list[str]:
     told = list(tally.reservations)
     if tally.why_not:
         told.append(f"No process can be named: {tally.why_not}.")
+    if (more := len(tally.rows) - _ROWS) > 0:
+        told.append(f"{more:,} more rows, of fewer replies, are left out; --json has them.")
     if tally.by_others:
         said = ", ".join(f"{name} {count:,}" for name, count in tally.by_others.most_common(5))
         told.append(

@@ -33,14 +33,21 @@ _LAST_WORDS = 2.0  # seconds for notices that are on their way when the watch en
 
 @contextmanager
 def until_signalled() -> Generator[Callable[[], bool]]:
-    """Whether one of SIGINT, SIGTERM and SIGHUP has come: a watch ends by them as it should."""
+    """Whether a signal has come by which a watch ends as it should.
+
+    One that whoever started it had told it to ignore, as nohup does, is still ignored.
+    """
     came: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
         came.append(number)
 
     signals = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-    before = {number: signal.signal(number, note) for number in signals}
+    before = {
+        number: signal.signal(number, note)
+        for number in signals
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield lambda: bool(came)
     finally:
@@ -88,11 +95,14 @@ def watch(
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + _TICK
+                if eyes is not None:
+                    eyes.ask_what_was_lost()
                 tally.tick()
                 for outlet in outlets:
                     outlet.tick(tally)
         if eyes is not None:
             eyes.look_for_the_last_time()
+            eyes.ask_what_was_lost()
     tally.tick()
     for outlet in outlets:
         outlet.end(tally)
@@ -108,7 +118,7 @@ class _Eyes:
         self._obituaries: Obituaries | None = None
         try:
             self._open(held)
-        except NoTracingError as error:
+        except (NoTracingError, OSError) as error:
             held.close()
             self._tracing = None
             tally.why_not = str(error)
@@ -171,9 +181,13 @@ class _Eyes:
             if event is not None:
                 self._ledger.take_in(event)
         self._settle()
+
+    def ask_what_was_lost(self) -> None:
+        """Have the kernel say how much it threw away."""
+        if self._tracing is not None:
+            self._tally.events_lost = self._tracing.lost()
         if self._obituaries is not None:
             self._tally.notices_lost = self._obituaries.overflowed
-        self._tally.events_lost = tracing.lost()
 
     def look_for_the_last_time(self) -> None:
         """Wait for what is on its way, for a moment, and judge by what there is then."""
