@@ -77,6 +77,7 @@ UNREAD = Reset("TCP_ABORT_ON_CLOSE", "TCP_CLOSE", by_process=True)
 LATER = Reset("TCP_ABORT_ON_DATA", "TCP_CLOSE", by_process=False)
 LATEST = Reset("TCP_TIMEWAIT_SOCKET", "TCP_TIME_WAIT", by_process=False)
 ABORT = Reset("TCP_STATE", "TCP_CLOSE", by_process=True)
+SUBFLOW = Reset("MPTCP_RST_EMIDDLEBOX", "TCP_CLOSE", by_process=False)
 REQUEST = Reset("TCP_FLAGS", "TCP_NEW_SYN_RECV", by_process=False)
 
 
@@ -110,14 +111,20 @@ def got(received: int, unread: int) -> Obituary:
         (UNREAD, sent(200, 200), got(200, 200), Cost.LOST, "200 bytes were never read"),
         (UNREAD, sent(200, 200), got(200, 30), Cost.MAY, "fewer than close_notify"),
         (UNREAD, sent(200, 200, 300), got(200, 0), Cost.LOST, "300 bytes"),
-        (UNREAD, None, got(200, 0), Cost.MAY, "need not be all"),
+        (UNREAD, None, got(200, 0), Cost.MAY, "not known"),
+        # One byte may be the FIN of a shutdown(SHUT_WR) before.
+        (UNREAD, sent(0, 0, 1), None, Cost.MAY, "not acknowledged"),
+        (UNREAD, sent(200, 201), got(201, 1), Cost.NONE, "read all"),
+        (UNREAD, sent(200, 201), got(201, 201), Cost.LOST, "200 bytes"),
+        (ABORT, None, got(1, 1), Cost.MAY, "not known"),
         (LATER, sent(200, 201), got(201, 1), Cost.NONE, "read all"),
         (LATER, sent(200, 201), got(201, 0), Cost.NONE, "read all"),
         (LATER, sent(200, 201), got(201, 201), Cost.LOST, "200 bytes"),
         (LATEST, None, got(201, 1), Cost.NONE, "read all"),
         (LATEST, None, got(201, 101), Cost.LOST, "100 bytes"),
-        (ABORT, None, got(200, 0), Cost.MAY, "need not be all"),
-        (ABORT, None, got(200, 200), Cost.LOST, "200 bytes"),
+        (ABORT, None, got(200, 0), Cost.MAY, "not known"),
+        (ABORT, None, got(200, 200), Cost.LOST, "at least 199 bytes"),
+        (SUBFLOW, sent(200, 200, 5000), None, Cost.MAY, "subflow"),
     ],
 )
 def test_only_what_is_proven_is_called_lost(

@@ -111,15 +111,14 @@ def judge(
     """
     if reset.state in _NOT_YET:
         return Judgement(Cost.NONE, "the connection was not established yet")
-    if not reset.tells_what_was_sent:
-        own = None
-    # The FIN is in the count of what is acknowledged, and of what is not sent: never of "sent".
-    fin = reset.kind is Kind.DATA and not reset.fin_was_acknowledged
-    unsent = written = arrived = None
-    if own is not None:
-        unsent = own.not_sent - (1 if fin and own.not_sent else 0)
+    if reset.reason.startswith("MPTCP_"):
+        return Judgement(Cost.MAY, "it ended a subflow, which need not be the only one")
+    unsent = written = None
+    if own is not None and reset.tells_what_was_sent:
+        # Where data comes after a close, a FIN is among what has been written.
+        fin = 1 if reset.kind is Kind.DATA and own.not_sent else 0
+        unsent = own.not_sent - fin
         written = own.sent + unsent
-        arrived = min(own.acknowledged, written)
         if written == 0:
             return Judgement(Cost.NONE, "nothing had been written")
     if peer is not None:
@@ -127,37 +126,41 @@ def judge(
             return Judgement(
                 Cost.NONE, "the peer, which is on this machine, had closed before the reset"
             )
-        return _by_the_peer(reset, peer, written, own)
-    if unsent and (unsent >= _CLOSE_NOTIFY or unsent == written):
+        return _by_the_peer(reset, peer, written)
+    if own is None or unsent is None or written is None:
+        if reset.fin_was_acknowledged:
+            return _ACKNOWLEDGED
+        return Judgement(Cost.MAY, "what had been sent is not known")
+    # One byte may be a FIN: a process can have sent that before, by shutdown(SHUT_WR).
+    if unsent >= _CLOSE_NOTIFY or (unsent == written and unsent > 1):
         return Judgement(Cost.LOST, f"{unsent:,} bytes were never sent")
-    if written is not None and arrived is not None and arrived < written:
-        return Judgement(Cost.MAY, f"{written - arrived:,} bytes were not acknowledged")
-    if written is not None or reset.fin_was_acknowledged:
-        return Judgement(Cost.MAY, "all was acknowledged, but the peer need not have read it")
-    return Judgement(Cost.MAY, "what had been sent is not known")
-
-
-def _by_the_peer(
-    reset: Reset, peer: Obituary, written: int | None, own: Obituary | None
-) -> Judgement:
-    """The peer is on this machine, and its socket has ended too: what did its process read?"""
-    fin_arrived = reset.fin_was_acknowledged or (
-        own is not None and written is not None and own.acknowledged > written
-    )
-    # A FIN that was not read is among the unread. Where it is not known whether one came, it did.
-    may_be_fin = 1 if fin_arrived or (own is None and reset.kind is Kind.DATA) else 0
-    unread = max(peer.unread - may_be_fin, 0)
-    received = peer.received - (1 if fin_arrived else 0)
-    missing = 0 if written is None else max(written - received, 0)
-    lost = unread + missing
-    if lost and (lost >= _CLOSE_NOTIFY or unread >= received):
+    if own.acknowledged < written:
         return Judgement(
-            Cost.LOST, f"{lost:,} bytes were never read by the peer, which is on this machine"
+            Cost.MAY, f"{written - own.acknowledged:,} bytes were not acknowledged"
+        )
+    return _ACKNOWLEDGED
+
+
+_ACKNOWLEDGED = Judgement(Cost.MAY, "all was acknowledged, but the peer need not have read it")
+
+
+def _by_the_peer(reset: Reset, peer: Obituary, written: int | None) -> Judgement:
+    """The peer is on this machine, and its socket has ended too: what did its process read?"""
+    # A FIN that came is among what was received, and, until it was read, among the unread. Where
+    # it is not known whether one came, it did: that makes less of what is lost.
+    exact = written is not None or reset.fin_was_acknowledged
+    fin = 1 if written is None or peer.received > written else 0
+    unread, received = max(peer.unread - fin, 0), peer.received - fin
+    lost = unread + max((written or 0) - received, 0)
+    if lost and (lost >= _CLOSE_NOTIFY or unread >= received):
+        least = "" if exact else "at least "
+        return Judgement(
+            Cost.LOST, f"{least}{lost:,} bytes were never read by the peer, on this machine"
         )
     if lost:
         return Judgement(
-            Cost.MAY, f"{lost:,} bytes were never read: fewer than close_notify has"
+            Cost.MAY, f"{lost:,} bytes were never read: fewer than close_notify may have"
         )
-    if written is None and not reset.fin_was_acknowledged:
-        return Judgement(Cost.MAY, "the peer has read all that arrived, which need not be all")
+    if not exact:
+        return Judgement(Cost.MAY, "what had been sent is not known")
     return Judgement(Cost.NONE, "the peer, which is on this machine, has read all of it")
