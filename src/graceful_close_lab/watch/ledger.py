@@ -122,9 +122,8 @@ class Ledger:
             if not (self._learns(entry) or at_once or now >= entry.waits_until):
                 self._open.append(entry)
                 continue
-            judgement = judge(
-                entry.reset, entry.own, entry.peer, peer_was_gone=entry.peer_was_gone
-            )
+            peer = entry.peer if self._is_of_here(entry) else None
+            judgement = judge(entry.reset, entry.own, peer, peer_was_gone=entry.peer_was_gone)
             if not entry.accepted:
                 judgement = Judgement(Cost.NO_REPLY, "it came from the side that had connected")
             if at_once or now >= entry.waits_until or self._is_decided(entry, judgement):
@@ -211,8 +210,6 @@ class Ledger:
     def _learns(self, entry: Entry) -> bool:
         """Whether there is news of it since the last time."""
         news, entry.is_new = entry.is_new, False
-        # Notices come from this network namespace alone, events from all, and these may have
-        # connections between the same addresses.
         if self._obituaries is None or entry.process.elsewhere:
             return news
         if entry.own is None and entry.cookie:
@@ -222,6 +219,15 @@ class Ledger:
             entry.peer = self._obituaries.take(entry.peers_cookie)
             news |= entry.peer is not None
         return news
+
+    def _is_of_here(self, entry: Entry) -> bool:
+        """Whether it is known to be of this network namespace.
+
+        Notices come from this one alone, but events from all, and in another one there may be a
+        connection between the same addresses.
+        """
+        known = self._processes.numbers_are_ours and entry.process.number is not None
+        return entry.own is not None or (known and not entry.process.elsewhere)
 
     def _is_decided(self, entry: Entry, judgement: Judgement) -> bool:
         if judgement.cost is Cost.NO_REPLY:

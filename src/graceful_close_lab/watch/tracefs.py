@@ -20,7 +20,7 @@ if sys.platform != "linux":
     raise ImportError("tracefs is Linux's")
 
 _USUAL = Path("/sys/kernel/tracing")
-_NAME = "graceful-close-watch-"  # and the number of the process
+_NAME = "graceful-close-watch-"  # and the process's number, which in a container is not unique
 
 # One number on every architecture but alpha: asm-generic/unistd.h. linux/mount.h.
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
@@ -55,7 +55,7 @@ class Tracing:
             root = find_root(self._held)
             instances = root / "instances"
             _remove_what_the_dead_left(instances)
-            self.path = instances / f"{_NAME}{os.getpid()}"
+            self.path = instances / f"{_NAME}{os.getpid()}-{os.urandom(4).hex()}"
             self._make()
             self._held.callback(self._remove)
             self._write("options/record-tgid", "1", may_fail=True)
@@ -177,7 +177,8 @@ def _remove_what_the_dead_left(instances: Path) -> None:
     except OSError as error:
         raise NoTracingError(f"tracefs cannot be read: {error}") from error
     for path in found:
-        # EBUSY: somebody reads it, whose number is not one of ours (another container's).
-        if not Path("/proc", path.name.removeprefix(_NAME)).exists():
+        number = path.name.removeprefix(_NAME).partition("-")[0]
+        if number == str(os.getpid()) or not Path("/proc", number).exists():
+            # EBUSY: somebody reads it, whose number is another container's.
             with suppress(OSError):
                 path.rmdir()
