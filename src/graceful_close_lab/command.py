@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from .watch.command import main as watch
 
             return watch(arguments[1:], f"{_PROGRAM} watch")
+        if list(arguments) in (["--promises"], ["lab", "--promises"]):
+            from .promises.command import main as promises
+
+            return promises()
         return _lab(arguments)
     except KeyboardInterrupt:
         return _INTERRUPTED

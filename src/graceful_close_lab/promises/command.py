@@ -1,0 +1,61 @@
+"""`--promises`: try what the library promises, here and now."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections import Counter
+from importlib import import_module
+from time import monotonic
+
+from graceful_close._platform import HERE
+
+from .. import show
+from .trying import PROMISES, Promise, Trial, Verdict, attempt
+
+# Seconds: for one promise, and for all of them. On a machine that is not emulated all of them take
+# some six. Arbitrary.
+_FOR_ONE = 10.0
+_FOR_ALL = 28.0
+
+
+def main() -> int:
+    """Try them all, and print a line for each.
+
+    Returns:
+        The exit code: 0 if none is broken, else 1.
+    """
+    for module in ("one", "many", "servers", "event_loops"):  # in this order
+        import_module(f".{module}", __package__)
+    show.write(f"{_this_place()}\n")
+    end_at = monotonic() + _FOR_ALL
+    counts: Counter[Verdict] = Counter()
+    for promise in PROMISES:
+        trial = _try(promise, min(_FOR_ONE, end_at - monotonic()))
+        counts[trial.verdict] += 1
+        show.write(str(trial))
+    show.write(
+        f"\n{len(PROMISES)} promises: {counts[Verdict.HELD]} held, "
+        f"{counts[Verdict.BROKEN]} broken, {counts[Verdict.NOT_HERE]} not here"
+    )
+    return 1 if counts[Verdict.BROKEN] else 0
+
+
+def _try(promise: Promise, patience: float) -> Trial:
+    if patience <= 0:
+        return Trial(promise.sentence, Verdict.BROKEN, "no time was left for it", 0)
+    return attempt(promise, patience)
+
+
+def _this_place() -> str:
+    return (
+        f"{platform.system()} {platform.release()} on {platform.machine()}, "
+        f"{platform.python_implementation()} {platform.python_version()}"
+        f"{'' if _gil() else ' without the GIL'}, taken for {HERE.name}"
+    )
+
+
+def _gil() -> bool:
+    """Whether one thread runs at a time."""
+    enabled = getattr(sys, "_is_gil_enabled", None)
+    return enabled is None or bool(enabled())

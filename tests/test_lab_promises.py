@@ -1,0 +1,102 @@
+"""The promises: what `python -m graceful_close lab --promises` tries, prints and exits with."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from graceful_close_lab.command import main
+from graceful_close_lab.promises import command, trying
+from graceful_close_lab.promises.trying import (
+    BrokenError,
+    NotHereError,
+    Promise,
+    Verdict,
+    attempt,
+    require,
+)
+from lab_program import THE_LAB, run
+
+
+def test_every_promise_is_held_here() -> None:
+    program = run(*THE_LAB, "lab", "--promises")
+    place, *lines, summary = filter(None, program.stdout.splitlines())
+    assert (program.returncode, program.stderr) == (0, "")
+    assert ", taken for " in place
+    assert len(lines) > 25
+    assert summary == f"{len(lines)} promises: {len(lines)} held, 0 broken, 0 not here"
+
+
+def _broken() -> str:
+    require(False, "a deadline was missed")
+    return "never said"
+
+
+def _fails() -> str:
+    raise LookupError("a bug")
+
+
+def _not_here() -> str:
+    raise NotHereError("no such option")
+
+
+@pytest.fixture
+def promises(monkeypatch: pytest.MonkeyPatch) -> list[Promise]:
+    """Promises of a test's own, in the place of the real ones."""
+    promises: list[Promise] = []
+    monkeypatch.setattr(command, "PROMISES", promises)
+    return promises
+
+
+def test_a_broken_promise_is_told_and_counted_and_is_the_exit_code(
+    promises: list[Promise], capsys: pytest.CaptureFixture[str]
+) -> None:
+    promises += [
+        Promise("one is held", lambda: "by all"),
+        Promise("one is broken", _broken),
+        Promise("one has a bug", _fails),
+        Promise("one is not here", _not_here),
+    ]
+    assert main(["--promises"]) == 1
+    _, _, held, broken, bug, not_here, _, summary = capsys.readouterr().out.splitlines()
+    assert held.startswith("held      one is held: by all")
+    assert broken.startswith("BROKEN    one is broken: a deadline was missed")
+    assert bug.startswith("BROKEN    one has a bug: LookupError: a bug (test_lab_promises.py:")
+    assert not_here.startswith("not here  one is not here: no such option")
+    assert summary == "4 promises: 1 held, 2 broken, 1 not here"
+
+
+def test_what_is_not_here_breaks_nothing(
+    promises: list[Promise], capsys: pytest.CaptureFixture[str]
+) -> None:
+    promises.append(Promise("one is not here", _not_here))
+    assert main(["--promises"]) == 0
+    assert "1 not here" in capsys.readouterr().out
+
+
+def test_a_promise_that_hangs_is_broken_and_keeps_nobody() -> None:
+    hangs = threading.Event()
+    trial = attempt(Promise("it ends", lambda: str(hangs.wait())), 0.05)
+    hangs.set()
+    assert trial.verdict is Verdict.BROKEN
+    assert "not over" in trial.detail
+
+
+def test_where_the_time_is_up_nothing_more_is_tried(
+    promises: list[Promise], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_FOR_ALL", 0)
+    promises.append(Promise("it is tried", lambda: "it was"))
+    assert main(["--promises"]) == 1
+
+
+def test_no_two_promises_are_the_same() -> None:
+    sentences = [promise.sentence for promise in trying.PROMISES]
+    assert len(set(sentences)) == len(sentences)
+
+
+def test_to_require_what_is_so_is_silent_and_else_breaks_the_promise() -> None:
+    require(True, "seen")
+    with pytest.raises(BrokenError, match="seen"):
+        require(False, "seen")
