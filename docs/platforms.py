@@ -246,7 +246,7 @@ def _acks(system: System) -> Sequence[str]:
         return "-", "-", "-", "`close()`" if system.linger else "-"
     return (
         _question(acks.queue),
-        f"state in {_question(acks.state)}" if acks.state else "counted",
+        f"state in {_question(acks.state)}" if acks.state and acks.fin_waits_in else "counted",
         "kept" if acks.survives_reset else "lost",
         # Only Linux has either, and System does not say which systems have an epoll.
         "epoll, edge-triggered" if system.linux else "a look every 1 to 50 ms",

@@ -482,7 +482,10 @@ def _piece_of(sock: socket.socket) -> int:
     # BSD, macOS: SO_SNDLOWAT, which says 1 on Linux and means nothing there (socket(7)). Linux: a
     # third of the buffer (sk_stream_is_writeable(); unix_writable() wants more), of which its
     # own overhead takes as much again. Arbitrary: an eighth.
-    low_water = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDLOWAT)
+    try:
+        low_water = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDLOWAT)
+    except OSError:
+        low_water = 0  # ENOPROTOOPT: gVisor
     if low_water > 1:
         return low_water
     return max(1, sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 8)

@@ -785,7 +785,9 @@ class Teardown:
     def _judge(self, unacked: int | None, now: float) -> Step:
         """What a count proves."""
         if unacked is None:  # it should have known, but does not: do without
-            self._wants_acks = False
+            # The state may come to say that all is acknowledged, and of that nothing wakes us.
+            self._wants_acks = self._wants_acks and self._view.state is not None
+            self._watchable = False
             return self._conclude(PEER_CLOSED) if self._peer_fin else self._rest(now)
         survives = self._view.count_survives_reset and self._fin_sent
         if unacked == 0 and survives and (self._wants_acks or self._peer_fin):

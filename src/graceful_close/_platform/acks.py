@@ -77,19 +77,23 @@ class StateProbe(Record):
         states: What the numbers mean.
         established: Fields that are above these values once a connection was established, where
             the state CLOSED does not say whether one was.
+        filled_in: A field that is above 0 on a kernel that fills those in. On one that does not,
+            CLOSED is taken for the end of a connection, which leaves it to the errors to say.
     """
 
-    __slots__ = ("number", "states", "established")
+    __slots__ = ("number", "states", "established", "filled_in")
 
     def __init__(
         self,
         number: Field,
         states: tuple[TcpState | None, ...],
         established: tuple[tuple[Field, int], ...] = (),
+        filled_in: Field | None = None,
     ) -> None:
         self.number: Final = number
         self.states: Final = states
         self.established: Final = established
+        self.filled_in: Final = filled_in
 
     def read(self, sock: socket.socket, *, was_open: bool = False) -> TcpState | None:
         """The state; None: this kernel does not say.
@@ -104,6 +108,8 @@ class StateProbe(Record):
             if state is not TcpState.OVER or was_open or not self.established:
                 return state
             known = any(field.read(sock) > least for field, least in self.established)
+            if not known and self.filled_in is not None:
+                known = self.filled_in.read(sock) == 0
         except OSError:
             return None
         return TcpState.OVER if known else TcpState.NEVER_OPEN
@@ -114,24 +120,27 @@ class AckProbe(Record):
 
     Attributes:
         queue: The send queue in bytes.
-        state: The TCP state, where the queue does not count the FIN.
-        fin_waits_in: The states in which our FIN is sent and not acknowledged.
+        state: The TCP state, where the queue does not count the FIN, or a kernel may refuse it.
+        fin_waits_in: The states in which our FIN is sent and not acknowledged, and not counted.
+        all_acked_in: The states that say that all is acknowledged, where the count is refused.
         survives_reset: The count stays what it was when an RST came. Where it does not, the
             kernel drops the queue and 0 proves nothing after a reset.
     """
 
-    __slots__ = ("queue", "state", "fin_waits_in", "survives_reset")
+    __slots__ = ("queue", "state", "fin_waits_in", "all_acked_in", "survives_reset")
 
     def __init__(
         self,
         queue: Ioctl | Field,
         state: Field | None = None,
         fin_waits_in: frozenset[int] = frozenset(),
+        all_acked_in: frozenset[int] = frozenset(),
         survives_reset: bool = False,
     ) -> None:
         self.queue: Final = queue
         self.state: Final = state
         self.fin_waits_in: Final = fin_waits_in
+        self.all_acked_in: Final = all_acked_in
         self.survives_reset: Final = survives_reset
 
     def read(self, sock: socket.socket) -> int:
@@ -141,8 +150,14 @@ class AckProbe(Record):
             OSError: The kernel does not say.
             ValueError: The socket object is closed.
         """
-        count = self.queue.read(sock)
-        if self.state is not None and self.state.read(sock) in self.fin_waits_in:
+        state = self.state
+        try:
+            count = self.queue.read(sock)
+        except OSError:
+            if state is None or state.read(sock) not in self.all_acked_in:
+                raise
+            return 0
+        if self.fin_waits_in and state is not None and state.read(sock) in self.fin_waits_in:
             count += 1
         return count
 

@@ -76,18 +76,31 @@ TCP = 6  # IPPROTO_TCP, the same everywhere
 # tcpi_bytes_acked of TCP_INFO: from Linux 4.1 on (include/uapi/linux/tcp.h).
 _BYTES_ACKED = Field(TCP, 11, offset=120, size=8)
 
+# The state is the first byte of TCP_INFO (include/net/tcp_states.h).
+_LINUX_STATE = Field(TCP, 11, offset=0, size=1)
+
+
+def _linux_acks(number: int) -> AckProbe:
+    """The send queue by SIOCOUTQ, which is TIOCOUTQ (tcp(7)).
+
+    It counts the FIN, is 0 from FIN_WAIT2 on, and keeps its count after a reset (tcp_ioctl():
+    write_seq - snd_una). gVisor has none (ENOPROTOOPT), and says FIN_WAIT2 (5) and TIME_WAIT (6).
+    """
+    return AckProbe(
+        Ioctl(number), _LINUX_STATE, all_acked_in=frozenset({5, 6}), survives_reset=True
+    )
+
+
 # include/uapi/asm-generic/socket.h; the exceptions in arch/{mips,sparc}/include/uapi/asm.
-# The send queue is SIOCOUTQ, which is TIOCOUTQ (tcp(7)): it counts the FIN, is 0 from
-# FIN_WAIT2 on, and keeps its count after a reset (tcp_ioctl(): write_seq - snd_una).
 _LINUX = System(
     "linux",
     LingerOption(level=1, number=13, layout="ii", longest=32767),
-    AckProbe(Ioctl(0x5411), survives_reset=True),
-    # The state is the first byte of TCP_INFO (include/net/tcp_states.h). A connection that was
-    # established has had a byte acknowledged (tcpi_bytes_acked counts the SYN of a connect()) or
-    # received two segments (tcpi_segs_in: the SYN and the ACK of an accept()).
+    _linux_acks(0x5411),
+    # A connection that was established has had a byte acknowledged (tcpi_bytes_acked counts the SYN
+    # of a connect()) or received two segments (tcpi_segs_in: the SYN and the ACK of an accept()).
+    # gVisor fills in neither, nor what is never 0 on Linux: tcpi_snd_mss.
     StateProbe(
-        Field(TCP, 11, offset=0, size=1),
+        _LINUX_STATE,
         (
             None,
             TcpState.OPEN,
@@ -104,6 +117,7 @@ _LINUX = System(
             TcpState.ACCEPTING,  # NEW_SYN_RECV
         ),
         ((_BYTES_ACKED, 0), (Field(TCP, 11, offset=140, size=4), 1)),
+        Field(TCP, 11, offset=16, size=4),
     ),
     protocol=(1, 38),
     linux=True,
@@ -149,18 +163,18 @@ _WINDOWS = System(
 
 _ALL = (
     _LINUX,
-    replace(_LINUX, name="linux-ppc", acks=AckProbe(Ioctl(0x40047473), survives_reset=True)),
+    replace(_LINUX, name="linux-ppc", acks=_linux_acks(0x40047473)),
     replace(
         _LINUX,
         name="linux-mips",
         linger=_BSD_LINGER,
-        acks=AckProbe(Ioctl(0x7472), survives_reset=True),
+        acks=_linux_acks(0x7472),
     ),
     replace(
         _LINUX,
         name="linux-sparc",
         linger=_BSD_LINGER,
-        acks=AckProbe(Ioctl(0x40047473), survives_reset=True),
+        acks=_linux_acks(0x40047473),
     ),
     replace(_LINUX, name="android"),
     _MACOS,
