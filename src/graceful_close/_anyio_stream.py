@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _socket
-import os
 import socket
 import ssl
 import sys
@@ -23,7 +22,7 @@ from ._drain import Drain, drain_of
 from ._linger import LingerPolicy
 from ._platform import ErrorKind, error_kind
 from ._release import reset_at_close
-from ._sockets import view_of
+from ._sockets import plain_dup, view_of
 from ._tls import MSG_NOSIGNAL, LastRecords
 
 TYPE_CHECKING = False
@@ -92,7 +91,7 @@ class End:
             return None
         # What asyncio and uvloop show of a transport is no socket.
         if not (isinstance(raw, socket.socket) and _may_be_detached()):
-            return Taken(self, _dup(raw), options, since, shared=True)
+            return Taken(self, plain_dup(raw), options, since, shared=True)
         anyio.notify_closing(raw.fileno())
         held: list[Any] = []
         adopt = partial(_socket.socket, raw.family, raw.type, raw.proto)
@@ -131,14 +130,6 @@ def _may_be_detached() -> bool:
     except RuntimeError:
         return True  # trio
     return isinstance(loop, asyncio.SelectorEventLoop)
-
-
-def _dup(sock: socket.socket) -> socket.socket:
-    """A socket object of our own for a connection that is an event loop's."""
-    if sys.platform == "win32":
-        return sock.dup()
-    else:  # noqa: RET505  (type checkers follow this form)
-        return socket.socket(sock.family, sock.type, sock.proto, os.dup(sock.fileno()))
 
 
 class Taken(PendingClose):

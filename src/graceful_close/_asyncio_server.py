@@ -7,10 +7,11 @@ from time import monotonic
 from typing import TypeVar, cast
 
 from ._asyncio_proxy import TransportProxy
-from ._asyncio_transport import TransportTakeover, can_watch, dup_of, info_of, open_socket_of
+from ._asyncio_transport import TransportTakeover, can_watch, info_of, open_socket_of
 from ._loop import Pending
 from ._options import Options
 from ._reaper import Reaper, hand_over, leave_to
+from ._sockets import plain_dup
 from ._teardown import FLUSH
 
 TYPE_CHECKING = False
@@ -170,7 +171,7 @@ class _Closes:
         if sock is None or not (can_watch(loop) or info_of(transport, "ssl_object") is None):
             return None
         try:
-            return TransportTakeover(transport, dup_of(sock))
+            return TransportTakeover(transport, plain_dup(sock))
         except OSError:
             return None  # EMFILE, ENFILE
 

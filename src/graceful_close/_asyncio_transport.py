@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
-import os
 import socket
 import ssl
-import sys
 from functools import cached_property
 from time import monotonic
 
@@ -18,7 +16,7 @@ from ._drain import drain_of
 from ._linger import LingerPolicy
 from ._platform import ErrorKind, error_kind
 from ._release import reset_at_close, shut_for_writing
-from ._sockets import view_of
+from ._sockets import plain_dup, view_of
 from ._teardown import FLUSH, PEER_FIN_SEEN
 
 TYPE_CHECKING = False
@@ -102,7 +100,7 @@ async def take_over(
     if sock is None:
         return None
     try:
-        return TransportTakeover(transport, dup_of(sock))
+        return TransportTakeover(transport, plain_dup(sock))
     except OSError:
         if not or_reset:
             raise
@@ -112,14 +110,6 @@ async def take_over(
                 break
             await asyncio.sleep(0)
         raise
-
-
-def dup_of(sock: socket.socket) -> socket.socket:
-    """A socket object of our own for a connection that is a transport's."""
-    if sys.platform == "win32":
-        return sock.dup()
-    # Plain, whatever the transport was given: a subclass may have put a meaning on its dup().
-    return socket.socket(fileno=os.dup(sock.fileno()))
 
 
 def reset(transport: asyncio.Transport) -> None:

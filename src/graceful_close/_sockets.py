@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import _socket  # where gevent and eventlet patch nothing
 import gc
+import os
 import socket
+import sys
 from itertools import starmap
 
 from . import _platform
@@ -114,6 +116,7 @@ def take_descriptor(sock: socket.socket, into: MutableSequence[socket.socket]) -
     Returns:
         False: `sock` had no descriptor any more.
     """
+    nonblocking = _platform.forgotten_mode(sock)
     native = isinstance(sock, _socket.socket)
     if native:
         family, kind, protocol, detach = _family(sock), _type(sock), _proto(sock), _detach
@@ -127,7 +130,7 @@ def take_descriptor(sock: socket.socket, into: MutableSequence[socket.socket]) -
         return False  # the number is -1
     if native:
         sock.detach()  # has no number to give, but lets the object know that it is closed
-    _never_wait(into[-1])
+    _never_wait(into[-1], nonblocking)
     return True
 
 
@@ -142,13 +145,29 @@ def borrow_descriptor(sock: socket.socket, into: MutableSequence[socket.socket])
     kind = int(sock.family), int(sock.type), sock.proto, sock.fileno()
     if kind[-1] == -1:
         return False
+    nonblocking = _platform.forgotten_mode(sock)
     # One call into C: an object that is lost would close the descriptor.
     into.extend(starmap(_native, (kind,)))
-    _never_wait(into[-1])
+    _never_wait(into[-1], nonblocking)
     return True
 
 
-def _never_wait(sock: socket.socket) -> None:
+def plain_dup(sock: socket.socket) -> socket.socket:
+    """A plain socket object with a descriptor of its own, for a connection of an event loop's."""
+    if sys.platform == "win32":
+        return sock.dup()
+    else:  # noqa: RET505  (type checkers follow this form)
+        # Plain, whatever the loop was given: a subclass may have put a meaning on its dup().
+        nonblocking = _platform.forgotten_mode(sock)
+        dup = socket.socket(fileno=os.dup(sock.fileno()))
+        if nonblocking:
+            _platform.restore_mode(dup)
+        return dup
+
+
+def _never_wait(sock: socket.socket, nonblocking: bool) -> None:
+    if nonblocking:
+        _platform.restore_mode(sock)
     # A new object takes on socket.setdefaulttimeout(), and Python itself would wait for input.
     if sock.gettimeout() is not None:
         sock.settimeout(0)

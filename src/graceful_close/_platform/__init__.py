@@ -14,6 +14,7 @@ from .acks import TcpState, View
 from .disconnect import disconnect
 from .errors import ErrorKind, error_kind
 from .limits import descriptor_limit
+from .modes import forgotten_mode, restore_mode
 from .systems import SYSTEMS, System, identify
 
 __all__ = [
@@ -26,7 +27,9 @@ __all__ = [
     "descriptor_limit",
     "disconnect",
     "error_kind",
+    "forgotten_mode",
     "identify",
+    "restore_mode",
 ]
 
 HERE: System = SYSTEMS[
