@@ -594,7 +594,8 @@ def test_a_unix_peer_that_said_close_notify_and_is_gone_cannot_be_told(
         assert ours.recv(1) == b""
         result = graceful_close(ours)
         assert result.outcome is CloseOutcome.PEER_CLOSED
-        assert (result.notified, result.peer_notified) == (False, True)
+        assert result.notified is False
+        assert result.peer_notified is not False  # from OpenSSL 3.5 on, EPIPE is all that it says
 
 
 def test_a_unix_peer_that_left_our_data_unread_is_a_reset(version: ssl.TLSVersion) -> None:
@@ -658,7 +659,8 @@ def test_a_session_that_an_error_has_ended_cannot_say_goodbye(
 ) -> None:
     with session(version, family, side) as (ours, peer):
         socket.socket.sendall(peer, bytes([APPLICATION_DATA, 3, 3, 0, 32]) + bytes(32))
-        with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC"):
+        # The second is OpenSSL's name for it from 3.5 on.
+        with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC|RECORD_LAYER_FAILURE"):
             ours.recv(1)
         with meanwhile(read_raw_and_close, peer):
             result = graceful_close(ours, timeout=PATIENCE)

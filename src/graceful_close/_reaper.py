@@ -256,7 +256,9 @@ class Reaper:
 
     def __del__(self) -> None:
         worker = getattr(self, "_worker", None)  # not there if the arguments were refused
-        if worker is not None:
+        # At the very end of the interpreter modules lose their names, in any order; all that is in
+        # flight was finished before.
+        if worker is not None and monotonic is not None:
             worker.end(worker.options.timeout)
 
 

@@ -133,8 +133,10 @@ def _after(error: SSLError) -> tuple[bool, bool | None]:
     if isinstance(error, ssl.SSLZeroReturnError):
         return False, True  # the peer's was there, and ours failed
     # The second call fails over what the peer sends (APPLICATION_DATA_AFTER_CLOSE_NOTIFY), or did
-    # so before; the first only if the caller's own unwrap() met a record that is half out.
-    return error.reason not in (None, "BAD_WRITE_RETRY"), None
+    # so before; the first only if the caller's own unwrap() met a record that is half out. Reasons
+    # that are newer than the OpenSSL that Python was built with have no name, and are None.
+    ours_failed = isinstance(error, ssl.SSLSyscallError) or error.reason == "BAD_WRITE_RETRY"
+    return not ours_failed, None
 
 
 def _without_sigpipe(call: Callable[[], T]) -> T:
