@@ -16,6 +16,10 @@ else:
     StockFuture = Future
 
 
+# Seconds. Arbitrary: whoever asks holds the condition for microseconds.
+_PATIENCE = 1.0
+
+
 class CloseFuture(StockFuture):
     """A Future whose parts are made when somebody first asks it something.
 
@@ -34,7 +38,14 @@ class CloseFuture(StockFuture):
     def settle(self, outcome: CloseResult | BaseException) -> None:
         """Keep the outcome, and run the callbacks of those who have asked."""
         self._outcome = outcome
-        if "_stock" in self.__dict__:
+        stock = self.__dict__.get("_stock")
+        if stock is None:
+            return
+        # A signal's exception can leave an asker's thread with the condition held for good, because
+        # `with` takes it in more than one step. The next to ask in that thread is told the outcome.
+        lock = stock._condition
+        if lock.acquire(timeout=_PATIENCE):
+            lock.release()  # callbacks must not run under it
             self._tell(outcome)
 
     def _tell(self, outcome: CloseResult | BaseException) -> None:
