@@ -160,7 +160,8 @@ class CloseResult(Record):
         True also if the caller's own unwrap() had sent it and was not answered. False: it was
         not, or the connection failed meanwhile; the peer must take the stream for cut. None:
         there was no TLS session to end: no TLS, no handshake, an abort, or the caller's own
-        unwrap() or shutdown() had ended it.
+        unwrap() or shutdown() had ended it. Or it cannot be known: asyncio's transport of an
+        AF_UNIX stream was given up while it flushed.
         """
         return self._notified
 

@@ -404,7 +404,7 @@ class Teardown:
             return self._conclude()
         self._held = held
         self._error = error
-        return self._give_up_flush(TIMED_OUT)
+        return self._give_up_flush(TIMED_OUT, notified=False)
 
     def looked(self, state: TcpState | None, now: float) -> Step:
         """LOOK found the connection in `state`; None: that cannot be known."""
@@ -699,11 +699,13 @@ class Teardown:
         if self._peer_first_until:
             self._peer_first_until = now + options.peer_first
 
-    def _give_up_flush(self, outcome: CloseOutcome) -> Step:
+    def _give_up_flush(self, outcome: CloseOutcome, notified: bool | None = None) -> Step:
         """Abort: the end of the stream would tell the peer that what it has is the whole."""
         self._flushing = False
         if self._notifying:
-            self._notifying, self._notified = False, False
+            # An abort destroys what is on its way; but AF_UNIX knows no RST, and counts nothing.
+            known = self._view.acks is not None
+            self._notifying, self._notified = False, False if known else notified
         self._abort, self._abort_outcome = True, outcome
         return LOOK
 
