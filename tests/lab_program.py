@@ -11,6 +11,13 @@ from subprocess import CompletedProcess
 
 THE_LAB = [sys.executable, "-W", "error", "-m", "graceful_close"]
 
+# What a shell starts in the background ignores SIGINT, and so do its children.
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("graceful_close", run_name="__main__")
+"""
+
 # The lab promises a small part of it; more than this means that it hangs.
 GIVE_UP = 60
 

@@ -51,8 +51,8 @@ def test_there_is_a_file_for_each_experiment_and_each_table(
         "linger-abort",
         "reply-close",
         "reply-graceful-close",
-        "linger",
         "reply",
+        "linger",
         "platform",
     ]
     assert sorted(file.name for file in folder.iterdir()) == sorted(
@@ -63,7 +63,7 @@ def test_there_is_a_file_for_each_experiment_and_each_table(
 
 
 def test_json_is_alone_on_stdout(drawn: CompletedProcess[str]) -> None:
-    assert json.loads(drawn.stdout)["as_promised"] is True
+    assert json.loads(drawn.stdout)["ok"] is True
 
 
 def test_every_file_is_an_svg_that_fetches_nothing(
@@ -102,7 +102,7 @@ def test_every_file_has_colours_for_light_and_for_dark(
         light, dark = map(rules, style.split("@media (prefers-color-scheme: dark)"))
         assert brightness(light[".ground"]) > 700
         assert brightness(dark[".ground"]) < 100
-        assert light.keys() - {".ground", ".doing"} >= {*dark} - {".ground", ".doing"}
+        assert light.keys() - {".ground", ".event"} >= {*dark} - {".ground", ".event"}
         letters = [each for each in light if each in ("text", ".time") or "-r" in each]
         assert letters
         for each in letters:

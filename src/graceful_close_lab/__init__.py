@@ -1,6 +1,6 @@
 """The lab: what each way to close does, seen live on loopback; and `check`, for other servers.
 
-`python -m graceful_close` starts it. The command is public; the modules are not, and any version may
+`graceful-close` starts it. The command is public; the modules are not, and any version may
 change them. The lab imports the library, and the library does not import the lab.
 
 Measuring (`linger_experiments`, `lost_reply`, `this_platform`) knows nothing of how it is told: it

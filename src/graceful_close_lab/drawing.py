@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .formatting import duration
 from .layout import Piece, wrap
-from .story import Arrow, Doing, Kind, Side
+from .story import Arrow, Event, Kind, Side
 
 if TYPE_CHECKING:
     from .layout import Line
@@ -45,7 +45,7 @@ def draw(exchange: Exchange, width: int, ink: Ink = ASCII) -> list[Line]:
     room = min(max(width - _CLOCK - _LIFELINES, _NARROWEST), _WIDEST)
     head = f"{'':{_CLOCK}} {Side.SERVER.value}{Side.CLIENT.value:>{room + 2 - len('server')}}"
     lines: list[Line] = [[Piece(head, "heading")]]
-    events: list[Doing | Arrow] = [*exchange.doings, *exchange.arrows]
+    events: list[Event | Arrow] = [*exchange.events, *exchange.arrows]
     shown = ""
     for event in sorted(events, key=_moment):
         at = duration(_moment(event))
@@ -57,11 +57,11 @@ def draw(exchange: Exchange, width: int, ink: Ink = ASCII) -> list[Line]:
     return lines
 
 
-def _moment(event: Doing | Arrow) -> float:
-    return event.at if isinstance(event, Doing) else event.sent_at
+def _moment(event: Event | Arrow) -> float:
+    return event.at if isinstance(event, Event) else event.sent_at
 
 
-def _rows(event: Doing | Arrow, room: int, ink: Ink) -> list[Line]:
+def _rows(event: Event | Arrow, room: int, ink: Ink) -> list[Line]:
     life = Piece(ink.life, "rule")
     if isinstance(event, Arrow):
         shaft = Piece(_shaft(event, room, ink), _STYLES[event.kind])

@@ -38,18 +38,18 @@ def _examine(_: Story) -> Finding:
 ALL = (
     *(
         Experiment(
+            way.name, "reply", f"unread input: {way.title}", partial(lost_reply.run, way)
+        )
+        for way in lost_reply.WAYS
+    ),
+    *(
+        Experiment(
             way.name,
             "linger",
             f"unsent output: {way.title}",
             partial(linger_experiments.run, way),
         )
         for way in linger_experiments.WAYS
-    ),
-    *(
-        Experiment(
-            way.name, "reply", f"unread input: {way.title}", partial(lost_reply.run, way)
-        )
-        for way in lost_reply.WAYS
     ),
     Experiment("platform", "platform", "this platform", _examine),
 )

@@ -102,7 +102,7 @@ class _Stage:
         lines: list[Line] = [[*bar, *title[0]]] if fits else [bar, *title]
         lines.append([])
         exchange = story.so_far()
-        if exchange.doings:
+        if exchange.events:
             lines += draw(exchange, width, LINES if has_lines(self._console) else ASCII)
         if story.waits_for:
             said = f"{duration(story.now()):>8} ... {story.waits_for}"

@@ -10,7 +10,7 @@ from .formatting import duration
 from .story import Side
 
 if TYPE_CHECKING:
-    from .story import Arrow, Doing, Exchange
+    from .story import Arrow, Event, Exchange
 
 # All in pixels. What happens at about the same time stands this far apart, so that all of it can
 # be read; and however long nothing happens, it takes no more than the longest gap.
@@ -44,7 +44,7 @@ STYLE = """
     .unseen .shaft { stroke-dasharray: 5 4 }
     .cross { stroke: #c2410c; stroke-width: 2 }
     .said { font-size: 11px }
-    .doing { fill: #fef3c7; stroke: #d97706; stroke-width: .8 }
+    .event { fill: #fef3c7; stroke: #d97706; stroke-width: .8 }
     .ground { fill: #ffffff }
     @media (prefers-color-scheme: dark) {
         text { fill: #e5e7eb } .time, .kernel, .note { fill: #9ca3af }
@@ -54,7 +54,7 @@ STYLE = """
         .rst .shaft { stroke: #fb923c } .rst .head { fill: #fb923c }
         .ack .shaft { stroke: #6b7280 } .ack .head { fill: #6b7280 }
         .cross { stroke: #fb923c }
-        .doing { fill: #3b2f12; stroke: #b45309 }
+        .event { fill: #3b2f12; stroke: #b45309 }
     }
 """
 
@@ -90,8 +90,8 @@ def picture(title: str, exchange: Exchange) -> str:
     parts += _gaps(level)
     parts += [_arrow(arrow, level) for arrow in exchange.arrows]
     parts += _labels(exchange.arrows, level)
-    parts += [_doing(doing, level) for doing in exchange.doings]
-    parts += _clock(exchange.doings, level)
+    parts += [_event(event, level) for event in exchange.events]
+    parts += _clock(exchange.events, level)
     parts.append(f'<text class="note" x="20" y="{bottom + 20:.0f}">{_NOTE}</text>')
     if any(arrow.seen_at is None for arrow in exchange.arrows):
         parts.append(f'<text class="note" x="20" y="{bottom + 36:.0f}">{_UNSEEN}</text>')
@@ -101,7 +101,7 @@ def picture(title: str, exchange: Exchange) -> str:
 
 def _levels(exchange: Exchange) -> dict[float, float]:
     """How far down each moment stands."""
-    moments = {doing.at for doing in exchange.doings}
+    moments = {event.at for event in exchange.events}
     for arrow in exchange.arrows:
         moments |= {arrow.sent_at} | ({arrow.seen_at} if arrow.seen_at is not None else set())
     level: dict[float, float] = {}
@@ -201,28 +201,28 @@ def _head(x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<polygon class="head" points="{corners}"/>'
 
 
-def _doing(doing: Doing, level: dict[float, float]) -> str:
-    y, x = level[doing.at], _LIFELINE[doing.side]
-    left = doing.side is Side.SERVER
-    text = escape(doing.text)
-    if doing.kernel:
+def _event(event: Event, level: dict[float, float]) -> str:
+    y, x = level[event.at], _LIFELINE[event.side]
+    left = event.side is Side.SERVER
+    text = escape(event.text)
+    if event.kernel:
         anchor = "end" if left else "start"
         return (
             f'<text class="kernel" text-anchor="{anchor}" x="{x - 10 if left else x + 10:.0f}" '
             f'y="{y + 4:.1f}">kernel: {text}</text>'
         )
-    width = _width(doing.text) + 12
+    width = _width(event.text) + 12
     start = x - width - 8 if left else x + 8
     return (
-        f'<rect class="doing" x="{start:.0f}" y="{y - 8.5:.1f}" width="{width:.0f}" height="17" '
+        f'<rect class="event" x="{start:.0f}" y="{y - 8.5:.1f}" width="{width:.0f}" height="17" '
         f'rx="4"/><text class="said" text-anchor="middle" x="{start + width / 2:.0f}" '
         f'y="{y + 4:.1f}">{text}</text>'
     )
 
 
-def _clock(doings: tuple[Doing, ...], level: dict[float, float]) -> list[str]:
+def _clock(events: tuple[Event, ...], level: dict[float, float]) -> list[str]:
     """The time, where something happened."""
     return [
         f'<text class="time" x="62" y="{level[at] + 4:.1f}">{duration(at)}</text>'
-        for at in sorted({doing.at for doing in doings})
+        for at in sorted({event.at for event in events})
     ]

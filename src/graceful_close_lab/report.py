@@ -71,10 +71,15 @@ class Report:
         return tuple(names)
 
 
+SCHEMA_VERSION = 1
+"""Of the JSON. It counts up when a key goes, or comes to mean something else; a new key is no
+new version."""
+
+
 def as_json(report: Report) -> str:
     """The report as one JSON object; enums by name, errors as the text they print."""
     otherwise = report.otherwise
-    summary = {"as_promised": not otherwise, "otherwise": otherwise}
+    summary = {"schema_version": SCHEMA_VERSION, "ok": not otherwise, "otherwise": otherwise}
     return json.dumps(summary | _fields(report), default=plain, indent=2)
 
 

@@ -57,21 +57,23 @@ def show(parts: Sequence[Table | Words]) -> None:
 
 
 @contextlib.contextmanager
-def progress(total: int) -> Generator[Callable[[str], None]]:
-    """Tell on stderr what goes on.
+def progress(total: int, *, quiet: bool = False) -> Generator[Callable[[str], None]]:
+    """Tell on stderr what goes on, if that is a terminal: somebody may be waiting there.
 
     Args:
         total: How many steps there will be.
+        quiet: Whether to tell nothing.
 
     Yields:
         What to call at the beginning of each step, with its name.
     """
     with contextlib.ExitStack() as stack:
-        yield (
-            stack.enter_context(_rich_progress(total))
-            if is_a_screen(sys.stderr)
-            else _plain_progress(total)
-        )
+        if quiet or sys.stderr is None or not sys.stderr.isatty():
+            yield _tell_nobody
+        elif is_a_screen(sys.stderr):
+            yield stack.enter_context(_rich_progress(total))
+        else:
+            yield _plain_progress(total)
 
 
 def is_a_screen(stream: TextIO) -> bool:
@@ -108,6 +110,10 @@ def lines_of(parts: Sequence[Table | Words], width: int) -> list[Line]:
             else sentence(part.text, width, news(part))
         )
     return lines
+
+
+def _tell_nobody(_: str) -> None:
+    pass
 
 
 def _plain_progress(total: int) -> Callable[[str], None]:

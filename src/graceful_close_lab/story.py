@@ -29,14 +29,14 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Doing:
+class Event:
     """Something that happened at one side.
 
     Attributes:
         at: Seconds after the experiment began.
         side: Where.
         text: What: a call, or what it was told.
-        kernel: Whether the kernel says so; False: it is the program's doing.
+        kernel: Whether the kernel says so; False: it is the program's event.
     """
 
     at: float
@@ -68,7 +68,7 @@ class Arrow:
 class Exchange:
     """All of it, in the order of time."""
 
-    doings: tuple[Doing, ...]
+    events: tuple[Event, ...]
     arrows: tuple[Arrow, ...]
 
 
@@ -82,7 +82,7 @@ class Story:
     def __init__(self) -> None:
         self.waits_for = ""
         self._began = perf_counter()
-        self._doings: list[Doing] = []
+        self._events: list[Event] = []
         self._arrows: list[Arrow] = []
 
     def now(self) -> float:
@@ -92,7 +92,7 @@ class Story:
     def does(self, side: Side, text: str, *, kernel: bool = False) -> float:
         """Write down what happens now, and give the time."""
         at = self.now()
-        self._doings.append(Doing(at, side, text, kernel))
+        self._events.append(Event(at, side, text, kernel))
         return at
 
     def sends(
@@ -104,6 +104,6 @@ class Story:
     def so_far(self) -> Exchange:
         """What is known by now."""
         return Exchange(
-            tuple(sorted(self._doings, key=lambda doing: doing.at)),
+            tuple(sorted(self._events, key=lambda event: event.at)),
             tuple(sorted(self._arrows, key=lambda arrow: arrow.sent_at)),
         )

@@ -11,6 +11,7 @@ from .this_platform import Verdict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .experiments import Experiment
     from .linger_experiments import LingerRun
     from .lost_reply import Replies
     from .report import Report
@@ -57,29 +58,50 @@ class Table(NamedTuple):
 def tables(report: Report) -> tuple[Table, ...]:
     """One table for each part that the report has, in its order."""
     found: list[Table] = []
-    if report.linger_experiments:
-        found.append(_of_linger_experiments(report.linger_experiments))
     if report.lost_reply:
         found.append(_of_lost_reply(report.lost_reply))
+    if report.linger_experiments:
+        found.append(_of_linger_experiments(report.linger_experiments))
     if report.this_platform is not None:
         found.append(_of_this_platform(report.this_platform))
     return tuple(found)
 
 
-def conclusion(report: Report) -> Words:
-    """The report in one sentence."""
+def conclusion(report: Report) -> tuple[Words, ...]:
+    """The report in a few sentences: what was to be shown, and what graceful_close did."""
+    told: list[Words] = []
+    losing = [each for each in report.lost_reply if not (each.promised or each.lost_nothing)]
+    if losing:
+        first, *others = losing
+        lost = f"{first.way} lost {first.tries - first.whole} of {first.tries}"
+        too = {0: "", 1: ", and one other way lost some too"}.get(
+            len(others), f", and {len(others)} other ways lost some too"
+        )
+        told.append(Words(f"As expected: {lost}{too}."))
     run, replies = report.graceful_run, report.graceful_replies
     counts: list[str] = []
     if replies is not None:
         counts.append(f"{replies.whole} of {replies.tries} replies")
     if run is not None:
         counts.append(f"{run.received:,} of {run.written:,} bytes")
-    kept = all(each is None or each.as_promised for each in (run, replies))
-    words = f"graceful_close {'lost nothing' if kept else 'LOST DATA'}: {', '.join(counts)}."
+    if counts:
+        kept = all(each is None or each.as_promised for each in (run, replies))
+        words = "lost nothing" if kept else "LOST DATA"
+        told.append(Words(f"graceful_close {words}: {', '.join(counts)}.", kept))
     if report.otherwise:
-        names = f"NOT AS PROMISED: {', '.join(report.otherwise)}."
-        return Words(f"{words} {names}" if counts else names, False)
-    return Words(words if counts else "All went as promised.", True)
+        told.append(Words(f"NOT AS EXPECTED: {', '.join(report.otherwise)}.", False))
+    return tuple(told) or (Words("All went as expected.", True),)
+
+
+def list_of(experiments: Sequence[Experiment]) -> Table:
+    """The experiments by name."""
+    return Table(
+        "experiments",
+        "The experiments",
+        "What --only takes: a name, or the name of a group.",
+        (Column("name"), Column("group"), Column("what is tried")),
+        [(Words(each.name), Words(each.group), Words(each.title)) for each in experiments],
+    )
 
 
 def _of_linger_experiments(runs: Sequence[LingerRun]) -> Table:

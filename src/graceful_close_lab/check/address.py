@@ -34,6 +34,18 @@ class Address(NamedTuple):
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.path}"
 
 
+def connect_to(text: str) -> tuple[str, int]:
+    """Read `HOST:PORT` or `[::1]:8000`: where to connect to, whatever the address says.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    address = parse(text)
+    if "://" in text or address.path != "/":
+        raise ValueError(f"{text!r} is not HOST:PORT or [IPV6]:PORT")
+    return address.host, address.port
+
+
 def parse(text: str, path: str | None = None) -> Address:
     """Read `HOST:PORT`, `[::1]:8000` or a whole URL.
 

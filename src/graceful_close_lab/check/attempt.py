@@ -1,58 +1,23 @@
-"""One upload, by a client of one of two kinds, and what became of the reply."""
+"""One upload, by a client of one kind, and what became of the reply."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import selectors
 import socket
 import ssl
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from graceful_close import abortive_close, unacked_bytes
 from graceful_close._platform import ErrorKind, error_kind
 
-from .outcome import Client, Outcome, Try
+from .connecting import CUT, connect, told
+from .outcome import Client, Outcome, Stop, Try
 from .reply import NotHTTPError, Reply
 
 if TYPE_CHECKING:
-    from .address import Address
-
-
-Endpoint = tuple[str | int | bytes, ...]
-"""Where to connect to, as getaddrinfo() has it."""
-
-
-class Upload(NamedTuple):
-    """What every try does.
-
-    Attributes:
-        address: Where to.
-        endpoints: What its host stands for: of each, the family and where to connect to.
-        size: Bytes to upload.
-        timeout: Seconds for a whole try.
-        context: What speaks TLS; None: plain.
-    """
-
-    address: Address
-    endpoints: tuple[tuple[int, Endpoint], ...]
-    size: int
-    timeout: float
-    context: ssl.SSLContext | None
-
-    def request(self, method: str = "POST") -> bytes:
-        """The head of the request."""
-        length = f"Content-Length: {self.size}\r\n" if method == "POST" else ""
-        return (
-            f"{method} {self.address.path} HTTP/1.1\r\n"
-            f"Host: {self.address.authority}\r\n"
-            "User-Agent: graceful-close-check\r\n"
-            "Accept: */*\r\n"
-            "Content-Type: application/octet-stream\r\n"
-            f"{length}Connection: close\r\n\r\n"
-        ).encode("ascii")
-
+    from .upload import Upload
 
 _PIECE = bytes(64 << 10)
 
@@ -61,12 +26,8 @@ _PIECE = bytes(64 << 10)
 # time brought less than this part of what the first did. Arbitrary.
 _TRICKLE = 8
 
-
-class _Stop(Exception):  # noqa: N818 - not an error: the end of a try
-    def __init__(self, outcome: Outcome, detail: str = "") -> None:
-        super().__init__(outcome, detail)
-        self.outcome = outcome
-        self.detail = detail
+# How long curl waits for 100 Continue (CURLOPT_EXPECT_100_TIMEOUT_MS).
+_WAITS_TO_CONTINUE = 1.0
 
 
 def attempt(upload: Upload, client: Client) -> Try:
@@ -74,14 +35,14 @@ def attempt(upload: Upload, client: Client) -> Try:
     trial = _Trial(upload, client)
     started = monotonic()
     try:
-        with trial.connected() as sock:
+        with connect(upload, trial.deadline) as sock:
             try:
                 trial.talk(sock)
             except BaseException as stop:
-                if not (isinstance(stop, _Stop) and trial.reply.whole):
+                if not (isinstance(stop, Stop) and trial.reply.whole):
                     abortive_close(sock)  # or the kernel would go on uploading
                 raise
-    except _Stop as stop:
+    except Stop as stop:
         outcome, detail = stop.outcome, stop.detail
     return Try(
         client,
@@ -91,39 +52,37 @@ def attempt(upload: Upload, client: Client) -> Try:
         trial.reply.server,
         trial.sent,
         trial.reply.received,
-        trial.stuck,
         monotonic() - started,
         detail,
     )
 
 
-def ask_for_server(upload: Upload) -> str:
-    """The Server field of a small request's answer; empty if it cannot be had."""
-    trial = _Trial(upload._replace(size=0), Client.SENDS_THEN_READS, "HEAD")
-    try:
-        with trial.connected() as sock:
-            trial.talk(sock)
-    except _Stop:
-        pass
-    return trial.reply.server
+def ask(upload: Upload) -> Reply:
+    """What comes back for the same request without an upload; none of it, if nothing does."""
+    trial = _Trial(upload._replace(size=0), Client.KEEP_ALIVE)
+    with contextlib.suppress(Stop), connect(upload, trial.deadline) as sock:
+        trial.talk(sock)
+    return trial.reply
 
 
 class _Trial:
     """One try while it lasts."""
 
-    def __init__(self, upload: Upload, client: Client, method: str = "POST") -> None:
-        self.reply = Reply(bodiless=method == "HEAD")
+    def __init__(self, upload: Upload, client: Client) -> None:
+        self.reply = Reply()
         self.early: bool | None = False
-        self.stuck = False
+        self.deadline = monotonic() + upload.timeout
         self._upload = upload
-        self._deadline = monotonic() + upload.timeout
-        self._halftime = self._deadline - upload.timeout / 2
+        self._client = client
+        self._halftime = self.deadline - upload.timeout / 2
         self._taken = -1  # bytes that the server's kernel had at half-time
-        self._head = memoryview(upload.request(method))
+        self._head = memoryview(upload.head(client))
         self._unsent = len(self._head) + upload.size
         self._sending = True
-        self._connected = False
-        self._reading = client is Client.READS_WHILE_SENDING
+        self._reading = client.reads_while_sending
+        self._until_told = 0.0  # when it sends its upload though nobody told it to; 0: now
+        if client is Client.EXPECT:
+            self._until_told = monotonic() + _WAITS_TO_CONTINUE
         self._failure = ""
 
     @property
@@ -131,103 +90,66 @@ class _Trial:
         """Bytes of the upload, not of its head, that were sent."""
         return max(self._upload.size - self._unsent, 0)
 
-    def _left(self) -> float:
-        left = self._deadline - monotonic()
-        if left <= 0:
-            raise _Stop(Outcome.TIMED_OUT, "while it " + self._doing())
-        return left
-
-    def _doing(self) -> str:
-        if not self._connected:
-            return "connected"
-        if self.reply.received:
-            return "read the reply"
-        return "sent the upload" if self._sending else "waited for the reply"
-
-    def connected(self) -> socket.socket:
-        """A connection, with TLS on it if there is to be."""
-        sock = self._connect()
-        try:
-            context = self._upload.context
-            if context is not None:
-                sock.settimeout(self._left())
-                # An end without close_notify is an error: it may be somebody's cut.
-                sock = context.wrap_socket(
-                    sock,
-                    server_hostname=self._upload.address.host,
-                    suppress_ragged_eofs=False,
-                )
-            sock.setblocking(False)
-        except BaseException as error:
-            sock.close()
-            if isinstance(error, TimeoutError):
-                raise _Stop(Outcome.TIMED_OUT, "in the TLS handshake") from None
-            if isinstance(error, OSError):
-                raise _Stop(Outcome.TLS_FAILED, _told(error)) from None
-            raise
-        return sock
-
-    def _connect(self) -> socket.socket:
-        stop = _Stop(Outcome.UNREACHABLE, "the host has no address")
-        endpoints = self._upload.endpoints
-        for number, (family, endpoint) in enumerate(endpoints):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                # One that does not answer leaves its share of the time to the others.
-                sock.settimeout(self._left() / (len(endpoints) - number))
-                sock.connect(endpoint)
-            except BaseException as error:
-                sock.close()
-                if not isinstance(error, OSError):
-                    raise
-                stop = _not_connected(error)
-            else:
-                self._connected = True
-                return sock
-        raise stop
-
     def talk(self, sock: socket.socket) -> NoReturn:
-        """Send and read as this kind of client does; ends in _Stop, always."""
+        """Send and read as this kind of client does; ends in Stop, always."""
         with selectors.DefaultSelector() as selector:
             selector.register(sock, selectors.EVENT_READ)
             while True:
                 readable, writable = self._wait(selector, sock)
                 if readable:
                     self._read(sock)
-                if writable and self._sending:
+                if writable:
                     self._send(sock)
 
     def _wait(self, selector: selectors.BaseSelector, sock: socket.socket) -> tuple[bool, bool]:
         """Sleep until there is something to do: to read, to send."""
-        tls = isinstance(sock, ssl.SSLSocket)
+        sends = self._may_send()
         if self._reading:
             if isinstance(sock, ssl.SSLSocket) and sock.pending():
-                return True, self._sending
+                return True, sends
             wanted = selectors.EVENT_READ
         else:
             self._notice(sock)
             wanted = 0
-        if self._sending:
+        if sends:
             wanted |= selectors.EVENT_WRITE
         selector.modify(sock, wanted)
-        events = selector.select(self._until(sock))
-        if monotonic() >= self._deadline:
-            more = self._count_taken(sock) - self._taken
-            self.stuck = self._sending and more * _TRICKLE <= self._taken
-            self._left()
+        events = selector.select(self._sleep(sock))
+        if monotonic() >= self.deadline:
+            raise self._out_of_time(sock)
         ready = events[0][1] if events else 0
-        if tls:  # to send it may have to read first, and the other way round
-            return self._reading, self._sending
+        if isinstance(sock, ssl.SSLSocket):  # to send it may have to read first, or vice versa
+            return self._reading, sends
         return bool(ready & selectors.EVENT_READ), bool(ready & selectors.EVENT_WRITE)
 
-    def _until(self, sock: socket.socket) -> float:
-        """How long to sleep: until half-time, or until the deadline."""
-        before_half = self._halftime - monotonic()
-        if before_half > 0:
-            return before_half
+    def _may_send(self) -> bool:
+        if self._head or not self._until_told:
+            return self._sending
+        if self.reply.continues or monotonic() >= self._until_told:
+            self._until_told = 0.0
+        return self._sending and not self._until_told
+
+    def _sleep(self, sock: socket.socket) -> float:
+        """How long to: until the upload begins, until half-time, or until the deadline."""
+        now = monotonic()
+        if self._until_told:
+            return max(min(self._until_told, self.deadline) - now, 0)
+        if now < self._halftime:
+            return self._halftime - now
         if self._taken < 0:
             self._taken = self._count_taken(sock)
-        return max(self._deadline - monotonic(), 0)
+        return max(self.deadline - now, 0)
+
+    def _out_of_time(self, sock: socket.socket) -> Stop:
+        more = self._count_taken(sock) - self._taken
+        if self._sending and not self._until_told and more * _TRICKLE > self._taken:
+            return Stop(Outcome.TOO_SLOW, f"{self.sent:,} bytes were sent")
+        if self.reply.received:
+            return Stop(Outcome.TIMED_OUT, "while it read the reply")
+        if not self._sending:
+            return Stop(Outcome.TIMED_OUT, "while it waited for the reply")
+        there = ", with the reply there" if self.early else ""
+        return Stop(Outcome.TIMED_OUT, f"while it sent the upload{there}")
 
     def _count_taken(self, sock: socket.socket) -> int:
         return self.sent - (unacked_bytes(sock) or 0)
@@ -257,10 +179,10 @@ class _Trial:
             return
         except OSError as error:
             self.early = True
-            if not self._reading:
+            if not self._client.reads_after_failure:
                 raise self._broken(error) from None
-            self._sending = False
-            self._failure = _told(error)
+            self._sending, self._reading = False, True
+            self._failure = told(error)
             return
         if self._head:
             self._head = self._head[count:]
@@ -276,62 +198,43 @@ class _Trial:
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         except ssl.SSLEOFError:
-            raise self._ended(_CUT) from None
+            raise self._ended(CUT) from None
         except OSError as error:
             self.early = self.early or uploading
             raise self._broken(error) from None
         try:
             self.reply.feed(data)
         except NotHTTPError as error:
-            raise _Stop(Outcome.NOT_HTTP, str(error)) from None
+            raise Stop(Outcome.NOT_HTTP, str(error)) from None
         # Asked after it: the reply acknowledges all that the server had by then.
         if self.reply.status >= 200 and not begun and self._is_uploading(sock):
             self.early = True
         if self.reply.whole:
-            raise _Stop(Outcome.LATE if self.early is False else Outcome.WHOLE)
+            raise Stop(Outcome.LATE if self.early is False else Outcome.WHOLE)
         if not data:
             raise self._ended("")
+        if self._client is Client.EXPECT and self.reply.status >= 400:
+            self._sending = False
 
     def _is_uploading(self, sock: socket.socket) -> bool:
         return self._sending or bool(unacked_bytes(sock))
 
-    def _ended(self, how: str) -> _Stop:
+    def _ended(self, how: str) -> Stop:
         """What the end of the stream means while the reply is not whole."""
         if self.reply.received:
-            return _Stop(Outcome.CUT_OFF, self._failure or how or "FIN")
+            return Stop(Outcome.CUT_OFF, self._failure or how or "FIN")
         if self._failure:
-            return _Stop(Outcome.RESET, self._failure)
-        return _Stop(Outcome.CLOSED, how)
+            return Stop(Outcome.RESET, self._failure)
+        return Stop(Outcome.CLOSED, how)
 
-    def _broken(self, error: OSError) -> _Stop:
+    def _broken(self, error: OSError) -> Stop:
         """What an error of recv() means."""
         spoken = isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
         if spoken and not (self._failure or self.reply.received):
-            return _Stop(Outcome.TLS_FAILED, _told(error))
+            return Stop(Outcome.TLS_FAILED, told(error))
         if not isinstance(error, ssl.SSLError) and error_kind(error) is ErrorKind.LOST:
-            return _Stop(Outcome.TIMED_OUT, _told(error))
-        return _Stop(
+            return Stop(Outcome.TIMED_OUT, told(error))
+        return Stop(
             Outcome.CUT_OFF if self.reply.received else Outcome.RESET,
-            self._failure or _told(error),
+            self._failure or told(error),
         )
-
-
-def _not_connected(error: OSError) -> _Stop:
-    if isinstance(error, TimeoutError):  # ETIMEDOUT among them
-        return _Stop(Outcome.TIMED_OUT, "while it connected")
-    refused = isinstance(error, ConnectionRefusedError)
-    return _Stop(Outcome.REFUSED if refused else Outcome.UNREACHABLE, _told(error))
-
-
-_CUT = "the end without close_notify"
-
-
-def _told(error: OSError) -> str:
-    """An error in a word, if there is one."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLEOFError):
-        return _CUT
-    if isinstance(error, ssl.SSLError):
-        return str(error.reason or error)
-    return errno.errorcode.get(error.errno or 0, str(error))

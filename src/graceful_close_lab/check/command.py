@@ -1,114 +1,227 @@
-"""The command line of check."""
+"""The command `check`: does a server lose its early replies?"""
 
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import socket
 import ssl
 import sys
 import threading
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import show
-from .address import parse
-from .attempt import Upload
+from ..parsing import Parser, UsageError, number
+from .address import Address, connect_to, parse
 from .outcome import Client
-from .telling import as_json, parts
-from .verdict import Verdict, examine
+from .telling import as_json, as_junit, parts
+from .upload import OWN_FIELDS, Upload
+from .verdict import EXIT_CODES, Findings, examine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .address import Address
-    from .attempt import Endpoint
+    from .upload import Endpoint
 
 
-def main(arguments: Sequence[str], program: str) -> int:
-    """Check a server.
-
-    Args:
-        arguments: What stands on the command line behind `check`.
-        program: What the command line calls this.
-
-    Returns:
-        The exit code: 0 if every early reply survived, 1 if any was lost, 3 if that could not
-        be tested. A mistake on the command line exits with 2 (argparse).
-    """
-    parser = _parser(program)
-    options = parser.parse_args(arguments)
-    try:
-        address = parse(options.address, options.path)
-    except ValueError as error:
-        parser.error(str(error))
-    context = None
-    if address.tls:
-        context = ssl.create_default_context()
-        if options.insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-    elif options.insecure:
-        parser.error("argument --insecure: the address is not https://")
-    endpoints = _resolve(address, options.timeout)
-    if isinstance(endpoints, str):
-        return _say(f"{program}: {address.host}: {endpoints}")
-    upload = Upload(address, endpoints, options.upload, options.timeout, context)
-    try:
-        with show.progress(options.tries * len(Client)) as begin:
-            findings = examine(upload, options.tries, begin)
-    except OSError as error:  # EMFILE, ENOMEM, EPERM: no socket to be had
-        return _say(f"{program}: {error}")
-    if options.json:
-        show.write(as_json(findings))
-    else:
-        show.show(parts(findings))
-    return findings.verdict.value
-
-
-def _say(problem: str) -> int:
-    show.write(problem, sys.stderr)
-    return Verdict.NOT_TESTED.value
-
-
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description="Upload to a server of your own that answers early, and see whether its "
-        "replies survive the way it closes. Nothing but that address is contacted.",
-        epilog="The exit code is 0 if every early reply survived, 1 if any was lost, 3 if the "
-        "server sent none.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What stands behind `check` on the command line."""
+    parser.description = (
+        "Upload to a server of your own that answers early, as five kinds of client do, and see "
+        "which of them its way to close costs the reply. Nothing but that address is contacted."
     )
-    parser.add_argument("address", help="HOST:PORT, [IPV6]:PORT, or an http:// or https:// URL")
-    parser.add_argument("--path", help="what to POST to (default: the URL's, or /)")
-    parser.add_argument(
+    if isinstance(parser, Parser):
+        parser.exit_codes |= {
+            0: "every early reply arrived whole",
+            1: "replies were lost",
+            3: "not tested: there was no early reply to be lost",
+            4: "could not connect, or it does not speak HTTP",
+            5: "none was lost, but a try hung",
+        }
+    where = parser.add_argument_group("where to")
+    where.add_argument(
+        "address",
+        nargs="?",
+        metavar="ADDRESS",
+        help="HOST:PORT, [IPV6]:PORT, or an http:// or https:// URL; with --unix-socket it may be "
+        "left out",
+    )
+    where.add_argument("--path", help="what to ask for (default: the URL's, or /)")
+    where.add_argument(
+        "--connect-to",
+        metavar="HOST:PORT",
+        help="connect there, and say what the address says: the server behind a proxy",
+    )
+    where.add_argument(
+        "--unix-socket", metavar="SOCKET", help="connect to this UNIX socket; no TCP"
+    )
+    family = where.add_mutually_exclusive_group()
+    for version, constant in (("4", socket.AF_INET), ("6", socket.AF_INET6)):
+        family.add_argument(
+            f"-{version}",
+            f"--ipv{version}",
+            dest="family",
+            action="store_const",
+            const=constant,
+            default=socket.AF_UNSPEC,
+            help=f"use IPv{version} only",
+        )
+    where.add_argument(
+        "--cacert", metavar="FILE", help="with https://, trust the authorities in this file"
+    )
+    where.add_argument(
+        "--insecure", action="store_true", help="with https://, take any certificate"
+    )
+    what = parser.add_argument_group("what to upload")
+    what.add_argument(
         "--upload",
         metavar="SIZE",
         type=_size,
         default="5MB",
-        help="bytes to upload, as in 5MB or 64KiB (default: %(default)s)",
+        help="so many bytes, as in 5MB or 64KiB (default: %(default)s)",
     )
-    parser.add_argument(
+    what.add_argument(
+        "--method", type=_method, default="POST", help="of the request (default: %(default)s)"
+    )
+    what.add_argument(
+        "--header",
+        metavar="FIELD",
+        type=_field,
+        action="append",
+        default=[],
+        help="a header field, as in 'Authorization: Bearer x'; again for several",
+    )
+    what.add_argument(
         "--tries",
         metavar="N",
         type=_count,
         default=10,
-        help="uploads by each of the two kinds of client (default: %(default)s)",
+        help="uploads by each kind of client (default: %(default)s)",
     )
-    parser.add_argument(
+    what.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=number(0.001, 3600, "a number of seconds, 3600 at most"),
         default=10.0,
         help="the longest that one try takes (default: %(default)g)",
     )
-    parser.add_argument(
-        "--insecure", action="store_true", help="with https://, take any certificate"
+    told = parser.add_argument_group("what to make of it")
+    told.add_argument(
+        "--expect-status",
+        metavar="STATUS",
+        type=_status,
+        action="append",
+        default=[],
+        help="the status that is to be tested; others count as not tested, or as a proxy's; "
+        "again for several",
     )
-    parser.add_argument(
+    told.add_argument(
         "--json", action="store_true", help="print what was found as JSON instead of a table"
     )
-    return parser
+    told.add_argument(
+        "--junit",
+        metavar="FILE",
+        type=Path,
+        help="also write it to this file as JUnit's XML, a test case for each kind of client",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check a server.
+
+    Returns:
+        The exit code: see `EXIT_CODES`.
+
+    Raises:
+        UsageError: The options do not go together, or name what cannot be used.
+    """
+    address, ask = _where(options)
+    context = _context(options, address)
+    if options.junit is not None:
+        _try_to_write(options.junit)
+    endpoints = ask()
+    if isinstance(endpoints, str):
+        return _tell(options, Findings(str(address), options.upload, problem=endpoints))
+    upload = Upload(
+        address,
+        endpoints,
+        options.upload,
+        options.timeout,
+        context,
+        options.method,
+        tuple(options.header),
+    )
+    try:
+        with show.progress(options.tries * len(Client), quiet=options.quiet) as begin:
+            findings = examine(upload, options.tries, options.expect_status, begin)
+    except OSError as error:  # EMFILE, ENOMEM, EPERM: no socket to be had
+        findings = Findings(str(address), options.upload, problem=str(error))
+    return _tell(options, findings)
+
+
+def _tell(options: argparse.Namespace, findings: Findings) -> int:
+    code = EXIT_CODES[findings.verdict]
+    if options.junit is not None:
+        try:
+            options.junit.write_text(as_junit(findings) + "\n", encoding="utf-8")
+        except OSError as error:
+            show.write(f"{options.parser.prog}: {error}", sys.stderr)
+    if options.json:
+        show.write(as_json(findings))
+    elif findings.problem:
+        show.write(f"{options.parser.prog}: {findings.problem}", sys.stderr)
+    elif not options.quiet:
+        show.show(parts(findings))
+    return code
+
+
+def _where(
+    options: argparse.Namespace,
+) -> tuple[Address, partial[tuple[tuple[int, Endpoint], ...] | str]]:
+    """What is asked for, and what finds out where that is."""
+    named = options.address or ("localhost:80" if options.unix_socket else None)
+    if named is None:
+        raise UsageError("an ADDRESS is required, or --unix-socket")
+    if options.unix_socket and options.connect_to:
+        raise UsageError("--unix-socket and --connect-to: there can be one of them only")
+    try:
+        address = parse(named, options.path)
+        host, port = (
+            connect_to(options.connect_to)
+            if options.connect_to
+            else (address.host, address.port)
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if options.unix_socket:
+        if not hasattr(socket, "AF_UNIX"):
+            raise UsageError("argument --unix-socket: Python has none on this system")
+        return address, partial(_unix, options.unix_socket)
+    return address, partial(_resolve, host, port, options.family, options.timeout)
+
+
+def _context(options: argparse.Namespace, address: Address) -> ssl.SSLContext | None:
+    if not address.tls:
+        for name in ("insecure", "cacert"):
+            if getattr(options, name):
+                raise UsageError(f"argument --{name}: the address is not https://")
+        return None
+    try:
+        context = ssl.create_default_context(cafile=options.cacert)
+    except OSError as error:  # not there, or no certificates
+        raise UsageError(f"argument --cacert: {options.cacert}: {error}") from None
+    if options.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _try_to_write(file: Path) -> None:
+    """Find out now, and not after a minute, if a file cannot be written."""
+    try:
+        file.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise UsageError(f"argument --junit: {error}") from None
 
 
 _UNITS = {
@@ -138,17 +251,40 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 3600 at most")
-    return seconds
+def _status(text: str) -> int:
+    if not re.fullmatch("[2-5][0-9][0-9]", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a status from 200 to 599")
+    return int(text)
 
 
-def _resolve(address: Address, timeout: float) -> tuple[tuple[int, Endpoint], ...] | str:
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110, section 5.6.2
+
+
+def _method(text: str) -> str:
+    # What these mean is not an upload (RFC 9110, section 9.3).
+    if not re.fullmatch(_TOKEN, text) or text in ("HEAD", "CONNECT", "TRACE"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no method that can upload")
+    return text
+
+
+def _field(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    value = value.strip()
+    # What ends a line must not come from here (RFC 9110, section 5.5).
+    if not colon or not re.fullmatch(_TOKEN, name) or not re.fullmatch(r"[\t -~]*", value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not 'Name: value' in ASCII")
+    if name.lower() in OWN_FIELDS:
+        raise argparse.ArgumentTypeError(f"{name} is what is tried here, and not yours to set")
+    return name, value
+
+
+def _unix(path: str) -> tuple[tuple[int, Endpoint], ...] | str:
+    return ((socket.AF_UNIX, path),)
+
+
+def _resolve(
+    host: str, port: int, family: int, timeout: float
+) -> tuple[tuple[int, Endpoint], ...] | str:
     """The addresses that a host's name stands for; or why there are none.
 
     The resolver knows no timeout, so it is asked in a thread that nobody waits for any longer.
@@ -157,13 +293,13 @@ def _resolve(address: Address, timeout: float) -> tuple[tuple[int, Endpoint], ..
 
     def ask() -> None:
         try:
-            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
         except OSError as error:
-            answers.append(error.strerror or str(error))
+            answers.append(f"{host}: {error.strerror or error}")
         else:
             answers.append(tuple((family, endpoint) for family, _, _, _, endpoint in found))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(timeout)
-    return answers[0] if answers else "its name was not found in time"
+    return answers[0] if answers else f"{host}: its name was not found in time"

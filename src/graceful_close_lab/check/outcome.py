@@ -4,17 +4,83 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Self
 
 
 class Client(enum.Enum):
-    """The two kinds of client that matter."""
+    """The kinds of client that lose replies differently. The value is what each is called.
 
-    READS_WHILE_SENDING = "reads while it sends"
-    """Takes the reply as soon as it comes, and keeps on sending until it has all of it. When
-    sending fails it still reads. curl, requests and httpx are of this kind, more or less."""
+    Attributes:
+        like: Programs that are of this kind, in a few letters.
+        a_loss: What a loss means to whoever uses such a program, and who else does.
+        by_default: Whether they are so without being told.
+    """
 
-    SENDS_THEN_READS = "sends all, then reads"
-    """Reads nothing before all is sent, and gives up when sending fails: http.client."""
+    like: str
+    a_loss: str
+    by_default: bool
+
+    KEEP_ALIVE = (
+        "keep-alive",
+        "http.client",
+        "http.client, and what is built on it, raises ConnectionResetError or BrokenPipeError.",
+    )
+    """Sends all, then reads, and gives up when sending fails. It keeps the connection open."""
+
+    CLOSE = (
+        "Connection: close",
+        "urllib, nginx",
+        (
+            "urllib.request raises URLError; nginx, which asks the servers behind it in this way "
+            "unless it is told otherwise, gives 502 Bad Gateway for a reply that it lost."
+        ),
+        False,
+    )
+    """The same, but it asks the server to close: urllib.request, and nginx's proxy_pass unless
+    it is told to keep connections (proxy_http_version, proxy_set_header Connection)."""
+
+    EXPECT = (
+        "Expect: 100-continue",
+        "curl",
+        "curl ends with (55) or (56), 'Connection reset by peer', for uploads of 1 MB and more.",
+    )
+    """Sends the head and waits, a second at most, for 100 Continue or for a reply; then sends,
+    reads meanwhile, and stops sending at a status of 400 and above."""
+
+    SENDS_FIRST = (
+        "sends all, then reads",
+        "Chrome, requests",
+        (
+            "Chrome shows ERR_CONNECTION_RESET in the place of your page; requests raises "
+            "ConnectionError, httpx ReadError."
+        ),
+    )
+    """Sends all, then reads; when sending fails it still reads what has come until then."""
+
+    READS = (
+        "reads while it sends",
+        "Go, Node",
+        "Go's net/http and Node's fetch end with 'connection reset by peer' (ECONNRESET).",
+    )
+    """Takes the reply as soon as it comes, and sends on until it has all of it; when sending
+    fails it still reads."""
+
+    def __new__(cls, value: str, like: str, a_loss: str, by_default: bool = True) -> Self:
+        """A member with its attributes (see enum's HOWTO)."""
+        member = object.__new__(cls)
+        member._value_ = value
+        member.like, member.a_loss, member.by_default = like, a_loss, by_default
+        return member
+
+    @property
+    def reads_after_failure(self) -> bool:
+        """Whether it still reads when sending has failed."""
+        return self not in (Client.KEEP_ALIVE, Client.CLOSE)
+
+    @property
+    def reads_while_sending(self) -> bool:
+        """Whether it reads before all is sent."""
+        return self in (Client.EXPECT, Client.READS)
 
 
 class Outcome(enum.Enum):
@@ -29,17 +95,39 @@ class Outcome(enum.Enum):
     RESET = "reset before any byte of the reply"
     """The connection was reset, and nothing of a reply was read."""
 
+    MISSING = "closed without the reply that others got"
+    """The server's FIN came and no reply, and other tries had one."""
+
+    BY_PROXY = "a proxy's error in place of the reply"
+    """502, 503 or 504, where others got the server's own answer."""
+
+    TIMED_OUT = "hung"
+    """Nothing more came or was taken, until the time was up."""
+
     LATE = "no reply before all was uploaded"
     """The reply is whole, but not early: the server had taken the whole upload."""
 
+    TOO_SLOW = "upload not done in time"
+    """The server took it all along, but not fast enough for the timeout."""
+
+    OTHER_STATUS = "another status than expected"
+    """The reply is whole, and is not what was to be tested."""
+
     CLOSED = "closed without a reply"
-    """The server's FIN came, no reply before it, and no reset."""
+    """The server's FIN came, no reply before it, and no reset; nobody got one."""
 
     REFUSED = "connection refused"
     UNREACHABLE = "could not connect"
-    TIMED_OUT = "timed out"
     NOT_HTTP = "no HTTP reply"
     TLS_FAILED = "TLS failed"
+
+
+LOST = frozenset({Outcome.CUT_OFF, Outcome.RESET, Outcome.MISSING, Outcome.BY_PROXY})
+
+# After these another try would find no more.
+NOT_CONNECTED = frozenset(
+    {Outcome.REFUSED, Outcome.UNREACHABLE, Outcome.NOT_HTTP, Outcome.TLS_FAILED}
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +143,6 @@ class Try:
         server: The reply's Server field.
         sent: Bytes of the upload that the kernel took from us.
         received: Bytes of the reply that were read.
-        stuck: Whether the time ran out with a server that had as good as ceased to take the
-            upload, so that more time would not have helped.
         seconds: How long it took.
         detail: The system's own word for what went wrong; empty: nothing did.
     """
@@ -68,13 +154,34 @@ class Try:
     server: str
     sent: int
     received: int
-    stuck: bool
     seconds: float
     detail: str
 
     @property
     def lost(self) -> bool:
         """Whether a reply was lost, in part or all of it."""
-        if self.outcome is Outcome.TIMED_OUT:
-            return self.stuck and self.early is True  # it was there, and never to be read
-        return self.outcome in (Outcome.CUT_OFF, Outcome.RESET)
+        return self.outcome in LOST
+
+    @property
+    def whole(self) -> bool:
+        """Whether an early reply arrived, to its last byte."""
+        return self.outcome is Outcome.WHOLE
+
+    @property
+    def hung(self) -> bool:
+        """Whether neither side would have moved again."""
+        return self.outcome is Outcome.TIMED_OUT
+
+
+class Stop(Exception):  # noqa: N818 - not an error: the end of a try
+    """A try has ended.
+
+    Attributes:
+        outcome: How.
+        detail: See `Try`.
+    """
+
+    def __init__(self, outcome: Outcome, detail: str = "") -> None:
+        super().__init__(outcome, detail)
+        self.outcome = outcome
+        self.detail = detail

@@ -24,23 +24,21 @@ class NotHTTPError(Exception):
 class Reply:
     """One reply. It keeps the head and counts the rest.
 
-    Args:
-        bodiless: It ends with its head, as a HEAD's does.
-
     Attributes:
         received: Bytes that came, 1xx replies among them.
         status: The status code; 0: not known yet.
         server: The Server field; empty: there is none, or it has not come yet.
+        continues: Whether 100 Continue has come: the server wants the upload.
         whole: Whether its last byte has come (RFC 9112, section 6.3).
     """
 
-    def __init__(self, *, bodiless: bool = False) -> None:
+    def __init__(self) -> None:
         self.received = 0
         self.status = 0
         self.server = ""
         self.whole = False
+        self.continues = False
         self._buffer = bytearray()
-        self._bodiless = bodiless
         self._ended = False
         self._parser = self._parse()
         next(self._parser)
@@ -61,8 +59,9 @@ class Reply:
         """Wait (False) for more, until the reply is whole."""
         fields = yield from self._head()
         while self.status < 200:  # 100 Continue, and others to come before the reply proper
+            self.continues = self.continues or self.status == 100
             fields = yield from self._head()
-        if self._bodiless or self.status in (204, 304):
+        if self.status in (204, 304):
             return
         if "chunked" in fields.get("Transfer-Encoding", "").lower():
             yield from self._chunks()

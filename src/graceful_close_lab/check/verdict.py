@@ -7,31 +7,94 @@ import socket
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .attempt import ask_for_server, attempt
-from .outcome import Client, Outcome, Try
-from .remedy import remedy
+from .attempt import ask, attempt
+from .connecting import speaks_tls
+from .outcome import NOT_CONNECTED, Client, Outcome, Try
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Collection, Generator
 
-    from .attempt import Endpoint, Upload
+    from .upload import Endpoint, Upload
 
 
 class Verdict(enum.Enum):
-    """What follows. The value is the program's exit code."""
+    """What follows from tries. The first of these that is true of them is the verdict."""
 
-    SURVIVED = 0
+    LOST = "LOST"
+    """At least one reply was lost, in part or all of it."""
+
+    LOST_FOR_SOME = "LOST FOR SOME"
+    """The same, but by no client that is as it is by default. Of all tries only."""
+
+    HUNG = "HUNG"
+    """At least one try came to a halt before its end."""
+
+    SURVIVED = "SURVIVED"
     """There were early replies, and all of them arrived whole."""
 
-    LOST = 1
-    """At least one was lost, in part or all of it."""
-
-    NOT_TESTED = 3
+    NOT_TESTED = "NOT TESTED"
     """There was no early reply to be lost."""
 
+    NOT_CONNECTED = "NOT CONNECTED"
+    """There was no conversation: nobody listens, or it is not HTTP."""
 
-# After these another try would find no more.
-_HOPELESS = (Outcome.REFUSED, Outcome.UNREACHABLE, Outcome.NOT_HTTP, Outcome.TLS_FAILED)
+
+EXIT_CODES = {
+    Verdict.SURVIVED: 0,
+    Verdict.LOST: 1,
+    Verdict.LOST_FOR_SOME: 1,
+    Verdict.NOT_TESTED: 3,
+    Verdict.NOT_CONNECTED: 4,
+    Verdict.HUNG: 5,
+}
+
+# What a proxy answers for a server behind it that it got no answer from (RFC 9110, 15.6.3 to 5).
+BY_PROXIES = frozenset({502, 503, 504})
+
+# Tries that ran into their timeout, after which another of that client's is not made: it would
+# cost as much time. Arbitrary; a server that hangs now and then is not missed so.
+_ENOUGH_HANGS = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of the tries of one kind of client.
+
+    Attributes:
+        client: Which.
+        tries: One by one; none, if this client had no more to find out.
+    """
+
+    client: Client
+    tries: tuple[Try, ...]
+
+    @property
+    def lost(self) -> int:
+        """How many replies were lost."""
+        return sum(each.lost for each in self.tries)
+
+    @property
+    def whole(self) -> int:
+        """How many early replies arrived whole."""
+        return sum(each.whole for each in self.tries)
+
+    @property
+    def hung(self) -> int:
+        """How many tries came to a halt."""
+        return sum(each.hung for each in self.tries)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What follows for this kind of client."""
+        if self.lost:
+            return Verdict.LOST
+        if self.hung:
+            return Verdict.HUNG
+        if self.whole:
+            return Verdict.SURVIVED
+        if all(each.outcome in NOT_CONNECTED for each in self.tries) and self.tries:
+            return Verdict.NOT_CONNECTED
+        return Verdict.NOT_TESTED
 
 
 @dataclass(frozen=True)
@@ -44,42 +107,81 @@ class Findings:
         tries: One by one.
         server: What the server calls itself; empty: nothing.
         local: Whether it all stayed on this machine.
+        unix_socket: The UNIX socket that it went through; empty: it was TCP.
+        problem: Why nothing was tried; empty: something was.
     """
 
     url: str
     upload: int
-    tries: tuple[Try, ...]
-    server: str
-    local: bool
+    tries: tuple[Try, ...] = ()
+    server: str = ""
+    local: bool = False
+    unix_socket: str = ""
+    problem: str = ""
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The tries of each kind of client."""
+        return tuple(
+            Row(client, tuple(each for each in self.tries if each.client is client))
+            for client in Client
+        )
 
     @property
     def lost(self) -> int:
         """How many replies were lost."""
-        return sum(each.lost for each in self.tries)
+        return sum(row.lost for row in self.rows)
 
     @property
     def whole(self) -> int:
         """How many early replies arrived whole."""
-        return sum(each.outcome is Outcome.WHOLE for each in self.tries)
+        return sum(row.whole for row in self.rows)
+
+    @property
+    def hung(self) -> int:
+        """How many tries came to a halt."""
+        return sum(row.hung for row in self.rows)
+
+    @property
+    def losers(self) -> tuple[Client, ...]:
+        """The kinds of client that lost a reply."""
+        return tuple(row.client for row in self.rows if row.lost)
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest reply that arrived whole; 0: none did."""
+        return max(
+            (each.received for each in self.tries if each.whole or each.outcome in _COMPLETE),
+            default=0,
+        )
+
+    @property
+    def outcomes(self) -> frozenset[Outcome]:
+        """What happened at least once."""
+        return frozenset(each.outcome for each in self.tries)
 
     @property
     def verdict(self) -> Verdict:
         """What follows."""
-        if self.lost:
+        if any(client.by_default for client in self.losers):
             return Verdict.LOST
-        return Verdict.SURVIVED if self.whole else Verdict.NOT_TESTED
+        if self.losers:
+            return Verdict.LOST_FOR_SOME
+        if self.hung:
+            return Verdict.HUNG
+        if self.whole:
+            return Verdict.SURVIVED
+        if self.outcomes <= NOT_CONNECTED:
+            return Verdict.NOT_CONNECTED
+        return Verdict.NOT_TESTED
 
-    @property
-    def remedy(self) -> str:
-        """What to do, in one line; empty: nothing is wrong that we know of."""
-        if self.verdict is Verdict.LOST:
-            return remedy(self.server)
-        if self.verdict is Verdict.NOT_TESTED:
-            return _to_be_tested(frozenset(each.outcome for each in self.tries))
-        return ""
 
-
-def examine(upload: Upload, tries: int, begin: Callable[[str], None]) -> Findings:
+def examine(
+    upload: Upload,
+    tries: int,
+    expected: Collection[int],
+    begin: Callable[[str], None],
+) -> Findings:
     """Try with each kind of client.
 
     It ends before its time where nothing more is to be learned: nobody listens, or a try ran
@@ -88,71 +190,101 @@ def examine(upload: Upload, tries: int, begin: Callable[[str], None]) -> Finding
     Args:
         upload: What each try does.
         tries: How many for each kind of client.
+        expected: The status codes that count; none: any.
         begin: Is told of each, before.
     """
-    settled = _settled(tuple(_tries(upload, tries, begin)))
-    server = next((each.server for each in settled if each.server), "")
-    if not server and any(each.lost for each in settled):
-        server = ask_for_server(upload)
+    made = tuple(_tries(upload, tries, begin))
+    server = next((each.server for each in made if each.server), "")
+    seen = {each.status for each in made if each.outcome in _COMPLETE}
+    unnamed = not server and any(each.lost for each in made)
+    if unnamed or (seen and seen <= BY_PROXIES):
+        calm = ask(upload)
+        server = server or calm.server
+        seen.add(calm.status)
+    settled = [_settle(each, made, seen - {0}, expected) for each in made]
     local = all(_is_here(*endpoint) for endpoint in upload.endpoints)
-    return Findings(str(upload.address), upload.size, settled, server, local)
+    paths = [endpoint for _, endpoint in upload.endpoints if isinstance(endpoint, str)]
+    return Findings(
+        str(upload.address), upload.size, tuple(settled), server, local, "".join(paths)
+    )
+
+
+# A reply that arrived to its last byte.
+_COMPLETE = (Outcome.WHOLE, Outcome.LATE)
 
 
 def _tries(upload: Upload, tries: int, begin: Callable[[str], None]) -> Generator[Try]:
     answered = False
     for client in Client:
+        hangs = 0
         for number in range(tries):
             begin(f"{client.value}: try {number + 1} of {tries}")
             found = attempt(upload, client)
-            yield found
-            if found.outcome in _HOPELESS:
+            if not answered and _may_be_tls(upload, found) and speaks_tls(upload):
+                yield replace(found, outcome=Outcome.NOT_HTTP, detail="it speaks TLS")
                 return
-            if found.outcome is Outcome.TIMED_OUT:
-                break
-            answered = True
+            yield found
+            if found.outcome in NOT_CONNECTED:
+                return
+            if found.outcome in (Outcome.TIMED_OUT, Outcome.TOO_SLOW):
+                hangs += 1
+                if number == 0 or hangs == _ENOUGH_HANGS:
+                    break
+            else:
+                answered = True
         if not answered:
             return
 
 
-def _settled(tries: tuple[Try, ...]) -> tuple[Try, ...]:
-    """Where a client could not see whether the reply was early, the other one's word counts."""
-    early = any(each.early for each in tries)
-    return tuple(
-        each
-        if each.early is not None
-        else replace(
-            each,
-            early=early,
-            outcome=Outcome.LATE
-            if each.outcome is Outcome.WHOLE and not early
-            else each.outcome,
+def _may_be_tls(upload: Upload, found: Try) -> bool:
+    """Whether this is what a TLS server may do to a plain request: 400, a reset, an alert."""
+    return (
+        upload.context is None
+        and found.status in (0, 400)
+        and found.outcome
+        not in (
+            Outcome.REFUSED,
+            Outcome.UNREACHABLE,
         )
-        for each in tries
+    )
+
+
+def _settle(each: Try, made: tuple[Try, ...], seen: set[int], expected: Collection[int]) -> Try:
+    """What a try comes to in the light of all of them."""
+    early = each.early
+    if early is None:  # this client could not see it over TLS: the others' word counts
+        early = any(other.early for other in made)
+    outcome = each.outcome
+    if outcome is Outcome.CLOSED and seen:
+        outcome = Outcome.MISSING
+    elif outcome in _COMPLETE:
+        if (
+            each.status in BY_PROXIES
+            and each.status not in expected
+            and (expected or not seen <= BY_PROXIES)
+        ):
+            outcome = Outcome.BY_PROXY
+        elif expected and each.status not in expected:
+            outcome = Outcome.OTHER_STATUS
+        elif not early:
+            outcome = Outcome.LATE
+    return replace(
+        each,
+        early=early,
+        outcome=outcome,
+        detail=f"HTTP {each.status}"
+        if outcome in (Outcome.BY_PROXY, Outcome.OTHER_STATUS)
+        else each.detail,
     )
 
 
 def _is_here(family: int, endpoint: Endpoint) -> bool:
     """Whether an address is one of this machine's: then, and only then, it can be bound."""
+    if isinstance(endpoint, str):
+        return True
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         try:
             sock.bind((endpoint[0], 0, *endpoint[2:]))
         except OSError:
             return False  # EADDRNOTAVAIL, or EACCES in a sandbox
     return True
-
-
-def _to_be_tested(outcomes: frozenset[Outcome]) -> str:
-    """How to get an early reply, after tries that saw none."""
-    return next(words for outcome, words in _ADVICE.items() if outcome in outcomes)
-
-
-_ADVICE = {  # what says most, first
-    Outcome.LATE: "the server took the whole upload before it answered: name a --path that it "
-    "refuses at once (404, 405, 413), or an --upload larger than its limit",
-    Outcome.REFUSED: "nobody listens there: start the server, or look at the port",
-    Outcome.UNREACHABLE: "look at the address",
-    Outcome.TLS_FAILED: "--insecure takes any certificate; without TLS write http://",
-    Outcome.NOT_HTTP: "look at the port; if it speaks TLS, write https://",
-    Outcome.TIMED_OUT: "look at the port; --timeout gives the server longer",
-    Outcome.CLOSED: "the server closes without an answer: its log may say why",
-}

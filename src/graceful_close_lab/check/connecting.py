@@ -1,0 +1,98 @@
+"""A connection to the server that is checked, with TLS on it if there is to be."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from .outcome import Outcome, Stop
+
+if TYPE_CHECKING:
+    from .upload import Upload
+
+CUT = "the end without close_notify"
+
+# Seconds for a handshake that is only to tell what a port speaks. Arbitrary.
+_A_MOMENT = 2.0
+
+
+def connect(upload: Upload, deadline: float) -> socket.socket:
+    """A connection that does not block.
+
+    Args:
+        upload: Says where to.
+        deadline: When to give up, by `time.monotonic()`.
+
+    Raises:
+        Stop: There is none to be had.
+    """
+    sock = _connect(upload, deadline)
+    try:
+        if upload.context is not None:
+            sock.settimeout(max(deadline - monotonic(), 0.001))
+            # An end without close_notify is an error: it may be somebody's cut.
+            sock = upload.context.wrap_socket(
+                sock, server_hostname=upload.address.host, suppress_ragged_eofs=False
+            )
+        sock.setblocking(False)
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, TimeoutError):
+            raise Stop(Outcome.TLS_FAILED, "the handshake timed out") from None
+        if isinstance(error, OSError):
+            raise Stop(Outcome.TLS_FAILED, told(error)) from None
+        raise
+    return sock
+
+
+def speaks_tls(upload: Upload) -> bool:
+    """Whether a handshake comes to its end there, whatever the certificate says."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    seconds = min(upload.timeout, _A_MOMENT)
+    try:
+        connect(upload._replace(context=context), monotonic() + seconds).close()
+    except Stop:
+        return False
+    return True
+
+
+def _connect(upload: Upload, deadline: float) -> socket.socket:
+    stop = Stop(Outcome.UNREACHABLE, "the host has no address")
+    for number, (family, endpoint) in enumerate(upload.endpoints):
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            # One that does not answer leaves its share of the time to the others.
+            left = max(deadline - monotonic(), 0.001)
+            sock.settimeout(left / (len(upload.endpoints) - number))
+            sock.connect(endpoint)
+        except BaseException as error:
+            sock.close()
+            if not isinstance(error, OSError):
+                raise
+            stop = _not_connected(error)
+        else:
+            return sock
+    raise stop
+
+
+def _not_connected(error: OSError) -> Stop:
+    if isinstance(error, TimeoutError):  # ETIMEDOUT among them
+        return Stop(Outcome.UNREACHABLE, "timed out")
+    refused = isinstance(error, ConnectionRefusedError)
+    return Stop(Outcome.REFUSED if refused else Outcome.UNREACHABLE, told(error))
+
+
+def told(error: OSError) -> str:
+    """An error in a word, if there is one."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLEOFError):
+        return CUT
+    if isinstance(error, ssl.SSLError):
+        return str(error.reason or error)
+    return errno.errorcode.get(error.errno or 0, str(error))

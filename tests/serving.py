@@ -1,0 +1,159 @@
+"""Small HTTP servers that do one thing with each request, for the tests of `check`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Generator
+from typing import Any
+
+from graceful_close import abortive_close, graceful_close
+from graceful_close_lab.command import main
+from streams import PATIENCE
+
+BODY = bytes(4096)
+HEAD = b"HTTP/1.1 413 Content Too Large\r\nServer: waitress\r\nConnection: close\r\n"
+REPLY = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+
+Serve = Callable[[socket.socket, bytes], object]
+
+
+@contextlib.contextmanager
+def serving(
+    serve: Serve,
+    *,
+    context: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
+    path: str = "",
+) -> Generator[str, None, None]:
+    """A server that gives each connection, and the head of its request, to `serve`.
+
+    Args:
+        serve: What it does.
+        context: What speaks TLS; None: plain.
+        host: Where it listens.
+        path: A UNIX socket, in the place of a host.
+
+    Yields:
+        Where it listens, as HOST:PORT.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    def answer(sock: socket.socket) -> None:
+        # A client that gives up resets; what the server thinks of it is not the matter here.
+        with contextlib.suppress(OSError), sock:
+            sock.settimeout(PATIENCE)
+            stream = context.wrap_socket(sock, server_side=True) if context else sock
+            with stream:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    chunk = stream.recv(4096)
+                    if not chunk:
+                        return
+                    head += chunk
+                serve(stream, head)
+
+    def accept(listener: socket.socket) -> None:
+        while True:
+            sock, _ = listener.accept()
+            if ended.is_set():
+                sock.close()
+                return
+            threads.append(threading.Thread(target=answer, args=[sock]))
+            threads[-1].start()
+
+    ended = threading.Event()
+    threads: list[threading.Thread] = []
+    with _listening(family, host, path) as listener:
+        address = listener.getsockname()
+        threads.append(threading.Thread(target=accept, args=[listener]))
+        threads[0].start()
+        try:
+            yield path or f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
+        finally:
+            ended.set()
+            with contextlib.suppress(OSError), socket.socket(listener.family) as knock:
+                knock.connect(address)
+            for thread in threads:
+                thread.join(PATIENCE)
+
+
+def _listening(family: int, host: str, path: str) -> socket.socket:
+    if not path:
+        return socket.create_server((host, 0), family=family)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    return listener
+
+
+def keeps(sock: socket.socket, head: bytes) -> None:
+    sock.sendall(REPLY)
+    graceful_close(sock, timeout=PATIENCE)
+
+
+def loses(sock: socket.socket, head: bytes) -> None:
+    sock.sendall(REPLY)
+    sock.close()
+
+
+def reads_all(sock: socket.socket, head: bytes) -> None:
+    length = re.search(rb"Content-Length: (\d+)", head)
+    assert length is not None
+    left = int(length[1]) - len(head.partition(b"\r\n\r\n")[2])
+    while left and (chunk := sock.recv(65536)):
+        left -= len(chunk)
+    sock.sendall(REPLY)
+    graceful_close(sock, timeout=PATIENCE)
+
+
+def says_nothing(sock: socket.socket, head: bytes) -> None:
+    while sock.recv(65536):
+        pass
+
+
+def stops_short(sock: socket.socket, head: bytes) -> None:
+    sock.sendall(REPLY[:-1])
+    graceful_close(sock, timeout=PATIENCE)
+
+
+def aborts(sock: socket.socket, head: bytes) -> None:
+    if b"Content-Length: 0\r\n" in head:
+        sock.sendall(b"HTTP/1.1 200 OK\r\nServer: gunicorn\r\nContent-Length: 0\r\n\r\n")
+        graceful_close(sock, timeout=PATIENCE)
+    abortive_close(sock)
+
+
+def closes(sock: socket.socket, head: bytes) -> None:
+    graceful_close(sock, timeout=PATIENCE)
+
+
+def speaks_ssh(sock: socket.socket, head: bytes) -> None:
+    sock.sendall(b"SSH-2.0-OpenSSH_9.9\r\n")
+    graceful_close(sock, timeout=PATIENCE)
+
+
+def check(*arguments: str, tries: int = 3) -> tuple[int, dict[str, Any]]:
+    """Run `graceful-close check` here, and give its exit code and what it found."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        code = main(["check", *arguments, "--tries", str(tries), "--json"])
+    found = json.loads(printed.getvalue())
+    assert found["exit_code"] == code
+    return code, found
+
+
+def outcomes(found: dict[str, Any], *clients: str) -> set[str]:
+    """What happened at least once to these kinds of client; to any, if none is named."""
+    return {
+        each["outcome"] for each in found["tries"] if not clients or each["client"] in clients
+    }
+
+
+def verdicts(found: dict[str, Any]) -> dict[str, str]:
+    """What is said of each kind of client."""
+    return {row["client"]: row["verdict"] for row in found["clients"]}

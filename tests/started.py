@@ -1,0 +1,130 @@
+"""Servers as people start them: by a command, found ready by asking."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+from streams import PATIENCE
+
+HERE = Path(__file__).parent
+
+_PYTHON = [sys.executable, "-W", "ignore", "-m"]
+
+
+def commands(host: str, port: int) -> dict[str, list[str]]:
+    """How each server is started."""
+    return {
+        "flask run": [
+            *_PYTHON, "flask", "--app", "early_application", "run", "-h", host, "-p", str(port),
+        ],
+        "uvicorn": [
+            *_PYTHON, "uvicorn", "--host", host, "--port", str(port), "early_application:asgi",
+        ],
+        "gunicorn": [
+            *_PYTHON, "gunicorn", "--no-control-socket", "-b", f"{host}:{port}",
+            "early_application:wsgi",
+        ],
+    }  # fmt: skip
+
+
+def free_port() -> int:
+    """A port that nobody listens on, and that the next to ask is not given at once."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextlib.contextmanager
+def started(command: list[str], where: tuple[str, int] | Path) -> Generator[None, None, None]:
+    """A server at work; it has ended when the block is left."""
+    with subprocess.Popen(
+        command,
+        cwd=HERE,
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            wait_until_it_answers(process, where)
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def wait_until_it_answers(
+    process: subprocess.Popen[bytes], where: tuple[str, int] | Path
+) -> None:
+    """Ask until there is an answer, whatever it is."""
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.closing(_connection(where)) as connection:
+            try:
+                connection.request("GET", "/")
+                connection.getresponse().read()
+                return
+            except OSError:
+                assert process.poll() is None, f"{process.args!r} has ended"
+                assert time.monotonic() < give_up, f"{process.args!r} does not answer"
+        time.sleep(0.05)
+
+
+def _connection(where: tuple[str, int] | Path) -> http.client.HTTPConnection:
+    if not isinstance(where, Path):
+        return http.client.HTTPConnection(*where, timeout=PATIENCE)
+
+    class ByUnixSocket(http.client.HTTPConnection):
+        def connect(self) -> None:
+            self.sock = socket.socket(socket.AF_UNIX)
+            try:
+                self.sock.connect(str(where))
+            except OSError:
+                self.close()
+                raise
+
+    return ByUnixSocket("localhost", timeout=PATIENCE)
+
+
+@contextlib.contextmanager
+def nginx_before(upstream: str, folder: Path) -> Generator[int, None, None]:
+    """nginx with its default proxy_pass to an address; gives the port that it listens on."""
+    program = shutil.which("nginx")
+    assert program is not None
+    port = free_port()
+    kept = "".join(
+        f"{name}_temp_path {folder}/{name};\n"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    configuration = folder / "nginx.conf"
+    user = "user root;" if os.geteuid() == 0 else ""  # who may write into the folder
+    configuration.write_text(f"""
+{user}
+daemon off;
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_max_body_size 100m;
+    {kept}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{ proxy_pass http://{upstream}; }}
+    }}
+}}
+""")
+    with started([program, "-p", str(folder), "-c", str(configuration)], ("127.0.0.1", port)):
+        yield port

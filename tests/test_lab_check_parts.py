@@ -1,0 +1,182 @@
+"""The parts of `graceful-close check` by themselves."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from graceful_close_lab.check import remedy
+from graceful_close_lab.check.address import Address, connect_to, parse
+from graceful_close_lab.check.command import _size  # pyright: ignore[reportPrivateUsage]
+from graceful_close_lab.check.outcome import Client, Outcome, Try
+from graceful_close_lab.check.reply import NotHTTPError, Reply
+from graceful_close_lab.check.verdict import Findings, Verdict
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8000", Address("127.0.0.1", 8000, False, "/")),
+        ("[::1]:8000", Address("::1", 8000, False, "/")),
+        ("[0:0::1]:8000/a", Address("::1", 8000, False, "/a")),
+        ("http://localhost:8000/a/b?c=d#e", Address("localhost", 8000, False, "/a/b?c=d")),
+        ("http://localhost", Address("localhost", 80, False, "/")),
+        ("https://localhost", Address("localhost", 443, True, "/")),
+        ("https://[::1]?q", Address("::1", 443, True, "/?q")),
+        ("bücher.test:80", Address("xn--bcher-kva.test", 80, False, "/")),
+    ],
+)
+def test_an_address_is_read_as_it_is_meant(text: str, address: Address) -> None:
+    assert parse(text) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1", 1),
+        ("5MB", 5_000_000),
+        ("5 mb", 5_000_000),
+        ("64KiB", 65536),
+        ("1.5k", 1500),
+        ("5_000_000", 5_000_000),
+        ("1GiB", 1 << 30),
+    ],
+)
+def test_a_size_is_read_as_it_is_meant(text: str, size: int) -> None:
+    assert _size(text) == size
+
+
+REPLIES = {
+    "counted": b"HTTP/1.1 413 No\r\nServer: s\r\nContent-Length: 3\r\n\r\nabc",
+    "empty": b"HTTP/1.1 413 No\r\nServer: s\r\ncontent-length: 0\r\n\r\n",
+    "no content": b"HTTP/1.0 204 No\r\nServer: s\r\n\r\n",
+    "chunked": b"HTTP/1.1 413 No\r\nServer: s\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n",
+    "chunked with a trailer": b"HTTP/1.1 413 No\r\nServer: s\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"1\r\na\r\n0\r\nMood: good\r\n\r\n",
+    "after others": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n"
+    b"HTTP/1.1 413 No\r\nServer: s\r\nContent-Length: 3\r\n\r\nabc",
+}
+
+
+@pytest.mark.parametrize("data", REPLIES.values(), ids=REPLIES.keys())
+def test_a_reply_is_whole_at_its_last_byte_and_not_before(data: bytes) -> None:
+    reply = Reply()
+    for n in range(len(data)):
+        assert not reply.whole
+        reply.feed(data[n : n + 1])
+    assert reply.whole
+    assert reply.status in (413, 204)
+    assert reply.server == "s"
+    assert reply.received == len(data)
+    at_once = Reply()
+    at_once.feed(data)
+    assert at_once.whole
+
+
+def test_a_reply_without_a_length_is_whole_at_the_end_of_the_stream() -> None:
+    reply = Reply()
+    reply.feed(b"HTTP/1.0 500 Oh\r\n\r\nsome, and")
+    reply.feed(b" more")
+    assert not reply.whole
+    reply.feed(b"")
+    assert reply.whole
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x15\x03\x03\x00\x02\x02\x46",
+        b"HTTP/2 413\r\n",
+        b"HTTP/1.1 teapot\r\n\r\n",
+        b"HTTP/1.1\r\n\r\n",
+        b"HTTP/1.1 413 No\r\nContent-Length: -3\r\n\r\n",
+        b"HTTP/1.1 413 No\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\n",
+        b"HTTP/1.1 413 " + b"x" * 70_000,
+    ],
+)
+def test_what_is_no_reply_is_refused(data: bytes) -> None:
+    with pytest.raises(NotHTTPError):
+        Reply().feed(data)
+
+
+def findings(server: str, outcome: Outcome, client: Client = Client.KEEP_ALIVE) -> Findings:
+    made = Try(client, outcome, True, 413, server, 0, 100, 0.1, "")
+    return Findings("http://localhost:80/", 5_000_000, (made,), server)
+
+
+@pytest.mark.parametrize(
+    ("server", "word"),
+    [
+        ("gunicorn", "gunicorn -c python:graceful_close.gunicorn"),
+        ("gunicorn/20.1.0", "gunicorn -c python:graceful_close.gunicorn"),
+        ("uvicorn", "--loop graceful_close.uvicorn:new_loop"),
+        ("granian", "graceful_close.wsgi.DrainMiddleware"),
+        ("waitress", "waitress"),
+        ("Werkzeug/3.1.3 Python/3.11.7", "app.wsgi_app"),
+        ("BaseHTTP/0.6 Python/3.11.7", "GracefulMixIn"),
+        ("SimpleHTTP/0.6 Python/3.11.7", "GracefulMixIn"),
+        ("WSGIServer/0.2 CPython/3.11.7", "GracefulMixIn"),
+        ("Cheroot/10.0.1", "Cheroot"),
+        ("CherryPy/18.9.0", "graceful_close.wsgi.DrainMiddleware"),
+        ("hypercorn-h11", "graceful_close.asgi.DrainMiddleware"),
+        ("TornadoServer/6.5", "add_sockets"),
+        ("TwistedWeb/25.5.0", "protocol"),
+        ("gevent/24.2", "graceful_close.wsgi.DrainMiddleware"),
+        ("Python/3.11 aiohttp/3.12", "SockSite"),
+        ("uWebSockets: 20", "graceful_close.asgi.DrainMiddleware"),
+        ("homemade", "GracefulListener"),
+        ("", "uWSGI, granian, gevent, eventlet"),
+        ("nginx/1.27.0", "Ask the server behind it"),
+        ("Caddy", "Caddy stands between"),
+    ],
+)
+def test_the_remedy_is_for_the_server_that_it_is(server: str, word: str) -> None:
+    words, link = remedy.advice(findings(server, Outcome.RESET))
+    assert word in words
+    assert "\n" not in words
+    assert link.startswith("https://")
+    assert "/servers.html" in link
+
+
+@pytest.mark.parametrize("outcome", [Outcome.WHOLE, Outcome.LATE])
+@pytest.mark.parametrize(
+    "server", ["daphne", "TwistedWeb/26.10", "Python/3.11 aiohttp/3.12", "Apache/2.4"]
+)
+def test_a_server_that_needs_nothing_is_said_to(server: str, outcome: Outcome) -> None:
+    if (server, outcome) == ("Apache/2.4", Outcome.LATE):
+        return  # it may stand before another
+    assert "needs nothing" in remedy.advice(findings(server, outcome)).words
+    assert "needs nothing" not in remedy.advice(findings(server, Outcome.RESET)).words
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_whatever_went_wrong_something_is_advised(outcome: Outcome) -> None:
+    found = findings("", outcome)
+    assert bool(remedy.advice(found).words) == (found.verdict is not Verdict.SURVIVED)
+
+
+def test_every_remedy_has_its_section_on_the_page_of_servers() -> None:
+    page = (ROOT / "docs/servers.md").read_text(encoding="utf-8")
+    sections = {
+        heading.lower().replace(" ", "-")
+        for heading in re.findall(r"^## (.+)$", page, re.MULTILINE)
+    }
+    assert {known.section for known in remedy.REMEDIES} - {""} <= sections
+
+
+def test_a_reply_lost_by_a_client_as_it_is_by_default_is_lost() -> None:
+    for client in Client:
+        lost = findings("", Outcome.RESET, client).verdict
+        assert lost is (Verdict.LOST if client.by_default else Verdict.LOST_FOR_SOME)
+
+
+@pytest.mark.parametrize("text", ["http://localhost:80", "localhost:80/path", "localhost"])
+def test_a_place_to_connect_to_is_a_host_and_a_port_and_no_more(text: str) -> None:
+    with pytest.raises(ValueError, match="is not"):
+        connect_to(text)
+    assert connect_to("[::1]:8000") == ("::1", 8000)

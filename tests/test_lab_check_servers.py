@@ -1,0 +1,179 @@
+"""`graceful-close check` of real servers, started as people start them."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graceful_close.socketserver import GracefulMixIn
+from serving import check, outcomes, verdicts
+from started import commands, free_port, nginx_before, started
+from wire.link import ADDRESSES, Journey, Link, why_not
+from wire.packets import OURS, PEER, Side
+
+if sys.platform != "linux":
+    pytest.skip("what is expected is what Linux does", allow_module_level=True)
+
+HOST = "127.0.0.1"
+GIVES_UP = {"KEEP_ALIVE": "LOST", "CLOSE": "LOST"}
+
+
+def needs(module: str) -> pytest.MarkDecorator:
+    missing = importlib.util.find_spec(module) is None
+    return pytest.mark.skipif(missing, reason=f"needs {module}")
+
+
+class Refuses(BaseHTTPRequestHandler):
+    """Answers 413 and reads nothing, as http.server is used."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.send_response(413)
+        self.send_header("Content-Length", "65536")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(bytes(65536))
+
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - the base's name
+        pass
+
+
+class Graceful(GracefulMixIn, ThreadingHTTPServer):
+    pass
+
+
+@pytest.fixture
+def http_server() -> Iterator[Callable[[type[ThreadingHTTPServer]], str]]:
+    ends: list[Callable[[], object]] = []
+
+    def start(kind: type[ThreadingHTTPServer]) -> str:
+        server = kind((HOST, 0), Refuses)
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        ends.extend([server.server_close, thread.join, server.shutdown])
+        return f"{HOST}:{server.server_address[1]}"
+
+    yield start
+    while ends:
+        ends.pop()()
+
+
+def test_http_server_loses_replies_and_with_the_mixin_none(
+    http_server: Callable[[type[ThreadingHTTPServer]], str],
+) -> None:
+    code, found = check(http_server(ThreadingHTTPServer))
+    assert code == 1
+    assert verdicts(found).items() >= GIVES_UP.items()
+    assert "GracefulMixIn" in found["remedy"]
+    code, found = check(http_server(Graceful))
+    assert (code, outcomes(found)) == (0, {"WHOLE"})
+
+
+@needs("uvicorn")
+def test_uvicorn_loses_replies_only_for_clients_that_ask_it_to_close() -> None:
+    port = free_port()
+    with started(commands(HOST, port)["uvicorn"], (HOST, port)):
+        code, found = check(f"{HOST}:{port}")
+    assert code == 1
+    assert found["verdict"] == "LOST_FOR_SOME"
+    assert [name for name, verdict in verdicts(found).items() if verdict == "LOST"] == ["CLOSE"]
+    assert "graceful_close.uvicorn:new_loop" in found["remedy"]
+
+
+@needs("gunicorn")
+def test_gunicorn_loses_replies_to_whoever_sends_all_first() -> None:
+    port = free_port()
+    with started(commands(HOST, port)["gunicorn"], (HOST, port)):
+        code, found = check(f"{HOST}:{port}")
+    assert (code, found["server"]) == (1, "gunicorn")
+    assert verdicts(found).items() >= GIVES_UP.items()
+
+
+@needs("gunicorn")
+def test_gunicorn_on_a_unix_socket_loses_them_too(tmp_path: Path) -> None:
+    path = tmp_path / "sock"
+    command = commands(HOST, 0)["gunicorn"]
+    command[command.index("-b") + 1] = f"unix:{path}"
+    with started(command, path):
+        code, found = check("--unix-socket", str(path))
+    assert code == 1
+    assert verdicts(found).items() >= GIVES_UP.items()
+
+
+@needs("gunicorn")
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
+def test_what_gunicorn_loses_behind_nginx_is_found_and_blamed_on_the_server_behind(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    with started(commands(HOST, port)["gunicorn"], (HOST, port)):
+        with nginx_before(f"{HOST}:{port}", tmp_path) as front:
+            code, found = check(f"{HOST}:{front}", tries=10)
+            behind_code, behind = check(
+                f"http://{HOST}:{front}", "--connect-to", f"{HOST}:{port}"
+            )
+    assert code == 1
+    assert "BY_PROXY" in outcomes(found)
+    assert found["verdict"] == "LOST"
+    assert "nginx stands between" in found["remedy"]
+    assert (behind_code, behind["server"]) == (1, "gunicorn")
+
+
+# --- over a link ---------------------------------------------------------------------------------
+
+
+class Slow:
+    """Holds every packet for 10 ms: a round trip takes 20."""
+
+    def carry(self, raw: bytes, from_: Side, now: float) -> list[Journey]:
+        def load(_: float) -> tuple[bytes, Callable[[], None]]:
+            return raw, nothing
+
+        return [Journey(now + 0.01, from_.other, load)]
+
+
+def nothing() -> None:
+    pass
+
+
+@pytest.fixture
+def link() -> Generator[Link, None, None]:
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    link = Link()
+    try:
+        link.hand_to(Slow())
+        yield link
+    finally:
+        link.close()
+
+
+@needs("flask")
+def test_flask_over_a_link_of_20_ms_loses_replies_to_curl(link: Link) -> None:
+    host, port = ADDRESSES["IPv4"][OURS], 8000
+
+    def ask() -> tuple[int, dict[str, Any]]:
+        with link.inside(PEER):
+            return check(f"{host}:{port}", tries=10)
+
+    # A process is in the namespace of the thread that starts it.
+    with ThreadPoolExecutor(1) as elsewhere, link.inside(OURS):
+        with started(commands(host, port)["flask run"], (host, port)):
+            code, found = elsewhere.submit(ask).result()
+    # Not every one, on a busy machine: werkzeug waits for 10 ms of its own time.
+    assert code == 1
+    assert found["verdict"] == "LOST"
+    assert verdicts(found)["EXPECT"] == "LOST"
+    assert found["local"] is False
+    assert "flask run" in found["remedy"]

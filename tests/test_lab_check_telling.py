@@ -1,0 +1,287 @@
+"""How `graceful-close check` says what it found, and how it is told what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from subprocess import PIPE, Popen
+from xml.etree import ElementTree
+
+import pytest
+
+from graceful_close import graceful_close
+from graceful_close_lab.command import main
+from lab_program import GIVE_UP, INTERRUPTIBLE, THE_LAB, Terminal, lines_of, run
+from serving import Serve, closes, keeps, loses, reads_all, says_nothing, serving
+from streams import PATIENCE
+
+
+def test_a_person_is_told_the_loss_and_the_remedy_in_a_pipe() -> None:
+    with serving(loses) as address:
+        result = run(*THE_LAB, "check", address, "--tries", "4")
+    assert result.returncode == 1
+    assert result.stdout.startswith(f"Early replies from http://{address}/\n")
+    assert re.search("^keep-alive +http.client +0 of 4  ", result.stdout, re.MULTILINE)
+    assert re.search(r"^LOST: \d+ of 20 early replies\.$", result.stdout, re.MULTILINE)
+    assert "\nkeep-alive: http.client" in result.stdout
+    assert "What to do: " in result.stdout
+    assert "See https://" in result.stdout
+    assert result.stdout.isascii()
+    assert result.stdout.replace("\n", "").isprintable()
+    lines = [line for line in result.stdout.splitlines() if not line.startswith("https:")]
+    assert max(map(len, lines)) <= 80
+    assert result.stderr == ""  # no progress into a pipe
+
+
+def said_of(
+    capsys: pytest.CaptureFixture[str], serve: Serve, *arguments: str
+) -> tuple[int, str]:
+    with serving(serve) as address:
+        code = main(["check", address, "--tries", "1", *arguments])
+    return code, " ".join(capsys.readouterr().out.split())
+
+
+def test_a_success_on_one_machine_says_what_it_does_not_prove(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, said = said_of(capsys, keeps)
+    assert code == 0
+    assert "All 5 early replies arrived whole." in said
+    assert "This was on one machine" in said
+    assert "What to do" not in said
+
+
+def test_a_success_of_short_replies_says_that_they_are_short(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "No reply was longer than 4," in said_of(capsys, keeps)[1]
+
+    def is_long(sock: socket.socket, head: bytes) -> None:
+        sock.sendall(b"HTTP/1.1 413 No\r\nContent-Length: 65536\r\n\r\n" + bytes(65536))
+        graceful_close(sock, timeout=PATIENCE)
+
+    said = said_of(capsys, is_long)[1]
+    assert re.search(r"and are 65,\d{3} bytes long", said)
+    assert "No reply was longer" not in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is expected is what Linux does")
+def test_a_loss_for_some_names_them(capsys: pytest.CaptureFixture[str]) -> None:
+    def loses_closing(sock: socket.socket, head: bytes) -> None:
+        (loses if b"Connection: close" in head else keeps)(sock, head)
+
+    code, said = said_of(capsys, loses_closing)
+    assert code == 1
+    assert (
+        "LOST for clients that say `Connection: close`: 1 of 5 early replies. The others "
+        "lost none." in said
+    )
+    assert "502 Bad Gateway" in said
+
+
+def test_a_hang_is_told_apart_from_a_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = said_of(capsys, says_nothing, "--timeout", "0.2")
+    assert code == 5
+    assert "HUNG: 1 of 1 tries." in said
+    assert "a graceful close does not help" in said
+    assert "LOST" not in said
+
+
+def test_a_server_that_was_not_tested_is_not_praised(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, said = said_of(capsys, reads_all)
+    assert code == 3
+    assert "Not tested: there was no early reply to be lost. What to do: " in said
+
+
+def test_a_server_that_fails_is_said_to(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(sock: socket.socket, head: bytes) -> None:
+        sock.sendall(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")
+        graceful_close(sock, timeout=PATIENCE)
+
+    assert "All of them say that the server failed" in said_of(capsys, fails)[1]
+
+
+def test_quiet_says_nothing_but_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said_of(capsys, closes, "--quiet") == (3, "")
+    assert capsys.readouterr().err == ""
+
+
+# --- JUnit -------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is expected is what Linux does")
+def test_junit_has_a_case_for_each_kind_of_client(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loses_closing(sock: socket.socket, head: bytes) -> None:
+        (loses if b"Connection: close" in head else keeps)(sock, head)
+
+    file = tmp_path / "found.xml"
+    assert said_of(capsys, loses_closing, "--junit", str(file))[0] == 1
+    suite = ElementTree.parse(file).getroot()
+    counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
+    assert counts == {"tests": "5", "failures": "1", "errors": "0", "skipped": "0"}
+    cases = suite.findall("testcase")
+    assert [case.get("name") for case in cases if len(case)] == ["Connection: close"]
+    [failure] = suite.iter("failure")
+    assert "reset" in failure.get("message", "")
+    assert "https://" in (failure.text or "")
+
+
+@pytest.mark.parametrize(
+    ("serve", "tag", "count"), [(says_nothing, "error", 1), (reads_all, "skipped", 5)]
+)
+def test_junit_calls_a_hang_an_error_and_what_was_not_tested_skipped(
+    serve: Serve, tag: str, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "found.xml"
+    said_of(capsys, serve, "--junit", str(file), "--timeout", "2")
+    assert len(list(ElementTree.parse(file).getroot().iter(tag))) == count
+
+
+def test_junit_calls_a_server_that_is_not_there_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    file = tmp_path / "found.xml"
+    assert main(["check", f"127.0.0.1:{port}", "--junit", str(file)]) == 4
+    assert ElementTree.parse(file).getroot().get("errors") == "5"
+    assert f"Could not ask http://127.0.0.1:{port}/: connection refused" in (
+        capsys.readouterr().out
+    )
+
+
+# --- terminals ---------------------------------------------------------------------------------
+
+
+def test_what_a_server_says_does_not_drive_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def paints(sock: socket.socket, head: bytes) -> None:
+        sock.sendall(b"HTTP/1.1 400 No\r\nServer: \x1b[2Jfoo\xff\r\nContent-Length: 0\r\n\r\n")
+        graceful_close(sock, timeout=PATIENCE)
+
+    with serving(paints) as address:
+        assert main(["check", address, "--tries", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "foo" in said
+    assert said.isascii()
+    assert said.replace("\n", "").isprintable()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pty")
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_terminal_gets_lines_that_fit(columns: int) -> None:
+    pytest.importorskip("rich")
+    with serving(keeps) as address:
+        terminal = Terminal(*THE_LAB, "check", address, "--tries", "2", columns=columns)
+        written = terminal.end()
+    assert terminal.program.returncode == 0
+    lines = lines_of(written)
+    assert max(map(len, lines)) <= columns
+    assert any("All 10 early replies arrived whole." in line for line in lines)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a child alone")
+def test_an_interrupt_ends_it_without_a_traceback() -> None:
+    connected = threading.Event()
+
+    def waits(sock: socket.socket, head: bytes) -> None:
+        connected.set()
+        says_nothing(sock, head)
+
+    with serving(waits) as address:
+        command = [sys.executable, "-c", INTERRUPTIBLE, "check", address]
+        with Popen(command, stdout=PIPE, stderr=PIPE, text=True) as program:
+            assert connected.wait(PATIENCE)
+            program.send_signal(signal.SIGINT)
+            output, errors = program.communicate(timeout=GIVE_UP)
+    assert program.returncode == 130
+    assert (output, errors) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "an ADDRESS is required"),
+        (["localhost"], "is not HOST:PORT"),
+        (["::1"], "is not HOST:PORT"),
+        (["localhost:0"], "is not HOST:PORT"),
+        (["localhost:99999"], "from 1 to 65535"),
+        (["ftp://localhost:21"], "not ftp://"),
+        (["http://me:secret@localhost:1"], "no password"),
+        (["localhost:1/a", "--path", "/b"], "'/b' in --path and '/a' in the address"),
+        (["localhost:1", "--path", "/a b"], "percent-encoded"),
+        (["localhost:1", "--path", "/a\r\nX: y"], "percent-encoded"),
+        (["localhost:1", "--upload", "much"], "'much' is no size"),
+        (["localhost:1", "--upload", "0"], "between 1 byte and"),
+        (["localhost:1", "--tries", "0"], "from 1 to 10000"),
+        (["localhost:1", "--timeout", "0"], "number of seconds"),
+        (["localhost:1", "--timeout", "inf"], "number of seconds"),
+        (["localhost:1", "--insecure"], "not https://"),
+        (["localhost:1", "--cacert", "/x"], "--cacert: the address is not https://"),
+        (["https://localhost:1", "--cacert", "/nowhere/x"], "--cacert: /nowhere/x: "),
+        (["localhost:1", "-4", "-6"], "not allowed with"),
+        (["localhost:1", "--connect-to", "x"], "'x' is not HOST:PORT"),
+        (["--unix-socket", "/x", "--connect-to", "localhost:1"], "one of them only"),
+        (["localhost:1", "--method", "HEAD"], "no method that can upload"),
+        (["localhost:1", "--method", "PO ST"], "no method that can upload"),
+        (["localhost:1", "--header", "Name"], "is not 'Name: value'"),
+        (["localhost:1", "--header", "A: b\r\nC: d"], "is not 'Name: value'"),
+        (["localhost:1", "--header", "Connection: close"], "not yours to set"),
+        (["localhost:1", "--expect-status", "100"], "not a status"),
+        (["localhost:1", "--junit", "/nowhere/x"], "argument --junit: "),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_explained(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", *arguments])
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_name_that_nobody_knows_is_said_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # The resolver itself is asked: "invalid" is a name that nobody has (RFC 6761).
+    assert main(["check", "nobody.invalid:80", "--timeout", "60"]) == 4
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.fullmatch("graceful-close check: nobody.invalid: .+\n", said.err)
+
+
+def test_a_name_that_nobody_knows_is_said_in_json_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["check", "nobody.invalid:80", "--timeout", "60", "--json"]) == 4
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert (found["verdict"], found["exit_code"], found["tries"]) == ("NOT_CONNECTED", 4, [])
+    assert found["problem"].startswith("nobody.invalid: ")
+    assert said.err == ""
+
+
+def test_a_resolver_that_never_answers_is_not_waited_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+
+    def never(*_: object, **__: object) -> list[object]:
+        answer.wait(PATIENCE)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", never)
+    try:
+        assert main(["check", "slow.invalid:80", "--timeout", "0.05"]) == 4
+    finally:
+        answer.set()
+    assert "not found in time" in capsys.readouterr().err
