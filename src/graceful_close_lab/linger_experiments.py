@@ -15,7 +15,7 @@ from graceful_close import (
     timed_linger_close,
 )
 
-from . import loopback
+from . import loopback, wire_view
 from .kernel_view import standing
 from .story import Kind, Side, Story
 from .ways import Way
@@ -89,7 +89,10 @@ def run(way: Way, story: Story | None = None) -> LingerRun:
         OSError: The loopback does not work.
     """
     story = story or Story()
-    with loopback.connection(_RECEIVE_BUFFER) as (ours, peer):
+    with (
+        loopback.connection(_RECEIVE_BUFFER) as (ours, peer),
+        wire_view.watched(ours.getsockname()[1]) as wire,
+    ):
         ports = ours.getsockname()[1], peer.getsockname()[1]
         wrote_at = story.does(Side.SERVER, f"send({WRITTEN:,} bytes)")
         loopback.write(ours, WRITTEN)
@@ -133,7 +136,7 @@ def run(way: Way, story: Story | None = None) -> LingerRun:
         WRITTEN,
         received,
         ending,
-        story.so_far(),
+        wire_view.as_it_arrived(story.so_far(), wire, story.began, ports[0]),
     )
 
 
@@ -147,8 +150,8 @@ def _tell_what_was_taken(
     taken, now = WRITTEN - (seen.send_queue - fin), story.now()
     if taken <= before:
         return before
-    story.sends(Side.SERVER, Kind.DATA, f"{taken - before:,} bytes", wrote_at, now)
-    story.sends(Side.CLIENT, Kind.ACK, "ACK", now, story.now())
+    story.sends(Side.SERVER, Kind.DATA, f"{taken - before:,} bytes", wrote_at, now, taken)
+    story.sends(Side.CLIENT, Kind.ACK, "ACK", now, story.now(), taken)
     return taken
 
 
@@ -167,7 +170,7 @@ def _tell_a_loss(
 ) -> None:
     now = story.does(Side.CLIENT, f"{received:,} bytes, then {ending.value}")
     if rest:
-        story.sends(Side.SERVER, Kind.DATA, f"{rest:,} bytes", wrote_at, now)
+        story.sends(Side.SERVER, Kind.DATA, f"{rest:,} bytes", wrote_at, now, received)
     if ending is loopback.Ending.RST:
         story.sends(Side.SERVER, Kind.RST, "RST", closed_at, now)
 
@@ -176,7 +179,7 @@ def _tell_whether_acknowledged(story: Story, last: Standing | None) -> None:
     if last is not None and last.state in ("FIN_WAIT2", "TIME_WAIT"):
         now = story.now()
         story.does(Side.SERVER, last.state, kernel=True)
-        story.sends(Side.CLIENT, Kind.ACK, "ACK", now, story.now())
+        story.sends(Side.CLIENT, Kind.ACK, "ACK", now, story.now(), WRITTEN + 1)
 
 
 def _told(result: CloseResult | None, error: str | None) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from graceful_close import CloseOutcome, LingerPolicy, graceful_close, set_linger
 
-from . import kernel_view
+from . import kernel_view, wire_view
 from .loopback import HOST, PATIENCE
 from .story import Kind, Side, Story
 from .ways import Way
@@ -84,23 +84,26 @@ def run(way: Way, story: Story | None = None, tries: int = TRIES) -> Replies:
         OSError: The loopback does not work.
     """
     story = story or Story()
-    lost: Counter[str] = Counter()
+    lost: Counter[str | None] = Counter()  # None: nothing was
+    story.waits_for = f"try 1 of {tries}"
     with socket.create_server((HOST, 0)) as listener:
         listener.settimeout(PATIENCE)
-        for number in range(tries):
+        server = listener.getsockname()[1]
+        with wire_view.watched(server) as wire:
+            lost[_upload(listener, way, story)] += 1
+        for number in range(1, tries):
             story.waits_for = f"try {number + 1} of {tries}"
-            problem = _upload(listener, way, story if number == 0 else Story())
-            if problem is not None:
-                lost[problem] += 1
+            lost[_upload(listener, way, Story())] += 1
+    whole = lost.pop(None, 0)
     story.waits_for = ""
     return Replies(
         way.name,
         way.title,
         way.promised,
         tries,
-        tries - lost.total(),
-        dict(lost.most_common()),
-        story.so_far(),
+        whole,
+        {problem: count for problem, count in lost.most_common() if problem is not None},
+        wire_view.as_it_arrived(story.so_far(), wire, story.began, server),
     )
 
 
@@ -146,6 +149,7 @@ def _when_fin_was_there(story: Story, ports: tuple[int, int]) -> float | None:
 class _Service(NamedTuple):
     """What the server did: when, and how its close said it went."""
 
+    read: int
     head_at: float
     replied_at: float
     closing_at: float
@@ -174,7 +178,7 @@ def _answer(sock: socket.socket, way: Way, story: Story) -> _Service | None:
     closed_at = story.now()
     if result is not None:
         story.does(Side.SERVER, f"{result.outcome.value}, {result.drained:,} drained")
-    return _Service(head_at, replied_at, closing_at, closed_at, result)
+    return _Service(len(head), head_at, replied_at, closing_at, closed_at, result)
 
 
 def _tell(
@@ -192,13 +196,14 @@ def _tell(
     # the server sees the end.
     peer_closed = result is not None and result.outcome is CloseOutcome.PEER_CLOSED
     read_at = min(ended_at, service.closed_at) if peer_closed else ended_at
-    story.sends(Side.CLIENT, Kind.DATA, "the head", posted_at, service.head_at)
+    story.sends(Side.CLIENT, Kind.DATA, "the head", posted_at, service.head_at, service.read)
     story.sends(
         Side.CLIENT,
         Kind.DATA,
         f"{result.drained:,} bytes" if result else "the rest",
         service.head_at,
         service.closed_at if result else None,
+        service.read + result.drained if result else 0,
     )
     story.sends(
         Side.SERVER,
@@ -206,13 +211,14 @@ def _tell(
         f"reply, {len(_ANSWER):,} bytes",
         service.replied_at,
         None if problem else read_at,
+        len(_ANSWER),
     )
     if way.half_closes:
         if fin_at is None and result is not None and result.unacked == 0:
             fin_at = service.closed_at
         story.sends(Side.SERVER, Kind.FIN, "FIN", service.closing_at, fin_at)
     if problem in _SIGNS_OF_A_RESET:
-        story.sends(Side.SERVER, Kind.RST, "RST", min(service.closed_at, ended_at), ended_at)
+        story.sends(Side.SERVER, Kind.RST, "RST", service.closing_at, ended_at)
     if peer_closed:
         story.sends(Side.CLIENT, Kind.FIN, "FIN", read_at, service.closed_at)
 

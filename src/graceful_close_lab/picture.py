@@ -58,10 +58,11 @@ STYLE = """
     }
 """
 
-_NOTE = (
-    "On loopback, without a look at the wire: as the programs' calls and the kernel's list of "
-    "connections tell it."
-)
+_NOTES = {
+    True: "On loopback: what the programs called and were told, and the packets as they arrived.",
+    False: "On loopback, without a look at the wire: as the programs' calls and the kernel's list "
+    "of connections tell it.",
+}
 _UNSEEN = "A cross: the program it was sent to never saw it."
 
 
@@ -92,7 +93,9 @@ def picture(title: str, exchange: Exchange) -> str:
     parts += _labels(exchange.arrows, level)
     parts += [_event(event, level) for event in exchange.events]
     parts += _clock(exchange.events, level)
-    parts.append(f'<text class="note" x="20" y="{bottom + 20:.0f}">{_NOTE}</text>')
+    parts.append(
+        f'<text class="note" x="20" y="{bottom + 20:.0f}">{_NOTES[exchange.on_wire]}</text>'
+    )
     if any(arrow.seen_at is None for arrow in exchange.arrows):
         parts.append(f'<text class="note" x="20" y="{bottom + 36:.0f}">{_UNSEEN}</text>')
     parts.append("</svg>")

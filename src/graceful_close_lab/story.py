@@ -1,6 +1,6 @@
 """What the two programs of an experiment did and saw, written down as it happens.
 
-Without root nobody sees packets on loopback. What is here is what the programs were told by
+Without root nobody sees packets on loopback (where they can be seen: `wire_view`). What is here is what the programs were told by
 their calls and what the kernel says of its connections; where it has to follow that a packet
 went out (a reset that somebody was told of) it is here, and nothing else is.
 """
@@ -55,6 +55,8 @@ class Arrow:
         sender: The side that sent it.
         kind: What it is.
         text: What it says of itself.
+        reach: How far it goes: bytes of the sender's stream up to its end, or, of an ACK, of the
+            other's that it acknowledges, a FIN counted as one. 0: that is not told.
     """
 
     sent_at: float
@@ -62,14 +64,22 @@ class Arrow:
     sender: Side
     kind: Kind
     text: str
+    reach: int = 0
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """All of it, in the order of time."""
+    """All of it, in the order of time.
+
+    Attributes:
+        events: What happened at either side.
+        arrows: What went from one to the other.
+        on_wire: Whether the arrows are as the packets arrived; False: as the programs were told.
+    """
 
     events: tuple[Event, ...]
     arrows: tuple[Arrow, ...]
+    on_wire: bool = False
 
 
 class Story:
@@ -77,17 +87,18 @@ class Story:
 
     Attributes:
         waits_for: What the experiment waits for now, in a few words; empty: nothing.
+        began: When it did, by `time.perf_counter()`.
     """
 
     def __init__(self) -> None:
         self.waits_for = ""
-        self._began = perf_counter()
+        self.began = perf_counter()
         self._events: list[Event] = []
         self._arrows: list[Arrow] = []
 
     def now(self) -> float:
         """Seconds since it began."""
-        return perf_counter() - self._began
+        return perf_counter() - self.began
 
     def does(self, side: Side, text: str, *, kernel: bool = False) -> float:
         """Write down what happens now, and give the time."""
@@ -96,10 +107,16 @@ class Story:
         return at
 
     def sends(
-        self, sender: Side, kind: Kind, text: str, at: float, seen_at: float | None
+        self,
+        sender: Side,
+        kind: Kind,
+        text: str,
+        at: float,
+        seen_at: float | None,
+        reach: int = 0,
     ) -> None:
-        """Write down what was sent, once it is known whether it was seen."""
-        self._arrows.append(Arrow(at, seen_at, sender, kind, text))
+        """Write down what was sent, once it is known whether it was seen; see `Arrow`."""
+        self._arrows.append(Arrow(at, seen_at, sender, kind, text, reach))
 
     def so_far(self) -> Exchange:
         """What is known by now."""
