@@ -1,0 +1,125 @@
+"""The manual page, and the scripts that complete a command line, say what the parser reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graceful_close_lab.command import COMMANDS, main, make_parser
+from graceful_close_lab.parsing import Parser
+from serving import check, keeps, serving
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def every_parser() -> Iterator[Parser]:
+    whole = make_parser()
+    yield whole
+    for action in whole._actions:
+        if isinstance(action, argparse._SubParsersAction):  # pyright: ignore[reportPrivateUsage]
+            yield from action.choices.values()  # pyright: ignore[reportUnknownMemberType]
+
+
+def every_option() -> set[str]:
+    return {
+        name
+        for parser in every_parser()
+        for action in parser._actions
+        for name in action.option_strings
+    }
+
+
+def test_the_manual_page_is_what_its_generator_writes() -> None:
+    written = runpy.run_path(str(DOCS / "manual.py"))["page"]()
+    kept = (DOCS / "graceful-close.1").read_text(encoding="utf-8")
+    assert kept == written, "run: python docs/manual.py"
+
+
+def test_the_manual_page_has_every_command_option_and_exit_code() -> None:
+    page = (DOCS / "graceful-close.1").read_text(encoding="utf-8").replace("\\-", "-")
+    for name in COMMANDS:
+        assert f"\n.SS {name}\n" in page
+    for option in every_option():
+        assert f"\\fB{option}\\fR" in page
+    for parser in every_parser():
+        for code, _ in parser.all_exit_codes:
+            assert f"\n.B {code}\n" in page
+
+
+def test_every_option_is_on_the_page_of_the_lab() -> None:
+    page = (DOCS / "lab.md").read_text(encoding="utf-8")
+    missing = {name for name in every_option() if name not in page}
+    assert missing <= {"-h", "--help", "-q"}
+
+
+def keys_of(found: Any) -> set[str]:
+    """Every key in it, but those that are words of somebody else."""
+    if isinstance(found, list):
+        return {key for each in found for key in keys_of(each)}  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(found, dict):
+        return set()
+    members: dict[str, Any] = found  # pyright: ignore[reportUnknownVariableType]
+    inner = {key for name in members if name not in ("lost", "result")
+             for key in keys_of(members[name])}  # fmt: skip
+    return ({*members} - {"schema_version", "ok"}) | inner
+
+
+def test_every_key_of_the_json_is_on_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (DOCS / "lab.md").read_text(encoding="utf-8")
+    assert main(["lab", "--only", "reply-close,linger-abort", "--json"]) == 0
+    of_the_lab = keys_of(json.loads(capsys.readouterr().out))
+    with serving(keeps) as address:
+        _, found = check(address, tries=1)
+    assert {key for key in of_the_lab | keys_of(found) if f"`{key}`" not in page} == set()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh", "fish"])
+def test_a_shell_is_given_every_option(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--print-completion", shell])
+    script = capsys.readouterr().out
+    assert all(option.lstrip("-") in script for option in every_option())
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--print-completion", "bash"])
+    asked = """
+COMP_WORDS=(graceful-close check --conn) COMP_CWORD=2
+"$(complete -p graceful-close | sed 's/.* -F \\([^ ]*\\) .*/\\1/')"
+echo "${COMPREPLY[*]}"
+"""
+    bash = subprocess.run(
+        ["bash"], input=capsys.readouterr().out + asked, capture_output=True, text=True,
+        check=True, timeout=30,
+    )  # fmt: skip
+    assert bash.stdout == "--connect-to\n"
+
+
+def test_a_shell_that_nobody_knows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit, match="2"):
+        main(["--print-completion", "ksh"])
+    assert "'ksh' is none of bash, zsh, tcsh, fish" in capsys.readouterr().err
+
+
+def test_without_shtab_completion_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    monkeypatch.delitem(sys.modules, "graceful_close_lab.completion", raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--print-completion", "bash"])
+    assert "needs shtab: pip install 'graceful-close[lab]'" in capsys.readouterr().err
