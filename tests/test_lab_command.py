@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from graceful_close_lab.command import COMMANDS, main
+from graceful_close_lab.documentation import SITE
 from lab_program import THE_LAB, run
+
+ROOT = Path(__file__).parent.parent
 
 # Beside the interpreter, if the package was installed for it.
 SCRIPT = Path(sys.executable).with_name(
@@ -142,3 +146,8 @@ print(*(name for name in sys.modules if name.startswith("graceful_close")))
     names = loaded.stdout.split()
     assert "graceful_close.__main__" in names
     assert not [name for name in names if name.startswith("graceful_close_lab")]
+
+
+def test_the_address_of_the_documentation_is_the_distributions() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project.get("urls", {}).get("Documentation", SITE) == SITE

@@ -194,7 +194,7 @@ def _where(
     except ValueError as error:
         raise UsageError(str(error)) from None
     if options.unix_socket:
-        if not hasattr(socket, "AF_UNIX"):
+        if sys.platform == "win32":
             raise UsageError("argument --unix-socket: Python has none on this system")
         return address, partial(_unix, options.unix_socket)
     return address, partial(_resolve, host, port, options.family, options.timeout)
@@ -278,8 +278,10 @@ def _field(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _unix(path: str) -> tuple[tuple[int, Endpoint], ...] | str:
-    return ((socket.AF_UNIX, path),)
+if sys.platform != "win32":
+
+    def _unix(path: str) -> tuple[tuple[int, Endpoint], ...] | str:
+        return ((socket.AF_UNIX, path),)
 
 
 def _resolve(
