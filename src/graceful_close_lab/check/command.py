@@ -194,9 +194,9 @@ def _where(
     except ValueError as error:
         raise UsageError(str(error)) from None
     if options.unix_socket:
-        if sys.platform == "win32":
-            raise UsageError("argument --unix-socket: Python has none on this system")
-        return address, partial(_unix, options.unix_socket)
+        if sys.platform != "win32":
+            return address, partial(_unix, options.unix_socket)
+        raise UsageError("argument --unix-socket: Python has none on this system")
     return address, partial(_resolve, host, port, options.family, options.timeout)
 
 
