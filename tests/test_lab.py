@@ -17,7 +17,7 @@ from graceful_close import CloseOutcome, CloseResult, abortive_close
 from graceful_close_lab import kernel_view, loopback, lost_reply
 from graceful_close_lab.command import main
 from graceful_close_lab.experiments import ALL, NAMES, Experiment, chosen
-from graceful_close_lab.layout import lay_out
+from graceful_close_lab.layout import lay_out, wrap
 from graceful_close_lab.linger_experiments import WAYS, LingerRun
 from graceful_close_lab.loopback import Ending
 from graceful_close_lab.lost_reply import Replies
@@ -427,6 +427,14 @@ def test_a_table_is_laid_out_in_any_width_and_nothing_is_cut(width: int) -> None
                 for word in cell.text.split():
                     assert word in shown
         assert shown.startswith("".join((table.title + table.caption).split()))
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80])
+def test_a_command_stays_on_one_line_where_it_fits(width: int) -> None:
+    command = "`uvicorn --loop x:y`"
+    lines = wrap(f"Some words before it, {command}, and some words after it.", width)
+    assert sum(command in line for line in lines) == 1
+    assert max(map(len, lines)) <= width
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's list is Linux's")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 _SENTENCES = 80  # the widest that running text is easy to read
 _NARROWEST = 20  # with less room than this, lines are longer than the room
 _GAP = 2
+_NO_BREAK = "\xa0"
 _LEAST_FOR_THE_LAST = 24  # the narrowest that a last column is wrapped to. Arbitrary.
 
 
@@ -34,7 +36,8 @@ Line = list[Piece]
 def wrap(text: str, width: int, first: str = "", others: str = "") -> list[str]:
     """Running text in lines of at most `width` characters, and of `_SENTENCES`.
 
-    A name with a hyphen in it stays in one piece; only a word that is too long is broken.
+    A name with a hyphen in it stays in one piece, and so does a command in `backquotes`; only what
+    is too long is broken.
 
     Args:
         text: What it says.
@@ -42,13 +45,15 @@ def wrap(text: str, width: int, first: str = "", others: str = "") -> list[str]:
         first: What stands before the first line.
         others: What stands before every other.
     """
-    return textwrap.wrap(
-        text,
+    kept = re.sub("`[^`]*`", lambda command: command[0].replace(" ", _NO_BREAK), text)
+    lines = textwrap.wrap(
+        kept,
         min(max(width, _NARROWEST), _SENTENCES),
         initial_indent=first,
         subsequent_indent=others,
         break_on_hyphens=False,
     )
+    return [line.replace(_NO_BREAK, " ") for line in lines]
 
 
 def lay_out(table: Table, width: int) -> list[Line]:

@@ -104,7 +104,7 @@ class Outcome(enum.Enum):
     TIMED_OUT = "hung"
     """Nothing more came or was taken, until the time was up."""
 
-    LATE = "no reply before all was uploaded"
+    LATE = "whole, but after all was uploaded"
     """The reply is whole, but not early: the server had taken the whole upload."""
 
     TOO_SLOW = "upload not done in time"

@@ -140,9 +140,10 @@ def advice(findings: Findings) -> Advice:
         case Verdict.SURVIVED:
             return Advice(_needs_nothing(server))
         case Verdict.NOT_TESTED if proxy and Outcome.LATE in outcomes:
+            late = sum(each.outcome is Outcome.LATE for each in findings.tries)
             return Advice(
-                f"{proxy} takes the whole upload before it asks the server behind it. "
-                + _BEHIND.format(proxy),
+                f"{proxy} takes the whole upload before it asks the server behind it, and gave "
+                f"{late} whole replies of {len(findings.tries)}. " + _BEHIND.format(proxy),
                 page("servers"),
             )
         case _:

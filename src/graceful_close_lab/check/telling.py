@@ -108,8 +108,8 @@ def as_junit(findings: Findings) -> str:
             Verdict.NOT_TESTED: "skipped",
         }.get(verdict)
         if tag is not None:
-            said = f"{_count(row)}: {_others(row)}" if row.tries else findings.problem
-            told = Xml.SubElement(case, tag, message=said or "not tried")
+            said = _others(row) or findings.problem or "not tried"
+            told = Xml.SubElement(case, tag, message=said)
             if tag != "skipped":
                 told.text = " ".join(filter(None, advice(findings)))
     Xml.indent(suite)
@@ -136,17 +136,21 @@ def _table(findings: Findings) -> Table:
 
 
 def _cells(row: Row) -> Sequence[Words]:
-    news = {Verdict.LOST: False, Verdict.HUNG: False, Verdict.SURVIVED: True}.get(row.verdict)
+    news = {Verdict.LOST: False, Verdict.HUNG: False}.get(row.verdict)
+    if row.tries and row.whole == len(row.tries):
+        news = True
     return (
         Words(row.client.value),
         Words(row.client.like),
-        Words(_count(row), news if row.whole in (0, len(row.tries)) or not news else None),
+        Words(_count(row), news),
         Words(_others(row) if row.tries else "not tried"),
     )
 
 
 def _count(row: Row) -> str:
-    return f"{row.whole} of {len(row.tries)}" if row.tries else "-"
+    if row.verdict is Verdict.NOT_TESTED:
+        return "-"
+    return f"{row.whole} of {len(row.tries)}"
 
 
 def _others(row: Row) -> str:
