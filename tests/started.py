@@ -99,8 +99,11 @@ def _connection(where: tuple[str, int] | Path) -> http.client.HTTPConnection:
 
 
 @contextlib.contextmanager
-def nginx_before(upstream: str, folder: Path) -> Generator[int, None, None]:
+def nginx_before(
+    upstream: str, folder: Path, certificate: Path | None = None
+) -> Generator[int, None, None]:
     """nginx with its default proxy_pass to an address; gives the port that it listens on."""
+    tls = f"ssl_certificate {certificate}; ssl_certificate_key {certificate};"
     program = shutil.which("nginx")
     assert program is not None
     port = free_port()
@@ -121,7 +124,8 @@ http {{
     client_max_body_size 100m;
     {kept}
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port}{" ssl" if certificate else ""};
+        {tls if certificate else ""}
         location / {{ proxy_pass http://{upstream}; }}
     }}
 }}

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from certificates import certificate_file
 from graceful_close.socketserver import GracefulMixIn
 from serving import check, outcomes, verdicts
 from started import commands, free_port, nginx_before, started
@@ -110,8 +111,11 @@ def test_gunicorn_on_a_unix_socket_loses_them_too(tmp_path: Path) -> None:
     assert verdicts(found).items() >= GIVES_UP.items()
 
 
+needs_nginx = pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
+
+
 @needs("gunicorn")
-@pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
+@needs_nginx
 def test_what_gunicorn_loses_behind_nginx_is_found_and_blamed_on_the_server_behind(
     tmp_path: Path,
 ) -> None:
@@ -127,6 +131,18 @@ def test_what_gunicorn_loses_behind_nginx_is_found_and_blamed_on_the_server_behi
     assert found["verdict"] == "LOST"
     assert "nginx stands between" in found["remedy"]
     assert (behind_code, behind["server"]) == (1, "gunicorn")
+
+
+@needs_nginx
+def test_the_400_of_a_tls_port_that_is_asked_in_plain_is_known_for_what_it_is(
+    tmp_path: Path,
+) -> None:
+    with nginx_before(f"{HOST}:9", tmp_path, certificate_file(tmp_path)) as port:
+        code, found = check(f"{HOST}:{port}")
+    assert code == 4
+    [each] = found["tries"]
+    assert (each["status"], each["detail"]) == (400, "it speaks TLS")
+    assert "write https://" in found["remedy"]
 
 
 # --- over a link ---------------------------------------------------------------------------------
