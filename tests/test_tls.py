@@ -595,7 +595,9 @@ def test_a_unix_peer_that_said_close_notify_and_is_gone_cannot_be_told(
         result = graceful_close(ours)
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert result.notified is False
-        assert result.peer_notified is not False  # from OpenSSL 3.5 on, EPIPE is all that it says
+        assert (
+            result.peer_notified is not False
+        )  # from OpenSSL 3.5 on, EPIPE is all that it says
 
 
 def test_a_unix_peer_that_left_our_data_unread_is_a_reset(version: ssl.TLSVersion) -> None:

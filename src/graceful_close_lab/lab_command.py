@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     if isinstance(parser, Parser):
         parser.exit_codes |= {
             0: "everything went as expected",
-            1: "an experiment did not, or the loopback does not work",
+            1: "an experiment did not, or the loopback does not work, or a promise is broken",
         }
     parser.add_argument(
         "--only",
@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--list", action="store_true", help="list the experiments, and run none"
+    )
+    parser.add_argument(
+        "--promises",
+        action="store_true",
+        help="try what the library promises, on a system that no test has seen",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the report as JSON instead of tables"
@@ -64,6 +69,10 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UsageError: There is no such experiment, or no such folder can be made.
     """
+    if options.promises:
+        from .promises.command import main as promises
+
+        return promises()
     try:
         experiments = chosen([name for names in options.only for name in names.split(",")])
     except ValueError as error:

@@ -10,31 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import show
+from ..parsing import Parser
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from .outlets import Outlet
 
 _TOO_MANY = 1
 _NOT_WATCHED = 3
 
 
-def main(arguments: Sequence[str], program: str) -> int:
+def run(options: argparse.Namespace) -> int:
     """Watch this machine.
 
-    Args:
-        arguments: What stands on the command line behind `watch`.
-        program: What the command line calls this.
-
     Returns:
-        The exit code: 0 if it was watched, to the end or to a signal; 1 if more replies were
-        lost, or may have been, than `--fail-over` allows; 3 if it could not be watched, or so
-        much of it that `--fail-over` has no answer. A mistake on the command line exits with 2
-        (argparse).
+        The exit code, as the help has it.
     """
-    parser = _parser(program)
-    options = parser.parse_args(arguments)
+    program: str = options.parser.prog
     try:
         return _watch(options, program)
     except OSError as error:
@@ -58,6 +49,8 @@ def _watch(options: argparse.Namespace, program: str) -> int:
             outlets.append(Textfile(options.prometheus))
         if options.json:
             outlets.append(JsonLines())
+        elif options.quiet:
+            pass
         elif show.is_a_screen(sys.stdout) and not options.plain:
             outlets.append(held.enter_context(screen()))
         else:
@@ -80,16 +73,20 @@ def _say(problem: str) -> int:
     return _NOT_WATCHED
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description="Watch which process of this machine ends connections with RST, and which "
-        "replies that costs. As root, on Linux 4.16 or later (6.12 says most), it names "
-        "processes, and proves what it can; else it shows what the kernel counts in this "
-        "network namespace. It changes nothing, and ends at Ctrl-C.",
-        epilog="The exit code is 0 if it was watched, 1 if more replies were lost or may have "
-        "been than --fail-over allows, 3 if that could not be seen.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What stands behind `watch` on the command line."""
+    parser.description = (
+        "Watch which process of this machine ends connections with RST, and which replies that "
+        "costs. As root, on Linux 4.16 or later (6.12 says most), it names processes, and proves "
+        "what it can; else it shows what the kernel counts in this network namespace. It changes "
+        "nothing, and ends at Ctrl-C."
     )
+    if isinstance(parser, Parser):
+        parser.exit_codes |= {
+            0: "it was watched, to the end or to a signal",
+            _TOO_MANY: "more replies were lost, or may have been, than --fail-over allows",
+            _NOT_WATCHED: "it could not be watched, or too little of it for --fail-over",
+        }
     parser.add_argument(
         "--port",
         metavar="N",
@@ -135,7 +132,6 @@ def _parser(program: str) -> argparse.ArgumentParser:
     how.add_argument(
         "--plain", action="store_true", help="print lines, as into a pipe; never draw"
     )
-    return parser
 
 
 def _number(text: str) -> int:
