@@ -754,6 +754,18 @@ def test_uvloop_is_refused(listener: GracefulListener, uvloop: Any, tmp_path: Pa
         runner.run(accept_in_a_loop(listener, set_mode=True))
 
 
+def test_a_loop_is_told_apart_by_what_it_does(listener: GracefulListener, uvloop: Any) -> None:
+    class Loop(uvloop.Loop):  # type: ignore[misc]
+        """Takes the descriptor, and has another name."""
+
+    async def main() -> None:
+        with pytest.raises(TypeError, match=r"asgi\.DrainMiddleware"):
+            await asyncio.get_running_loop().create_server(asyncio.Protocol, sock=listener)
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
+
+
 def test_uvloop_may_accept_through_it(listener: GracefulListener, uvloop: Any) -> None:
     listener.setblocking(False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

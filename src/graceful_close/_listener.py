@@ -106,9 +106,9 @@ class GracefulListener(socket.socket):
         2), and the reply would be lost as ever. A server that must wake its readers when it
         stops has to want that: `socket.socket.shutdown(sock, socket.SHUT_RDWR)`.
 
-        What takes the descriptor instead of calling accept() is not served: uvloop and trio,
-        which are refused (see `graceful_close.asyncio` and `graceful_close.trio`), asyncio's
-        proactor loop on Windows, and gevent's own servers.
+        What takes the descriptor instead of calling accept() is not served: event loops other
+        than asyncio's own (uvloop, rloop), trio and eventlet, which are refused; asyncio's proactor
+        loop on Windows and gevent's own servers, which are not.
     """
 
     __slots__ = ("reaper",)
@@ -126,6 +126,7 @@ class GracefulListener(socket.socket):
         reaper: Reaper | None = None,
         **options: Unpack[ReaperOptions],
     ) -> None:
+        _refuse_eventlet()
         self.reaper = _one_reaper(reaper, options)
         made = socket.create_server(
             address,
@@ -158,6 +159,7 @@ class GracefulListener(socket.socket):
                 rest is wrong as for the class.
             ValueError: It does not listen.
         """
+        _refuse_eventlet()
         require_stream(listener)
         if speaks_tls(listener):
             raise TypeError(f"a socket without TLS is needed, not {listener!r}")
@@ -253,15 +255,17 @@ class GracefulListener(socket.socket):
         """As for any socket.
 
         Raises:
-            TypeError: It is uvloop that asks, which accepts without accept().
+            TypeError: It is an event loop that asks, and accepts without accept(): uvloop, rloop.
         """
-        # uvloop.Loop.create_server() begins with this; then it has the number, and nothing
-        # more is heard of it.
-        if not flag and "uvloop" in sys.modules and _uvloop_runs():
+        # Every loop's create_server() does this before it takes the number, and after that
+        # nothing more is heard of it.
+        if not flag and "asyncio" in sys.modules and (loop := _loop_without_accept()):
             raise TypeError(
-                "uvloop does not accept through a GracefulListener: use a plain socket and "
-                "graceful_close.asyncio, or asyncio's own event loop. (For loop.sock_accept(), "
-                "make the listener non-blocking before the loop runs.)"
+                f"{loop!r} takes the descriptor, and does not accept through a GracefulListener. "
+                "Run asyncio's own event loop (uvicorn: --loop asyncio), or give it a "
+                "plain socket and use what needs no listener: graceful_close.asgi.DrainMiddleware "
+                "around the application, or graceful_close.asyncio in the handler. (For "
+                "loop.sock_accept(), make the listener non-blocking before the loop runs.)"
             )
         super().setblocking(flag)
 
@@ -400,11 +404,21 @@ def _has_peer(sock: socket.socket) -> bool:
     return True
 
 
-def _uvloop_runs() -> bool:
-    """Whether it is uvloop's event loop that this thread runs just now."""
+def _loop_without_accept() -> object:
+    """The event loop that this thread runs just now, unless it is one of asyncio's own."""
     import asyncio
 
     try:
-        return type(asyncio.get_running_loop()).__module__.startswith("uvloop")
+        loop = asyncio.get_running_loop()
     except RuntimeError:
-        return False
+        return None
+    return None if isinstance(loop, asyncio.BaseEventLoop) else loop
+
+
+def _refuse_eventlet() -> None:
+    """Its sockets close below any method of ours; what they accept they take for an address."""
+    if socket.socket.__module__.partition(".")[0] == "eventlet":
+        raise TypeError(
+            "a GracefulListener has no effect under eventlet's monkey_patch(): use a plain "
+            "socket, and graceful_close.wsgi.DrainMiddleware around the application"
+        )

@@ -118,6 +118,8 @@ def take_descriptor(sock: socket.socket, into: MutableSequence[socket.socket]) -
     """
     nonblocking = _platform.forgotten_mode(sock)
     native = isinstance(sock, _socket.socket)
+    if not native and not hasattr(type(sock), "detach"):
+        return take_descriptor(sock.fd, into)  # type: ignore[attr-defined]  # eventlet's wraps it
     if native:
         family, kind, protocol, detach = _family(sock), _type(sock), _proto(sock), _detach
     else:

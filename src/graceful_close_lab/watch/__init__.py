@@ -1,4 +1,4 @@
-"""`python -m graceful_close watch`: which process of this machine loses replies, now.
+"""`graceful-close watch`: which process of this machine loses replies, now.
 
 Two sources, both the kernel's. `counters` reads what it counts for everybody in
 /proc/net/netstat. `tracefs` is told of every reset as it is sent, and by whom; `events` reads what

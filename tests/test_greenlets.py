@@ -1,0 +1,122 @@
+"""gevent and eventlet: their sockets wrap a socket, and their waits let others run."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+{library}
+{patch}
+import errno, select, socket
+import graceful_close
+{patch_late}
+from graceful_close import CloseOutcome, Reaper, abortive_close, graceful_close, timed_linger_close
+assert not hasattr(select, "epoll")
+
+def connection():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], peer
+
+def wait_for(reader):
+    reader.get() if hasattr(reader, "get") else reader.wait()
+
+turns = 0
+def others():
+    global turns
+    while True:
+        turns += 1
+        library.sleep(0.01)
+other = library.spawn(others)
+
+ours, peer = connection()
+result = graceful_close(ours, timeout=0.2)
+assert result.outcome is CloseOutcome.TIMED_OUT, result
+assert ours.fileno() == -1
+assert turns > 3, "the wait must let other greenlets run"
+peer.close()
+
+ours, peer = connection()
+ours.sendall(b"reply")
+peer.sendall(b"unread")
+def read():
+    assert peer.recv(100) == b"reply" and peer.recv(1) == b""
+    peer.close()
+reader = library.spawn(read)
+file = ours.makefile("rb")
+result = graceful_close(ours, timeout=10)
+assert result.outcome is CloseOutcome.PEER_CLOSED, result
+assert ours.fileno() == -1
+wait_for(reader)
+
+ours, peer = connection()
+ours.sendall(b"reply")
+peer.sendall(bytes(100_000))
+reader = library.spawn(read)
+with Reaper() as reaper:
+    result = reaper.submit(ours).result(10)
+assert result.outcome is CloseOutcome.PEER_CLOSED, result
+assert ours.fileno() == -1
+wait_for(reader)
+
+ours, peer = connection()
+assert timed_linger_close(ours, 10).outcome is CloseOutcome.DELIVERED
+peer.close()
+
+ours, peer = connection()
+abortive_close(ours)
+assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
+print("all well")
+"""
+
+
+LIBRARIES = {
+    "gevent": ("import gevent as library, gevent.monkey", "gevent.monkey.patch_all()"),
+    "eventlet": ("import eventlet as library", "library.monkey_patch()"),
+}
+
+GREENLETS = pytest.mark.parametrize("library", LIBRARIES)
+
+
+def run(program: str, library: str, when: str) -> str:
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"needs {library}")
+    imports, patch = LIBRARIES[library]
+    program = program.replace("{library}", imports)
+    program = program.replace("{patch}", patch if when == "before the import" else "")
+    program = program.replace("{patch_late}", patch if when == "after it" else "")
+    return subprocess.run(
+        # eventlet says that it is deprecated
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+
+
+@GREENLETS
+@pytest.mark.parametrize("when", ["before the import", "after it"])
+def test_closing_is_cooperative(library: str, when: str) -> None:
+    assert run(PROGRAM, library, when) == "all well\n"
+
+
+REFUSED = """
+{library}
+{patch}
+import socket
+from graceful_close import GracefulListener
+{patch_late}
+plain = socket.create_server(("127.0.0.1", 0))
+for make in (lambda: GracefulListener(("127.0.0.1", 0)), lambda: GracefulListener.adopt(plain)):
+    try:
+        make()
+    except TypeError as error:
+        print("DrainMiddleware" in str(error), plain.fileno() != -1)
+"""
+
+
+@pytest.mark.parametrize("when", ["before the import", "after it"])
+def test_eventlet_is_refused_a_listener_before_it_listens(when: str) -> None:
+    assert run(REFUSED, "eventlet", when) == "True True\n" * 2
