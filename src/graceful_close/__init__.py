@@ -7,6 +7,7 @@ from ._linger import Linger, LingerPolicy, get_linger, set_linger
 from ._listener import GracefulListener
 from ._reaper import Reaper
 from ._result import CloseOutcome, CloseResult, UncleanCloseError
+from ._signals import exit_at_sigterm
 
 __all__ = [
     "CloseOutcome",
@@ -19,6 +20,7 @@ __all__ = [
     "abortive_close",
     "close_all",
     "closing",
+    "exit_at_sigterm",
     "get_linger",
     "graceful_close",
     "set_linger",
