@@ -26,12 +26,14 @@ async def refuse(request: web.Request) -> web.Response:
     return response
 
 
+app = web.Application()
+app.add_routes([web.get("/", hello), web.post("/", refuse)])
+
+
 async def serve(listener: GracefulListener) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    app = web.Application()
-    app.add_routes([web.get("/", hello), web.post("/", refuse)])
     # This is what matters: the listener, and SockSite (or run_app's `sock`). Without the 0,
     # aiohttp first reads on for 10 seconds by itself, in the handler's task.
     runner = web.AppRunner(app, lingering_time=0)

@@ -9,14 +9,22 @@ asked it to close. It does not when the request is past `max_request_body_size` 
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from cheroot.wsgi import Server
 
-from graceful_close import GracefulListener
+from graceful_close import GracefulListener, exit_at_sigterm
+
+
+# This is what matters: start() calls prepare(), which listens; the listener keeps the descriptor.
+class GracefulServer(Server):
+    """Accepts through a GracefulListener."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.socket = GracefulListener.adopt(self.socket)
+        print(f"listening on 127.0.0.1:{self.bind_addr[1]}", flush=True)
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -28,17 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8413, help="0 picks a free one")
     port = parser.parse_args().port
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _signal, _frame: sys.exit())
-    server = Server(("127.0.0.1", port), app)
+    exit_at_sigterm()
+    server = GracefulServer(("127.0.0.1", port), app)
     server.max_request_body_size = 1 << 20
-    # This is what matters: prepare() and serve() in the place of start(), and between them
-    # the listener, which keeps the descriptor.
-    server.prepare()
     try:
-        server.socket = GracefulListener.adopt(server.socket)
-        print(f"listening on 127.0.0.1:{server.bind_addr[1]}", flush=True)
-        server.serve()
+        server.start()
     finally:
         server.stop()
 

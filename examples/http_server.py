@@ -9,10 +9,9 @@ For any server built on socketserver (http.server, xmlrpc.server, your own): one
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from graceful_close import exit_at_sigterm
 from graceful_close.socketserver import GracefulMixIn
 
 REFUSAL = b"This upload is too large.\n".ljust(64 << 10, b".")
@@ -48,8 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8413, help="0 picks a free one")
     port = parser.parse_args().port
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _signal, _frame: sys.exit())
+    exit_at_sigterm()
     # Leaving the block waits for the connections in flight.
     with Server(("127.0.0.1", port), Handler) as server:
         print(f"listening on 127.0.0.1:{server.server_port}", flush=True)

@@ -31,11 +31,14 @@ class Handler(RequestHandler):
         self.finish(b"hello\n")
 
 
+app = Application([("/", Handler)])
+
+
 async def serve(listener: GracefulListener) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    server = HTTPServer(Application([("/", Handler)]))
+    server = HTTPServer(app)
     # This is what matters: a listener that does not block, and `add_sockets`.
     listener.setblocking(False)
     server.add_sockets([listener])

@@ -6,14 +6,12 @@ python examples/uvicorn_server.py --port 8413
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvicorn
 
-from graceful_close import GracefulListener
+from graceful_close import GracefulListener, exit_at_sigterm
 
 REFUSAL = b"This upload is too large.\n".ljust(64 << 10, b".")
 
@@ -39,10 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8413, help="0 picks a free one")
     port = parser.parse_args().port
-    # uvicorn stops at SIGTERM and then raises it again, for whoever handled it before. If that
-    # is nobody, the process is killed there, and with it the connections in flight.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _signal, _frame: sys.exit())
+    exit_at_sigterm()  # uvicorn stops at SIGTERM, and then raises it again
     # This is what matters: asyncio's own loop (uvloop takes the descriptor), and `sockets`.
     config = uvicorn.Config(app, loop="asyncio", lifespan="off")
     with GracefulListener(("127.0.0.1", port)) as listener:

@@ -9,14 +9,12 @@ request is too large or malformed. Then it closes at once.
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
+import logging
 from collections.abc import Iterable
-from wsgiref.types import StartResponse, WSGIEnvironment
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-import waitress  # type: ignore[import-untyped]
-
-from graceful_close import GracefulListener
+# This is what matters: the serve() of another module than waitress.
+from graceful_close.waitress import serve
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -24,16 +22,16 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
     return [b"hello\n"]
 
 
+def for_paste(global_conf: object) -> WSGIApplication:
+    return app  # for pserve.ini
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8413, help="0 picks a free one")
     port = parser.parse_args().port
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _signal, _frame: sys.exit())
-    # This is what matters: the listener, and `sockets`.
-    with GracefulListener(("127.0.0.1", port)) as listener:
-        print(f"listening on 127.0.0.1:{listener.getsockname()[1]}", flush=True)
-        waitress.serve(app, sockets=[listener], max_request_body_size=1 << 20)
+    logging.basicConfig(level=logging.INFO)  # waitress says where it listens
+    serve(app, listen=f"127.0.0.1:{port}", max_request_body_size=1 << 20)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ python examples/wsgiref_server.py --port 8413
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 from collections.abc import Iterable
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+from graceful_close import exit_at_sigterm
 from graceful_close.socketserver import GracefulMixIn
 
 REFUSAL = b"This upload is too large.\n".ljust(64 << 10, b".")
@@ -38,8 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8413, help="0 picks a free one")
     port = parser.parse_args().port
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _signal, _frame: sys.exit())
+    exit_at_sigterm()
     # The documented `server_class`; leaving the block waits for the connections in flight.
     with make_server("127.0.0.1", port, app, server_class=Server) as server:
         print(f"listening on 127.0.0.1:{server.server_port}", flush=True)

@@ -278,7 +278,17 @@ def test_the_how_tos_handler_that_raises(
 
 @pytest.mark.parametrize(
     "module",
-    ["", ".asyncio", ".trio", ".anyio", ".socketserver", ".uvicorn"],
+    [
+        "",
+        ".asyncio",
+        ".trio",
+        ".anyio",
+        ".socketserver",
+        ".gunicorn",
+        ".uvicorn",
+        ".waitress",
+        ".werkzeug",
+    ],
     ids=lambda name: name or "top",
 )
 def test_every_public_name_has_its_place_on_the_page_of_the_api(module: str) -> None:

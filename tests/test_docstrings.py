@@ -20,8 +20,11 @@ MODULES = [
     "graceful_close.asyncio",
     "graceful_close.trio",
     "graceful_close.anyio",
+    "graceful_close.gunicorn",
     "graceful_close.socketserver",
     "graceful_close.uvicorn",
+    "graceful_close.waitress",
+    "graceful_close.werkzeug",
 ]
 
 SECTIONS = ("Args", "Attributes", "Notes", "Raises", "Returns", "Source", "Yields")
@@ -36,6 +39,7 @@ BASES: dict[str, type] = {"GracefulMixIn": socketserver.BaseServer}
 
 # What a function that is called may raise, but not as it is called there.
 EXCUSED = {
+    "graceful_close.gunicorn.post_worker_init": {"ValueError"},  # in the main thread
     "graceful_close.get_linger": {"ValueError"},  # the seconds are looked at before
     "graceful_close.asyncio.abortive_close": {"NotImplementedError"},  # it waits for nothing
     # They give no options.

@@ -1,0 +1,59 @@
+"""eventlet.wsgi: refuse an upload without reading it, so that the refusal arrives.
+
+python examples/eventlet_server.py --port 8413
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import eventlet  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
+from eventlet import wsgi  # pyright: ignore[reportMissingTypeStubs]
+
+from graceful_close import Reaper, exit_at_sigterm
+
+REFUSAL = b"This upload is too large.\n".ljust(64 << 10, b".")
+
+
+def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    refused = environ["REQUEST_METHOD"] == "POST"  # and environ["wsgi.input"] stays unread
+    body = REFUSAL if refused else b"hello\n"
+    headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
+    if refused:
+        headers.append(("Connection", "close"))
+    start_response("413 Content Too Large" if refused else "200 OK", headers)
+    return [body]
+
+
+class Protocol(wsgi.HttpProtocol):  # type: ignore[misc]
+    """Leaves each connection to a Reaper when it is done."""
+
+    reaper = Reaper()
+    connection: Any
+
+    # This is what matters: eventlet's own begins with shutdown(SHUT_RDWR), after which nobody
+    # can save the reply. It finds the connection closed.
+    def finish(self) -> None:
+        try:
+            BaseHTTPRequestHandler.finish(self)
+        finally:
+            self.reaper.submit(self.connection)
+            super().finish()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=8413, help="0 picks a free one")
+    address = ("127.0.0.1", parser.parse_args().port)
+    listener: Any = eventlet.listen(address)  # pyright: ignore[reportUnknownVariableType]
+    print(f"listening on 127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    exit_at_sigterm()
+    wsgi.server(listener, app, protocol=Protocol, log_output=False)
+
+
+if __name__ == "__main__":
+    main()

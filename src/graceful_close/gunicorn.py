@@ -1,0 +1,143 @@
+"""For gunicorn, as its configuration: `gunicorn -c python:graceful_close.gunicorn app:app`.
+
+These are four of gunicorn's documented server hooks. A configuration file that has none of them
+takes them over in one line, and one that has some calls these from its own:
+
+    from graceful_close.gunicorn import *
+
+    # or
+    import graceful_close.gunicorn as graceful
+
+    def post_fork(server, worker):
+        graceful.post_fork(server, worker, timeout=8)
+
+gunicorn reads one configuration. `-c` on the command line takes the place of a gunicorn.conf.py.
+"""
+
+from __future__ import annotations
+
+from ._listener import GracefulListener
+from ._reaper import Reaper, hand_over
+from ._signals import exit_at_sigterm
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+    from typing import Any
+
+    from typing_extensions import Unpack
+
+    from ._reaper import ReaperOptions
+
+__all__ = ["post_fork", "post_request", "post_worker_init", "ssl_context"]
+
+# What post_fork() has made in this process. gunicorn calls the other hooks with nothing of ours.
+_listeners: list[GracefulListener] = []
+_reapers: list[Reaper] = []
+
+
+def post_fork(server: Any, worker: Any, **options: Unpack[ReaperOptions]) -> None:
+    """Have the connections of a worker, which was forked just now, close gracefully.
+
+    The workers sync, gthread, tornado, asgi, uvicorn_worker's and aiohttp's accept through a
+    `GracefulListener` afterwards. Where asgi and uvicorn_worker would run uvloop, they
+    run asyncio's own event loop: uvloop does not accept through a listener.
+
+    gevent and eventlet accept below the socket object. There `post_request` does what can be
+    done, and a warning says so in gunicorn's log.
+
+    Args:
+        server: gunicorn's arbiter.
+        worker: The worker.
+        options: Those of `Reaper`.
+
+    Raises:
+        TypeError, ValueError: An option is not what `Reaper` takes.
+    """
+    reaper = Reaper(**options)
+    _reapers[:] = [reaper]
+    _listeners.clear()
+    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(worker).__mro__}
+    if "gunicorn.workers.base_async.AsyncWorker" in kinds:
+        worker.log.warning(
+            "graceful-close: %s accepts below the socket object. Replies of the application "
+            "are ended gracefully, gunicorn's own (400, 408) are not. What serves here too is "
+            "graceful_close.wsgi.DrainMiddleware around the application.",
+            worker.cfg.worker_class_str,
+        )
+        return
+    if "aiohttp.worker.GunicornUVLoopWebWorker" in kinds:
+        worker.log.warning(
+            "graceful-close: uvloop accepts below the socket object. aiohttp lingers by itself "
+            "for 10 seconds; for more than that use aiohttp.GunicornWebWorker."
+        )
+        return
+    loop = None
+    if "gunicorn.workers.gasgi.ASGIWorker" in kinds:
+        loop = worker.cfg.asgi_loop
+        worker.cfg.set("asgi_loop", "asyncio")
+    elif "uvicorn_worker._workers.UvicornWorker" in kinds:
+        loop = worker.config.loop
+        worker.config.loop = "asyncio"
+    if loop not in {None, "asyncio"}:
+        worker.log.info("graceful-close: the event loop is asyncio's own, in place of %r", loop)
+    for listening in worker.sockets:
+        listening.sock = GracefulListener.adopt(listening.sock, reaper=reaper)
+        _listeners.append(listening.sock)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Have a worker that dies of SIGTERM exit instead, and finish what is being closed.
+
+    gunicorn's own workers handle SIGTERM. uvicorn_worker's raises it once more when it is done.
+
+    Args:
+        worker: The worker, not looked at.
+    """
+    del worker
+    exit_at_sigterm()
+
+
+def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
+    """Close where gunicorn would read on for up to two seconds, or would close abruptly.
+
+    The sync worker reads on before it closes, and serves nobody meanwhile. gevent's and
+    eventlet's close at once.
+
+    Args:
+        worker: The worker.
+        request: The request, not looked at.
+        environ: Of WSGI. gunicorn puts the connection into it.
+        response: What has been sent.
+    """
+    if not (_reapers and environ and response is not None and response.headers_sent):
+        return  # it failed before the reply began, and gunicorn has yet to answer 500
+    sock = environ.get("gunicorn.socket")
+    if sock is None:
+        return  # ASGI
+    if worker.cfg.worker_class_str == "sync":
+        sock.close()
+    elif not _listeners and response.should_close():
+        hand_over(sock, _reapers[0])
+
+
+def ssl_context(
+    conf: Any, default_ssl_context_factory: Callable[[], ssl.SSLContext]
+) -> ssl.SSLContext:
+    """Make the context for TLS, so that what it wraps closes gracefully too.
+
+    Args:
+        conf: gunicorn's configuration.
+        default_ssl_context_factory: What makes the context. One's own will do.
+
+    Returns:
+        The context that it made.
+
+    Raises:
+        TypeError: As `GracefulListener.tls`.
+    """
+    context = default_ssl_context_factory()
+    if _listeners:
+        _listeners[0].tls(context)
+    return context

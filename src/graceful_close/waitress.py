@@ -1,0 +1,75 @@
+"""`waitress.serve` with connections that close gracefully, also for pserve.
+
+    from graceful_close.waitress import serve
+
+    serve(app, listen="127.0.0.1:8080")
+
+In the configuration that pserve reads (Pyramid), it is one word:
+
+    [server:main]
+    use = egg:graceful-close#waitress
+    listen = 127.0.0.1:6543
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from waitress.server import create_server  # type: ignore[import-untyped]
+
+from ._listener import GracefulListener
+from ._signals import exit_at_sigterm
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+    from wsgiref.types import WSGIApplication
+
+__all__ = ["serve", "serve_paste"]
+
+
+def serve(app: WSGIApplication, **settings: Any) -> None:
+    """Serve until SIGTERM or an interrupt, then finish what is being closed.
+
+    Args:
+        app: A WSGI application.
+        settings: Those of `waitress.serve`: `listen`, `host`, `port`, `unix_socket`, `sockets`,
+            `threads` and all others.
+
+    Raises:
+        ValueError: As `waitress.serve`.
+        OSError: The address cannot be had.
+
+    Notes:
+        In the main thread it calls `graceful_close.exit_at_sigterm`.
+    """
+    logging.basicConfig()  # as waitress.serve() does
+    dispatchers: dict[int, Any] = {}
+    server: Any = create_server(app, map=dispatchers, **settings)
+    for dispatcher in dispatchers.values():
+        if dispatcher.accepting:
+            dispatcher.socket = GracefulListener.adopt(dispatcher.socket)
+    if threading.current_thread() is threading.main_thread():
+        exit_at_sigterm()
+    server.print_listen("Serving on http://{}:{}")
+    server.run()
+
+
+def serve_paste(app: WSGIApplication, global_conf: Any, **settings: Any) -> int:
+    """The entry point for pserve, `egg:graceful-close#waitress`.
+
+    Args:
+        app: A WSGI application.
+        global_conf: Paste's, unused.
+        settings: Those of `serve`.
+
+    Returns:
+        0, when it has ended.
+
+    Raises:
+        ValueError, OSError: As `serve`.
+    """
+    del global_conf
+    serve(app, **settings)
+    return 0

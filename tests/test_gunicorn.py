@@ -1,0 +1,159 @@
+"""`gunicorn -c python:graceful_close.gunicorn`: what its workers do, and what they did before."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import ssl
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from certificates import NAME, certificate_file, client_context
+from test_recipes import Recipe, Server, read_reply
+
+if sys.platform == "win32":
+    pytest.skip("gunicorn needs fork()", allow_module_level=True)
+if importlib.util.find_spec("gunicorn") is None:
+    pytest.skip("needs gunicorn", allow_module_level=True)
+
+OURS = "python:graceful_close.gunicorn"
+TRIES = 3
+UPLOAD = (
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    b"Content-Length: 20000000\r\n\r\n" + bytes(20_000_000)  # more than the kernels hold
+)
+
+WSGI = """
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/fails":
+        raise RuntimeError("no answer")
+    start_response("413 Content Too Large", [("Content-Length", "9"), ("Connection", "close")])
+    return [b"too large"]
+"""
+
+ASGI = """
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        headers = [(b"content-length", b"9"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 413, "headers": headers})
+        await send({"type": "http.response.body", "body": b"too large"})
+"""
+
+APPLICATIONS = {
+    "sync": WSGI,
+    "gthread": WSGI,
+    "gevent": WSGI,
+    "tornado": WSGI,
+    "asgi": ASGI,
+    "uvicorn_worker.UvicornWorker": ASGI,
+}
+OPTIONAL = {
+    "gevent": "gevent",
+    "tornado": "tornado",
+    "uvicorn_worker.UvicornWorker": "uvicorn_worker",
+}
+
+# The tornado worker reads a request whole before it calls a WSGI application.
+LOSES = ["sync", "gthread", "gevent", "asgi", "uvicorn_worker.UvicornWorker"]
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts gunicorn with a worker, and ends it after the test."""
+    started: list[Server] = []
+
+    def start(
+        worker: str, *arguments: str, environment: dict[str, str] | None = None
+    ) -> Server:
+        needs = OPTIONAL.get(worker, "gunicorn")
+        if importlib.util.find_spec(needs) is None:
+            pytest.skip(f"needs {needs}")
+        (tmp_path / "applications.py").write_text(APPLICATIONS[worker])
+        command = (
+            "-m", "gunicorn", "--bind", "127.0.0.1:0",
+            "--no-control-socket", "-k", worker, *arguments, "applications:app",
+        )  # fmt: skip
+        started.append(Server(Recipe("gunicorn", command), tmp_path, environment))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+def uploads(server: Server, context: ssl.SSLContext | None = None) -> int:
+    """How many of some clients that send all before they read get the reply."""
+    heard = 0
+    for _ in range(TRIES):
+        with server.connect() as plain:
+            client = context.wrap_socket(plain, server_hostname=NAME) if context else plain
+            with client:
+                try:
+                    client.sendall(UPLOAD)
+                    heard += read_reply(client) == (413, 9, 9)
+                except OSError:  # EPIPE, ECONNRESET
+                    pass
+    return heard
+
+
+@pytest.mark.parametrize("worker", LOSES)
+def test_gunicorn_alone_loses_what_the_module_saves(start: Start, worker: str) -> None:
+    assert uploads(start(worker)) < TRIES
+    assert uploads(start(worker, "-c", OURS)) == TRIES
+
+
+@pytest.mark.parametrize("worker", APPLICATIONS)
+def test_tls(start: Start, worker: str, tmp_path: Path) -> None:
+    certificate = str(certificate_file(tmp_path))
+    server = start(worker, "-c", OURS, "--certfile", certificate, "--keyfile", certificate)
+    assert uploads(server, client_context(ssl.TLSVersion.TLSv1_3)) == TRIES
+
+
+def test_it_can_be_told_by_the_environment(start: Start) -> None:
+    server = start("gthread", environment={"GUNICORN_CMD_ARGS": f"-c {OURS}"})
+    assert uploads(server) == TRIES
+
+
+@pytest.mark.parametrize("worker", ["sync", "gthread", "gevent"])
+def test_an_application_that_raises_is_answered_as_ever(start: Start, worker: str) -> None:
+    with start(worker, "-c", OURS).connect() as client:
+        client.sendall(b"GET /fails HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert read_reply(client)[0] == 500
+
+
+def test_workers_that_replace_others_serve_too(start: Start) -> None:
+    server = start("sync", "-c", OURS)
+    assert uploads(server) == TRIES
+    server.process.send_signal(signal.SIGHUP)
+    server.await_output(rb"Worker exiting")
+    assert uploads(server) == TRIES
+
+
+def test_a_configuration_with_hooks_of_its_own_calls_ours(start: Start, tmp_path: Path) -> None:
+    configuration = tmp_path / "own.py"
+    configuration.write_text("""
+from graceful_close import gunicorn as graceful
+
+def post_fork(server, worker):
+    graceful.post_fork(server, worker, timeout=8)
+    worker.log.info("in a hook of its own")
+""")
+    server = start("gthread", "-c", str(configuration))
+    assert uploads(server) == TRIES
+    server.await_output(rb"in a hook of its own")
+
+
+def test_uvloop_is_replaced_and_that_is_said(start: Start) -> None:
+    pytest.importorskip("uvloop")
+    server = start("uvicorn_worker.UvicornWorker", "-c", OURS)
+    server.await_output(rb"the event loop is asyncio's own, in place of 'auto'")
+
+
+def test_what_gevent_cannot_do_is_said(start: Start) -> None:
+    server = start("gevent", "-c", OURS)
+    server.await_output(rb"gevent accepts below the socket object")
