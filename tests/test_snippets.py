@@ -24,6 +24,8 @@ def run_page(page: Path) -> dict[str, Any]:
     return names
 
 
+# pyftpdlib loads them up to Python 3.11.
+@pytest.mark.filterwarnings("ignore:The asyn(core|chat) module:DeprecationWarning")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_on_this_page_runs(page: Path) -> None:
     run_page(page)
