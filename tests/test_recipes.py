@@ -242,6 +242,11 @@ def upload_slowly(client: socket.socket, stopped: threading.Event) -> tuple[int,
 
 
 def test_sigterm_ends_it_and_what_is_in_flight_is_finished(server: Server) -> None:
+    stop_in_the_midst_of_uploads(server)
+
+
+def stop_in_the_midst_of_uploads(server: Server) -> None:
+    """Have clients refused, send SIGTERM, and see that each of them reads its reply."""
     stopped = threading.Event()
     with contextlib.ExitStack() as uploads:
         clients = [uploads.enter_context(server.connect()) for _ in range(CLIENTS)]

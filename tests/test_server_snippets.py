@@ -1,0 +1,87 @@
+"""What docs/servers.md shows is a program that ends well, copied as it is."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streams import PATIENCE
+
+if sys.platform == "win32":
+    pytest.skip("a child is told to end by SIGTERM", allow_module_level=True)
+
+from test_docs import free_port
+from test_recipes import Recipe, Server, stop_in_the_midst_of_uploads
+
+PAGE = (Path(__file__).parent.parent / "docs/servers.md").read_text(encoding="utf-8")
+
+# What each is to serve: the applications of the examples, and what is not there.
+APPLICATIONS = {
+    "serve_http": ("http", "from http_server import Handler as app"),
+    "serve_wsgi": ("wsgiref", "from wsgiref_server import app"),
+    "serve_bottle": ("bottle", "from bottle_server import app"),
+    "serve_flask": ("flask", "from flask_server import app"),
+    "serve_cheroot": ("cheroot", "from wsgiref_server import app"),
+    "serve_cherrypy": ("cherrypy", "from cherrypy_server import Root; app = Root()"),
+    "serve_uvicorn": ("uvicorn", "from uvicorn_server import app"),
+    "serve_hypercorn": ("hypercorn", "from hypercorn_server import app"),
+    "serve_tornado": ("tornado", "from tornado_server import app"),
+    "serve_asyncio": ("asyncio", "from asyncio_server import answer as app"),
+    "serve_eventlet": ("eventlet", "from eventlet_server import app"),
+}
+
+
+def section(function: str) -> str:
+    """The Python of the section that defines a function."""
+    [found] = [part for part in PAGE.split("\n## ") if f"def {function}(" in part]
+    return "".join(block.partition("```")[0] for block in found.split("```python\n")[1:])
+
+
+@pytest.fixture(params=APPLICATIONS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    needs, app = APPLICATIONS[request.param]
+    if importlib.util.find_spec(needs) is None:
+        pytest.skip(f"needs {needs}")
+    port = str(free_port())
+    code = section(request.param)
+    if needs == "cherrypy":  # it listens on 8080 by itself
+        app += f"; import cherrypy; cherrypy.config.update({{'server.socket_port': {port}}})"
+    else:
+        assert "8080" in code
+    program = f"""
+{code.replace("8080", port)}
+import sys
+sys.path.insert(0, "")
+{app}
+print("127.0.0.1:{port} is to come", flush=True)
+{request.param}(app)
+"""
+    started = Server(Recipe(needs, ("-W", "ignore", "-c", program)))
+    try:
+        await_listener(started)
+        yield started
+    finally:
+        started.kill()
+
+
+def await_listener(server: Server) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", server.port), 1).close()
+        except OSError:
+            assert server.process.poll() is None, server.process.communicate()[0].decode()
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        else:
+            return
+
+
+def test_a_server_that_is_copied_from_the_page_finishes_what_it_closes(server: Server) -> None:
+    stop_in_the_midst_of_uploads(server)
