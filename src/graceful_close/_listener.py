@@ -181,22 +181,7 @@ class GracefulListener(socket.socket):
         Returns:
             A socket that closes gracefully, and the peer's address.
         """
-        if not _STOCK:
-            plain, address = super().accept()
-            accepted = _Accepted(plain.family, plain.type, plain.proto, plain.detach())
-            accepted.close_by(self.reaper, address)
-            return accepted, address
-        if socket.socket is not _Base and not issubclass(socket.socket, _socket.socket):
-            _let_others_run(self)
-        # What socket.accept() does, at two thirds of the cost: that makes an enum of the family
-        # and one of the type for each connection, and an object that would not be ours.
-        stock: Any = self
-        number, address = stock._accept()
-        accepted = _Accepted(_native_family(self), _native_type(self), self.proto, number)
-        accepted.close_by(self.reaper, address)
-        if self.gettimeout() and socket.getdefaulttimeout() is None:
-            accepted.setblocking(True)  # BSD, macOS: it inherits the listener's mode
-        return accepted, address
+        return accept_for(self, self.reaper)
 
     def refuse_backlog(self, reply: bytes = b"", timeout: float = 1.0) -> list[CloseResult]:
         """Accept what waits in the backlog, answer each, and close all of it gracefully.
@@ -281,35 +266,9 @@ class GracefulListener(socket.socket):
         """
         import ssl
 
-        if context.sslsocket_class is not ssl.SSLSocket:
+        if context.sslsocket_class is not ssl.SSLContext.sslsocket_class:
             raise TypeError(f"sslsocket_class is {context.sslsocket_class!r} already")
-        reaper = self.reaper
-
-        class GracefulSSLSocket(_GracefulClose, ssl.SSLSocket):
-            _reaper: Reaper | None = reaper
-            _peer: object = None
-
-            def __new__(cls, *_args: object, **_options: object) -> Self:
-                self = super().__new__(cls)
-                self._forks = _forks
-                return self
-
-            def shutdown(self, how: int) -> None:
-                if how != socket.SHUT_RD:
-                    # ssl's own forgets the session, and the peer would take the stream for cut.
-                    try:
-                        send_close_notify(self)
-                    except OSError:
-                        pass  # no room, or no connection: what shutdown() says counts
-                super().shutdown(how)
-
-            def _real_close(self, *args: Any) -> None:
-                if self.server_side and _has_peer(self):
-                    super()._real_close(*args)
-                else:  # a client's, or the listening socket itself
-                    ssl.SSLSocket._real_close(self, *args)  # type: ignore[attr-defined]
-
-        context.sslsocket_class = GracefulSSLSocket
+        context.sslsocket_class = graceful_ssl_socket(self.reaper)
 
 
 class _GracefulClose(Socket):
@@ -356,6 +315,59 @@ class _Accepted(_GracefulClose, _Base):
     """What accept() returns."""
 
     __slots__ = ("_forks", "_peer", "_reaper")
+
+
+def accept_for(listener: socket.socket, reaper: Reaper) -> tuple[socket.socket, Any]:
+    """Accept a connection that is the Reaper's when it is closed; see `GracefulListener.accept`."""
+    if not _STOCK:
+        plain, address = _Base.accept(listener)
+        accepted = _Accepted(plain.family, plain.type, plain.proto, plain.detach())
+        accepted.close_by(reaper, address)
+        return accepted, address
+    if socket.socket is not _Base and not issubclass(socket.socket, _socket.socket):
+        _let_others_run(listener)
+    # What socket.accept() does, at two thirds of the cost: that makes an enum of the family
+    # and one of the type for each connection, and an object that would not be ours.
+    stock: Any = listener
+    number, address = stock._accept()
+    accepted = _Accepted(
+        _native_family(listener), _native_type(listener), listener.proto, number
+    )
+    accepted.close_by(reaper, address)
+    if listener.gettimeout() and socket.getdefaulttimeout() is None:
+        accepted.setblocking(True)  # BSD, macOS: it inherits the listener's mode
+    return accepted, address
+
+
+def graceful_ssl_socket(by: Reaper) -> type[ssl.SSLSocket]:
+    """A class of TLS sockets that are this Reaper's when the server's side is closed."""
+    import ssl
+
+    class GracefulSSLSocket(_GracefulClose, ssl.SSLSocket):
+        _reaper: Reaper | None = by
+        _peer: object = None
+
+        def __new__(cls, *_args: object, **_options: object) -> Self:
+            self = super().__new__(cls)
+            self._forks = _forks
+            return self
+
+        def shutdown(self, how: int) -> None:
+            if how != socket.SHUT_RD:
+                # ssl's own forgets the session, and the peer would take the stream for cut.
+                try:
+                    send_close_notify(self)
+                except OSError:
+                    pass  # no room, or no connection: what shutdown() says counts
+            super().shutdown(how)
+
+        def _real_close(self, *args: Any) -> None:
+            if self.server_side and _has_peer(self):
+                super()._real_close(*args)
+            else:  # a client's, or the listening socket itself
+                ssl.SSLSocket._real_close(self, *args)  # type: ignore[attr-defined]
+
+    return GracefulSSLSocket
 
 
 def _protocol_of(sock: socket.socket) -> int:

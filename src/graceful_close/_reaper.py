@@ -757,7 +757,7 @@ def _all_workers() -> list[_Worker]:
     return [worker for ref in _WORKERS.valuerefs() if (worker := ref()) is not None]
 
 
-def _end_all() -> None:
+def end_all() -> None:
     """At the exit of the interpreter: all of them together, each within its time."""
     workers = _all_workers()
     for worker in workers:
@@ -769,7 +769,7 @@ def _end_all() -> None:
 def _exit() -> None:
     global _exiting  # noqa: PLW0603
     _exiting = True
-    _end_all()
+    end_all()
 
 
 # Handlers run last in, first out: whoever registers one later than this may still submit in it.
@@ -784,7 +784,7 @@ def _finish_at_the_end_of_workers() -> None:
     util = sys.modules.get("multiprocessing.util")
     if util is not None and util not in _registered_with:
         _registered_with.add(util)
-        util.Finalize(None, _end_all, exitpriority=0)
+        util.Finalize(None, end_all, exitpriority=0)
 
 
 def _pause() -> None:

@@ -1,0 +1,140 @@
+"""What `python -m graceful_close run` does in each Python process of the command.
+
+It replaces `socket.socket.accept`, the class of the server's side of TLS sockets, `uvloop.Loop`, and the
+default of SIGTERM. Importing this changes nothing; `begin()` does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from importlib import import_module
+
+from ._listener import accept_for, graceful_ssl_socket
+from ._reaper import Reaper, end_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import FrameType, ModuleType
+    from typing import Any
+
+    from ._options import CloseOptions
+
+TIMEOUT = "GRACEFUL_CLOSE_TIMEOUT"
+IDLE_TIMEOUT = "GRACEFUL_CLOSE_IDLE_TIMEOUT"
+
+_Stock = socket.socket
+_FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.AF_INET)}
+
+
+def begin() -> None:
+    """Replace what is to be replaced, now and when it is imported.
+
+    Raises:
+        ValueError: A variable of the environment is not a number of seconds.
+    """
+    options = options_from(os.environ)
+    reaper = Reaper(**options)
+    _replace_accept(reaper)
+
+    def change_ssl(ssl: ModuleType) -> None:
+        if ssl.SSLContext.sslsocket_class is ssl.SSLSocket:
+            ssl.SSLContext.sslsocket_class = graceful_ssl_socket(reaper)
+
+    def change_uvloop(uvloop: ModuleType) -> None:
+        from .asyncio import graceful_loop
+
+        uvloop.Loop = graceful_loop(uvloop.Loop, **options)  # type: ignore[attr-defined]
+
+    _when_imported({"ssl": change_ssl, "uvloop": change_uvloop})
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    ):
+        signal.signal(signal.SIGTERM, _die_when_all_are_closed)
+
+
+def options_from(environment: Mapping[str, str]) -> CloseOptions:
+    """What the environment asks for.
+
+    Raises:
+        ValueError: A variable is not a number.
+    """
+    options: CloseOptions = {"timeout": 30.0, "idle_timeout": 5.0}
+    if environment.get(TIMEOUT):
+        options["timeout"] = float(environment[TIMEOUT])
+    if environment.get(IDLE_TIMEOUT):
+        options["idle_timeout"] = float(environment[IDLE_TIMEOUT])
+    return options
+
+
+def _replace_accept(reaper: Reaper) -> None:
+    accept = _Stock.accept
+
+    def graceful_accept(self: socket.socket) -> tuple[socket.socket, Any]:
+        if _is_served(self):
+            return accept_for(self, reaper)
+        return accept(self)
+
+    graceful_accept.__doc__ = accept.__doc__
+    _Stock.accept = graceful_accept  # type: ignore[method-assign]
+
+
+def _is_served(listener: socket.socket) -> bool:
+    if socket.socket is not _Stock:
+        return False  # gevent's or eventlet's, whose threads are none
+    if listener.family not in _FAMILIES or listener.type != socket.SOCK_STREAM:
+        return False
+    trio = sys.modules.get("trio")  # takes no subclass of socket
+    return trio is None or not trio.lowlevel.in_trio_run()
+
+
+def _die_when_all_are_closed(number: int, _frame: FrameType | None) -> None:
+    """End as SIGTERM's default does, but let the closes in flight end first."""
+    end_all()
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
+# --- modules that the program may or may not import ----------------------------------------------
+
+
+def _when_imported(changes: dict[str, Callable[[ModuleType], None]]) -> None:
+    """Change each of these modules when it has been imported."""
+    for name in [name for name in changes if name in sys.modules]:
+        changes.pop(name)(sys.modules[name])
+    sys.meta_path.insert(0, _Finder(changes))
+
+
+class _Finder:
+    """Finds nothing itself. It has what the others find changed."""
+
+    def __init__(self, changes: dict[str, Callable[[ModuleType], None]]) -> None:
+        self._changes = changes
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        change = self._changes.pop(name, None)
+        if change is None:
+            return None
+        spec: ModuleSpec | None = import_module("importlib.util").find_spec(name)
+        if spec is None or spec.loader is None:
+            return None
+        loader: Any = spec.loader
+        execute = loader.exec_module
+
+        def execute_and_change(module: ModuleType) -> None:
+            execute(module)
+            try:
+                change(module)
+            except Exception as error:  # noqa: BLE001 (the program goes on without)
+                sys.stderr.write(f"graceful-close: not in {name}: {error!r}\n")
+
+        loader.exec_module = execute_and_change
+        return spec

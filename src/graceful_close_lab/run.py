@@ -1,0 +1,134 @@
+"""Start a command whose Python processes close their accepted connections gracefully.
+
+It puts a sitecustomize before Python's own, by PYTHONPATH, and becomes the command. What that does
+in each Python process is in `graceful_close._launched`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import graceful_close
+from graceful_close import _launched
+
+from . import show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NOT_FOUND = 127  # what a shell says of a command that there is none of
+
+_HERE = Path(graceful_close.__file__).parent / "_launcher"
+
+# Commands whose server does not accept in Python, and what helps there.
+_NOT_SERVED = {
+    "granian": "Rust",
+    "robyn": "Rust",
+    "uwsgi": "C",
+    "pyuwsgi": "C",
+    "mod_wsgi-express": "C",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options, and the command after them."""
+    parser.description = (
+        "Start a server as ever, with connections that close gracefully. In each Python process of "
+        "the command, workers and reloaders included, this replaces socket.accept(), the server's "
+        "side of TLS sockets, uvloop's Loop, and the default of SIGTERM, which then waits for the "
+        "closes in flight. Nothing else is changed. Not served: what accepts outside Python (granian, "
+        "Robyn, uWSGI, socketify), gevent, eventlet, trio, and Python with -I, -E or -S."
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help=f"for each close; also {_launched.TIMEOUT} (30)",
+    )
+    parser.add_argument(
+        "--idle-timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help=f"of silence, for each close; also {_launched.IDLE_TIMEOUT} (5)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="say nothing at the start")
+    parser.add_argument("command", metavar="COMMAND", help="as you type it without this")
+    parser.add_argument("arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Become the command.
+
+    Args:
+        given: What `add_arguments` has had parsed.
+
+    Returns:
+        127 if there is no such command; else it does not return, but on Windows, where it is the
+        command's exit code.
+    """
+    command: str = given.command
+    program = shutil.which(command)
+    if program is None:
+        show.write(f"graceful-close: there is no command {command}", sys.stderr)
+        return _NOT_FOUND
+    if not given.quiet:
+        show.write(_notice(command), sys.stderr)
+    line = [command, *given.arguments]
+    if sys.platform == "win32":
+        ended = subprocess.run(line, executable=program, env=_environment(given), check=False)  # noqa: S603 (the user's own)
+        return ended.returncode
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(program, line, _environment(given))  # noqa: S606 (the user's own)
+    raise AssertionError("execve() does not return")
+
+
+def main(arguments: Sequence[str], program: str) -> int:
+    """`run` with its command line."""
+    parser = argparse.ArgumentParser(
+        prog=program, usage="%(prog)s [OPTIONS] -- COMMAND [ARGUMENTS]"
+    )
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
+
+
+def _environment(given: argparse.Namespace) -> dict[str, str]:
+    environment = dict(os.environ)
+    for name, seconds in (
+        (_launched.TIMEOUT, given.timeout),
+        (_launched.IDLE_TIMEOUT, given.idle_timeout),
+    ):
+        if seconds is not None:
+            environment[name] = str(seconds)
+    others = environment.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [str(_HERE), *(path for path in others if path and path != str(_HERE))]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    return environment
+
+
+def _notice(command: str) -> str:
+    name = Path(command).name
+    notice = (
+        f"graceful-close: {name} runs with socket.accept() and uvloop's Loop replaced, in its child "
+        "processes too. Connections that it accepts in Python close gracefully."
+    )
+    if name in _NOT_SERVED:
+        notice += (
+            f"\ngraceful-close: {name} accepts in {_NOT_SERVED[name]}, out of reach: nothing is "
+            "changed there."
+        )
+    return notice
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or more")
+    return seconds

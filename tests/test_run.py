@@ -1,0 +1,362 @@
+"""`python -m graceful_close run -- COMMAND`: servers as they are, started by one command more."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from certificates import NAME, certificate_file, client_context
+from event_loops import LOOPS
+from streams import PATIENCE, await_fin
+
+if sys.platform == "win32":
+    pytest.skip("a child is told to end by SIGTERM", allow_module_level=True)
+
+TESTS = Path(__file__).parent
+TRIES = 3
+UPLOAD = 5_000_000
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % UPLOAD
+
+RUN = (sys.executable, "-m", "graceful_close", "run")
+
+HTTP_SERVER = """
+import ssl, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.send_response(413)
+        self.send_header("Content-Length", "65536")
+        self.end_headers()
+        self.wfile.write(bytes(65536))
+
+server = HTTPServer(("127.0.0.1", 0), Handler)
+print("on 127.0.0.1:%d" % server.server_port, flush=True)
+if len(sys.argv) > 1:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[1])
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"""
+
+ASYNCIO_SERVER = """
+import asyncio, sys
+
+class Refuses(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+    def data_received(self, data):
+        self.transport.write(b"HTTP/1.1 413 No\\r\\nContent-Length: 65536\\r\\n\\r\\n" + bytes(65536))
+        self.transport.close()
+
+async def main():
+    server = await asyncio.get_running_loop().create_server(Refuses, "127.0.0.1", 0)
+    print("on 127.0.0.1:%d" % server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+if len(sys.argv) > 1:
+    import uvloop
+    uvloop.run(main())
+else:
+    asyncio.run(main())
+"""
+
+WSGI = """
+def app(environ, start_response):
+    start_response("413 No", [("Content-Length", "65536")])
+    return [bytes(65536)]
+"""
+
+TRIO_SERVER = """
+import trio
+
+async def echo(stream):
+    async for data in stream:
+        await stream.send_all(data)
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, echo, 0)
+        print("on 127.0.0.1:%d" % listeners[0].socket.getsockname()[1], flush=True)
+
+trio.run(main)
+"""
+
+GEVENT_SERVER = """
+from gevent import monkey
+monkey.patch_all()
+import socket
+
+listener = socket.create_server(("127.0.0.1", 0))
+print("on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+while True:
+    sock, _ = listener.accept()
+    sock.sendall(sock.recv(100))
+    sock.close()
+"""
+
+
+class Server:
+    """A command at work that prints where it listens."""
+
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
+        self.output = b""
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder
+        )
+
+    def listening_port(self) -> int:
+        assert self.process.stdout is not None
+        descriptor = self.process.stdout.fileno()
+        give_up = time.monotonic() + PATIENCE
+        while (found := re.search(rb"127\.0\.0\.1:([1-9]\d*)\D", self.output)) is None:
+            left = max(0, give_up - time.monotonic())
+            assert select.select([descriptor], [], [], left)[0], self.output.decode()
+            chunk = os.read(descriptor, 65536)
+            assert chunk, self.output.decode()
+            self.output += chunk
+        return int(found[1])
+
+    def connect(self) -> socket.socket:
+        address = ("127.0.0.1", self.listening_port())
+        give_up = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return socket.create_connection(address, PATIENCE)
+            except ConnectionRefusedError:  # it prints the address before it listens
+                assert time.monotonic() < give_up
+                select.select([], [], [], 0.02)
+
+    def end(self) -> None:
+        self.process.terminate()
+        try:
+            self.output += self.process.communicate(timeout=PATIENCE)[0]
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.output += self.process.communicate()[0]
+
+
+@contextmanager
+def serving(folder: Path, *command: str, run: Sequence[str] = (*RUN, "--")) -> Generator[Server]:
+    for name, program in {
+        "http_server.py": HTTP_SERVER,
+        "asyncio_server.py": ASYNCIO_SERVER,
+        "trio_server.py": TRIO_SERVER,
+        "gevent_server.py": GEVENT_SERVER,
+        "wsgi.py": WSGI,
+    }.items():
+        (folder / name).write_text(program)
+    certificate_file(folder)
+    server = Server([*run, *command], folder)
+    try:
+        yield server
+    finally:
+        server.end()
+
+
+def upload(sock: socket.socket) -> bytes:
+    """All of it, before anything is read."""
+    with sock:
+        sock.sendall(HEAD + bytes(UPLOAD))
+        return read_reply(sock)
+
+
+def read_reply(sock: socket.socket) -> bytes:
+    reply = b""
+    while chunk := sock.recv(1 << 20):
+        reply += chunk
+    return reply
+
+
+COMMANDS = {
+    "http.server": ("python", "http_server.py"),
+    "asyncio": ("python", "asyncio_server.py"),
+    "uvloop": ("python", "asyncio_server.py", "on uvloop"),
+    "gunicorn": ("python", "-m", "gunicorn", "-b", "127.0.0.1:0", "--no-control-socket", "wsgi:app"),
+    "gunicorn gthread": ("python", "-m", "gunicorn", "-b", "127.0.0.1:0", "-k", "gthread",
+                         "--no-control-socket", "wsgi:app"),
+    "waitress": ("python", "-m", "waitress", "--max-request-body-size", "1000", "--listen",
+                 "127.0.0.1:0", "wsgi:app"),
+    "uvicorn": ("python", "-m", "uvicorn", "--app-dir", str(TESTS), "--port", "0", "uvicorn_app:app"),
+    "uvicorn --workers": ("python", "-m", "uvicorn", "--app-dir", str(TESTS), "--port", "0",
+                          "--workers", "2", "uvicorn_app:app"),
+    "uvicorn --reload": ("python", "-m", "uvicorn", "--app-dir", str(TESTS), "--port", "0",
+                         "--reload", "uvicorn_app:app"),
+}  # fmt: skip
+
+
+def in_this_python(command: Sequence[str]) -> list[str]:
+    for word in command:
+        module = "gunicorn" if word == "gunicorn" else word
+        if module in {"gunicorn", "waitress", "uvicorn"}:
+            pytest.importorskip(module)
+    if "on uvloop" in command and "uvloop" not in LOOPS:
+        pytest.skip("needs uvloop")
+    return [sys.executable if word == "python" else word for word in command]
+
+
+@pytest.mark.parametrize("how", COMMANDS)
+def test_every_early_reply_of_a_server_as_it_is_arrives_whole(how: str, tmp_path: Path) -> None:
+    with serving(tmp_path, *in_this_python(COMMANDS[how])) as server:
+        for _ in range(TRIES):
+            reply = upload(server.connect())
+            head, _, body = reply.partition(b"\r\n\r\n")
+            stated = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+            assert stated is not None, reply[:200]
+            assert (head[9:10], len(body)) == (b"4", int(stated[1]))
+    assert b"Traceback" not in server.output, server.output.decode()
+
+
+@pytest.mark.parametrize("how", ["http.server", "asyncio", "uvloop"])
+def test_without_it_the_reply_is_lost(how: str, tmp_path: Path) -> None:
+    """So that the test above is seen to be able to fail."""
+    with serving(tmp_path, *in_this_python(COMMANDS[how]), run=()) as server:
+        with pytest.raises(ConnectionError):
+            upload(server.connect())
+
+
+def test_a_server_of_tls_closes_gracefully_too(tmp_path: Path) -> None:
+    context = client_context(ssl.TLSVersion.TLSv1_3)
+    with serving(tmp_path, sys.executable, "http_server.py", "server.pem") as server:
+        sock = context.wrap_socket(server.connect(), server_hostname=NAME)
+        assert upload(sock).endswith(bytes(65536))
+
+
+def test_sigterm_ends_it_as_ever_but_not_before_the_closes_in_flight(tmp_path: Path) -> None:
+    with serving(tmp_path, sys.executable, "http_server.py") as server:
+        with server.connect() as client:
+            client.sendall(HEAD + bytes(1000))
+            await_fin(client)
+            with server.connect() as another:  # who handed that one over answers the next
+                another.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                another.recv(1)
+            server.process.send_signal(signal.SIGTERM)
+            client.sendall(bytes(UPLOAD - 1000))
+            assert read_reply(client).endswith(bytes(65536))
+        assert server.process.wait(PATIENCE) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("module", ["trio", "gevent"])
+def test_what_cannot_be_served_works_as_ever(module: str, tmp_path: Path) -> None:
+    pytest.importorskip(module)
+    with serving(tmp_path, sys.executable, f"{module}_server.py") as server:
+        with server.connect() as client:
+            client.sendall(b"hello")
+            assert client.recv(100) == b"hello"
+
+
+SHOWS = "import socket; print(socket.socket.accept.__name__)"
+
+# --- the command is itself -----------------------------------------------------------------------
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*RUN, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_its_arguments_its_output_and_its_exit_code_are_its_own() -> None:
+    program = "import sys; print(sys.argv[1:]); sys.exit(7)"
+    ended = run("--", sys.executable, "-c", program, "--timeout", "--", "x")
+    assert (ended.returncode, ended.stdout) == (7, "['--timeout', '--', 'x']\n")
+
+
+def test_it_says_what_is_replaced_unless_it_is_to_be_quiet() -> None:
+    told = run("--", sys.executable, "-c", "pass").stderr
+    assert "accept()" in told
+    assert run("--quiet", "--", sys.executable, "-c", "pass").stderr == ""
+
+
+def test_it_says_so_where_the_server_is_out_of_reach(tmp_path: Path) -> None:
+    (tmp_path / "granian").write_text("#!/bin/sh\n")
+    (tmp_path / "granian").chmod(0o755)
+    told = run("--", "granian", PATH=f"{tmp_path}:{os.environ['PATH']}").stderr
+    assert "out of reach" in told
+
+
+def test_a_command_that_is_not_there_is_said_to_be() -> None:
+    ended = run("--", "no-such-command")
+    assert ended.returncode == 127
+    assert "no-such-command" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--timeout", "-1", "--", "true"], ["--timeout", "x"]]
+)
+def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
+    assert run(*arguments).returncode == 2
+
+
+def test_options_become_variables_which_a_child_inherits() -> None:
+    program = "import os; print(*sorted(v for v in os.environ.items() if 'GRACEFUL' in v[0]))"
+    ended = run("--timeout", "3", "--", sys.executable, "-c", program)
+    assert ended.stdout == "('GRACEFUL_CLOSE_TIMEOUT', '3.0')\n"
+
+
+def test_a_variable_that_is_wrong_does_not_keep_the_program_from_running() -> None:
+    ended = run("--", sys.executable, "-c", "print(1)", GRACEFUL_CLOSE_TIMEOUT="soon")
+    assert ended.stdout == "1\n"
+    assert "soon" in ended.stderr
+
+
+def test_the_users_own_sitecustomize_is_imported(tmp_path: Path) -> None:
+    mine = tmp_path / "sitecustomize.py"
+    mine.write_text("print('mine')")
+    program = f"import sitecustomize; print(sitecustomize.__file__); {SHOWS}"
+    ended = run("--", sys.executable, "-c", program, PYTHONPATH=str(tmp_path))
+    # Once in the Python that becomes the command, and once in that of the command.
+    assert ended.stdout == f"mine\nmine\n{mine}\ngraceful_accept\n"
+
+
+def test_child_processes_have_it_too() -> None:
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SHOWS!r}])"
+    assert run("--", sys.executable, "-c", program).stdout == "graceful_accept\n"
+    # And nobody else.
+    alone = subprocess.run(
+        [sys.executable, "-c", SHOWS], capture_output=True, text=True, check=True
+    )
+    assert alone.stdout == "accept\n"
+
+
+def test_importing_it_replaces_nothing() -> None:
+    program = f"import graceful_close._launched; {SHOWS}"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "accept\n"
+
+
+def test_it_loads_nothing_that_the_program_does_not() -> None:
+    program = (
+        "import sys; print(*{'asyncio', 'ssl', 'uvloop', 'trio', 'anyio'} & {*sys.modules})"
+    )
+    assert run("--", sys.executable, "-c", program).stdout == "\n"
+
+
+def test_a_listener_of_ours_still_prepares_its_contexts_for_tls() -> None:
+    program = """
+import ssl
+from graceful_close import GracefulListener
+with GracefulListener(("127.0.0.1", 0)) as listener:
+    listener.tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+print("well")
+"""
+    assert run("--", sys.executable, "-c", program).stdout == "well\n"
