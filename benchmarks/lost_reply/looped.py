@@ -34,6 +34,20 @@ def _uvicorn(host: str, graceful: bool, parser: str) -> None:
     package.Server(config).run(sockets=[listener])
 
 
+def uvicorn_uvloop(host: str, graceful: bool) -> None:
+    package: Any = import_module("uvicorn")
+    config = package.Config(
+        asgi,
+        loop="graceful_close.uvicorn:new_uvloop" if graceful else "uvloop",
+        http="httptools",
+        lifespan="off",
+        log_level="critical",
+    )
+    listener = listen(host, False)
+    announce(listener)
+    package.Server(config).run(sockets=[listener])
+
+
 def hypercorn(host: str, graceful: bool) -> None:
     config: Any = import_module("hypercorn.config")
     serve: Any = import_module("hypercorn.asyncio").serve

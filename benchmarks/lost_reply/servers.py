@@ -82,6 +82,12 @@ SERVERS = {
     ),
     "uvicorn-h11": Server(looped.uvicorn_h11, _LISTENER, ("uvicorn", "h11")),
     "uvicorn-httptools": Server(looped.uvicorn_httptools, _LISTENER, ("uvicorn", "httptools")),
+    "uvicorn-uvloop": Server(
+        looped.uvicorn_uvloop,
+        "--loop graceful_close.uvicorn:new_uvloop",
+        ("uvicorn", "httptools", "uvloop"),
+        "graceful_close.uvicorn",
+    ),
     "hypercorn": Server(looped.hypercorn, _LISTENER, ("Hypercorn",)),
     "aiohttp": Server(
         looped.aiohttp,
