@@ -149,7 +149,9 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, *command: str, run: Sequence[str] = (*RUN, "--")) -> Generator[Server]:
+def serving(
+    folder: Path, *command: str, run: Sequence[str] = (*RUN, "--")
+) -> Generator[Server]:
     for name, program in {
         "http_server.py": HTTP_SERVER,
         "asyncio_server.py": ASYNCIO_SERVER,

@@ -52,6 +52,9 @@ COMMANDS = {
     "lab": Command(
         "graceful_close_lab.lab_command", "see on loopback what each way to close does"
     ),
+    "run": Command(
+        "graceful_close_lab.run", "start a server whose connections then close gracefully"
+    ),
     "watch": Command(
         "graceful_close_lab.watch.command", "which process of this machine loses replies, now?"
     ),

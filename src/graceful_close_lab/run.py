@@ -13,15 +13,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import graceful_close
 from graceful_close import _launched
 
 from . import show
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from .parsing import Parser
 
 _NOT_FOUND = 127  # what a shell says of a command that there is none of
 
@@ -46,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "closes in flight. Nothing else is changed. Not served: what accepts outside Python (granian, "
         "Robyn, uWSGI, socketify), gevent, eventlet, trio, and Python with -I, -E or -S."
     )
+    parser.usage = "%(prog)s [OPTIONS] -- COMMAND [ARGUMENTS]"
+    if isinstance(parser, Parser):
+        parser.exit_codes |= {
+            0: "the command's own, as are all but these",
+            _NOT_FOUND: "there is no such command",
+        }
     parser.add_argument(
         "--timeout",
         type=_seconds,
@@ -58,7 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"of silence, for each close; also {_launched.IDLE_TIMEOUT} (5)",
     )
-    parser.add_argument("--quiet", action="store_true", help="say nothing at the start")
     parser.add_argument("command", metavar="COMMAND", help="as you type it without this")
     parser.add_argument("arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER)
 
@@ -88,15 +90,6 @@ def run(given: argparse.Namespace) -> int:
     sys.stderr.flush()
     os.execve(program, line, _environment(given))  # noqa: S606 (the user's own)
     raise AssertionError("execve() does not return")
-
-
-def main(arguments: Sequence[str], program: str) -> int:
-    """`run` with its command line."""
-    parser = argparse.ArgumentParser(
-        prog=program, usage="%(prog)s [OPTIONS] -- COMMAND [ARGUMENTS]"
-    )
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
 
 
 def _environment(given: argparse.Namespace) -> dict[str, str]:
