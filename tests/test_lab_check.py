@@ -111,7 +111,7 @@ def test_a_port_where_nobody_listens_is_tried_once() -> None:
     assert code == 4
     assert found["verdict"] == "NOT_CONNECTED"
     assert [each["outcome"] for each in found["tries"]] == ["REFUSED"]
-    assert "start the server" in found["remedy"]
+    assert "start it" in found["remedy"]
 
 
 def test_a_server_that_says_nothing_hangs_and_costs_one_timeout() -> None:

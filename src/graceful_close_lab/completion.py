@@ -21,7 +21,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
     """The script for a shell.
 
     Raises:
-        ValueError: There is none for that shell; the message lists those that there are.
+        ValueError: The shell is not supported; the message lists those that are.
     """
     if shell not in _SHELLS:
         raise ValueError(f"{shell!r} is none of {', '.join(_SHELLS)}")

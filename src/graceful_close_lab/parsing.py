@@ -17,7 +17,7 @@ NOBODY_LISTENS = 141  # 128 and the number of SIGPIPE
 _OF_ALL = {
     2: "a mistake on the command line",
     INTERRUPTED: "interrupted, as by Ctrl-C",
-    NOBODY_LISTENS: "nobody reads the output any more",
+    NOBODY_LISTENS: "the reader of the output closed the pipe",
 }
 
 
@@ -26,7 +26,7 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that fills its texts without breaking names in two, and tells the exit codes.
+    """A parser that fills its texts without breaking names in two, and lists the exit codes.
 
     Attributes:
         exit_codes: What each means; those that all commands have are added to a command's own.

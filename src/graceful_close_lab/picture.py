@@ -59,7 +59,7 @@ STYLE = """
 """
 
 _NOTES = {
-    True: "On loopback: what the programs called and were told, and the packets as they arrived.",
+    True: "On loopback: what the programs called, what their calls returned, and the packets as they arrived.",
     False: "On loopback, without a look at the wire: as the programs' calls and the kernel's list "
     "of connections tell it.",
 }

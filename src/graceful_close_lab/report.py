@@ -72,8 +72,7 @@ class Report:
 
 
 SCHEMA_VERSION = 1
-"""Of the JSON. It counts up when a key goes, or comes to mean something else; a new key is no
-new version."""
+"""Of the JSON. It is incremented when a key is removed or changes its meaning."""
 
 
 def as_json(report: Report) -> str:

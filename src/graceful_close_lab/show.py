@@ -58,11 +58,11 @@ def show(parts: Sequence[Table | Words]) -> None:
 
 @contextlib.contextmanager
 def progress(total: int, *, quiet: bool = False) -> Generator[Callable[[str], None]]:
-    """Tell on stderr what goes on, if that is a terminal: somebody may be waiting there.
+    """Report progress on stderr, if that is a terminal.
 
     Args:
         total: How many steps there will be.
-        quiet: Whether to tell nothing.
+        quiet: Whether to report nothing.
 
     Yields:
         What to call at the beginning of each step, with its name.

@@ -56,7 +56,7 @@ class Arrow:
         kind: What it is.
         text: What it says of itself.
         reach: How far it goes: bytes of the sender's stream up to its end, or, of an ACK, of the
-            other's that it acknowledges, a FIN counted as one. 0: that is not told.
+            other's that it acknowledges, a FIN counted as one. 0: unknown.
     """
 
     sent_at: float

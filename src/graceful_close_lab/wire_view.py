@@ -1,7 +1,7 @@
 """When packets of a connection arrive on loopback, where this process may see them.
 
 That takes Linux, and CAP_NET_RAW: root, as a rule. Elsewhere nothing is seen, and a story keeps the
-times at which the programs were told.
+times at which the calls of the programs returned.
 """
 
 from __future__ import annotations
@@ -95,11 +95,11 @@ def watched(port: int) -> Generator[Wire]:
 def as_it_arrived(exchange: Exchange, wire: Wire, began: float, server: int) -> Exchange:
     """The exchange, with each arrow from when its first packet arrived to when its last did.
 
-    A packet on loopback arrives when it is sent. What cannot be found on the wire stays as told.
+    A packet on loopback arrives when it is sent. What cannot be found on the wire stays as it is.
 
     Args:
-        exchange: As the programs and the kernel's list told it.
-        wire: What was seen meanwhile.
+        exchange: As the programs and the kernel's list report it.
+        wire: What was seen during it.
         began: When the story began, by `time.perf_counter()`.
         server: The server's port.
     """

@@ -54,7 +54,7 @@ def parse(text: str, path: str | None = None) -> Address:
         path: The path, if it was named by itself.
 
     Raises:
-        ValueError: It is none of these; the message says what is wrong.
+        ValueError: It is not one of these; the message says what is wrong.
     """
     url = urlsplit(text if "://" in text else f"http://{text}")
     if url.scheme not in _PORTS:

@@ -23,7 +23,7 @@ _PIECE = bytes(64 << 10)
 
 # A kernel whose program reads nothing still takes some bytes now and then: it is asked by probes
 # (RFC 9293, section 3.8.6.1) and finds room. So an upload is stuck if the second half of the
-# time brought less than this part of what the first did. Arbitrary.
+# time brought less than this part of what the first did. A heuristic.
 _TRICKLE = 8
 
 # How long curl waits for 100 Continue (CURLOPT_EXPECT_100_TIMEOUT_MS).
@@ -40,7 +40,7 @@ def attempt(upload: Upload, client: Client) -> Try:
                 trial.talk(sock)
             except BaseException as stop:
                 if not (isinstance(stop, Stop) and trial.reply.whole):
-                    abortive_close(sock)  # or the kernel would go on uploading
+                    abortive_close(sock)  # or the kernel would continue uploading
                 raise
     except Stop as stop:
         outcome, detail = stop.outcome, stop.detail
@@ -80,9 +80,9 @@ class _Trial:
         self._unsent = len(self._head) + upload.size
         self._sending = True
         self._reading = client.reads_while_sending
-        self._until_told = 0.0  # when it sends its upload though nobody told it to; 0: now
+        self._hold_until = 0.0  # when it sends without 100 Continue; 0: now
         if client is Client.EXPECT:
-            self._until_told = monotonic() + _WAITS_TO_CONTINUE
+            self._hold_until = monotonic() + _WAITS_TO_CONTINUE
         self._failure = ""
 
     @property
@@ -123,17 +123,17 @@ class _Trial:
         return bool(ready & selectors.EVENT_READ), bool(ready & selectors.EVENT_WRITE)
 
     def _may_send(self) -> bool:
-        if self._head or not self._until_told:
+        if self._head or not self._hold_until:
             return self._sending
-        if self.reply.continues or monotonic() >= self._until_told:
-            self._until_told = 0.0
-        return self._sending and not self._until_told
+        if self.reply.continues or monotonic() >= self._hold_until:
+            self._hold_until = 0.0
+        return self._sending and not self._hold_until
 
     def _sleep(self, sock: socket.socket) -> float:
         """How long to: until the upload begins, until half-time, or until the deadline."""
         now = monotonic()
-        if self._until_told:
-            return max(min(self._until_told, self.deadline) - now, 0)
+        if self._hold_until:
+            return max(min(self._hold_until, self.deadline) - now, 0)
         if now < self._halftime:
             return self._halftime - now
         if self._taken < 0:
@@ -142,7 +142,7 @@ class _Trial:
 
     def _out_of_time(self, sock: socket.socket) -> Stop:
         more = self._count_taken(sock) - self._taken
-        if self._sending and not self._until_told and more * _TRICKLE > self._taken:
+        if self._sending and not self._hold_until and more * _TRICKLE > self._taken:
             return Stop(Outcome.TOO_SLOW, f"{self.sent:,} bytes were sent")
         if self.reply.received:
             return Stop(Outcome.TIMED_OUT, "while it read the reply")

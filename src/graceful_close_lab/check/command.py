@@ -154,7 +154,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         with show.progress(options.tries * len(Client), quiet=options.quiet) as begin:
             findings = examine(upload, options.tries, options.expect_status, begin)
-    except OSError as error:  # EMFILE, ENOMEM, EPERM: no socket to be had
+    except OSError as error:  # EMFILE, ENOMEM, EPERM: no socket available
         findings = Findings(str(address), options.upload, problem=str(error))
     return _tell(options, findings)
 
@@ -289,7 +289,7 @@ def _resolve(
 ) -> tuple[tuple[int, Endpoint], ...] | str:
     """The addresses that a host's name stands for; or why there are none.
 
-    The resolver knows no timeout, so it is asked in a thread that nobody waits for any longer.
+    The resolver has no timeout, so a thread calls it, and is abandoned when the time is up.
     """
     answers: list[tuple[tuple[int, Endpoint], ...] | str] = []
 

@@ -1,4 +1,4 @@
-"""A connection to the server that is checked, with TLS on it if there is to be."""
+"""A connection to the server that is checked, with TLS if the address asks for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CUT = "the end without close_notify"
 
-# Seconds for a handshake that is only to tell what a port speaks. Arbitrary.
+# Seconds for a handshake that is only to find out what a port speaks. A heuristic.
 _A_MOMENT = 2.0
 
 
@@ -27,13 +27,13 @@ def connect(upload: Upload, deadline: float) -> socket.socket:
         deadline: When to give up, by `time.monotonic()`.
 
     Raises:
-        Stop: There is none to be had.
+        Stop: It cannot be made.
     """
     sock = _connect(upload, deadline)
     try:
         if upload.context is not None:
             sock.settimeout(max(deadline - monotonic(), 0.001))
-            # An end without close_notify is an error: it may be somebody's cut.
+            # An end without close_notify is an error: an attacker may have cut the stream.
             sock = upload.context.wrap_socket(
                 sock, server_hostname=upload.address.host, suppress_ragged_eofs=False
             )

@@ -12,8 +12,8 @@ class Client(enum.Enum):
 
     Attributes:
         like: Programs that are of this kind, in a few letters.
-        a_loss: What a loss means to whoever uses such a program, and who else does.
-        by_default: Whether they are so without being told.
+        a_loss: What a loss means to the users of such a program.
+        by_default: Whether they do so without being configured to.
     """
 
     like: str
@@ -32,20 +32,20 @@ class Client(enum.Enum):
         "urllib, nginx",
         (
             "urllib.request raises URLError; nginx, which asks the servers behind it in this way "
-            "unless it is told otherwise, gives 502 Bad Gateway for a reply that it lost."
+            "unless it is configured otherwise, gives 502 Bad Gateway for a reply that it lost."
         ),
         False,
     )
     """The same, but it asks the server to close: urllib.request, and nginx's proxy_pass unless
-    it is told to keep connections (proxy_http_version, proxy_set_header Connection)."""
+    it is configured to keep connections (proxy_http_version, proxy_set_header Connection)."""
 
     EXPECT = (
         "Expect: 100-continue",
         "curl",
         "curl ends with (55) or (56), 'Connection reset by peer', for uploads of 1 MB and more.",
     )
-    """Sends the head and waits, a second at most, for 100 Continue or for a reply; then sends,
-    reads meanwhile, and stops sending at a status of 400 and above."""
+    """Sends the head and waits, a second at most, for 100 Continue or for a reply; then sends
+    while it reads, and stops sending at a status of 400 and above."""
 
     SENDS_FIRST = (
         "sends all, then reads",
@@ -84,7 +84,7 @@ class Client(enum.Enum):
 
 
 class Outcome(enum.Enum):
-    """What became of the reply. The value is how it is told."""
+    """What became of the reply. The value is how it is reported."""
 
     WHOLE = "early reply whole"
     """It came before all was uploaded, and to its last byte."""
@@ -114,7 +114,7 @@ class Outcome(enum.Enum):
     """The reply is whole, and is not what was to be tested."""
 
     CLOSED = "closed without a reply"
-    """The server's FIN came, no reply before it, and no reset; nobody got one."""
+    """The server's FIN came, no reply before it, and no reset; no try got a reply."""
 
     REFUSED = "connection refused"
     UNREACHABLE = "could not connect"

@@ -171,8 +171,8 @@ _ADVICE = {  # what says most, first
     Outcome.TOO_SLOW: "Give it more time (--timeout), or less to take (--upload).",
     Outcome.OTHER_STATUS: "Look at --path, --method and --header, or at --expect-status.",
     Outcome.LATE: "The server took the whole upload before it answered. Name a --path that it "
-    "refuses at once (401, 404, 405, 413), or an --upload larger than its limit.",
-    Outcome.REFUSED: "Nobody listens there: start the server, or look at the port.",
+    "refuses immediately (401, 404, 405, 413), or an --upload larger than its limit.",
+    Outcome.REFUSED: "No server listens there: start it, or look at the port.",
     Outcome.UNREACHABLE: "Look at the address.",
     Outcome.TLS_FAILED: "--cacert names the authority to trust, --insecure takes any "
     "certificate. Without TLS write http://.",

@@ -28,7 +28,7 @@ class Reply:
         received: Bytes that came, 1xx replies among them.
         status: The status code; 0: not known yet.
         server: The Server field; empty: there is none, or it has not come yet.
-        continues: Whether 100 Continue has come: the server wants the upload.
+        continues: Whether 100 Continue has come: the server asks for the upload.
         whole: Whether its last byte has come (RFC 9112, section 6.3).
     """
 

@@ -17,10 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCHEMA_VERSION = 1
-"""Of the JSON. It counts up when a key goes, or comes to mean something else; a new key is no
-new version."""
+"""Of the JSON. It is incremented when a key is removed or changes its meaning."""
 
-# What a server may send before it hears anything from the client: ten segments of 1,460 bytes
+# What a server may send before the first acknowledgement: ten segments of 1,460 bytes
 # (RFC 6928, section 2). A longer reply is still on its way when the reset follows.
 _SENT_AT_ONCE = 14_600
 
@@ -220,7 +219,7 @@ def _reservations(findings: Findings) -> list[Words]:
         told.append(
             Words(
                 f"No reply was longer than {findings.longest:,} bytes. One of more than "
-                f"{_SENT_AT_ONCE:,}, which are sent at once, is lost more easily: try a --path "
+                f"{_SENT_AT_ONCE:,}, which are sent without waiting, is lost more easily: try a --path "
                 "with a longer error page, if there is one."
             )
         )

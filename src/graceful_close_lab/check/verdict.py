@@ -36,7 +36,7 @@ class Verdict(enum.Enum):
     """There was no early reply to be lost."""
 
     NOT_CONNECTED = "NOT CONNECTED"
-    """There was no conversation: nobody listens, or it is not HTTP."""
+    """There was no connection, or no HTTP on it."""
 
 
 EXIT_CODES = {
@@ -52,7 +52,7 @@ EXIT_CODES = {
 BY_PROXIES = frozenset({502, 503, 504})
 
 # Tries that ran into their timeout, after which another of that client's is not made: it would
-# cost as much time. Arbitrary; a server that hangs now and then is not missed so.
+# cost as much time. A heuristic: a server that hangs now and then is still noticed.
 _ENOUGH_HANGS = 2
 
 
@@ -184,14 +184,14 @@ def examine(
 ) -> Findings:
     """Try with each kind of client.
 
-    It ends before its time where nothing more is to be learned: nobody listens, or a try ran
+    It ends before its time where nothing more can be learned: the connection is refused, or a try ran
     into its timeout, as the next of that client's would.
 
     Args:
         upload: What each try does.
         tries: How many for each kind of client.
         expected: The status codes that count; none: any.
-        begin: Is told of each, before.
+        begin: Called before each, with its name.
     """
     made = tuple(_tries(upload, tries, begin))
     server = next((each.server for each in made if each.server), "")
