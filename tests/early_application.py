@@ -34,7 +34,7 @@ async def asgi(
 
 
 def create_app() -> Any:
-    """For `flask run`."""
+    """The application of `flask run`."""
     from flask import Flask
 
     app = Flask(__name__)
@@ -47,4 +47,13 @@ def create_app() -> Any:
     def refuse() -> tuple[bytes, int]:  # pyright: ignore[reportUnusedFunction]
         return BODY, 413
 
+    return app
+
+
+def create_graceful_app() -> Any:
+    """The same, with the line around it that saves its replies."""
+    from graceful_close.wsgi import DrainMiddleware
+
+    app = create_app()
+    app.wsgi_app = DrainMiddleware(app.wsgi_app)
     return app

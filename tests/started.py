@@ -23,17 +23,25 @@ _PYTHON = [sys.executable, "-W", "ignore", "-m"]
 def commands(host: str, port: int) -> dict[str, list[str]]:
     """How each server is started."""
     return {
-        "flask run": [
-            *_PYTHON, "flask", "--app", "early_application", "run", "-h", host, "-p", str(port),
-        ],
+        "flask run": _flask("create_app", host, port),
+        "flask run, DrainMiddleware": _flask("create_graceful_app", host, port),
         "uvicorn": [
             *_PYTHON, "uvicorn", "--host", host, "--port", str(port), "early_application:asgi",
+        ],
+        "uvicorn, new_loop": [
+            *_PYTHON, "uvicorn", "--host", host, "--port", str(port), "early_application:asgi",
+            "--loop", "graceful_close.uvicorn:new_loop",
         ],
         "gunicorn": [
             *_PYTHON, "gunicorn", "--no-control-socket", "-b", f"{host}:{port}",
             "early_application:wsgi",
         ],
     }  # fmt: skip
+
+
+def _flask(factory: str, host: str, port: int) -> list[str]:
+    app = f"early_application:{factory}"
+    return [*_PYTHON, "flask", "--app", app, "run", "-h", host, "-p", str(port)]
 
 
 def free_port() -> int:

@@ -33,6 +33,13 @@ def needs(module: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(missing, reason=f"needs {module}")
 
 
+def check_started(name: str) -> tuple[int, dict[str, Any]]:
+    """What `check` finds of a server on this machine."""
+    port = free_port()
+    with started(commands(HOST, port)[name], (HOST, port)):
+        return check(f"{HOST}:{port}")
+
+
 class Refuses(BaseHTTPRequestHandler):
     """Answers 413 and reads nothing, as http.server is used."""
 
@@ -82,20 +89,22 @@ def test_http_server_loses_replies_and_with_the_mixin_none(
 
 @needs("uvicorn")
 def test_uvicorn_loses_replies_only_for_clients_that_ask_it_to_close() -> None:
-    port = free_port()
-    with started(commands(HOST, port)["uvicorn"], (HOST, port)):
-        code, found = check(f"{HOST}:{port}")
+    code, found = check_started("uvicorn")
     assert code == 1
     assert found["verdict"] == "LOST_FOR_SOME"
     assert [name for name, verdict in verdicts(found).items() if verdict == "LOST"] == ["CLOSE"]
-    assert "graceful_close.uvicorn:new_loop" in found["remedy"]
+    assert "--loop graceful_close.uvicorn:new_loop" in found["remedy"]
+
+
+@needs("uvicorn")
+def test_uvicorn_started_as_the_remedy_says_loses_none() -> None:
+    code, found = check_started("uvicorn, new_loop")
+    assert (code, outcomes(found)) == (0, {"WHOLE"})
 
 
 @needs("gunicorn")
 def test_gunicorn_loses_replies_to_whoever_sends_all_first() -> None:
-    port = free_port()
-    with started(commands(HOST, port)["gunicorn"], (HOST, port)):
-        code, found = check(f"{HOST}:{port}")
+    code, found = check_started("gunicorn")
     assert (code, found["server"]) == (1, "gunicorn")
     assert verdicts(found).items() >= GIVES_UP.items()
 
@@ -175,21 +184,32 @@ def link() -> Generator[Link, None, None]:
         link.close()
 
 
-@needs("flask")
-def test_flask_over_a_link_of_20_ms_loses_replies_to_curl(link: Link) -> None:
+def check_over(link: Link, name: str) -> tuple[int, dict[str, Any]]:
+    """What `check` finds of a server at the other end of a link."""
     host, port = ADDRESSES["IPv4"][OURS], 8000
 
     def ask() -> tuple[int, dict[str, Any]]:
         with link.inside(PEER):
-            return check(f"{host}:{port}", tries=10)
+            return check(f"{host}:{port}", "--upload", "1MB", tries=8)
 
     # A process is in the namespace of the thread that starts it.
     with ThreadPoolExecutor(1) as elsewhere, link.inside(OURS):
-        with started(commands(host, port)["flask run"], (host, port)):
-            code, found = elsewhere.submit(ask).result()
-    # Not every one, on a busy machine: werkzeug waits for 10 ms of its own time.
+        with started(commands(host, port)[name], (host, port)):
+            return elsewhere.submit(ask).result()
+
+
+@needs("flask")
+def test_flask_over_a_link_of_20_ms_loses_replies_to_curl(link: Link) -> None:
+    code, found = check_over(link, "flask run")
     assert code == 1
     assert found["verdict"] == "LOST"
+    # Not every one, on a busy machine: werkzeug waits for 10 ms of its own time.
     assert verdicts(found)["EXPECT"] == "LOST"
     assert found["local"] is False
-    assert "flask run" in found["remedy"]
+    assert "app.wsgi_app = graceful_close.wsgi.DrainMiddleware" in found["remedy"]
+
+
+@needs("flask")
+def test_flask_with_the_remedy_loses_none_over_that_link(link: Link) -> None:
+    code, found = check_over(link, "flask run, DrainMiddleware")
+    assert (code, outcomes(found)) == (0, {"WHOLE"})
