@@ -22,6 +22,7 @@ _PYTHON = [sys.executable, "-W", "ignore", "-m"]
 
 def commands(host: str, port: int) -> dict[str, list[str]]:
     """How each server is started."""
+    gunicorn = [*_PYTHON, "gunicorn", "--no-control-socket", "-b", f"{host}:{port}"]
     return {
         "flask run": _flask("create_app", host, port),
         "flask run, DrainMiddleware": _flask("create_graceful_app", host, port),
@@ -32,9 +33,9 @@ def commands(host: str, port: int) -> dict[str, list[str]]:
             *_PYTHON, "uvicorn", "--host", host, "--port", str(port), "early_application:asgi",
             "--loop", "graceful_close.uvicorn:new_loop",
         ],
-        "gunicorn": [
-            *_PYTHON, "gunicorn", "--no-control-socket", "-b", f"{host}:{port}",
-            "early_application:wsgi",
+        "gunicorn": [*gunicorn, "early_application:wsgi"],
+        "gunicorn, ready module": [
+            *gunicorn, "-c", "python:graceful_close.gunicorn", "early_application:wsgi",
         ],
     }  # fmt: skip
 

@@ -110,6 +110,12 @@ def test_gunicorn_loses_replies_to_whoever_sends_all_first() -> None:
 
 
 @needs("gunicorn")
+def test_gunicorn_started_as_the_remedy_says_loses_none() -> None:
+    code, found = check_started("gunicorn, ready module")
+    assert (code, outcomes(found)) == (0, {"WHOLE"})
+
+
+@needs("gunicorn")
 def test_gunicorn_on_a_unix_socket_loses_them_too(tmp_path: Path) -> None:
     path = tmp_path / "sock"
     command = commands(HOST, 0)["gunicorn"]

@@ -15,12 +15,12 @@ class Remedy(NamedTuple):
     Attributes:
         marks: What its Server field contains, in lower case.
         words: What to do: a sentence.
-        section: The heading on the page docs/servers.md that tells more; empty: the page.
+        section: The anchor on the page docs/servers.md that tells more.
     """
 
     marks: tuple[str, ...]
     words: str
-    section: str = ""
+    section: str
 
 
 _WSGI = "graceful_close.wsgi.DrainMiddleware"
@@ -30,8 +30,7 @@ _ASGI = "graceful_close.asgi.DrainMiddleware"
 REMEDIES = (
     Remedy(
         ("gunicorn",),
-        "Start it with `gunicorn -c python:graceful_close.gunicorn`; with its gevent worker put "
-        f"{_WSGI} around the application.",
+        "Start it with `gunicorn -c python:graceful_close.gunicorn`, whatever its worker.",
         "gunicorn",
     ),
     Remedy(
@@ -42,23 +41,27 @@ REMEDIES = (
         "uvicorn",
     ),
     Remedy(
-        ("granian",),
-        f"Put {_ASGI} or {_WSGI} around the application; it takes no socket from Python.",
-    ),
-    Remedy(
         ("waitress",),
-        "Serve with waitress.serve(app, sockets=[GracefulListener(...)]).",
+        "Serve with graceful_close.waitress.serve(app), or, under pserve, with "
+        "`use = egg:graceful-close#waitress`.",
         "waitress",
     ),
     Remedy(
         ("werkzeug",),
-        f"Set app.wsgi_app = {_WSGI}(app.wsgi_app); `flask run` stays as it is.",
+        f"Set app.wsgi_app = {_WSGI}(app.wsgi_app): `flask run` stays as it is. Or call "
+        "app.run(request_handler=graceful_close.werkzeug.GracefulRequestHandler).",
         "flask-and-werkzeug",
     ),
     Remedy(
-        ("cheroot", "cherrypy"),
+        ("cherrypy",),
+        f"Put {_WSGI} around the application. For refusals of the server's own set "
+        "cherrypy.server.httpserver as the page shows.",
+        "cherrypy",
+    ),
+    Remedy(
+        ("cheroot",),
         f"Put {_WSGI} around the application. For refusals of the server's own, such as past "
-        "max_request_body_size, Cheroot's server.socket can be adopted by a GracefulListener.",
+        "max_request_body_size, subclass the server as the page shows.",
         "cheroot",
     ),
     Remedy(
@@ -80,7 +83,16 @@ REMEDIES = (
         "WSGIServer.handle().",
         "gevent",
     ),
-    Remedy(("daphne", "uwebsockets", "socketify"), f"Put {_ASGI} around the application."),
+    Remedy(
+        ("granian",),
+        f"Put {_ASGI} or {_WSGI} around the application; it takes no socket from Python.",
+        "one-line",
+    ),
+    Remedy(
+        ("daphne", "uwebsockets", "socketify"),
+        f"Put {_ASGI} around the application.",
+        "one-line",
+    ),
     Remedy(
         ("basehttp", "simplehttp", "wsgiserver"),
         "Put GracefulMixIn first among the bases of the server's class (with Bottle: "
@@ -92,8 +104,9 @@ REMEDIES = (
 _ANY = Remedy(
     (),
     f"Put {_WSGI} or {_ASGI} around the application: that works on every server, also on those "
-    "that take no socket (uWSGI, granian, gevent, eventlet). Or give the server a "
-    "GracefulListener to listen on.",
+    "that take no socket (uWSGI, granian, gevent, eventlet). Or find what you type in the table "
+    "of the page.",
+    "you-type-this",
 )
 
 # These ask other servers, if they have no answer themselves.
@@ -135,7 +148,7 @@ def advice(findings: Findings) -> Advice:
     match findings.verdict:
         case Verdict.LOST | Verdict.LOST_FOR_SOME:
             if proxy or Outcome.BY_PROXY in outcomes:
-                return Advice(_BEHIND.format(proxy or "A proxy"), page("servers"))
+                return Advice(_BEHIND.format(proxy or "A proxy"), page("proxies"))
             return _remedy(server)
         case Verdict.SURVIVED:
             return Advice(_needs_nothing(server))
@@ -144,7 +157,7 @@ def advice(findings: Findings) -> Advice:
             return Advice(
                 f"{proxy} takes the whole upload before it asks the server behind it, and gave "
                 f"{late} whole replies of {len(findings.tries)}. " + _BEHIND.format(proxy),
-                page("servers"),
+                page("proxies"),
             )
         case _:
             words = next(
