@@ -57,7 +57,9 @@ class CloseFuture(StockFuture):
             else:
                 self.set_exception(outcome)
         except InvalidStateError:
-            pass  # the other one was faster
+            # An asker was faster, who may have told itself between its look and its wait.
+            with self._condition:
+                self._condition.notify_all()
         finally:
             made.pop("_telling", None)
 
