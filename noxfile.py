@@ -104,6 +104,31 @@ def wheel(session: nox.Session) -> None:
             session.run(*PYTEST, *session.posargs)
 
 
+# Other kernels, processors and Pythons; see elsewhere/__init__.py. They need root on Debian.
+ELSEWHERE = ["gvisor", "i386", "s390x", "python-3.14", "python-3.15"]
+ELSEWHERE_PROMISES = ["armhf", "arm64", "riscv64", "ppc64el", "mips64el", "pypy"]
+
+
+def promises(session: nox.Session) -> None:
+    """What the library promises, tried elsewhere."""
+    session.install("-e", ".[anyio,trio]", "pip", "pytest>=9", "trustme>=1.2")
+    there = ("python", "-m", "elsewhere", "--work", session.create_tmp(), session.name)
+    session.run(*there)
+    if session.name in ELSEWHERE:
+        session.run(*there, "pytest", "-q", "tests/contract", *session.posargs)
+
+
+def promises_and_contract(session: nox.Session) -> None:
+    """What the library promises, tried elsewhere, and the tests of the contract."""
+    promises(session)
+
+
+for place in ELSEWHERE:
+    nox.session(name=place)(promises_and_contract)
+for place in ELSEWHERE_PROMISES:
+    nox.session(name=place)(promises)
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """What it costs: `nox -s bench -- one_close drain`. These are not tests."""

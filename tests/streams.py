@@ -8,10 +8,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from graceful_close import LingerPolicy, set_linger
+from graceful_close import LingerPolicy, set_linger, unacked_bytes
 
 T = TypeVar("T")
 
@@ -77,6 +78,13 @@ def connect_many(
             ours = stack.enter_context(listener.accept()[0])
             connections.append(Connection(ours, peer))
         yield connections
+
+
+@cache
+def kernel_counts() -> bool:
+    """Whether this kernel counts what a TCP connection's peer has not acknowledged (gVisor's does not)."""
+    with connect("tcp4") as tcp:
+        return unacked_bytes(tcp.ours) is not None
 
 
 def fill(sock: socket.socket) -> int:

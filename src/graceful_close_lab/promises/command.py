@@ -15,7 +15,7 @@ from .trying import PROMISES, Promise, Trial, Verdict, attempt
 
 # Seconds: for one promise, and for all of them. On a machine that is not emulated all of them take
 # some six. Arbitrary.
-_FOR_ONE = 10.0
+_FOR_ONE = 15.0
 _FOR_ALL = 28.0
 
 

@@ -1,0 +1,49 @@
+"""Run a command in another place: what the library promises, unless another is named."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .places import PLACES
+from .room import PROJECT
+
+_WORK = PROJECT / "build" / "elsewhere"
+_PROMISES = ["python", "-m", "graceful_close", "lab", "--promises"]
+
+
+def main() -> int:
+    """Run a command in a place.
+
+    Returns:
+        Its exit code.
+    """
+    parser = argparse.ArgumentParser(prog="python -m elsewhere", description=__doc__)
+    parser.add_argument(
+        "--work", type=Path, default=_WORK, help="the folder for all that is made"
+    )
+    parser.add_argument("place", nargs="?", choices=PLACES, help="where; none: list them")
+    parser.add_argument(
+        "command",
+        nargs=argparse.REMAINDER,
+        help="what is run there: `python`, which is the Python of that place, or `pytest`, of "
+        "which it has what tests/contract needs; none: the promises",
+    )
+    arguments = parser.parse_args()
+    if arguments.place is None:
+        for name, place in PLACES.items():
+            print(f"{name:12} {place.what}")
+        return 0
+    place = PLACES[arguments.place]
+    work: Path = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    program, *more = arguments.command or _PROMISES
+    if program == "pytest":
+        program, more = "python", ["-m", "pytest", "-p", "no:cacheprovider", *more]
+    command = [place.python if program == "python" else program, *more]
+    return place.run(work, command, None if place.site is None else place.site(work))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
