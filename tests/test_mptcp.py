@@ -22,6 +22,7 @@ from streams import (
     read_all,
     read_and_close,
 )
+from test_other_holders import needs_syscalls, reading
 
 IPPROTO_MPTCP = 262  # include/uapi/linux/in.h; Python has it from 3.10 on
 SO_PROTOCOL = 38  # asm-generic/socket.h
@@ -213,3 +214,11 @@ def test_what_was_read_is_counted_no_more(multipath: Connection) -> None:
         result = GRACEFUL["graceful_close"](multipath.ours, timeout=PATIENCE)
     assert received == [b"reply"]
     assert (result.outcome, result.unacked in (0, None)) == (CloseOutcome.PEER_CLOSED, True)
+
+
+@needs_syscalls
+def test_a_reader_does_not_keep_a_connection_from_its_reset(either: Connection) -> None:
+    with reading(either.ours):
+        assert abortive_close(either.ours).outcome is CloseOutcome.ABORTED
+    with pytest.raises(ConnectionError):
+        ask_for_ever(either.peer)

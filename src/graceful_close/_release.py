@@ -33,7 +33,8 @@ def close_socket(
         policy: The linger policy to close with; None leaves the setting alone.
         view: What the system shows of it; None: it does not matter.
         seconds: With TIMED, how long close() may wait, rounded up.
-        wake_readers: Whoever waits for input on this connection is to read its end.
+        wake_readers: Whoever waits for input on this connection is to read its end. After an
+            abort they do in any case.
 
     Returns:
         What close() failed by, if it did. The descriptor is released all the same.
@@ -43,6 +44,8 @@ def close_socket(
             _reset(sock)
         elif policy is not None:
             _set_policy(sock, policy, seconds)
+            # Only the last reference resets: who sleeps in recv() must let go of its own.
+            wake_readers = wake_readers or policy is LingerPolicy.ABORT
         if wake_readers:
             _shut_for_reading(sock)
     finally:
