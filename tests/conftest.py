@@ -109,6 +109,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how many random schedules the soak plays",
     )
     parser.addoption(
+        "--situations",
+        dest="situations",
+        type=int,
+        default=0,
+        help="how many random situations are played, beside those in which every pair meets",
+    )
+    parser.addoption(
         "--no-skips", action="store_true", help="fail if a test that was asked for is skipped"
     )
 

@@ -1,0 +1,424 @@
+"""Makes the connection of a situation, and what was done to it before the call."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import ssl
+import struct
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from certificates import NAME, client_context, server_context
+from graceful_close import GracefulListener, LingerPolicy, Reaper, set_linger
+from wire.link import ADDRESSES, Link
+from wire.packets import OURS
+
+from .axes import INTERNET, Situation
+from .peers import Peer
+from .scripted import Scripted
+
+IPPROTO_MPTCP = 262  # include/uapi/linux/in.h
+TCP_FASTOPEN, TCP_USER_TIMEOUT, TCP_NOTSENT_LOWAT = 23, 18, 25  # linux/tcp.h
+SO_TIMESTAMPING, SO_PEEK_OFF, SO_ZEROCOPY = 37, 42, 60  # asm-generic/socket.h
+MSG_ZEROCOPY = 0x4000000  # linux/socket.h
+IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
+
+LITTLE = b"reply" * 600
+MORE = b"reply" * 60_000
+_PATIENCE = 5.0
+_HOSTS = {"tcp4": "127.0.0.1", "tcp6": "::1", "mapped": "::ffff:127.0.0.1"}
+_ports = count(20_000)
+
+
+class Arrangement:
+    """One situation, as far as the call.
+
+    Args:
+        situation: What to arrange.
+        link: Behind which the scripts are; None: there is no wire.
+        held: Gives everything back.
+
+    Attributes:
+        ours: What is to be closed.
+        peer: The other end; None: there is none.
+        written: Bytes that the caller has written and the kernel or a framework has taken.
+        kept: Bytes that a makefile() object holds.
+        holders: How many descriptors of this process are its dups.
+        inode: Names the socket in the table of descriptors.
+    """
+
+    ours: socket.socket
+
+    def __init__(self, situation: Situation, link: Link | None, held: ExitStack) -> None:
+        self.situation = situation
+        self.peer: Peer | Scripted | None = None
+        self.written = 0
+        self.holders = 0
+        self.kept = 0
+        self.inode = 0
+        self.woken: list[object] = []
+        self.reaper: Reaper | None = None
+        self.results: list[Any] = []
+        self.stream: Any = None
+        self._link = link
+        self._held = held
+        self._threads: list[threading.Thread] = []
+        self._makefile: Any = None
+
+    # --- the connection --------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Make it, or what there is in its place."""
+        situation = self.situation
+        if situation.driver in {"Reaper", "listener"}:
+            from .closers import options_of
+
+            self.reaper = Reaper(on_close=self.results.append, **options_of(situation))
+            self._held.callback(self.reaper.close, 5)
+        if situation.bare:
+            self._connect_nobody()
+        elif situation.scripted:
+            self._connect_script()
+        else:
+            self._connect_peer()
+        if self.ours.fileno() != -1:
+            self.inode = os.fstat(self.ours.fileno()).st_ino
+        self._held.callback(_vanish, self.ours)
+
+    def _socket(self) -> socket.socket:
+        family = self.situation.family
+        if family == "unix":
+            return socket.socket(socket.AF_UNIX)
+        kind = (
+            socket.AF_INET if family in {"tcp4", "mptcp", "mptcp fallback"} else socket.AF_INET6
+        )
+        protocol = IPPROTO_MPTCP if family.startswith("mptcp") else 0
+        return socket.socket(kind, socket.SOCK_STREAM, protocol)
+
+    def _listener(self) -> socket.socket:
+        situation, family = self.situation, self.situation.family
+        if situation.driver == "listener":
+            return GracefulListener(
+                (_HOSTS[family], 0),
+                family=socket.AF_INET if family == "tcp4" else socket.AF_INET6,
+                reaper=self.reaper,
+            )
+        if family == "unix":
+            folder = self._held.enter_context(tempfile.TemporaryDirectory())
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(Path(folder) / "listener"))
+            listener.listen()
+            return listener
+        if family == "mapped":
+            return socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+        if family == "mptcp fallback" and situation.origin == "connect":
+            return socket.create_server(("127.0.0.1", 0))
+        listener = self._socket()
+        listener.bind((_HOSTS.get(family, "127.0.0.1"), 0))
+        listener.listen()
+        return listener
+
+    def _connect_peer(self) -> None:
+        situation = self.situation
+        if situation.origin == "socketpair":
+            self.ours, other = socket.socketpair()
+        else:
+            plain = situation.family == "mptcp fallback" and situation.origin == "accept"
+            with self._listener() as listener:
+                client = (
+                    socket.socket() if plain or situation.family == "mapped" else self._socket()
+                )
+                address = listener.getsockname()
+                if situation.family == "mapped":
+                    mapped = situation.origin == "connect"
+                    client.close()
+                    client = socket.socket(socket.AF_INET6 if mapped else socket.AF_INET)
+                    address = (_HOSTS["mapped" if mapped else "tcp4"], address[1])
+                client.settimeout(_PATIENCE)
+                client.connect(address)
+                accepted, _ = listener.accept()
+            self.ours, other = (
+                (accepted, client) if situation.origin == "accept" else (client, accepted)
+            )
+        self.ours.settimeout(None)
+        if situation.option == "small buffers":
+            self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        context, server = None, situation.origin == "connect"
+        if situation.tls != "none":
+            context = (server_context if server else client_context)(_version(situation))
+        self.peer = Peer(other, situation.peer, context, server_side=server, hostname=NAME)
+        self._held.callback(other.close)
+
+    def _connect_script(self) -> None:
+        situation, link = self.situation, self._link
+        assert link is not None
+        version = "IPv4" if situation.family == "tcp4" else "IPv6"
+        script = Scripted(link, version, situation.script, next(_ports) % 40_000 + 20_000)
+        self.peer = script
+        if situation.origin == "connect":
+            self.ours = self._socket()
+            self.ours.settimeout(_PATIENCE)
+            self.ours.connect(script.address)
+        else:
+            address = ADDRESSES[version][OURS]
+            if situation.driver == "listener":
+                kind = socket.AF_INET if version == "IPv4" else socket.AF_INET6
+                listener: socket.socket = GracefulListener(
+                    (address, 0), family=kind, reaper=self.reaper
+                )
+            else:
+                listener = self._socket()
+                listener.bind((address, 0))
+                listener.listen()
+            with listener:
+                fast = situation.origin == "fast open"
+                if fast:
+                    listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, 16)
+                listener.settimeout(_PATIENCE)
+                script.connect(listener.getsockname()[1], fast_open=fast)
+                self.ours, _ = listener.accept()
+        self.ours.settimeout(None)
+
+    def _connect_nobody(self) -> None:
+        situation = self.situation
+        match situation.origin:
+            case "listening":
+                self.ours = self._listener()
+            case "never connected":
+                self.ours = self._socket()
+            case "closed":
+                self.ours = self._socket()
+                self.ours.close()
+            case "refused":
+                self.ours = self._socket()
+                with suppress(ConnectionRefusedError):
+                    self.ours.connect((_HOSTS[situation.family], 1))
+            case _:
+                self.ours = self._socket()
+                self.ours.setblocking(False)
+                address = "192.0.2.2" if situation.family == "tcp4" else "2001:db8::2"
+                if self._link is not None:
+                    self._link.hand_to(_Hole())
+                    self._held.callback(self._link.hand_to, None)
+                with suppress(OSError):
+                    self.ours.connect((address, 9))
+                self.ours.setblocking(True)
+
+    # --- what was done to it ---------------------------------------------------------------------
+
+    def set_option(self) -> None:
+        """As far as this kind of socket has it."""
+        if self.ours.fileno() == -1:
+            return
+        with self.ours_dup() as sock, suppress(OSError):
+            if self.situation.asks_for_errors and sock.family == socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+            elif self.situation.asks_for_errors:
+                sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+            match self.situation.option:
+                case "linger 0":
+                    set_linger(sock, LingerPolicy.ABORT)
+                case "linger 1":
+                    set_linger(sock, LingerPolicy.TIMED, 1)
+                case "rcvlowat":
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1000)
+                case "cork":
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+                case "notsent_lowat":
+                    sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, 1)
+                case "peek_off":
+                    sock.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
+                case "zerocopy":
+                    sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+                    self.written += sock.send(b"z" * 1000, MSG_ZEROCOPY)
+                case "timestamping":
+                    flags = 0x2 | 0x10 | 0x80 | 0x200  # TX_SOFTWARE, SOFTWARE, OPT_ID, TX_ACK
+                    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, flags)
+                case "user_timeout":
+                    sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, 100)
+                case "rcvtimeo":
+                    brief = struct.pack("ll", 0, 10_000)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, brief)
+                case _:
+                    pass
+
+    def secure(self) -> None:
+        """Have the peer shake hands, in a thread of its own, while we do."""
+        peer, situation = self.peer, self.situation
+        if situation.tls == "none":
+            return
+        assert isinstance(peer, Peer)
+        if situation.tls == "half":
+            if situation.origin == "accept":
+                peer.handshake(half=True)
+            return
+        thread = threading.Thread(target=peer.handshake, name="handshake")
+        thread.start()
+        self._threads.append(thread)
+
+    @property
+    def shakes_hands(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
+    def secured(self) -> None:
+        """Both have shaken hands."""
+        for thread in self._threads:
+            thread.join(_PATIENCE)
+        if self.situation.tls == "goodbye":
+            assert isinstance(self.peer, Peer)
+            self.peer.say_goodbye()
+
+    def context(self) -> ssl.SSLContext | None:
+        """Our side's; None: no TLS."""
+        if self.situation.tls == "none":
+            return None
+        version = _version(self.situation)
+        server = self.situation.origin != "connect"
+        return server_context(version) if server else client_context(version)
+
+    def write(self) -> bytes:
+        """What the caller writes."""
+        return {"nothing": b"", "little": LITTLE, "more": MORE}[self.situation.wrote]
+
+    def write_now(self, send: Callable[[bytes], int]) -> None:
+        """Write as much of it as goes without waiting."""
+        data = self.write()
+        with suppress(OSError):  # there is no room, or the network has ended it
+            while data:
+                sent = send(data)
+                self.written += sent
+                data = data[sent:]
+
+    def shut(self, sock: socket.socket) -> None:
+        how = {"reading": socket.SHUT_RD, "writing": socket.SHUT_WR, "both": socket.SHUT_RDWR}
+        if self.situation.shut != "none":
+            with suppress(OSError):
+                sock.shutdown(how[self.situation.shut])
+
+    def hold(self, stream: Any) -> None:
+        """Whoever else has it, and what they have set."""
+        self.set_option()
+        match self.situation.holder:
+            case "dup":
+                self._held.enter_context(self.ours_dup())
+                self.holders = 1
+            case "child":
+                self._fork()
+            case "makefile reader":
+                self._makefile = stream.makefile("rb")
+                self._held.callback(_forget, self._makefile)
+            case "makefile writer":
+                self._makefile = stream.makefile("wb")
+                self.kept = self._makefile.write(b"kept back")
+                self._held.callback(_forget, self._makefile)
+            case "epoll":
+                watch = select.epoll()
+                self._held.callback(watch.close)
+                if self.ours.fileno() != -1:
+                    watch.register(self.ours.fileno(), select.EPOLLIN | select.EPOLLET)
+            case _:
+                pass
+
+    def ours_dup(self) -> Any:
+        """A dup of the descriptor."""
+        if self.ours.fileno() == -1:
+            return nullcontext()
+        number = os.dup(self.ours.fileno())
+        return socket.socket(self.ours.family, self.ours.type, 0, number)
+
+    def share(self, stream: Any) -> None:
+        """Threads of others', which begin at the last moment."""
+        match self.situation.holder:
+            case "reader":
+                self._begin(self._read, stream)
+            case "closer":
+                self._begin(_close_soon, stream)
+            case _:
+                pass
+
+    def _read(self, stream: socket.socket) -> None:
+        with suppress(OSError, ValueError):
+            while stream.recv(65536):
+                pass
+        self.woken.append(True)
+
+    def _begin(self, act: Callable[[Any], None], stream: Any) -> None:
+        thread = threading.Thread(target=act, args=(stream,), name="holder")
+        thread.start()
+        self._threads.append(thread)
+
+    def _fork(self) -> None:
+        """A child that has the descriptor, and nothing else of ours."""
+        number = self.ours.fileno()
+        if number == -1:
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # other threads may run
+            child = os.fork()
+        if child == 0:
+            try:
+                os.closerange(3, number)
+                os.closerange(number + 1, 4096)
+                signal.alarm(30)
+                while True:
+                    signal.pause()
+            finally:
+                os._exit(0)
+        self._held.callback(_end_child, child)
+
+    def awaits(self, seconds: float) -> list[str]:
+        """Those of the other holders that were not told of the end in that time."""
+        for thread in self._threads:
+            thread.join(seconds)
+        return [thread.name for thread in self._threads if thread.is_alive()]
+
+    def deeds(self) -> None:
+        """What the peer has done before the call."""
+        if self.peer is not None:
+            self.peer.before(self.situation.unread)
+
+
+class _Hole:
+    """Nothing comes back."""
+
+    def carry(self, raw: bytes, from_: object, now: float) -> list[Any]:
+        return []
+
+
+def _version(situation: Situation) -> ssl.TLSVersion:
+    return ssl.TLSVersion.TLSv1_2 if situation.tls == "1.2" else ssl.TLSVersion.TLSv1_3
+
+
+def _close_soon(stream: socket.socket) -> None:
+    stream.close()
+
+
+def _vanish(sock: socket.socket) -> None:
+    """Close without a trace."""
+    if sock.fileno() != -1:
+        with suppress(OSError):
+            set_linger(sock, LingerPolicy.ABORT)
+        socket.socket.close(sock)
+
+
+def _forget(file: Any) -> None:
+    with suppress(OSError, ValueError):
+        file.close()
+
+
+def _end_child(child: int) -> None:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+assert INTERNET == ("tcp4", "tcp6")

@@ -1,0 +1,431 @@
+"""Each driver writes what the caller writes, and closes as it is asked, or as it would without us."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext, suppress
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+import anyio
+import trio
+from anyio.abc import SocketStream, UNIXSocketStream
+from anyio.streams.tls import TLSStream
+
+import descriptors
+import graceful_close
+import graceful_close.anyio
+import graceful_close.asyncio
+import graceful_close.trio
+from certificates import NAME
+from event_loops import LOOPS as EVENT_LOOPS
+from graceful_close import CloseOutcome, CloseResult, LingerPolicy
+
+from .axes import Situation
+from .build import Arrangement
+
+TIMEOUT = 0.3
+PEER_FIRST = 0.1
+SILENCE = 0.1
+LITTLE_DRAIN = 1000
+
+# How long a plain close may take, and a listener's reaper.
+_PATIENCE = 3.0
+_STOPS_AFTER = 0.02
+
+
+class Stop(BaseException):
+    """What a signal's handler raises: it stands for KeyboardInterrupt."""
+
+
+class RollBack(Exception):  # noqa: N818
+    """What a body raises."""
+
+
+def options_of(situation: Situation) -> dict[str, Any]:
+    """What the close is asked for."""
+    if situation.aborts:
+        return {}
+    options: dict[str, Any] = {"timeout": TIMEOUT, "idle_timeout": None}
+    if situation.until == "delivered":
+        options["until"] = CloseOutcome.DELIVERED
+    if situation.on_timeout == "abort":
+        options["on_timeout"] = LingerPolicy.ABORT
+    if situation.peer_first != "no":
+        options["peer_first"] = PEER_FIRST
+    match situation.limit:
+        case "no time":
+            options["timeout"] = 0
+        case "little silence":
+            options["idle_timeout"] = SILENCE
+        case "no drain":
+            options["drain_limit"] = 0
+        case "little drain":
+            options["drain_limit"] = LITTLE_DRAIN
+        case _:
+            pass
+    return options
+
+
+class Probe:
+    """What the close does to the clocks and to the table of descriptors.
+
+    Attributes:
+        result: What it returned.
+        error: What it raised.
+        stopped: It was interrupted.
+        seconds, cpu: How long it took, and how much of the processor.
+        closed: The object has no descriptor any more.
+        left: So many descriptors of the connection are left.
+    """
+
+    def __init__(self, arrangement: Arrangement) -> None:
+        self._arrangement = arrangement
+        self.result: CloseResult | None = None
+        self.error: BaseException | None = None
+        self.stopped = False
+        self.seconds = self.cpu = 0.0
+        self.closed = False
+        self.left = 0
+
+    @contextmanager
+    def watch(self, *, signals: bool = False) -> Generator[None, None, None]:
+        """Around the call itself."""
+        interrupt, peer = self._arrangement.situation.interrupt, self._arrangement.peer
+
+        def used() -> float:
+            return time.process_time() - (peer.cpu() if peer is not None else 0.0)
+
+        began, cpu = monotonic(), used()
+        try:
+            with _alarm(_STOPS_AFTER if signals and interrupt == "stopped" else 0):
+                with (
+                    descriptors.none_left() if interrupt == "no descriptors" else nullcontext()
+                ):
+                    yield
+        except Exception as error:  # noqa: BLE001
+            self.error = error
+        except Stop:
+            self.stopped = True
+        finally:
+            self.seconds, self.cpu = monotonic() - began, used() - cpu
+            self.look()
+
+    def look(self) -> None:
+        """At what the call has left."""
+        arrangement = self._arrangement
+        if arrangement.peer is not None:
+            arrangement.peer.returned()
+        self.closed = arrangement.ours.fileno() == -1
+        self.left = holders_of(arrangement.inode)
+
+
+def holders_of(inode: int) -> int:
+    """How many descriptors of this process are for that socket."""
+    found = 0
+    for entry in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found += os.readlink(f"/proc/self/fd/{entry}") == f"socket:[{inode}]"
+    return found if inode else 0
+
+
+@contextmanager
+def _alarm(seconds: float) -> Generator[None, None, None]:
+    """A signal, whose handler raises Stop; 0: none."""
+    if not seconds:
+        yield
+        return
+
+    armed = True
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if armed:
+            raise Stop
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+        armed = False
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def run(arrangement: Arrangement, *, plain: bool = False) -> Probe:
+    """Close it as its situation says, or plainly."""
+    probe = Probe(arrangement)
+    driver = arrangement.situation.driver
+    match driver:
+        case "blocking" | "Reaper" | "listener":
+            _by_threads(arrangement, probe, plain)
+        case "asyncio" | "uvloop":
+            with asyncio.Runner(loop_factory=EVENT_LOOPS[driver]) as runner:
+                runner.run(_by_asyncio(arrangement, probe, plain))
+        case "trio":
+            trio.run(_by_trio, arrangement, probe, plain)
+        case _:
+            backend = driver.removeprefix("anyio on ")
+            anyio.run(_by_anyio, arrangement, probe, plain, backend=backend)
+    return probe
+
+
+# --- threads -------------------------------------------------------------------------------------
+
+
+def _by_threads(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
+    situation = arrangement.situation
+    stream: socket.socket = arrangement.ours
+    context = arrangement.context()
+    if context is not None:
+        server = situation.origin != "connect"
+        arrangement.secure()
+        stream.settimeout(_PATIENCE)
+        secured = context.wrap_socket(
+            stream,
+            server_side=server,
+            server_hostname=None if server else NAME,
+            do_handshake_on_connect=False,
+        )
+        stream = arrangement.ours = secured
+        if situation.tls != "half":
+            secured.do_handshake()
+            arrangement.secured()
+    arrangement.hold(stream)
+    if stream.fileno() != -1:
+        stream.setblocking(False)
+        arrangement.write_now(stream.send)
+        stream.settimeout(
+            {"blocking": None, "timeout": _PATIENCE, "non-blocking": 0}[situation.mode]
+        )
+    arrangement.shut(stream)
+    arrangement.deeds()
+    if arrangement.peer is not None:
+        arrangement.peer.start()
+    arrangement.share(stream)
+    with probe.watch(signals=True):
+        if plain and situation.driver == "listener":
+            os.close(stream.detach())  # its close() is ours
+        elif plain:
+            stream.close()
+        else:
+            probe.result = _call(arrangement, stream)
+
+
+def _call(arrangement: Arrangement, stream: socket.socket) -> CloseResult | None:
+    situation, reaper = arrangement.situation, arrangement.reaper
+    options = options_of(situation)
+    if situation.driver == "listener":
+        stream.close()
+        plainly = situation.holder == "child" or situation.option == "linger 0"
+        return None if plainly else _await_result(arrangement)
+    if reaper is not None:
+        return reaper.submit(stream).result(_PATIENCE)
+    match situation.call:
+        case "graceful_close":
+            return graceful_close.graceful_close(stream, **options)
+        case "timed_linger_close":
+            return graceful_close.timed_linger_close(stream, **_lingering(options))
+        case "abortive_close":
+            return graceful_close.abortive_close(stream)
+        case "close_all":
+            return graceful_close.close_all([stream], **options)[0]
+        case call:
+            closing = graceful_close.closing(stream, **options)
+            with suppress(RollBack), closing:
+                if call == "roll back":
+                    raise RollBack
+            return closing.result
+
+
+def _lingering(options: dict[str, Any]) -> dict[str, Any]:
+    chosen = {"seconds": options["timeout"]}
+    if "on_timeout" in options:
+        chosen["on_timeout"] = options["on_timeout"]
+    return chosen
+
+
+def _await_result(arrangement: Arrangement) -> CloseResult | None:
+    until = monotonic() + _PATIENCE
+    while not arrangement.results and monotonic() < until:
+        time.sleep(0.002)
+    return arrangement.results[0] if arrangement.results else None
+
+
+# --- event loops ---------------------------------------------------------------------------------
+
+
+def _deeds(arrangement: Arrangement) -> None:
+    """What is done before the call, once the stream is there and written to."""
+    arrangement.hold(None)
+    if arrangement.situation.shut != "none":
+        with arrangement.ours_dup() as dup:
+            arrangement.shut(dup)
+    arrangement.deeds()
+    if arrangement.peer is not None:
+        arrangement.peer.start()
+
+
+async def _secured(arrangement: Arrangement) -> None:
+    """The peer, too, has shaken hands; our last record of that may still be with the loop."""
+    while arrangement.shakes_hands:
+        await anyio.sleep(0.001)
+    arrangement.secured()
+
+
+def _write_beneath(arrangement: Arrangement) -> None:
+    """Write to the kernel itself."""
+    with arrangement.ours_dup() as dup:
+        dup.setblocking(False)
+        arrangement.write_now(dup.send)
+
+
+async def _ask(module: Any, stream: Any, situation: Situation) -> CloseResult | None:
+    options = options_of(situation)
+    result: CloseResult | None
+    match situation.call:
+        case "graceful_close":
+            result = await module.graceful_close(stream, **options)
+        case "timed_linger_close":
+            result = await module.timed_linger_close(stream, **_lingering(options))
+        case "abortive_close":
+            result = await module.abortive_close(stream)
+        case "close_all":
+            result = (await module.close_all([stream], **options))[0]
+        case call:
+            closing = module.closing(stream, **options)
+            with suppress(RollBack):
+                async with closing:
+                    if call == "roll back":
+                        raise RollBack
+            result = closing.result
+    return result
+
+
+async def _by_asyncio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
+    situation, sock = arrangement.situation, arrangement.ours
+    loop = asyncio.get_running_loop()
+    stream: Any = sock
+    if sock.fileno() != -1:
+        sock.setblocking(False)
+    if not situation.bare:
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        context = arrangement.context()
+        arrangement.secure()
+        if situation.origin == "connect":
+            transport, _ = await loop.create_connection(
+                lambda: protocol,
+                sock=sock,
+                ssl=context,
+                server_hostname=NAME if context is not None else None,
+            )
+        else:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, sock, ssl=context
+            )
+        await _secured(arrangement)
+        stream = asyncio.StreamWriter(transport, protocol, reader, loop)
+        data = arrangement.write()
+        if data:
+            stream.write(data)
+            arrangement.written += len(data)
+            await asyncio.sleep(0)
+    _deeds(arrangement)
+    task = asyncio.current_task()
+    assert task is not None
+    timer = (
+        loop.call_later(_STOPS_AFTER, task.cancel) if situation.interrupt == "stopped" else None
+    )
+    try:
+        with probe.watch():
+            if not plain:
+                probe.result = await _ask(graceful_close.asyncio, stream, situation)
+            else:
+                stream.close()
+                if not situation.bare:
+                    with suppress(OSError, TimeoutError):
+                        await asyncio.wait_for(stream.wait_closed(), _PATIENCE)
+    except asyncio.CancelledError:
+        probe.stopped = True
+        task.uncancel()
+    if timer is not None:
+        timer.cancel()
+
+
+async def _by_trio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
+    situation = arrangement.situation
+    raw = trio.socket.from_stdlib_socket(arrangement.ours)
+    stream: Any = raw
+    if not situation.bare:
+        stream = trio.SocketStream(raw)
+        context = arrangement.context()
+        if context is None:
+            _write_beneath(arrangement)
+        else:
+            server = situation.origin != "connect"
+            arrangement.secure()
+            stream = trio.SSLStream(
+                stream, context, server_side=server, server_hostname=None if server else NAME
+            )
+            if situation.tls != "half":
+                await stream.do_handshake()
+                await _secured(arrangement)
+                await stream.send_all(arrangement.write())
+                arrangement.written += len(arrangement.write())
+    _deeds(arrangement)
+    with trio.CancelScope() as scope:
+        if situation.interrupt == "stopped":
+            scope.deadline = trio.current_time() + _STOPS_AFTER
+        with probe.watch():
+            if not plain:
+                probe.result = await _ask(graceful_close.trio, stream, situation)
+            elif situation.bare:
+                stream.close()
+            else:
+                with trio.move_on_after(_PATIENCE), suppress(trio.BrokenResourceError):
+                    await stream.aclose()
+    probe.stopped = scope.cancelled_caught
+
+
+async def _by_anyio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
+    situation, sock = arrangement.situation, arrangement.ours
+    unix = sock.family == socket.AF_UNIX
+    wrap = UNIXSocketStream.from_socket if unix else SocketStream.from_socket
+    raw = await wrap(sock)
+    stream: Any = raw
+    context = arrangement.context()
+    if context is not None:
+        arrangement.secure()
+        server = situation.origin != "connect"
+        stream = await TLSStream.wrap(
+            raw,
+            server_side=server,
+            ssl_context=context,
+            hostname=None if server else NAME,
+        )
+        await _secured(arrangement)
+    data = arrangement.write()
+    if situation.wrote == "more" and (unix or situation.driver == "anyio on trio"):
+        _write_beneath(arrangement)
+    elif data:
+        with anyio.move_on_after(_STOPS_AFTER), suppress(anyio.BrokenResourceError):
+            await stream.send(data)
+        arrangement.written += len(data)
+    _deeds(arrangement)
+    deadline = _STOPS_AFTER if situation.interrupt == "stopped" else 60
+    with anyio.move_on_after(deadline) as scope:
+        with probe.watch():
+            if not plain:
+                probe.result = await _ask(graceful_close.anyio, stream, situation)
+            else:
+                with anyio.move_on_after(_PATIENCE), suppress(anyio.BrokenResourceError):
+                    await stream.aclose()
+    probe.stopped = scope.cancelled_caught

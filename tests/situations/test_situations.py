@@ -1,0 +1,191 @@
+"""Every two choices that go together meet, and the oracle has nothing to say against it."""
+
+from __future__ import annotations
+
+import io
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from functools import cache
+from random import Random
+from typing import Any
+
+import pytest
+
+from graceful_close import CloseOutcome, CloseResult, LingerPolicy, _connection, set_linger
+from graceful_close._platform import TcpState
+
+from .axes import AXES, RULES, Situation, any_situation, broken_rule
+from .pairwise import all_pairs, cover, pairs_of
+from .play import Lab, laid
+from .program import program
+from .search import complaints, complaints_once, kinds, shrink, smallest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the oracle asks Linux")
+
+PARTS = 12
+_SEED = 20_261
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with laid() as lab:
+        yield lab
+
+
+@cache
+def _covering(wire: bool) -> list[Situation]:
+    return cover(Random(_SEED), wire=wire)
+
+
+def _assert_right(lab: Lab, situations: list[Situation]) -> None:
+    programs: list[str] = []
+    for situation in situations:
+        found, sure = complaints(lab, situation)
+        if sure:
+            programs.append(program(smallest(lab, situation, found), found))
+    assert not programs, "\n".join(["", *programs])
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_whatever_two_choices_meet_the_promises_are_kept(lab: Lab, part: int) -> None:
+    _assert_right(lab, _covering(lab.link is not None)[part::PARTS])
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_at_random_the_promises_are_kept(
+    lab: Lab, part: int, pytestconfig: pytest.Config
+) -> None:
+    asked: Any = pytestconfig.getoption("situations")
+    random = Random(_SEED + part)
+    for _ in range(int(asked) // PARTS):
+        _assert_right(lab, [any_situation(random, wire=lab.link is not None)])
+
+
+# --- the combinations ------------------------------------------------------------------------------
+
+
+def test_nearly_every_pair_is_covered_or_excluded_by_a_rule() -> None:
+    covered = set[Any]().union(*map(pairs_of, _covering(True)))
+    for (axis, choice), (other, chosen) in set(all_pairs(wire=True)) - covered:
+        tamest = Situation(**{axis: choice, other: chosen})
+        assert broken_rule(tamest) is not None
+
+
+def test_every_choice_is_met() -> None:
+    covering = _covering(True)
+    for axis, choices in AXES.items():
+        assert {getattr(situation, axis) for situation in covering} == set(choices)
+
+
+@pytest.mark.parametrize("reason", RULES)
+def test_every_rule_excludes_something_alone(reason: str) -> None:
+    random = Random(1)
+    for _ in range(3000):
+        chosen = {axis: random.choice(choices) for axis, choices in AXES.items()}
+        situation = Situation(
+            **{axis: c for axis, c in chosen.items() if random.random() < 0.3}
+        )
+        if RULES[reason](situation):
+            return
+    pytest.fail("it excludes nothing")
+
+
+# --- the oracle ----------------------------------------------------------------------------------
+
+
+def _wrong(lab: Lab, **choices: str) -> set[str]:
+    return kinds(complaints_once(lab, Situation(**choices)))
+
+
+def test_a_delivery_that_was_none_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = {"peer": "never reads", "wrote": "more", "until": "delivered"}
+    assert _wrong(lab, **choices) == set()
+    monkeypatch.setattr(_connection, "count_unacked", _always(0))
+    assert {"claim", "unacked"} <= _wrong(lab, **choices)
+
+
+def _always(what: object) -> Callable[..., object]:
+    def say(*_: object, **__: object) -> object:
+        return what
+
+    return say
+
+
+def test_a_fin_that_nobody_sent_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = {"peer": "never closes", "shut": "reading"}
+    assert _wrong(lab, **choices) == set()
+    monkeypatch.setattr(_connection, "standing", _always(TcpState.BOTH_FINS))
+    monkeypatch.setattr(_connection, "read_state", _always(TcpState.BOTH_FINS))
+    assert "claim" in _wrong(lab, **choices)
+
+
+def test_a_close_that_keeps_the_descriptor_is_found(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[socket.socket] = []
+
+    def keep(sock: socket.socket, *_: object, **__: object) -> None:
+        kept.append(sock)
+
+    monkeypatch.setattr(_connection, "close_socket", keep)
+    assert {"open", "leak"} <= _wrong(lab)
+    for sock in kept:
+        sock.close()
+
+
+def test_a_close_that_resets_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reset(sock: socket.socket, *_: object, **__: object) -> None:
+        set_linger(sock, LingerPolicy.ABORT)
+        sock.close()
+
+    choices = {"peer": "reads late", "limit": "no time"}
+    assert _wrong(lab, **choices) == set()
+    monkeypatch.setattr(_connection, "shut_for_writing", _always(None))
+    monkeypatch.setattr(_connection, "close_socket", reset)
+    assert "worse" in _wrong(lab, **choices)
+
+
+def test_a_close_that_is_late_and_spins_is_found(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*_: object) -> int:
+        until = time.monotonic() + 0.6
+        while time.monotonic() < until:
+            pass
+        return 1
+
+    monkeypatch.setattr(_connection, "count_unacked", slowly)
+    assert {"late", "spins"} <= _wrong(lab, peer="never closes", limit="little silence")
+
+
+def test_an_error_of_the_network_that_is_raised_is_found(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> CloseResult:
+        raise OSError(113, "No route to host")
+
+    monkeypatch.setattr("graceful_close._teardown.Teardown.released", fail)
+    assert "raised" in _wrong(lab, peer="never closes", limit="no time")
+
+
+# --- what is made of a finding ---------------------------------------------------------------------
+
+
+def test_a_situation_is_made_as_tame_as_it_can_be() -> None:
+    found = any_situation(Random(3))
+    smaller = shrink(found, lambda one: one.peer == found.peer)
+    assert smaller.peer == found.peer
+    assert set(smaller.chosen) <= {"peer", "wrote", "origin", "family"}
+
+
+def test_it_is_printed_as_a_program_that_plays_it(capsys: pytest.CaptureFixture[str]) -> None:
+    source = program(Situation(peer="never closes", limit="no time"), ["claim: none"])
+    assert len(source.splitlines()) < 12
+    said = io.StringIO()
+    with redirect_stdout(said):
+        exec(compile(source, "<program>", "exec"), {})
+    assert CloseOutcome.TIMED_OUT.name in said.getvalue()
+    assert "claim" not in said.getvalue()
