@@ -266,10 +266,6 @@ def choices(axis: str, *, wire: bool) -> list[str]:
     ]
 
 
-# Changes before it is given up. Arbitrary: with ten times as many no pair more is found.
-_TRIES = 200
-
-
 # How many of the free choices are not the tamest. Where all are wild at once, one hides the other:
 # what is interrupted is never late.
 _WILD = (0.1, 0.2, 0.3, 0.5, 0.8)
@@ -291,17 +287,19 @@ def complete(given: dict[str, str], random: Random, *, wire: bool = True) -> Sit
     Raises:
         LookupError: There is none.
     """
-    situation = replace(Situation(), **given)
-    free = [axis for axis in AXES if axis not in given]
-    broken = _broken(situation)
-    for _ in range(_TRIES):
-        if not broken:
-            return mixed(situation, given, random, wire=wire)
-        axis = random.choice(free)
-        changed = replace(situation, **{axis: random.choice(choices(axis, wire=wire))})
-        if (now := _broken(changed)) <= broken:
-            situation, broken = changed, now
-    raise LookupError(f"no situation has {given}")
+    situation: Situation = replace(Situation(), **given)
+    while broken := _broken(situation):
+        better = [
+            changed
+            for axis in AXES
+            if axis not in given
+            for choice in choices(axis, wire=wire)
+            if _broken(changed := _changed(situation, axis, choice)) < broken
+        ]
+        if not better:
+            raise LookupError(f"no situation has {given}")
+        situation = random.choice(better)
+    return mixed(situation, given, random, wire=wire)
 
 
 def mixed(
@@ -317,11 +315,15 @@ def mixed(
         else:
             drawn = random.choices(choices(axis, wire=wire), k=_DRAWS)
         for choice in drawn:
-            changed: Situation = replace(situation, **{axis: choice})
+            changed = _changed(situation, axis, choice)
             if broken_rule(changed) is None:
                 situation = changed
                 break
     return situation
+
+
+def _changed(situation: Situation, axis: str, choice: str) -> Situation:
+    return replace(situation, **{axis: choice})
 
 
 def _broken(situation: Situation) -> int:

@@ -155,11 +155,7 @@ def has_all(play: Play, account: Account) -> bool:
 
 def _counts(situation: Situation) -> bool:
     """Whether the peer's kernel counts what is counted as written."""
-    return situation.tls == "none" and situation.family in (
-        *INTERNET,
-        "mapped",
-        "mptcp fallback",
-    )
+    return situation.tls == "none" and situation.family in _COUNTED
 
 
 def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterator[str]:
@@ -182,6 +178,8 @@ def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterato
             if not asked or not has_all(play, account):
                 yield said
         case CloseOutcome.PEER_CLOSED:
+            # A reset of a UNIX socket's is told once, and another reader may have been told.
+            blind = blind or (situation.family == "unix" and situation.holder == "reader")
             if not (account.fin or blind):
                 yield said
         case CloseOutcome.PEER_RESET:
@@ -207,7 +205,8 @@ def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterato
             if limit is None or result.drained <= limit:
                 yield f"{said}, {result.drained} drained"
     whole = blind or has_all(play, account)
-    if result.clean and not situation.bare and (play.kept or not whole):
+    kept = play.kept and not situation.aborts  # which throws that away, as asked
+    if result.clean and not situation.bare and (kept or not whole):
         yield f"{said}, {play.kept} kept back"
 
 
