@@ -45,7 +45,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "mode": ("blocking", "timeout", "non-blocking"),
     "holder": (
         "nobody", "dup", "child", "reader", "makefile reader", "makefile writer", "epoll",
-        "closer",
+        "closer", "task",
     ),
     "wrote": ("little", "nothing", "more"),
     "shut": ("none", "reading", "writing", "both"),
@@ -218,6 +218,9 @@ RULES: dict[str, Broken] = {
     ),
     "others who close, read or write what a loop has, break the loop": lambda s: (
         s.holder in {"closer", "reader"} and s.driver not in {"blocking", "Reaper"}
+    ),
+    "a task is an event loop's, and waits for what there is": lambda s: (
+        s.holder == "task" and (s.driver not in LOOPS or s.bare or s.tls == "half")
     ),
     "another reader of TLS breaks it": lambda s: s.holder == "reader" and s.tls != "none",
     "a transport that writes is not shut beneath it": lambda s: (

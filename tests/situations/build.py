@@ -11,14 +11,17 @@ import struct
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import anyio
+import trio
+
 from certificates import NAME, client_context, server_context
-from graceful_close import GracefulListener, LingerPolicy, Reaper, set_linger
+from graceful_close import CloseResult, GracefulListener, LingerPolicy, Reaper, set_linger
 from wire.link import ADDRESSES, Link
 from wire.packets import OURS
 
@@ -37,6 +40,12 @@ MORE = b"reply" * 60_000
 _PATIENCE = 5.0
 _HOSTS = {"tcp4": "127.0.0.1", "tcp6": "::1", "mapped": "::ffff:127.0.0.1"}
 _ports = count(20_000)
+_CLOSED = (
+    anyio.ClosedResourceError,
+    anyio.BrokenResourceError,
+    trio.ClosedResourceError,
+    trio.BrokenResourceError,
+)
 
 
 class Arrangement:
@@ -50,6 +59,8 @@ class Arrangement:
     Attributes:
         ours: What is to be closed.
         peer: The other end; None: there is none.
+        other: What close_all() closes beside it.
+        told: A task that waited for input has ended.
         written: Bytes that the caller has written and the kernel or a framework has taken.
         kept: Bytes that a makefile() object holds.
         holders: How many descriptors of this process are its dups.
@@ -68,6 +79,8 @@ class Arrangement:
         self.woken: list[object] = []
         self.reaper: Reaper | None = None
         self.results: list[Any] = []
+        self.told = False
+        self.other: Other | None = None
         self.stream: Any = None
         self._link = link
         self._held = held
@@ -93,6 +106,8 @@ class Arrangement:
         if self.ours.fileno() != -1:
             self.inode = os.fstat(self.ours.fileno()).st_ino
         self._held.callback(_vanish, self.ours)
+        if situation.call == "close_all":
+            self.other = Other(self._held)
 
     def _socket(self) -> socket.socket:
         family = self.situation.family
@@ -382,10 +397,45 @@ class Arrangement:
             thread.join(seconds)
         return [thread.name for thread in self._threads if thread.is_alive()]
 
+    async def read_on(self, receive: Callable[[], Awaitable[bytes]]) -> None:
+        """What a task does that waits for input."""
+        with suppress(OSError, anyio.EndOfStream, *_CLOSED):
+            while await receive():
+                pass
+        self.told = True
+
     def deeds(self) -> None:
         """What the peer has done before the call."""
         if self.peer is not None:
             self.peer.before(self.situation.unread)
+
+
+class Other:
+    """Another connection, whose peer has closed: its end is clean, whatever it is closed beside."""
+
+    REPLY = b"reply"
+
+    def __init__(self, held: ExitStack) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self._peer = socket.create_connection(listener.getsockname(), _PATIENCE)
+            self.ours, _ = listener.accept()
+        held.callback(self._peer.close)
+        held.callback(_vanish, self.ours)
+        self.ours.sendall(self.REPLY)
+        self._peer.shutdown(socket.SHUT_WR)
+        poller = select.poll()
+        poller.register(self.ours, select.POLLRDHUP)
+        poller.poll(_PATIENCE * 1000)
+        self.stream: Any = self.ours
+        self.result: CloseResult | None = None
+
+    def is_well(self) -> bool:
+        """Whether all arrived, and its result says so."""
+        with suppress(OSError):
+            whole = self._peer.recv(100) + self._peer.recv(100) == self.REPLY
+            clean = self.result is not None and self.result.clean
+            return whole and clean and self.ours.fileno() == -1
+        return False
 
 
 class _Hole:

@@ -7,13 +7,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from time import monotonic
 from types import FrameType
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import trio
 from anyio.abc import SocketStream, UNIXSocketStream
 from anyio.streams.tls import TLSStream
@@ -38,6 +39,7 @@ LITTLE_DRAIN = 1000
 # How long a plain close may take, and a listener's reaper.
 _PATIENCE = 3.0
 _STOPS_AFTER = 0.02
+_TOLD_WITHIN = 1.0
 
 
 class Stop(BaseException):
@@ -236,7 +238,10 @@ def _call(arrangement: Arrangement, stream: socket.socket) -> CloseResult | None
         case "abortive_close":
             return graceful_close.abortive_close(stream)
         case "close_all":
-            return graceful_close.close_all([stream], **options)[0]
+            other = arrangement.other
+            assert other is not None
+            result, other.result = graceful_close.close_all([stream, other.ours], **options)
+            return result
         case call:
             closing = graceful_close.closing(stream, **options)
             with suppress(RollBack), closing:
@@ -287,7 +292,26 @@ def _write_beneath(arrangement: Arrangement) -> None:
         arrangement.write_now(dup.send)
 
 
-async def _ask(module: Any, stream: Any, situation: Situation) -> CloseResult | None:
+@asynccontextmanager
+async def _waited_for(
+    arrangement: Arrangement, receive: Callable[[], Awaitable[bytes]]
+) -> AsyncGenerator[None, None]:
+    """A task waits for input meanwhile, if the situation has one."""
+    if arrangement.situation.holder != "task":
+        yield
+        return
+    async with anyio.create_task_group() as group:
+        group.start_soon(arrangement.read_on, receive)
+        await anyio.lowlevel.checkpoint()
+        yield
+        with anyio.move_on_after(_TOLD_WITHIN):
+            while not arrangement.told:
+                await anyio.sleep(0.002)
+        group.cancel_scope.cancel()
+
+
+async def _ask(module: Any, stream: Any, arrangement: Arrangement) -> CloseResult | None:
+    situation, other = arrangement.situation, arrangement.other
     options = options_of(situation)
     result: CloseResult | None
     match situation.call:
@@ -298,7 +322,8 @@ async def _ask(module: Any, stream: Any, situation: Situation) -> CloseResult | 
         case "abortive_close":
             result = await module.abortive_close(stream)
         case "close_all":
-            result = (await module.close_all([stream], **options))[0]
+            assert other is not None
+            result, other.result = await module.close_all([stream, other.stream], **options)
         case call:
             closing = module.closing(stream, **options)
             with suppress(RollBack):
@@ -313,10 +338,12 @@ async def _by_asyncio(arrangement: Arrangement, probe: Probe, plain: bool) -> No
     situation, sock = arrangement.situation, arrangement.ours
     loop = asyncio.get_running_loop()
     stream: Any = sock
+    reader = asyncio.StreamReader()
+    if arrangement.other is not None:
+        arrangement.other.ours.setblocking(False)
     if sock.fileno() != -1:
         sock.setblocking(False)
     if not situation.bare:
-        reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
         context = arrangement.context()
         arrangement.secure()
@@ -341,23 +368,24 @@ async def _by_asyncio(arrangement: Arrangement, probe: Probe, plain: bool) -> No
     _deeds(arrangement)
     task = asyncio.current_task()
     assert task is not None
-    timer = (
-        loop.call_later(_STOPS_AFTER, task.cancel) if situation.interrupt == "stopped" else None
-    )
-    try:
-        with probe.watch():
-            if not plain:
-                probe.result = await _ask(graceful_close.asyncio, stream, situation)
-            else:
-                stream.close()
-                if not situation.bare:
-                    with suppress(OSError, TimeoutError):
-                        await asyncio.wait_for(stream.wait_closed(), _PATIENCE)
-    except asyncio.CancelledError:
-        probe.stopped = True
-        task.uncancel()
-    if timer is not None:
-        timer.cancel()
+    timer: asyncio.TimerHandle | None = None
+    async with _waited_for(arrangement, lambda: reader.read(65536)):
+        if situation.interrupt == "stopped":
+            timer = loop.call_later(_STOPS_AFTER, task.cancel)
+        try:
+            with probe.watch():
+                if not plain:
+                    probe.result = await _ask(graceful_close.asyncio, stream, arrangement)
+                else:
+                    stream.close()
+                    if not situation.bare:
+                        with suppress(OSError, TimeoutError):
+                            await asyncio.wait_for(stream.wait_closed(), _PATIENCE)
+        except asyncio.CancelledError:
+            probe.stopped = True
+            task.uncancel()
+        if timer is not None:
+            timer.cancel()
 
 
 async def _by_trio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
@@ -380,19 +408,22 @@ async def _by_trio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
                 await _secured(arrangement)
                 await stream.send_all(arrangement.write())
                 arrangement.written += len(arrangement.write())
+    if arrangement.other is not None:
+        arrangement.other.stream = trio.socket.from_stdlib_socket(arrangement.other.ours)
     _deeds(arrangement)
-    with trio.CancelScope() as scope:
-        if situation.interrupt == "stopped":
-            scope.deadline = trio.current_time() + _STOPS_AFTER
-        with probe.watch():
-            if not plain:
-                probe.result = await _ask(graceful_close.trio, stream, situation)
-            elif situation.bare:
-                stream.close()
-            else:
-                with trio.move_on_after(_PATIENCE), suppress(trio.BrokenResourceError):
-                    await stream.aclose()
-    probe.stopped = scope.cancelled_caught
+    async with _waited_for(arrangement, lambda: stream.receive_some(65536)):
+        with trio.CancelScope() as scope:
+            if situation.interrupt == "stopped":
+                scope.deadline = trio.current_time() + _STOPS_AFTER
+            with probe.watch():
+                if not plain:
+                    probe.result = await _ask(graceful_close.trio, stream, arrangement)
+                elif situation.bare:
+                    stream.close()
+                else:
+                    with trio.move_on_after(_PATIENCE), suppress(trio.BrokenResourceError):
+                        await stream.aclose()
+        probe.stopped = scope.cancelled_caught
 
 
 async def _by_anyio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
@@ -412,6 +443,8 @@ async def _by_anyio(arrangement: Arrangement, probe: Probe, plain: bool) -> None
             hostname=None if server else NAME,
         )
         await _secured(arrangement)
+    if arrangement.other is not None:
+        arrangement.other.stream = await SocketStream.from_socket(arrangement.other.ours)
     data = arrangement.write()
     if situation.wrote == "more" and (unix or situation.driver == "anyio on trio"):
         _write_beneath(arrangement)
@@ -420,12 +453,13 @@ async def _by_anyio(arrangement: Arrangement, probe: Probe, plain: bool) -> None
             await stream.send(data)
         arrangement.written += len(data)
     _deeds(arrangement)
-    deadline = _STOPS_AFTER if situation.interrupt == "stopped" else 60
-    with anyio.move_on_after(deadline) as scope:
-        with probe.watch():
-            if not plain:
-                probe.result = await _ask(graceful_close.anyio, stream, situation)
-            else:
-                with anyio.move_on_after(_PATIENCE), suppress(anyio.BrokenResourceError):
-                    await stream.aclose()
-    probe.stopped = scope.cancelled_caught
+    async with _waited_for(arrangement, stream.receive):
+        deadline = _STOPS_AFTER if situation.interrupt == "stopped" else 60
+        with anyio.move_on_after(deadline) as scope:
+            with probe.watch():
+                if not plain:
+                    probe.result = await _ask(graceful_close.anyio, stream, arrangement)
+                else:
+                    with anyio.move_on_after(_PATIENCE), suppress(anyio.BrokenResourceError):
+                        await stream.aclose()
+        probe.stopped = scope.cancelled_caught

@@ -57,7 +57,7 @@ def may_be_compared(situation: Situation) -> bool:
         or situation.interrupt != "none"
         or situation.peer == "floods"  # which no bounded close reads to its end
         # Where others have it, or a makefile() object, a plain close() does not end it.
-        or situation.holder not in {"nobody", "epoll", "reader"}
+        or situation.holder not in {"nobody", "epoll", "reader", "task"}
         or (situation.driver == "listener" and situation.option == "linger 0")
         # A plain close of TLS may read all there is; but this caller wants little read.
         or situation.limit in {"no drain", "little drain"}
@@ -225,7 +225,7 @@ def _false_counts(play: Play, result: CloseResult, account: Account) -> Iterator
     urgent = situation.unread == "urgent"  # a byte that is in the stream, or is not
     if result.drained > account.sent + urgent:
         yield f"drained: {result.drained} of {account.sent}"
-    sole = situation.holder not in {"reader", "closer"} and not situation.transport
+    sole = situation.holder not in {"reader", "closer", "task"} and not situation.transport
     if (
         sole
         and result.outcome is CloseOutcome.PEER_CLOSED

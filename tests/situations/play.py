@@ -97,6 +97,8 @@ class Lab:
             probe = run(arrangement, plain=plain)
             neighbours.append(_pair(held))  # which have the number that was given back
             play.asleep = arrangement.awaits(1.0)
+            if play.situation.holder == "task" and not arrangement.told:
+                play.asleep.append("task")
             if arrangement.peer is not None:
                 play.account = arrangement.peer.finish()
             arrangement.awaits(5.0)
@@ -106,6 +108,10 @@ class Lab:
             for kind, pair in zip(("before", "beside", "after"), neighbours, strict=True):
                 if not _works(*pair):
                     play.hurt.append(kind)
+            timed = play.situation.limit != "no time"  # in which nothing can be seen
+            other = arrangement.other if probe.result is not None and timed else None
+            if other is not None and not other.is_well():
+                play.hurt.append(f"the other of close_all(): {other.result}")
             play.result, play.error, play.stopped = probe.result, probe.error, probe.stopped
             play.seconds, play.cpu, play.closed = probe.seconds, probe.cpu, probe.closed
             play.written, play.kept = arrangement.written, arrangement.kept

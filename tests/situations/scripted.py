@@ -6,6 +6,7 @@ import importlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, ClassVar, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 from wire.link import ADDRESSES, Journey, Link
 from wire.packets import OURS, PEER, Segment, Side
 
-from .peers import LITTLE, MUCH, Account
+from .peers import LITTLE, MUCH, SILENCE, Account
 
 _dpkt: Any = importlib.import_module("dpkt")
 
@@ -307,6 +308,9 @@ class Scripted:
 
     def finish(self) -> Account:
         """Let what is on its way arrive, and have the kernel forget the connection."""
+        until = monotonic() + SILENCE
+        while not self.account.end and monotonic() < until:
+            time.sleep(0.005)
         self._link.come_to_rest()
         self.name = "is silent"
         self._send(_Reply("RA", self._next, self._data))
