@@ -23,38 +23,38 @@ if TYPE_CHECKING:
 
 # Those of docs/pictures: to be told apart in both modes, and by those who cannot tell red from
 # green. The second of each pair is for a dark ground.
-_INK = ("#1f2937", "#e5e7eb")
-_FAINT = ("#6b7280", "#9ca3af")
-_GROUND = ("#ffffff", "#131416")
-_OURS = ("#2563eb", "#60a5fa")
-_THEIRS = ("#9ca3af", "#6b7280")
-_TARGET = ("#c2410c", "#fb923c")
-_COLOURS = (_INK, _FAINT, _GROUND, _OURS, _THEIRS, _TARGET)
+INK = ("#1f2937", "#e5e7eb")
+FAINT = ("#6b7280", "#9ca3af")
+GROUND = ("#ffffff", "#131416")
+OURS = ("#2563eb", "#60a5fa")
+THEIRS = ("#9ca3af", "#6b7280")
+TARGET = ("#c2410c", "#fb923c")
+_COLOURS = (INK, FAINT, GROUND, OURS, THEIRS, TARGET)
 
-_SETTINGS: dict[Any, Any] = {
+SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "graceful-close",  # and ids the same from one run to the next
     "font.family": "DejaVu Sans",  # comes with matplotlib, and is wider than what is shown
     "font.size": 10,
-    "text.color": _INK[0],
-    "axes.edgecolor": _FAINT[0],
-    "axes.labelcolor": _INK[0],
+    "text.color": INK[0],
+    "axes.edgecolor": FAINT[0],
+    "axes.labelcolor": INK[0],
     "axes.titlesize": 11.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": _FAINT[0],
-    "xtick.labelcolor": _INK[0],
-    "ytick.color": _FAINT[0],
-    "ytick.labelcolor": _INK[0],
+    "xtick.color": FAINT[0],
+    "xtick.labelcolor": INK[0],
+    "ytick.color": FAINT[0],
+    "ytick.labelcolor": INK[0],
     "legend.frameon": False,
 }
 
 
 def many(figures: Figures) -> Drawing:
     """CPU per connection, for each way to close many."""
-    drawing, (axes,) = _drawing(1, height=3.0)
+    drawing, (axes,) = drawing_of(1, height=3.0)
     ways = {"close_all": figures[0]["ours"]}
     ways |= {figure["against"]: figure["theirs"] for figure in figures}
     _bars(axes, dict(sorted(ways.items(), key=lambda way: way[1])), "close_all", "{:.1f}")
@@ -65,11 +65,11 @@ def many(figures: Figures) -> Drawing:
 
 def scaling(figures: Figures) -> Drawing:
     """CPU per connection, by the number of connections."""
-    drawing, (axes,) = _drawing(1, height=3.2)
+    drawing, (axes,) = drawing_of(1, height=3.2)
     (growth,) = (figure for figure in figures if figure["unit"] == "exponent")
     points = growth["details"]
     counts = points["connections"]
-    lines = (("close_all", "ours", _OURS), ("C program, epoll", "theirs", _THEIRS))
+    lines = (("close_all", "ours", OURS), ("C program, epoll", "theirs", THEIRS))
     for name, side, colour in lines:
         axes.plot(counts, points[side], color=colour[0], marker="o", linewidth=1.8)
         axes.annotate(
@@ -89,14 +89,14 @@ def scaling(figures: Figures) -> Drawing:
 
 def silent_peers(figures: Figures) -> Drawing:
     """Time and CPU where 1 % of the peers never answer."""
-    drawing, (time, cpu) = _drawing(2, height=2.3)
+    drawing, (time, cpu) = drawing_of(2, height=2.3)
     wall, spent = figures[0], figures[1]
     details = wall["details"]
     short, long = details["deadline"], details["longer_deadline"]
     _bars(
         time, {"close_all": wall["ours"], "32 threads": wall["theirs"]}, "close_all", "{:.2f}"
     )
-    time.axvline(short, color=_TARGET[0], linestyle="--", linewidth=1)
+    time.axvline(short, color=TARGET[0], linestyle="--", linewidth=1)
     time.set_title(f"Seconds; the deadline is {short:g}")
     _bars(
         cpu,
@@ -117,7 +117,7 @@ def silent_peers(figures: Figures) -> Drawing:
 
 def drain(figures: Figures) -> Drawing:
     """Bytes thrown away for a second of CPU."""
-    drawing, (axes,) = _drawing(1, height=2.0)
+    drawing, (axes,) = drawing_of(1, height=2.0)
     rates = [figure for figure in figures if figure["unit"] == "GB"]
     ways = {"graceful_close": rates[0]["ours"]}
     ways |= {figure["against"]: figure["theirs"] for figure in rates}
@@ -135,8 +135,9 @@ _PLOTS: dict[str, tuple[str, str, Callable[[Figures], Drawing]]] = {
 }
 
 
-def _drawing(columns: int, height: float) -> tuple[Drawing, list[Axes]]:
-    drawing = Drawing(figsize=(7.6, height), layout="constrained", facecolor=_GROUND[0])
+def drawing_of(columns: int, height: float) -> tuple[Drawing, list[Axes]]:
+    """An empty one, `height` inches high."""
+    drawing = Drawing(figsize=(7.6, height), layout="constrained", facecolor=GROUND[0])
     return drawing, [
         drawing.add_subplot(1, columns, column + 1, facecolor="none")
         for column in range(columns)
@@ -145,7 +146,7 @@ def _drawing(columns: int, height: float) -> tuple[Drawing, list[Axes]]:
 
 def _bars(axes: Axes, lengths: dict[str, float], ours: str | None, shape: str) -> None:
     """Bars that lie, the first on top, with their numbers at their ends."""
-    colours = [_OURS[0] if ours in (None, name) else _THEIRS[0] for name in lengths]
+    colours = [OURS[0] if ours in (None, name) else THEIRS[0] for name in lengths]
     bars = axes.barh(list(lengths), list(lengths.values()), color=colours, height=0.62)
     axes.bar_label(bars, [shape.format(length) for length in lengths.values()], padding=4)
     axes.invert_yaxis()
@@ -155,7 +156,7 @@ def _bars(axes: Axes, lengths: dict[str, float], ours: str | None, shape: str) -
     axes.set_xticks([])
 
 
-def _svg(drawing: Drawing, title: str) -> str:
+def svg(drawing: Drawing, title: str) -> str:
     """The drawing, with the dark mode that matplotlib does not know."""
     file = io.StringIO()
     drawing.savefig(
@@ -183,11 +184,11 @@ def main() -> None:
     given = parser.parse_args()
     measured: dict[str, Figures] = json.loads(given.figures.read_text())["figures"]
     given.folder.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(SETTINGS):
         for name, (file, title, draw) in _PLOTS.items():
             if measured.get(name):
                 path = given.folder / f"{file}.svg"
-                path.write_text(_svg(draw(measured[name]), title), encoding="utf-8")
+                path.write_text(svg(draw(measured[name]), title), encoding="utf-8")
                 print(path)
 
 

@@ -26,15 +26,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .figures import all_take_turns
-from .lost_reply.places import loopback
-from .lost_reply.processes import server
-from .lost_reply.servers import SERVERS
 from .peers import apart
+from .servers.places import loopback
+from .servers.processes import server
+from .servers.table import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .lost_reply.processes import Server
+    from .servers.processes import Server
 
 _ROUNDS = 7
 _SECONDS = 1

@@ -1,4 +1,4 @@
-"""The servers by name; one of them in this process: `... .servers NAME before|after HOST`."""
+"""The servers by name; one of them in this process: `... .table NAME before|after HOST`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import looped, threaded
+from .commands import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LISTENER, _MIXIN = "GracefulListener", "GracefulMixIn"
+SIDES = ("before", "after")
+_LISTENER, _MIXIN = "`GracefulListener`", "`GracefulMixIn`"
 
 
 class Server(NamedTuple):
@@ -20,7 +22,7 @@ class Server(NamedTuple):
 
     Attributes:
         serve: Serves on this host, gracefully or as shipped, until it is killed.
-        after: What makes it graceful.
+        after: What makes it graceful; empty: it needs nothing, and there is no after.
         packages: What must be installed, those of PyPI by their names there.
         module: That of this package it needs.
         note: How it comes to answer early, where that is not the application's doing, or what
@@ -35,6 +37,11 @@ class Server(NamedTuple):
     note: str = ""
     own_reply: bool = False
 
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """In which it is tried."""
+        return SIDES if self.after else SIDES[:1]
+
     def why_not(self) -> str | None:
         """Why it cannot run here; None: it can."""
         try:
@@ -48,7 +55,8 @@ class Server(NamedTuple):
         return {package: metadata.version(package) for package in self.packages}
 
 
-SERVERS = {
+# Programs of a few lines, by the door that each server has; see `threaded` and `looped`.
+RECIPES = {
     "http.server": Server(threaded.http_server, _MIXIN),
     "wsgiref": Server(threaded.wsgiref, _MIXIN, note="with ThreadingMixIn"),
     "werkzeug": Server(
@@ -107,13 +115,18 @@ SERVERS = {
     ),
     "asyncio-listener": Server(looped.asyncio_listener, _LISTENER),
     "asyncio": Server(
-        looped.asyncio_streams, "graceful_close.asyncio", module="graceful_close.asyncio"
+        looped.asyncio_streams, "`graceful_close.asyncio`", module="graceful_close.asyncio"
     ),
     "uvloop": Server(
-        looped.uvloop, "graceful_close.asyncio", ("uvloop",), "graceful_close.asyncio"
+        looped.uvloop, "`graceful_close.asyncio`", ("uvloop",), "graceful_close.asyncio"
     ),
-    "trio": Server(looped.trio, "graceful_close.trio", ("trio",), "graceful_close.trio"),
-    "anyio": Server(looped.anyio, "graceful_close.anyio", ("anyio",), "graceful_close.anyio"),
+    "trio": Server(looped.trio, "`graceful_close.trio`", ("trio",), "graceful_close.trio"),
+    "anyio": Server(looped.anyio, "`graceful_close.anyio`", ("anyio",), "graceful_close.anyio"),
+}
+
+SERVERS = RECIPES | {
+    name: Server(command.serve, command.cure, command.packages, own_reply=command.own_reply)
+    for name, command in COMMANDS.items()
 }
 
 

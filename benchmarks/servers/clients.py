@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Seconds for a try. Nothing takes so long on purpose: the largest upload over the delayed wire,
-# on a machine with much else to do.
-_PATIENCE = 120.0
+_REFUSALS = (401, 413)
 
 
 class Order(NamedTuple):
@@ -37,6 +35,11 @@ class Order(NamedTuple):
     def url(self) -> str:
         """Whose path says what reply is wanted."""
         return f"http://{self.host}:{self.port}/{self.reply or 0}"
+
+    @property
+    def patience(self) -> float:
+        """Seconds for a try. Nothing takes so long on purpose: the machine has much else to do."""
+        return 15 + self.upload / 500_000
 
     @property
     def body(self) -> bytes:
@@ -60,21 +63,25 @@ def _zeros(size: int) -> bytes:
     return bytes(size)
 
 
-def http_client(order: Order) -> Got:
+def http_client(order: Order, **headers: str) -> Got:
     from http.client import HTTPConnection
 
-    connection = HTTPConnection(order.host, order.port, timeout=_PATIENCE)
+    connection = HTTPConnection(order.host, order.port, timeout=order.patience)
     try:
-        connection.request("POST", f"/{order.reply or 0}", body=order.body)
+        connection.request("POST", f"/{order.reply or 0}", body=order.body, headers=headers)
         with connection.getresponse() as response:
             return response.status, response.read()
     finally:
         connection.close()
 
 
+def http_client_close(order: Order) -> Got:
+    return http_client(order, Connection="close")
+
+
 def raw(order: Order) -> Got:
     """Sends all of it, then reads: what one writes by hand."""
-    with socket.create_connection((order.host, order.port), _PATIENCE) as sock:
+    with socket.create_connection((order.host, order.port), order.patience) as sock:
         head = f"POST /{order.reply or 0} HTTP/1.1\r\nHost: {order.host}\r\n"
         sock.sendall(f"{head}Content-Length: {order.upload}\r\n\r\n".encode() + order.body)
         with sock.makefile("rb") as file:
@@ -89,10 +96,15 @@ def raw(order: Order) -> Got:
     return status, body
 
 
-def curl(order: Order) -> Got:
+def curl_unasked(order: Order) -> Got:
+    return curl(order, "-H", "Expect:")
+
+
+def curl(order: Order, *more: str) -> Got:
+    """Which asks by `Expect: 100-continue`, if it is for 1 MB or more."""
     with tempfile.NamedTemporaryFile() as file:
         command = [
-            *("curl", "-sS", "--noproxy", "*", "--max-time", f"{_PATIENCE:g}", "-H", "Expect:"),
+            *("curl", "-sS", "--noproxy", "*", "--max-time", f"{order.patience:g}", *more),
             *("--data-binary", f"@{_upload_file(order.upload)}"),
             *("-o", file.name, "-w", "%{http_code}", order.url),
         ]
@@ -117,18 +129,18 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def requests(order: Order) -> Got:
     with import_module("requests").Session() as session:
         session.trust_env = False  # no proxy
-        response = session.post(order.url, data=order.body, timeout=_PATIENCE)
+        response = session.post(order.url, data=order.body, timeout=order.patience)
         return response.status_code, response.content
 
 
 def urllib3(order: Order) -> Got:
-    with import_module("urllib3").PoolManager(retries=False, timeout=_PATIENCE) as pool:
+    with import_module("urllib3").PoolManager(retries=False, timeout=order.patience) as pool:
         response = pool.request("POST", order.url, body=order.body)
         return response.status, response.data
 
 
 def httpx(order: Order) -> Got:
-    with import_module("httpx").Client(trust_env=False, timeout=_PATIENCE) as client:
+    with import_module("httpx").Client(trust_env=False, timeout=order.patience) as client:
         response = client.post(order.url, content=order.body)
         return response.status_code, response.content
 
@@ -137,7 +149,7 @@ def aiohttp(order: Order) -> Got:
     package: Any = import_module("aiohttp")
 
     async def ask() -> Got:
-        timeout = package.ClientTimeout(total=_PATIENCE)
+        timeout = package.ClientTimeout(total=order.patience)
         upload = BytesIO(order.body)  # a file, as its documentation asks for where it is large
         async with (
             package.ClientSession(timeout=timeout) as session,
@@ -151,10 +163,12 @@ def aiohttp(order: Order) -> Got:
 # By name, with the package of PyPI that each needs.
 CLIENTS: dict[str, tuple[Callable[[Order], Got], str | None]] = {
     "curl": (curl, None),
+    "curl -H Expect:": (curl_unasked, None),
     "requests": (requests, "requests"),
     "urllib3": (urllib3, "urllib3"),
     "httpx": (httpx, "httpx"),
     "http.client": (http_client, None),
+    "http.client: close": (http_client_close, None),
     "aiohttp": (aiohttp, "aiohttp"),
     "raw": (raw, None),
 }
@@ -181,7 +195,7 @@ def ask(client: Callable[[Order], Got], order: Order) -> Answer:
         status, body = client(order)
     except Exception as error:  # noqa: BLE001 (each client has exceptions of its own)
         return Answer(False, f"{type(error).__name__}: {error}"[:200])
-    if status != 413:
+    if status not in _REFUSALS:
         return Answer(False, f"status {status}")
     if order.reply not in (None, len(body)):
         return Answer(False, f"{len(body)} of {order.reply} bytes")

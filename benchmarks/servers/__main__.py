@@ -1,4 +1,4 @@
-"""The table "replies that arrive whole": `python -m benchmarks.lost_reply`, as root."""
+"""The tables "replies that arrive whole": `python -m benchmarks.servers`, as root."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import chart, summary
 from .clients import CLIENTS, versions
+from .commands import COMMANDS
 from .matrix import Cell, Extent, run
 from .places import DELAY, PLACES, why_no_wire
-from .servers import SERVERS
+from .table import RECIPES, SERVERS
 
+_COMMAND = "python -m benchmarks.servers --servers commands --markdown"
+_GROUPS = {"commands": list(COMMANDS), "recipes": list(RECIPES)}
 _UNITS = {"KIB": 1 << 10, "MB": 1_000_000}
 _UPLOADS = (64 << 10, 1_000_000, 5_000_000, 50_000_000)
 _REPLIES = (1 << 10, 64 << 10)
@@ -31,13 +34,19 @@ _TRIES = 5
 def main() -> None:
     given = _arguments()
     if given.again:
-        cells = [Cell.from_dict(kept) for kept in json.loads(given.again.read_text())["cells"]]
+        cells = [
+            Cell.from_dict(kept)
+            for file in given.again
+            for kept in json.loads(file.read_text())["cells"]
+        ]
     else:
         began = time.monotonic()
         cells = _tried(_extents(given))
         if given.json:
             _write(given.json, cells, time.monotonic() - began)
     _show(cells)
+    if given.markdown:
+        given.markdown.write_text(summary.fragment(cells, _COMMAND), encoding="utf-8")
     if given.chart:
         given.chart.write_text(chart.draw(cells), encoding="utf-8")
 
@@ -117,12 +126,13 @@ def _left_out(name: str) -> bool:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.lost_reply",
+        prog="python -m benchmarks.servers",
         description="How many replies to an upload, given early, arrive whole: "
         "servers as shipped, and made graceful.",
     )
     parser.add_argument("--servers", type=_names_of(SERVERS), default=list(SERVERS),
-                        metavar="NAMES", help=f"of {', '.join(SERVERS)}")  # fmt: skip
+                        metavar="NAMES",
+                        help=f"commands, recipes, or of {', '.join(SERVERS)}")  # fmt: skip
     parser.add_argument("--clients", type=_names_of(CLIENTS), default=list(CLIENTS),
                         metavar="NAMES", help=f"of {', '.join(CLIENTS)}")  # fmt: skip
     parser.add_argument("--uploads", type=_sizes, metavar="SIZES",
@@ -134,15 +144,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--where", choices=("loopback", "wire", "both"), default="both",
                         help="the wire has 20 ms of delay each way, and needs root")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all cells there")
-    parser.add_argument("--again", type=Path, metavar="FILE",
+    parser.add_argument("--again", type=Path, metavar="FILE", nargs="+",
                         help="try nothing: show and draw what --json wrote there")  # fmt: skip
+    parser.add_argument("--markdown", type=Path, metavar="FILE",
+                        help="write the tables of the commands there, for a page")  # fmt: skip
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw them there, as SVG")
     return parser.parse_args()
 
 
 def _names_of(known: dict[str, Any]) -> Any:
     def names(text: str) -> list[str]:
-        given = text.split(",")
+        given = [one for name in text.split(",") for one in _GROUPS.get(name, [name])]
         for name in given:
             if name not in known:
                 raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(known)}")

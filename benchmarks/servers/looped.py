@@ -133,7 +133,7 @@ def twisted(host: str, graceful: bool) -> None:
         def __init__(self) -> None:
             self.head = b""
 
-        def lineReceived(self, line: bytes) -> None:  # noqa: N802 (Twisted's name)
+        def lineReceived(self, line: bytes) -> None:
             self.head += line + b"\r\n"
             if line:
                 return

@@ -6,14 +6,15 @@ from itertools import product
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from .matrix import SIDES
-from .servers import SERVERS
+from .table import RECIPES, SERVERS, SIDES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from .matrix import Cell
 
+_SHORT = 1 << 10
+_PLACES = {"loopback": "On loopback", "wire": "Over a link with 20 ms of delay each way"}
 _UNITS = ((1_000_000, "MB"), (1 << 10, "KiB"))
 
 
@@ -52,9 +53,7 @@ def table_by_server(cells: list[Cell]) -> str:
     rows = [
         [
             name,
-            f"`{SERVERS[name].after}`"
-            if "raceful" in SERVERS[name].after
-            else SERVERS[name].after,
+            SERVERS[name].after,
             *(
                 shown(
                     percent(
@@ -70,6 +69,63 @@ def table_by_server(cells: list[Cell]) -> str:
         for name in _distinct(cells, lambda cell: cell.server)
     ]
     return _markdown(head, rows, right=2)
+
+
+def counts(cells: list[Cell], where: str, upload: int, short: bool) -> str:
+    """Replies that arrived whole, in one place: servers as they are started, and afterwards.
+
+    A row for each server, a column for each client.
+    """
+    here = [
+        cell
+        for cell in cells
+        if (cell.where, cell.upload) == (where, upload)
+        and (cell.reply is None or (cell.reply <= _SHORT) == short)
+    ]
+    clients = _distinct(here, lambda cell: cell.client)
+    head = ["server", *clients, "then", "with"]
+    rows: list[list[str]] = []
+    for name in _distinct(here, lambda cell: cell.server):
+        row = [cell for cell in here if cell.server == name]
+        by_client = {cell.client: cell for cell in row if cell.side == SIDES[0]}
+        after = [cell for cell in row if cell.side == SIDES[1]]
+        then = f"{sum(cell.whole for cell in after)} of {sum(cell.tries for cell in after)}"
+        numbers = [f"{by_client[who].whole}" if who in by_client else "" for who in clients]
+        cure = SERVERS[name].after
+        rows.append([name, *numbers, then if after else "", cure or "needs nothing"])
+    return _markdown(head, rows, right=1, text=len(head) - 1)
+
+
+def fragment(cells: list[Cell], command: str) -> str:
+    """For a page: the tables of the servers that are started by a command.
+
+    Each is between two comments, so that a page can include one of them.
+    """
+    order = list(SERVERS)
+    by_command = sorted(
+        (cell for cell in cells if cell.server not in RECIPES),
+        key=lambda cell: order.index(cell.server),
+    )
+    parts = [f"<!-- Written by `{command}`. -->"]
+    for where, upload, tries in sorted(
+        {(cell.where, cell.upload, cell.tries) for cell in by_command}
+    ):
+        for short, says in ((True, "a short 401"), (False, "a 413 of 64 KiB")):
+            mark = f"{where}, {'short' if short else 'long'}"
+            said = f"{_PLACES[where]}, {size(upload)} refused with {says}"
+            parts += [
+                f"<!-- begin: {mark} -->",
+                f"{said}: whole replies, of {tries} for each client.",
+                counts(by_command, where, upload, short),
+                f"<!-- end: {mark} -->",
+            ]
+    remains = [
+        f"- {cell.server}, `{cell.client}`, {_PLACES[cell.where].lower()}: {cell.whole} of "
+        f"{cell.tries} afterwards; it said {', '.join(f'`{said}`' for said in cell.said)}."
+        for cell in by_command
+        if cell.side == SIDES[1] and cell.whole < cell.tries
+    ]
+    return "\n\n".join([*parts, "\n".join(remains) or "Afterwards, none was lost."]) + "\n"
 
 
 def table_by_client(cells: list[Cell]) -> str:
@@ -115,7 +171,10 @@ def _distinct(cells: Iterable[Cell], of: Callable[[Cell], str]) -> list[str]:
     return list(dict.fromkeys(map(of, cells)))
 
 
-def _markdown(head: list[str], rows: list[list[str]], *, right: int) -> str:
-    """A table whose columns are numbers from the one with the number `right` on."""
-    rule = ["---" if column < right else "---:" for column in range(len(head))]
+def _markdown(
+    head: list[str], rows: list[list[str]], *, right: int, text: int | None = None
+) -> str:
+    """A table whose columns are numbers from the one with the number `right` to `text`."""
+    numbers = range(right, len(head) if text is None else text)
+    rule = ["---:" if column in numbers else "---" for column in range(len(head))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))

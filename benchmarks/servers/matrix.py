@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .clients import Order
 from .processes import client, server
-from .servers import SERVERS
+from .table import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .clients import Answer
     from .places import Place
     from .processes import Client
-
-SIDES = ("before", "after")
 
 
 class Extent(NamedTuple):
@@ -43,9 +41,10 @@ class Extent(NamedTuple):
         """Tries in one place."""
         rounds = sum(map(self.tries, self.uploads))
         sizes = sum(
-            1 if SERVERS[name].own_reply else len(self.replies) for name in self.servers
+            (1 if SERVERS[name].own_reply else len(self.replies)) * len(SERVERS[name].sides)
+            for name in self.servers
         )
-        return rounds * sizes * len(self.clients) * len(SIDES)
+        return rounds * sizes * len(self.clients)
 
 
 @dataclass
@@ -54,7 +53,7 @@ class Cell:
 
     Attributes:
         reply: Bytes of the body; None: the server's own.
-        whole: How many of the tries gave the client 413 and the whole body.
+        whole: How many of the tries gave the client 401 or 413 and the whole body.
         said: What the client said the other times, and how often.
     """
 
@@ -98,18 +97,19 @@ def run(place: Place, extent: Extent, tell: Callable[[str, int], None]) -> list[
         clients = {name: stack.enter_context(client(place, name)) for name in extent.clients}
         for name in extent.servers:
             with ExitStack() as both:
+                sides = SERVERS[name].sides
                 ports = {
-                    side: both.enter_context(server(place, name, side)).port for side in SIDES
+                    side: both.enter_context(server(place, name, side)).port for side in sides
                 }
                 replies = [None] if SERVERS[name].own_reply else extent.replies
                 for upload, reply in product(extent.uploads, replies):
                     row = {
                         (side, who): Cell(place.name, name, side, who, upload, reply)
-                        for side in SIDES
+                        for side in sides
                         for who in clients
                     }
                     for _ in range(extent.tries(upload)):
-                        for side in SIDES:
+                        for side in sides:
                             tell(f"{place.name}: {name}", len(clients))
                             order = Order(place.host, ports[side], upload, reply)
                             at_once = place.at_once(upload, len(clients))

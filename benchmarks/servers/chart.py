@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from .matrix import SIDES
 from .summary import percent, shown, size
+from .table import SIDES
 
 if TYPE_CHECKING:
     from .matrix import Cell

@@ -64,7 +64,7 @@ class Server(NamedTuple):
 
 @contextmanager
 def server(place: Place, name: str, side: str) -> Generator[Server]:
-    with _process(place.serving, "servers", name, side, place.host) as (process, port):
+    with _process(place.serving, "table", name, side, place.host) as (process, port):
         yield Server(int(port), process.pid)
 
 
@@ -80,7 +80,7 @@ def _process(
     with tempfile.TemporaryFile("w+") as complaints:
         with inside():
             process = subprocess.Popen(
-                [sys.executable, "-m", f"benchmarks.lost_reply.{kind}", *arguments],
+                [sys.executable, "-m", f"benchmarks.servers.{kind}", *arguments],
                 cwd=_ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

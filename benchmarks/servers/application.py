@@ -1,6 +1,8 @@
 """What every server here runs: it greets a GET, and refuses a POST without reading its body.
 
-The path says how long the refusal is to be: `POST /65536` gets a body of 64 KiB.
+The path says how long the refusal is to be: `POST /65536` gets a body of 64 KiB. The applications
+here say 413 and `Connection: close`; those in `apps` say what applications say: 401 if it is
+short, else 413, and nothing about the connection.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 GREETING = b"hello\n"
 REFUSED = "413 Content Too Large"
+_SHORT = 1 << 10
 
 
 @cache
@@ -21,6 +24,12 @@ def refusal(path: str) -> bytes:
     """The body that this path asks for; 1 KiB if it asks for none."""
     size = path.strip("/")
     return b"This upload is too large.\n".ljust(int(size) if size.isdigit() else 1024, b".")
+
+
+def early_reply(path: str) -> tuple[int, bytes]:
+    """Status and body, as the applications in `apps` reply."""
+    body = refusal(path)
+    return 401 if len(body) <= _SHORT else 413, body
 
 
 def wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:

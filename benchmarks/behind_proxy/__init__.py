@@ -1,0 +1,1 @@
+"""What a proxy makes of early replies: see `__main__`."""

@@ -1,0 +1,76 @@
+"""The tables for a page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from .measure import SIDES
+from .upstreams import UPSTREAMS
+
+if TYPE_CHECKING:
+    from .measure import Cell
+
+
+def fragment(cells: list[Cell], command: str) -> str:
+    """All of it, in Markdown."""
+    return (
+        "\n\n".join(
+            [f"<!-- Written by `{command}`. -->", replies(cells), _sums(cells), logs(cells)]
+        )
+        + "\n"
+    )
+
+
+def replies(cells: list[Cell]) -> str:
+    """Two rows for each server, a column for each proxy: right replies, and what else there was."""
+    proxies = list(dict.fromkeys(cell.proxy for cell in cells))
+    found = {(cell.upstream, cell.proxy, cell.side): cell for cell in cells}
+    lines = [_row(["server", *proxies]), _row(["---"] * (len(proxies) + 1))]
+    for name in dict.fromkeys(cell.upstream for cell in cells):
+        for side in SIDES:
+            row = [found.get((name, proxy, side)) for proxy in proxies]
+            first = f"`{name}`" if side == SIDES[0] else f"with {UPSTREAMS[name].cure}"
+            lines.append(_row([first, *(_count(cell) if cell else "" for cell in row)]))
+    return "\n".join(lines)
+
+
+def _count(cell: Cell) -> str:
+    right = f"{cell.right} of {cell.tries}"
+    if cell.right == cell.tries:
+        return f"**{right}**"
+    return ", ".join([right, *(f"{kind}: {count}" for kind, count in cell.ends.most_common())])
+
+
+def _sums(cells: list[Cell]) -> str:
+    lines: list[str] = []
+    for side, says in zip(SIDES, ("As started", "Afterwards"), strict=True):
+        here = [cell for cell in cells if cell.side == side]
+        ends = sum((cell.ends for cell in here), Counter[str]())
+        lost = ", ".join(f"{kind}: {count:,}" for kind, count in ends.most_common())
+        lines.append(
+            f"- {says}: {sum(cell.right for cell in here):,} of "
+            f"{sum(cell.tries for cell in here):,} replies were right; {lost or 'none was lost'}."
+        )
+    return "\n".join(lines)
+
+
+def logs(cells: list[Cell]) -> str:
+    """What each proxy's log says, before and after."""
+    lines = [_row(["proxy", "its log says", "before", "after"]), "| --- | --- | ---: | ---: |"]
+    for proxy in dict.fromkeys(cell.proxy for cell in cells):
+        counts = {
+            side: sum(
+                (cell.log for cell in cells if (cell.proxy, cell.side) == (proxy, side)),
+                Counter[str](),
+            )
+            for side in SIDES
+        }
+        for kind, _ in sum(counts.values(), Counter[str]()).most_common():
+            numbers = [str(counts[side][kind]) for side in SIDES]
+            lines.append(_row([proxy, f"`{kind}`", *numbers]))
+    return "\n".join(lines)
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
