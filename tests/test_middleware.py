@@ -319,6 +319,26 @@ def test_a_client_that_waits_to_be_invited_is_not(name: str, tmp_path: Path) -> 
         server.kill()
 
 
+@pytest.mark.parametrize("name", ["cheroot", "gunicorn", "hypercorn"])
+def test_a_client_that_the_server_has_invited_gets_the_reply(name: str, tmp_path: Path) -> None:
+    server = started(name, tmp_path / "log")
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+            client.sendall(
+                b"POST /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                b"Content-Length: 5000000\r\nExpect: 100-continue\r\n\r\n"
+            )
+            with client.makefile("rb") as replies:
+                assert b" 100 " in replies.readline()
+                while replies.readline().strip():
+                    pass
+                client.sendall(bytes(5_000_000))
+                assert b" 413 " in replies.readline()
+                assert replies.read().endswith(b"\r\n\r\n" + BIG)
+    finally:
+        server.kill()
+
+
 KEPT = ["gunicorn -k gthread", "uvicorn", "hypercorn", "granian --interface wsgi", "gevent"]
 
 

@@ -45,7 +45,8 @@ class DrainMiddleware:
     place.
 
     A client that asked by `Expect: 100-continue` is not invited to send what nobody wants to read.
-    A server that has invited it already is served as usual if its connection is known (below).
+    A server that has invited it already is served as usual if its connection is known (below), and
+    so is cheroot, which always invites.
 
     Args:
         app: A WSGI application.
@@ -137,7 +138,11 @@ class _Request:
     def __init__(self, options: Options, environ: WSGIEnvironment) -> None:
         self._options = options
         self._input = environ["wsgi.input"]
-        self._expects = expects_continue(environ.get("HTTP_EXPECT", ""))
+        self._expects = (
+            expects_continue(environ.get("HTTP_EXPECT", ""))
+            # cheroot has sent its 100 before it calls the application, so the body comes.
+            and not type(self._input).__module__.startswith("cheroot.")
+        )
         self._socket: Any = environ.get("gunicorn.socket")
         self._asked = False  # the application has asked for it
         length = environ.get("CONTENT_LENGTH") or ""
