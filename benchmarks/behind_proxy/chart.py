@@ -36,7 +36,7 @@ def draw(cells: list[Cell]) -> str:
         drawing, columns = drawing_of(len(by_proxy), height=1.1 + 0.34 * len(servers))
         for axes, (proxy, here) in zip(columns, by_proxy.items(), strict=True):
             _column(axes, here, servers)
-            axes.set_title(proxy)
+            axes.set_title(proxy, fontsize=9.5)
             if axes is not columns[0]:
                 axes.set_yticks([])
         drawing.suptitle(_TITLE, x=0.01, ha="left", fontsize=11.5, fontweight="bold")
@@ -60,5 +60,5 @@ def _column(axes: Axes, cells: list[Cell], servers: list[str]) -> None:
     axes.set_yticks(range(len(servers)), servers)
     axes.set_ylim(len(servers) - 0.5, -0.5)
     axes.set_xlim(0, 100)
-    axes.set_xticks([0, 50, 100])
+    axes.set_xticks([0, 100])
     axes.tick_params(axis="y", length=0, labelsize=8.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
@@ -110,9 +111,14 @@ def run(
             with ExitStack() as both:
                 folder = Path(both.enter_context(tempfile.TemporaryDirectory()))
                 ports: dict[str, int] = {}
-                for side in SIDES:
-                    address = both.enter_context(served.at_work(folder, side == "after"))
-                    ports[side] = both.enter_context(fronting.before(address, folder / side))
+                try:
+                    for side in SIDES:
+                        address = both.enter_context(served.at_work(folder, side == "after"))
+                        fronted = fronting.before(address, folder / side)
+                        ports[side] = both.enter_context(fronted)
+                except RuntimeError as error:
+                    print(f"Without {upstream}, {proxy}: {error}", file=sys.stderr)
+                    continue
                 for _, reply, (who, asking), side in product(
                     range(tries), replies, clients.items(), SIDES
                 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -98,9 +99,14 @@ def run(place: Place, extent: Extent, tell: Callable[[str, int], None]) -> list[
         for name in extent.servers:
             with ExitStack() as both:
                 sides = SERVERS[name].sides
-                ports = {
-                    side: both.enter_context(server(place, name, side)).port for side in sides
-                }
+                try:
+                    ports = {
+                        side: both.enter_context(server(place, name, side)).port
+                        for side in sides
+                    }
+                except RuntimeError as error:
+                    print(f"Without {name}: {error}", file=sys.stderr)
+                    continue
                 replies = [None] if SERVERS[name].own_reply else extent.replies
                 for upload, reply in product(extent.uploads, replies):
                     row = {

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.servers.application import GREETING, early_reply
 from benchmarks.servers.apps import wsgi
+from graceful_close import GracefulListener
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def main(_settings: Any, **_more: Any) -> Any:
@@ -27,10 +31,11 @@ def main(_settings: Any, **_more: Any) -> Any:
     return wsgi(config.make_wsgi_app())
 
 
-def serve_gracefully(app: Any, _settings: Any, **options: str) -> None:
+def serve_gracefully(_settings: Any, **options: str) -> Callable[[Any], None]:
     """For `use = call:...` in the ini file: waitress, over a GracefulListener."""
-    from graceful_close import GracefulListener
 
-    host, port = options.pop("host"), int(options.pop("port"))
-    listener = GracefulListener((host, port))
-    import_module("waitress").serve(app, sockets=[listener], **options)
+    def serve(app: Any) -> None:
+        listener = GracefulListener((options.pop("host"), int(options.pop("port"))))
+        import_module("waitress").serve(app, sockets=[listener], **options)
+
+    return serve
