@@ -35,8 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="What the package costs, against a peer.",
-        epilog="Two that take longer are programs of their own: `python -m "
-        "benchmarks.servers` (what it gains) and `python -m benchmarks.requests_per_second`.",
+        epilog="Three that take longer are programs of their own: `python -m benchmarks.servers` "
+        "and `python -m benchmarks.behind_proxy` (what it gains), and `python -m "
+        "benchmarks.requests_per_second`.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(_NAMES)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")

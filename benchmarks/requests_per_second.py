@@ -29,13 +29,15 @@ from .figures import all_take_turns
 from .peers import apart
 from .servers.places import loopback
 from .servers.processes import server
-from .servers.table import SERVERS
+from .servers.table import RECIPES, SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .servers.processes import Server
 
+# Those whose start command stays as it is, with DrainMiddleware around their application.
+_COMMANDS = ("uvicorn app:app", "gunicorn app:app", "gunicorn -k gthread")
 _ROUNDS = 7
 _SECONDS = 1
 _CONNECTIONS = 8
@@ -162,7 +164,7 @@ def table(rates: Sequence[Rates]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.requests_per_second")
-    parser.add_argument("--servers", default=",".join(SERVERS), metavar="NAMES")
+    parser.add_argument("--servers", default=",".join([*RECIPES, *_COMMANDS]), metavar="NAMES")
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--seconds", type=int, default=_SECONDS, help="of each round")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rounds there")

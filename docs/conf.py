@@ -19,7 +19,7 @@ release = metadata.version("graceful-close")
 # Nothing is fetched: no intersphinx, no fonts, no scripts of others.
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "measured"]  # which pages include
 
 # Markdown: the same links lead somewhere on GitHub, which makes anchors of all headings.
 myst_heading_anchors = 3

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from importlib import metadata
@@ -21,6 +22,7 @@ _TRIES = 20
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end what was started
     given = _arguments()
     cells: list[Cell] = []
     if given.again:

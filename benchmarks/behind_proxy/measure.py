@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -28,8 +29,6 @@ UPLOAD = 5_000_000
 REPLIES = (100, 64 << 10)  # a short 401, a long 413
 
 _ENDS = {
-    "502": ("status 502",),
-    "504": ("status 504",),
     "timeout": ("imed out", "imeout"),
     "cut short": ("IncompleteRead", "of 65536 bytes", "transfer closed"),
     "closed": ("RemoteDisconnected", "Remote end closed", "Empty reply"),
@@ -39,6 +38,8 @@ _ENDS = {
 
 def kind_of(said: str) -> str:
     """What became of a reply that did not arrive, from what the client said."""
+    if status := re.search(r"status (\d+)", said):
+        return status.group(1)
     for kind, signs in _ENDS.items():
         if any(sign in said for sign in signs):
             return kind
@@ -51,9 +52,8 @@ class Cell:
 
     Attributes:
         right: How many of the tries gave the client the server's own 401 or 413, whole.
-        ends: What became of the others: 502, reset, timeout and so on.
         by_client: How many were right, by client.
-        said: What the clients said those times.
+        said: What the clients said the other times, and how often.
         log: What the proxy's log said meanwhile, and how often.
         lines: The first line of each kind, as it stands there.
     """
@@ -63,7 +63,6 @@ class Cell:
     side: str
     tries: int = 0
     right: int = 0
-    ends: Counter[str] = field(default_factory=Counter[str])
     by_client: Counter[str] = field(default_factory=Counter[str])
     said: Counter[str] = field(default_factory=Counter[str])
     log: Counter[str] = field(default_factory=Counter[str])
@@ -73,21 +72,27 @@ class Cell:
         """Count one try."""
         self.tries += 1
         self.by_client[who] += whole
-        if whole:
-            self.right += 1
-        else:
-            self.ends[kind_of(said)] += 1
+        self.right += whole
+        if not whole:
             self.said[f"{who}: {said}"] += 1
+
+    @property
+    def ends(self) -> Counter[str]:
+        """What became of the others: 502, reset, timeout and so on."""
+        ends: Counter[str] = Counter()
+        for said, count in self.said.items():
+            ends[kind_of(said)] += count
+        return ends
 
     def as_dict(self) -> dict[str, Any]:
         """For the JSON file."""
-        return vars(self).copy()
+        return vars(self) | {"ends": self.ends}
 
     @classmethod
     def from_dict(cls, kept: dict[str, Any]) -> Self:
         """From the JSON file."""
-        cell = cls(**kept)
-        for name in ("ends", "by_client", "said", "log"):
+        cell = cls(**{name: value for name, value in kept.items() if name != "ends"})
+        for name in ("by_client", "said", "log"):
             setattr(cell, name, Counter(getattr(cell, name)))
         return cell
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from pathlib import Path
@@ -32,6 +33,7 @@ _TRIES = 5
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end what was started
     given = _arguments()
     if given.again:
         cells = [
@@ -130,7 +132,7 @@ def _arguments() -> argparse.Namespace:
         description="How many replies to an upload, given early, arrive whole: "
         "servers as shipped, and made graceful.",
     )
-    parser.add_argument("--servers", type=_names_of(SERVERS), default=list(SERVERS),
+    parser.add_argument("--servers", type=_names_of(SERVERS), default=list(COMMANDS),
                         metavar="NAMES",
                         help=f"commands, recipes, or of {', '.join(SERVERS)}")  # fmt: skip
     parser.add_argument("--clients", type=_names_of(CLIENTS), default=list(CLIENTS),
