@@ -26,11 +26,12 @@ def main() -> None:
     given = _arguments()
     cells: list[Cell] = []
     if given.again:
-        cells = [
+        read = (
             Cell.from_dict(kept)
             for file in given.again
             for kept in json.loads(file.read_text())["cells"]
-        ]
+        )
+        cells = list({cell.what: cell for cell in read}.values())
     else:
         upstreams = [name for name in given.upstreams if not _left_out(name, _missing(name))]
         proxies = [
@@ -99,7 +100,8 @@ def _arguments() -> argparse.Namespace:
                         help=f"of each client with each reply; without it {_TRIES}")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all cells there")
     parser.add_argument("--again", type=Path, metavar="FILE", nargs="+",
-                        help="try nothing: show and draw what --json wrote there")  # fmt: skip
+                        help="try nothing: show and draw what --json wrote there; "
+                        "of a cell that is in several, the last counts")  # fmt: skip
     parser.add_argument("--markdown", type=Path, metavar="FILE",
                         help="write the tables there, for a page")  # fmt: skip
     parser.add_argument("--chart", type=Path, metavar="FILE.svg", help="draw them there")

@@ -68,6 +68,11 @@ class Cell:
     log: Counter[str] = field(default_factory=Counter[str])
     lines: dict[str, str] = field(default_factory=dict[str, str])
 
+    @property
+    def what(self) -> tuple[str, str, str]:
+        """What it is the count of."""
+        return self.upstream, self.proxy, self.side
+
     def add(self, who: str, whole: bool, said: str) -> None:
         """Count one try."""
         self.tries += 1

@@ -36,11 +36,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end what was started
     given = _arguments()
     if given.again:
-        cells = [
+        read = (
             Cell.from_dict(kept)
             for file in given.again
             for kept in json.loads(file.read_text())["cells"]
-        ]
+        )
+        cells = list({cell.what: cell for cell in read}.values())
     else:
         began = time.monotonic()
         cells = _tried(_extents(given))
@@ -147,7 +148,8 @@ def _arguments() -> argparse.Namespace:
                         help="the wire has 20 ms of delay each way, and needs root")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all cells there")
     parser.add_argument("--again", type=Path, metavar="FILE", nargs="+",
-                        help="try nothing: show and draw what --json wrote there")  # fmt: skip
+                        help="try nothing: show and draw what --json wrote there; "
+                        "of a cell that is in several, the last counts")  # fmt: skip
     parser.add_argument("--markdown", type=Path, metavar="FILE",
                         help="write the tables of the commands there, for a page")  # fmt: skip
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw them there, as SVG")

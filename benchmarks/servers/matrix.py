@@ -68,6 +68,11 @@ class Cell:
     whole: int = 0
     said: Counter[str] = field(default_factory=Counter[str])
 
+    @property
+    def what(self) -> tuple[str | int | None, ...]:
+        """What it is the count of."""
+        return self.where, self.server, self.side, self.client, self.upload, self.reply
+
     def add(self, answer: Answer) -> None:
         """Count one try."""
         self.tries += 1
