@@ -11,15 +11,18 @@ from .upstreams import UPSTREAMS
 if TYPE_CHECKING:
     from .measure import Cell
 
+_LONG = 400  # characters
+
 
 def fragment(cells: list[Cell], command: str) -> str:
-    """All of it, in Markdown."""
-    return (
-        "\n\n".join(
-            [f"<!-- Written by `{command}`. -->", replies(cells), _sums(cells), logs(cells)]
-        )
-        + "\n"
-    )
+    """All of it, in Markdown. Each part is between two comments, so that a page can include it."""
+    parts = {"replies": f"{replies(cells)}\n\n{_sums(cells)}", "log": logs(cells)}
+    parts["lines"] = f"```text\n{lines_of(cells)}\n```"
+    marked = [
+        f"<!-- begin: {name} -->\n\n{part}\n\n<!-- end: {name} -->"
+        for name, part in parts.items()
+    ]
+    return "\n\n".join([f"<!-- Written by `{command}`. -->", *marked]) + "\n"
 
 
 def replies(cells: list[Cell]) -> str:
@@ -70,6 +73,22 @@ def logs(cells: list[Cell]) -> str:
             numbers = [str(counts[side][kind]) for side in SIDES]
             lines.append(_row([proxy, f"`{kind}`", *numbers]))
     return "\n".join(lines)
+
+
+def lines_of(cells: list[Cell]) -> str:
+    """A line of each kind that is there before and not after, as it stands in the log.
+
+    Shortened, where a proxy says very much.
+    """
+    after = {kind for cell in cells if cell.side == SIDES[1] for kind in cell.log}
+    found: dict[tuple[str, str], str] = {}
+    for cell in cells:
+        for kind, line in cell.lines.items():
+            if kind not in after:
+                found.setdefault((cell.proxy.partition(",")[0], kind), line)
+    return "\n".join(
+        line if len(line) <= _LONG else f"{line[:_LONG]}..." for line in found.values()
+    )
 
 
 def _row(cells: list[str]) -> str:

@@ -166,6 +166,12 @@ COMMANDS = {
     "uvicorn --workers 2": Command(f"{_UVICORN} --workers 2 plain_asgi:app", ("uvicorn",)),
     "uvicorn --reload": Command(f"{_UVICORN} --reload plain_asgi:app", ("uvicorn",)),
     "hypercorn app:app": Command("hypercorn -b {host}:{port} plain_asgi:app", ("hypercorn",)),
+    "hypercorn -k trio": Command(
+        "hypercorn -k trio -b {host}:{port} plain_asgi:app", ("hypercorn", "trio")
+    ),
+    "socketify": Command(
+        "python -m socketify plain_asgi:app --host {host} --port {port}", ("socketify",)
+    ),
     "granian --interface asgi": Command(
         f"{_GRANIAN} --interface asgi plain_asgi:app",
         ("granian",),
