@@ -27,6 +27,7 @@ _ROOT = Path(__file__).parents[2]
 _PATIENCE = 60.0  # seconds for a start, on a machine with much else to do
 
 _DRAIN, _MIXIN, _LISTENER = "`DrainMiddleware`", "`GracefulMixIn`", "`GracefulListener`"
+_DRAIN_FIRST = "`DrainMiddleware(app, before_reply=True)`"
 
 
 class Command(NamedTuple):
@@ -170,12 +171,15 @@ COMMANDS = {
         "hypercorn -k trio -b {host}:{port} plain_asgi:app", ("hypercorn", "trio")
     ),
     "socketify": Command(
-        "python -m socketify plain_asgi:app --host {host} --port {port}", ("socketify",)
+        "python -m socketify plain_asgi:app --host {host} --port {port}",
+        ("socketify",),
+        _DRAIN_FIRST,
+        graceful="before_reply",
     ),
     "granian --interface asgi": Command(
         f"{_GRANIAN} --interface asgi plain_asgi:app",
         ("granian",),
-        "`DrainMiddleware(app, before_reply=True)`",
+        _DRAIN_FIRST,
         graceful="before_reply",
     ),
     "granian --interface wsgi": Command(
