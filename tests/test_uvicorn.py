@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from certificates import NAME, certificate_file, client_context
+from graceful_close.uvicorn import new_asyncio_loop
 from streams import PATIENCE, await_fin
 from uvicorn_app import HELLO, REFUSAL
 
@@ -336,3 +337,44 @@ def test_hundreds_of_connections_leave_no_descriptor(how: str, tmp_path: Path) -
             select.select([], [], [], 0.02)
     finally:
         server.kill()
+
+
+def test_the_environment_says_how_long_a_silent_client_keeps_it_from_stopping(
+    tmp_path: Path,
+) -> None:
+    patient = Started(("--loop", NEW_LOOP, *PORT), {"GRACEFUL_CLOSE_IDLE_TIMEOUT": "60"})
+    hurried = Started(("--loop", NEW_LOOP, *PORT), {"GRACEFUL_CLOSE_IDLE_TIMEOUT": "0"})
+    with ExitStack() as stack:
+        for started in (patient, hurried):
+            server = Server(started, tmp_path)
+            stack.callback(server.kill)
+            # It keeps its connection, and does not look whether the server has ended it.
+            sock = stack.enter_context(server.connect())
+            assert read_hello(sock)
+            server.process.send_signal(signal.SIGTERM)
+            await_fin(sock)
+            if started is hurried:
+                server.await_end()
+            else:
+                assert server.process.poll() is None
+            sock.close()
+
+
+def read_hello(sock: socket.socket) -> bool:
+    sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    reply = b""
+    while not reply.endswith(HELLO):
+        chunk = sock.recv(4096)
+        assert chunk
+        reply += chunk
+    return True
+
+
+@pytest.mark.parametrize("name", ["GRACEFUL_CLOSE_TIMEOUT", "GRACEFUL_CLOSE_IDLE_TIMEOUT"])
+@pytest.mark.parametrize("value", ["soon", "-1", "inf"])
+def test_a_variable_that_is_no_number_of_seconds_is_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="number of seconds"):
+        new_asyncio_loop()

@@ -6,27 +6,23 @@ default of SIGTERM. Importing this changes nothing; `begin()` does.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
 import threading
 from importlib import import_module
 
+from ._environment import options_from_environment
 from ._listener import accept_for, graceful_ssl_socket
 from ._reaper import Reaper, end_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
     from types import FrameType, ModuleType
     from typing import Any
 
-    from ._options import CloseOptions
-
-TIMEOUT = "GRACEFUL_CLOSE_TIMEOUT"
-IDLE_TIMEOUT = "GRACEFUL_CLOSE_IDLE_TIMEOUT"
 
 _Stock = socket.socket
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.AF_INET)}
@@ -38,7 +34,7 @@ def begin() -> None:
     Raises:
         ValueError: A variable of the environment is not a number of seconds.
     """
-    options = options_from(os.environ)
+    options = options_from_environment()
     reaper = Reaper(**options)
     _replace_accept(reaper)
 
@@ -59,20 +55,6 @@ def begin() -> None:
         signal.signal(signal.SIGTERM, _die_when_all_are_closed)
 
 
-def options_from(environment: Mapping[str, str]) -> CloseOptions:
-    """What the environment asks for.
-
-    Raises:
-        ValueError: A variable is not a number.
-    """
-    options: CloseOptions = {"timeout": 30.0, "idle_timeout": 5.0}
-    if environment.get(TIMEOUT):
-        options["timeout"] = float(environment[TIMEOUT])
-    if environment.get(IDLE_TIMEOUT):
-        options["idle_timeout"] = float(environment[IDLE_TIMEOUT])
-    return options
-
-
 def _replace_accept(reaper: Reaper) -> None:
     accept = _Stock.accept
 
@@ -90,8 +72,9 @@ def _is_served(listener: socket.socket) -> bool:
         return False  # gevent's or eventlet's, whose threads are none
     if listener.family not in _FAMILIES or listener.type != socket.SOCK_STREAM:
         return False
-    trio = sys.modules.get("trio")  # takes no subclass of socket
-    return trio is None or not trio.lowlevel.in_trio_run()
+    trio = sys.modules.get("trio.lowlevel")  # trio takes no subclass of socket
+    in_trio = getattr(trio, "in_trio_run", None)
+    return trio is None or not (in_trio is None or in_trio())
 
 
 def _die_when_all_are_closed(number: int, _frame: FrameType | None) -> None:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import graceful_close
-from graceful_close import _launched
+from graceful_close._environment import IDLE_TIMEOUT, TIMEOUT
 
 from . import show
 from .parsing import Parser
@@ -53,13 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         type=_seconds,
         metavar="SECONDS",
-        help=f"for each close; also {_launched.TIMEOUT} (30)",
+        help=f"for each close; also {TIMEOUT} (30)",
     )
     parser.add_argument(
         "--idle-timeout",
         type=_seconds,
         metavar="SECONDS",
-        help=f"of silence, for each close; also {_launched.IDLE_TIMEOUT} (5)",
+        help=f"of silence, for each close; also {IDLE_TIMEOUT} (5)",
     )
     parser.add_argument("command", metavar="COMMAND", help="as you type it without this")
     parser.add_argument("arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER)
@@ -95,8 +95,8 @@ def run(given: argparse.Namespace) -> int:
 def _environment(given: argparse.Namespace) -> dict[str, str]:
     environment = dict(os.environ)
     for name, seconds in (
-        (_launched.TIMEOUT, given.timeout),
-        (_launched.IDLE_TIMEOUT, given.idle_timeout),
+        (TIMEOUT, given.timeout),
+        (IDLE_TIMEOUT, given.idle_timeout),
     ):
         if seconds is not None:
             environment[name] = str(seconds)
