@@ -148,6 +148,19 @@ def post_fork(server, worker):
     server.await_output(rb"in a hook of its own")
 
 
+@pytest.mark.parametrize("worker", ["gthread", "gevent"])
+def test_a_worker_ends_when_the_last_close_has(start: Start, worker: str) -> None:
+    server = start(worker, "-c", OURS)
+    with server.connect() as client:
+        client.sendall(UPLOAD[:1000])
+        assert read_reply(client) == (413, 9, 9)
+        assert client.recv(1) == b""
+        server.process.send_signal(signal.SIGTERM)
+        server.await_output(rb"Worker exiting")
+        client.sendall(UPLOAD[1000:])
+    assert server.await_end() == 0  # not after graceful_timeout, which is 30 seconds
+
+
 def test_uvloop_is_replaced_and_that_is_said(start: Start) -> None:
     pytest.importorskip("uvloop")
     server = start("uvicorn_worker.UvicornWorker", "-c", OURS)

@@ -16,6 +16,8 @@ gunicorn reads one configuration. `-c` on the command line takes the place of a 
 
 from __future__ import annotations
 
+from functools import cache
+
 from ._listener import GracefulListener
 from ._reaper import Reaper, hand_over
 from ._signals import exit_at_sigterm
@@ -32,9 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = ["post_fork", "post_request", "post_worker_init", "ssl_context"]
 
-# What post_fork() has made in this process. gunicorn calls the other hooks with nothing of ours.
+# What post_fork() has made in this process: gunicorn calls the other hooks with nothing of ours.
 _listeners: list[GracefulListener] = []
-_reapers: list[Reaper] = []
+
+# What makes the Reaper of a worker that accepts below the socket object, once. It is not made in
+# post_fork(): gevent has yet to patch, and an unpatched lock would keep the Reaper's greenlet waiting.
+_reaper_for_greenlets: list[Callable[[], Reaper]] = []
 
 
 def post_fork(server: Any, worker: Any, **options: Unpack[ReaperOptions]) -> None:
@@ -56,8 +61,8 @@ def post_fork(server: Any, worker: Any, **options: Unpack[ReaperOptions]) -> Non
         TypeError, ValueError: An option is not what `Reaper` takes.
     """
     reaper = Reaper(**options)
-    _reapers[:] = [reaper]
     _listeners.clear()
+    _reaper_for_greenlets.clear()
     kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(worker).__mro__}
     if "gunicorn.workers.base_async.AsyncWorker" in kinds:
         worker.log.warning(
@@ -66,6 +71,7 @@ def post_fork(server: Any, worker: Any, **options: Unpack[ReaperOptions]) -> Non
             "graceful_close.wsgi.DrainMiddleware around the application.",
             worker.cfg.worker_class_str,
         )
+        _reaper_for_greenlets.append(cache(lambda: Reaper(**options)))
         return
     if "aiohttp.worker.GunicornUVLoopWebWorker" in kinds:
         worker.log.warning(
@@ -77,7 +83,7 @@ def post_fork(server: Any, worker: Any, **options: Unpack[ReaperOptions]) -> Non
     if "gunicorn.workers.gasgi.ASGIWorker" in kinds:
         loop = worker.cfg.asgi_loop
         worker.cfg.set("asgi_loop", "asyncio")
-    elif "uvicorn_worker._workers.UvicornWorker" in kinds:
+    elif kinds & {"uvicorn_worker._workers.UvicornWorker", "uvicorn.workers.UvicornWorker"}:
         loop = worker.config.loop
         worker.config.loop = "asyncio"
     if loop not in {None, "asyncio"}:
@@ -111,15 +117,15 @@ def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None
         environ: Of WSGI. gunicorn puts the connection into it.
         response: What has been sent.
     """
-    if not (_reapers and environ and response is not None and response.headers_sent):
+    if not environ or response is None or not response.headers_sent:
         return  # it failed before the reply began, and gunicorn has yet to answer 500
-    sock = environ.get("gunicorn.socket")
-    if sock is None:
-        return  # ASGI
-    if worker.cfg.worker_class_str == "sync":
+    if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
+        return  # the connection serves other streams, too
+    sock = environ.get("gunicorn.socket")  # there is none in ASGI
+    if _listeners and worker.cfg.worker_class_str == "sync":
         sock.close()
-    elif not _listeners and response.should_close():
-        hand_over(sock, _reapers[0])
+    elif sock is not None and _reaper_for_greenlets and response.should_close():
+        hand_over(sock, _reaper_for_greenlets[0]())
 
 
 def ssl_context(
