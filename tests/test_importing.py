@@ -59,7 +59,25 @@ def test_all_is_what_there_is() -> None:
         # Another test may have imported graceful_close.asyncio.
         if not (name.startswith("_") or isinstance(value, ModuleType))
     }
-    assert public == set(graceful_close.__all__)
+    on_demand = {"CloseOptions", "ReaperOptions"}
+    assert public - {"TYPE_CHECKING"} == set(graceful_close.__all__) - on_demand
+
+
+@pytest.mark.parametrize("name", ["CloseOptions", "ReaperOptions"])
+def test_the_types_of_the_options_are_loaded_when_they_are_asked_for(name: str) -> None:
+    module = "graceful_close._option_types"
+    code = f"""
+import graceful_close, sys
+print({module!r} in sys.modules)
+from graceful_close import {name}
+print({module!r} in sys.modules, {name}.__name__)
+"""
+    assert run(code).split() == ["False", "True", name]
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="graceful_close"):
+        graceful_close.graceful_clse  # noqa: B018
 
 
 def test_a_close_of_a_plain_socket_does_not_load_ctypes() -> None:

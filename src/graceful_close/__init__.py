@@ -1,4 +1,4 @@
-"""End TCP connections right, and tell the truth about how they ended."""
+"""Close TCP connections without losing data, and report how each one ended."""
 
 from ._acks import unacked_bytes
 from ._blocking import abortive_close, closing, graceful_close, timed_linger_close
@@ -9,13 +9,19 @@ from ._reaper import Reaper
 from ._result import CloseOutcome, CloseResult, UncleanCloseError
 from ._signals import exit_at_sigterm
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._option_types import CloseOptions, ReaperOptions
+
 __all__ = [
+    "CloseOptions",
     "CloseOutcome",
     "CloseResult",
     "GracefulListener",
     "Linger",
     "LingerPolicy",
     "Reaper",
+    "ReaperOptions",
     "UncleanCloseError",
     "abortive_close",
     "close_all",
@@ -27,3 +33,11 @@ __all__ = [
     "timed_linger_close",
     "unacked_bytes",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("CloseOptions", "ReaperOptions"):
+        from . import _option_types  # loads typing, which nothing else here does
+
+        return getattr(_option_types, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,20 +11,12 @@ from ._result import CloseOutcome
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from enum import Enum
-    from typing import Any, Final, Literal, TypedDict
+    from typing import Any, Final
 
-    Until = Literal[CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED]
-    OnTimeout = Literal[LingerPolicy.BACKGROUND, LingerPolicy.ABORT]
-
-    class CloseOptions(TypedDict, total=False):
-        """What every graceful close can be asked for; see `graceful_close` for each of them."""
-
-        timeout: float
-        idle_timeout: float | None
-        drain_limit: int | None
-        until: Until
-        on_timeout: OnTimeout
-        peer_first: float
+    from ._option_types import CloseOptions as CloseOptions  # noqa: PLC0414 (others import it from here)
+    from ._option_types import OnTimeout as OnTimeout  # noqa: PLC0414 (others import it from here)
+    from ._option_types import ReaperOptions as ReaperOptions  # noqa: PLC0414 (others import it from here)
+    from ._option_types import Until as Until  # noqa: PLC0414 (others import it from here)
 
 
 class Options:

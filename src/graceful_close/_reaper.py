@@ -59,16 +59,9 @@ if TYPE_CHECKING:
     from typing import Any, Final, Self
 
     from ._future import CloseFuture
-    from ._options import CloseOptions, OnTimeout, Until
+    from ._option_types import ReaperOptions as ReaperOptions  # noqa: PLC0414 (others import it from here)
+    from ._options import OnTimeout, Until
     from ._teardown import Step
-
-    class ReaperOptions(CloseOptions, total=False):
-        """What a `Reaper` can be asked for."""
-
-        max_sockets: int | None
-        on_overflow: OnTimeout
-        on_close: Callable[[CloseResult], object] | None
-
 
 # Where a process may have as many descriptors as it likes (Windows). Arbitrary: what a server
 # that is asked to hold ten thousand connections may leave behind.
