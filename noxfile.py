@@ -77,7 +77,9 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The site, in build/docs, with every warning an error."""
     session.install("-e", ".[docs]")
-    session.run("sphinx-build", "-W", "--keep-going", "docs", "build/docs", *session.posargs)
+    session.run(
+        "sphinx-build", "-n", "-W", "--keep-going", "docs", "build/docs", *session.posargs
+    )
 
 
 @nox.session

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import enum
+import html
 import re
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
+
+from docutils import nodes
+from sphinx.util.nodes import make_refnode
 
 if TYPE_CHECKING:
+    from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
+    from sphinx.domains.python import PythonDomain
+    from sphinx.environment import BuildEnvironment
+
+ROOT = Path(__file__).parent.parent
 
 project = "graceful-close"
 author = "the graceful-close authors"
-release = metadata.version("graceful-close")
+version = release = metadata.version("graceful-close")
+urls = dict(
+    url.split(", ", 1) for url in metadata.metadata("graceful-close").get_all("Project-URL", [])
+)
 
-# Nothing is fetched: no intersphinx, no fonts, no scripts of others.
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+# The build fetches nothing: no intersphinx, no fonts, no third-party scripts.
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
 
 exclude_patterns = ["_build", "measured"]  # which pages include
 
-# Markdown: the same links lead somewhere on GitHub, which makes anchors of all headings.
+# Markdown: the same links work on GitHub, which makes an anchor of each heading.
 myst_heading_anchors = 3
 
-# Docstrings are written to be read in help(): `like this` is code, and a link if it can be one.
+# Docstrings are written for help(): `like this` is code, and a link where a name matches.
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
@@ -34,11 +52,32 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = False
 
 html_theme = "furo"
-html_title = project
+html_title = f"graceful-close {release}"
+html_baseurl = urls["Documentation"]
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
+html_theme_options = {
+    "source_repository": urls["Source"],
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
+
+# A prompt or an output is not copied with a command.
+copybutton_exclude = ".linenos, .gp, .go"
+
+# Pages whose text is a file of the repository.
+REPOSITORY_PAGES = {
+    "changelog": "CHANGELOG.md",
+    "contributing": "CONTRIBUTING.md",
+    "security": "SECURITY.md",
+}
+
+RFC = re.compile(r"\bRFC (\d+), section ([\d.]*\d)")
 
 
 def mark_code(
@@ -53,7 +92,7 @@ def mark_code(
         elif line and not in_section and not in_code:
             in_code = True
             marked += [".. code-block:: python", ""]
-        marked.append(line)
+        marked.append(line if in_code else RFC.sub(r":rfc:`\g<0> <\1#section-\2>`", line))
     lines[:] = marked
 
 
@@ -72,6 +111,13 @@ def keep_colons(
         lines[first : first + 1] = [word[0], word[1] + lines[first][word.end() :]]
 
 
+# Type aliases of ours, by what they stand for.
+ALIASES = {
+    "Until": "Literal[CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED]",
+    "OnTimeout": "Literal[LingerPolicy.BACKGROUND, LingerPolicy.ABORT]",
+}
+
+
 def spell_out(
     app: Sphinx,
     what: str,
@@ -81,27 +127,147 @@ def spell_out(
     arguments: str | None,
     returns: str | None,
 ) -> tuple[str, str | None] | None:
-    """Say what a Stream is where a function takes one: its name is for type checkers alone."""
-    module = sys.modules.get(name.rpartition(".")[0])
+    """Write out the aliases in a signature, which exist for type checkers alone."""
     if isinstance(it, type) and issubclass(it, enum.Enum):
-        return "", returns  # nobody makes one
-    if not arguments or module is None or module.__file__ is None:
+        return "", returns  # nobody calls one
+    if not arguments:
         return None
-    source = Path(module.__file__).read_text(encoding="utf-8")
-    alias = re.search(r"^    Stream = (.+)$", source, re.MULTILINE)
-    if alias is None:
-        return None
-    return re.sub(r"\b(Stream|S)\b", alias[1], arguments), returns
+    aliases = dict(ALIASES)
+    module = sys.modules.get(name.rpartition(".")[0])
+    if module is not None and module.__file__ is not None:
+        source = Path(module.__file__).read_text(encoding="utf-8")
+        stream = re.search(r"^    Stream = (.+)$", source, re.MULTILINE)
+        if stream is not None:
+            aliases["Stream"] = aliases["S"] = stream[1]
+    names = "|".join(aliases)
+    return re.sub(rf"\b({names})\b", lambda it: aliases[it[1]], arguments), returns
+
+
+def take_from_repository(app: Sphinx, name: str, source: list[str]) -> None:
+    """Replace the text of a page by the file of the repository that it stands for."""
+    file = REPOSITORY_PAGES.get(name)
+    if file is not None:
+        app.env.note_dependency(ROOT / file)
+        text = (ROOT / file).read_text(encoding="utf-8")
+        # As seen from this folder. A file that is a page here is that page.
+        text = re.sub(r"\]\((?!https?:|#|docs/)", "](../", text).replace("](docs/", "](")
+        for page, path in REPOSITORY_PAGES.items():
+            text = text.replace(f"](../{path}", f"]({page}.md")
+        source[0] = text
 
 
 def offer_files(app: Sphinx, name: str, source: list[str]) -> None:
-    """What is outside this folder is a file to MyST, unless it is Markdown or a folder."""
-    source[0] = re.sub(r"\]\((\.\./[^)]*\.md)\)", r"](path:\1)", source[0])
+    """Make a download of each linked file outside this folder; folders are not linked."""
+    source[0] = re.sub(r"\]\((\.\./[^)]*\.(?:md|toml))\)", r"](path:\1)", source[0])
     source[0] = re.sub(r"\[([^]]*)\]\(\.\./[^).]*\)", r"\1", source[0])
 
 
+def describe(
+    app: Sphinx,
+    page: str,
+    template: str,
+    context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
+    """Tell search engines and chat programs what a page is about: its first paragraph."""
+    if doctree is None:
+        return
+    paragraphs = doctree.findall(nodes.paragraph)
+    words = " ".join(next((p.astext() for p in paragraphs), project).split())
+    text = html.escape(words if len(words) <= 160 else words[:157].rsplit(" ", 1)[0] + " ...")
+    title = html.escape(context["title"] or project)
+    context["metatags"] += (
+        f'<meta name="description" content="{text}">'
+        f'<meta property="og:title" content="{title}">'
+        f'<meta property="og:description" content="{text}">'
+        '<meta property="og:type" content="website">'
+    )
+    if page == "404":  # it is shown for addresses in any folder
+        context["metatags"] += f'<base href="{html_baseurl}">'
+
+
+# Where the names of others are documented.
+PYTHON = "https://docs.python.org/3/library/"
+TRIO = "https://trio.readthedocs.io/en/stable/reference-io.html#"
+TRIO_CORE = "https://trio.readthedocs.io/en/stable/reference-core.html#"
+ANYIO = "https://anyio.readthedocs.io/en/stable/api.html#"
+ELSEWHERE = {
+    "Future": f"{PYTHON}concurrent.futures.html#concurrent.futures.Future",
+    "SSLContext.wrap_socket": f"{PYTHON}ssl.html#ssl.SSLContext.wrap_socket",
+    "TLSStream": f"{ANYIO}anyio.streams.tls.TLSStream",
+    "TracebackType": f"{PYTHON}types.html#types.TracebackType",
+    "UNIXSocketStream": f"{ANYIO}anyio.abc.UNIXSocketStream",
+    "anyio.ClosedResourceError": f"{ANYIO}anyio.ClosedResourceError",
+    "anyio.abc.SocketStream": f"{ANYIO}anyio.abc.SocketStream",
+    "asyncio.StreamWriter": f"{PYTHON}asyncio-stream.html#asyncio.StreamWriter",
+    "asyncio.Transport": f"{PYTHON}asyncio-protocol.html#asyncio.Transport",
+    "close_request": f"{PYTHON}socketserver.html#socketserver.BaseServer",
+    "https_compatible": f"{TRIO}trio.SSLStream",
+    "max_children": f"{PYTHON}socketserver.html#socketserver.ForkingMixIn",
+    "socket.create_server": f"{PYTHON}socket.html#socket.create_server",
+    "socket.socket": f"{PYTHON}socket.html#socket.socket",
+    "socket.socket.accept": f"{PYTHON}socket.html#socket.socket.accept",
+    "ssl_shutdown_timeout": f"{PYTHON}asyncio-eventloop.html#asyncio.loop.create_connection",
+    "ssl.SSLContext": f"{PYTHON}ssl.html#ssl.SSLContext",
+    "standard_compatible": f"{ANYIO}anyio.streams.tls.TLSStream",
+    "sslsocket_class": f"{PYTHON}ssl.html#ssl.SSLContext.sslsocket_class",
+    "threading.excepthook": f"{PYTHON}threading.html#threading.excepthook",
+    "trio.ClosedResourceError": f"{TRIO_CORE}trio.ClosedResourceError",
+    "trio.SSLStream": f"{TRIO}trio.SSLStream",
+    "trio.SocketStream": f"{TRIO}trio.SocketStream",
+    "trio.socket": f"{TRIO}module-trio.socket",
+    "trio.socket.SocketType": f"{TRIO}trio.socket.SocketType",
+}
+
+
+def link_elsewhere(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, contents: nodes.TextElement
+) -> nodes.Node | None:
+    """Link a name that this module does not define, or leave it as code where that is all it is."""
+    target = node["reftarget"]
+    address = ELSEWHERE.get(target)
+    if address is not None:
+        link = nodes.reference("", "", internal=False, refuri=address, reftitle=target)
+        link += contents
+        return link
+    if node["reftype"] != "obj":
+        return None
+    # An attribute that a result has, wherever it is mentioned.
+    python = cast("PythonDomain", env.get_domain("py"))
+    found = python.objects.get(f"graceful_close.CloseResult.{target}")
+    if found is not None:
+        return make_refnode(
+            app.builder, node["refdoc"], found.docname, found.node_id, contents, target
+        )
+    is_a_name = re.fullmatch(r"[\w.]+", target) is not None
+    return contents if not is_a_name or target in arguments_of(env) else None
+
+
+def arguments_of(env: BuildEnvironment) -> set[str]:
+    """The names of the arguments of everything that was read so far."""
+    found: set[str] = vars(env).setdefault("graceful_close_arguments", set())
+    return found
+
+
+def remember_arguments(
+    app: Sphinx,
+    what: str,
+    name: str,
+    it: object,
+    options: object,
+    arguments: str | None,
+    returns: str | None,
+) -> None:
+    """What a docstring calls `timeout` is an argument, and no page has a place for it."""
+    arguments_of(app.env).update(re.findall(r"(\w+):", arguments or ""))
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("source-read", take_from_repository, priority=400)
     app.connect("source-read", offer_files)
+    app.connect("html-page-context", describe)
+    app.connect("missing-reference", link_elsewhere)
+    app.connect("autodoc-process-signature", remember_arguments, priority=400)
     app.connect("autodoc-process-signature", spell_out)
     # Before napoleon, which makes sections of what it finds.
     app.connect("autodoc-process-docstring", mark_code, priority=400)

@@ -1,34 +1,68 @@
-"""What the README and the docs show is run."""
+"""What the README and the docs show is run, each block as if it had been pasted alone."""
 
 from __future__ import annotations
 
+import builtins
+import dis
 import re
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pytest
 
-from streams import connect, meanwhile, read_all, read_and_close
+from streams import await_reset, connect, meanwhile, read_all, read_and_close, reset
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+HOW_TO = ROOT / "docs/how-to.md"
 
 
-def run_page(page: Path) -> dict[str, Any]:
-    """Run the page's Python blocks, one after the other, as one module."""
-    names: dict[str, Any] = {"__name__": page.stem}
+# Pages whose blocks need the imports of those before them.
+READ_FROM_THE_TOP = {"servers.md"}
+
+
+def python_blocks(page: Path) -> dict[int, str]:
+    """The page's Python, by the line of each block."""
     text = page.read_text(encoding="utf-8")
-    for match in re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        line = text.count("\n", 0, match.start(1))
-        exec(compile("\n" * line + match[1], str(page), "exec"), names)
+    found = re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return {text.count("\n", 0, match.start(1)): match[1] for match in found}
+
+
+def run_block(page: Path, line: int) -> dict[str, Any]:
+    """Run the block that begins at this line, and nothing before it."""
+    names: dict[str, Any] = {"__name__": page.stem}
+    for at, block in python_blocks(page).items():
+        if at == line or (at < line and page.name in READ_FROM_THE_TOP):
+            exec(compile("\n" * at + block, str(page), "exec", dont_inherit=True), names)
     return names
+
+
+def block_of(page: Path, name: str) -> dict[str, Any]:
+    """Run the one block that defines a name."""
+    definition = re.compile(rf"^(async def|def|class) {name}\b|^{name} = ", re.MULTILINE)
+    [line] = [line for line, source in python_blocks(page).items() if definition.search(source)]
+    return run_block(page, line)
+
+
+def globals_of(code: CodeType) -> set[str]:
+    """The global names that a block looks up, those of its functions among them."""
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    used = {one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL"}
+    return used.union(*map(globals_of, inner))
 
 
 # pyftpdlib loads them up to Python 3.11.
 @pytest.mark.filterwarnings("ignore:The asyn(core|chat) module:DeprecationWarning")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_python_on_this_page_runs(page: Path) -> None:
-    run_page(page)
+@pytest.mark.parametrize(
+    ("page", "line"),
+    [(page, line) for page in PAGES for line in python_blocks(page)],
+    ids=lambda value: value.name if isinstance(value, Path) else str(value),
+)
+def test_this_block_runs_when_it_is_pasted_alone(page: Path, line: int) -> None:
+    names = run_block(page, line)
+    used = globals_of(compile(python_blocks(page)[line], str(page), "exec", dont_inherit=True))
+    assert used - set(names) - set(dir(builtins)) == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -45,12 +79,20 @@ def test_the_readmes_server_is_heard(capsys: pytest.CaptureFixture[str]) -> None
             return read_and_close(peer)
 
         with meanwhile(upload) as replies:
-            run_page(ROOT / "README.md")["refuse"](ours)
+            block_of(ROOT / "README.md", "refuse")["refuse"](ours)
     assert replies[0].startswith(b"HTTP/1.1 413 ")
     assert "peer closed after" in capsys.readouterr().out
 
 
 def test_the_how_tos_confirmation_confirms() -> None:
     with connect("tcp4") as (ours, peer):
-        assert run_page(ROOT / "docs/how-to.md")["send_and_confirm"](ours, b"news")
+        assert block_of(HOW_TO, "send_and_confirm")["send_and_confirm"](ours, b"news")
         assert read_all(peer) == b"news"
+
+
+def test_the_how_tos_confirmation_is_false_when_the_peer_has_reset() -> None:
+    with connect("tcp4") as (ours, peer):
+        reset(peer)
+        await_reset(ours)
+        assert not block_of(HOW_TO, "send_and_confirm")["send_and_confirm"](ours, b"news")
+        assert ours.fileno() == -1
