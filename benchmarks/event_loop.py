@@ -45,7 +45,7 @@ def measure() -> list[Figure]:
     return [
         Figure(
             f"closing {count:,} asyncio streams, for each",
-            "us CPU",
+            "µs CPU",
             statistics.median(ours),
             statistics.median(theirs),
             name,

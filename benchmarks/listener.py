@@ -123,7 +123,7 @@ def _figures(what: str, taken: dict[str, list[float]]) -> list[Figure]:
     return [
         Figure(
             what,
-            "us CPU",
+            "µs CPU",
             statistics.median(ours),
             statistics.median(theirs),
             name,

@@ -63,7 +63,7 @@ def measure() -> list[Figure]:
     return [
         Figure(
             f"closing {count:,}, for each",
-            "us CPU",
+            "µs CPU",
             statistics.median(ours),
             statistics.median(theirs),
             name,

@@ -68,7 +68,7 @@ def measure() -> list[Figure]:
             figures.append(
                 Figure(
                     what,
-                    "us CPU",
+                    "µs CPU",
                     statistics.median(ours),
                     statistics.median(theirs),
                     "shutdown(SHUT_WR), settimeout, recv loop, close",

@@ -56,7 +56,7 @@ def measure() -> list[Figure]:
         *(
             Figure(
                 f"closing {count:,}, for each",
-                "us CPU",
+                "µs CPU",
                 own,
                 their,
                 "C program, epoll",

@@ -69,7 +69,7 @@ def measure() -> list[Figure]:
             figures.append(
                 Figure(
                     "one close over TLS",
-                    "us CPU",
+                    "µs CPU",
                     statistics.median(a),
                     statistics.median(b),
                     name,

@@ -50,128 +50,119 @@ OPENING = """\
 
 # Platforms
 
-The numbers, layouts and limits here are the ones that the library works with: the tables are made
-from its data. The first table says how each system is *known*:
+The tables are generated from the library's own data. The last column of the first table is the *evidence*:
 
-- **run**: the whole test suite runs on it.
-- **headers**: a test compiles a probe against the system's own C headers, for as many targets as is
-  said, and holds the layout and the numbers of both tables against them. Headers do not show
-  behaviour, limits among it: that was read in the system's sources, or in its manual where a note
-  says so.
-- **unverified**: there were no headers to hold it against. The numbers are the vendor's word, or
-  those of the system's nearest relative.
+- **run**: the whole test suite runs on this system.
+- **headers**: a test compiles a probe with the system's own C headers, for the number of targets in parentheses, and
+  compares the layout and the numbers of both tables. Headers do not show behaviour or limits: these were read in the
+  system's source code, or in its manual where a note says so.
+- **unverified**: no headers were available. The numbers come from the vendor's documentation, or from the most similar
+  system.
 
-## How a system is told to linger
+## SO_LINGER by platform
 """
 
 ABOUT_ACKS = """
-Linux on alpha, parisc, sh and xtensa has numbers of its own that nobody has checked. There, and on a
-system that is not in the table, the library takes the numbers of Python's `socket` module, assumes
-two ints, and claims nothing about acknowledgements.
+Linux on alpha, parisc, sh and xtensa has numbers of its own, which are unverified. There, and on a system that is not in
+the table, the library uses the numbers of Python's `socket` module, assumes two ints, and reports no acknowledgements.
 
-## How delivery is seen
+## Detecting acknowledgement
 
-*Counted by* is how the kernel is asked for the bytes that the peer has not acknowledged. Where these
-do not include our FIN, the state of TCP says whether it is still on its way. *Woken by* is what
-ends a wait for the acknowledgement. For the peer's data and its FIN every system wakes us.
+*Counted by* is the query for the number of bytes that the peer has not acknowledged. If this number does not include our
+FIN, the TCP state shows whether the FIN was acknowledged. *Woken by* is the event that ends a wait for the
+acknowledgement. On all systems the peer's data and its FIN wake the wait.
 """
 
 NOTES = """
-`close()` means that delivery is not seen: `unacked` is `None`. With `until=DELIVERED`, and in
-`timed_linger_close()`, the kernel then waits in a `close()` with {1, n}, and the result does not
-claim that anything was delivered.
+`close()` means that acknowledgements are not visible: `unacked` is `None`. With `until=DELIVERED`, and in
+`timed_linger_close()`, the kernel then waits in a `close()` with {1, n}, and the result does not claim delivery.
 
 ## Quirks
 
 ### Everywhere
 
-- `close()` over unread input sends RST and does not wait, whatever the linger setting. Input that
-  arrives during the wait does the same, and a TLS 1.3 session ticket that a client never reads is
-  such input.
-- {1, 0} after `shutdown(SHUT_WR)`: the peer reads a clean end, not a reset. After both FINs {1, 0}
-  does not remove TIME_WAIT.
-- A dup, a forked child, a `makefile()` or a thread inside `recv()` keeps the connection open past
-  `close()`. `shutdown()` acts at once.
-- When a process exits, {1, n} does not wait and {1, 0} sends RST. An interpreter that exits with a
-  {1, n} socket open waits in that socket's finalizer.
+- `close()` with unread input sends RST and does not wait, whatever the linger setting. Input that arrives during the
+  wait has the same effect. A TLS 1.3 session ticket that a client never reads is such input.
+- {1, 0} after `shutdown(SHUT_WR)`: the peer reads a clean end, not a reset. After both FINs {1, 0} does not remove
+  TIME_WAIT.
+- A dup, a forked child, a `makefile()` object or a thread in `recv()` keeps the connection open after `close()`.
+  `shutdown()` acts immediately.
+- When a process exits, {1, n} does not wait and {1, 0} sends RST. An interpreter that exits with a {1, n} socket open
+  waits in the finalizer of that socket.
 - A socket from `accept()` inherits the listener's setting.
-- CPython lets other threads run during `close()`. PyPy does not: a lingering close stops them all.
-- AF_UNIX and UDP keep the option and ignore it.
+- CPython runs other threads during `close()`. PyPy does not: a lingering close blocks them all.
+- AF_UNIX and UDP store the option and ignore it.
 
 ### Linux
 
-- `close()` with {1, n} returns 0 when all was acknowledged, when the time ran out, when a signal
-  came and when the peer reset the connection, and it blocks on a non-blocking socket too.
-- A struct of fewer than 8 bytes is EINVAL. Any `l_onoff` but 0 reads back as 1. {0, n} leaves the
-  old time in place. A time of -1 is about for ever.
-- SIOCOUTQ counts an unacknowledged FIN as one byte and is 0 from FIN_WAIT2 on. After a reset it keeps
-  the count of what was lost, so 0 without a reset means delivered. On AF_UNIX it counts the buffers'
-  overhead, not bytes: `unacked_bytes()` says `None`.
-- `recv()` with MSG_TRUNC throws TCP data away inside the kernel, and `connect()` to AF_UNSPEC
-  resets a connection for all who hold it. Only Linux has either. (Debian's 5.10 refuses the latter
-  with EBUSY while a thread sleeps on the connection: RST goes out when that thread has left.)
-- After the peer's reset `shutdown()` fails with ENOTCONN; `recv()` gives the ECONNRESET, once.
-- Android runs Linux's kernel, and Linux's numbers are assumed there.
+- `close()` with {1, n} returns 0 if all data was acknowledged, if the time ran out, if a signal arrived and if the peer
+  reset the connection. It blocks even on a non-blocking socket.
+- A struct of fewer than 8 bytes is EINVAL. Any `l_onoff` except 0 reads back as 1. {0, n} keeps the old time. A time of
+  -1 waits practically forever.
+- SIOCOUTQ counts an unacknowledged FIN as one byte and is 0 from FIN_WAIT2 on. After a reset it keeps the count of lost
+  bytes, so 0 without a reset means delivered. On AF_UNIX it counts the overhead of the buffers, not bytes:
+  `unacked_bytes()` returns `None`.
+- `recv()` with MSG_TRUNC discards TCP data inside the kernel, and `connect()` to AF_UNSPEC resets a connection for all
+  holders. Only Linux has these two. (Debian's 5.10 refuses the latter with EBUSY while a thread sleeps on the connection:
+  the kernel sends RST when that thread has left.)
+- After the peer's reset `shutdown()` fails with ENOTCONN; `recv()` raises ECONNRESET, once.
+- Android runs Linux's kernel, and the library assumes Linux's numbers there.
 
 ### macOS, iOS, tvOS, watchOS
 
-- SO_LINGER counts **ticks**, 100 a second; SO_LINGER_SEC counts seconds. Python has no name for it;
-  the library uses its number.
-- The time is kept in a short, in ticks: 328 s wraps to no wait and 16384 s to 0, which is an abort.
-  Newer kernels answer EDOM. So 327 s is the most that is let through.
-- `close()` with {1, n} returns 0 when the time ran out, may fail with EINTR, and does not wait on a
-  non-blocking socket.
+- SO_LINGER counts **ticks**, 100 a second; SO_LINGER_SEC counts seconds. Python has no name for SO_LINGER_SEC; the library
+  uses its number.
+- The kernel stores the time in a short, in ticks: 328 s wraps to no wait, and 16384 s to 0, which aborts. Newer kernels
+  return EDOM. The library therefore accepts at most 327 s.
+- `close()` with {1, n} returns 0 if the time ran out, may fail with EINTR, and does not wait on a non-blocking socket.
 - A socket from `accept()` turns an inherited {1, 0} into {1, 120}.
-- A second `shutdown(SHUT_WR)` fails with ENOTCONN. So does SHUT_RDWR after the peer's FIN, and then
-  no FIN is sent. Once both directions are shut, `setsockopt()` fails with EINVAL.
-- TIOCOUTQ is for terminals, not sockets.
-- The headers have no TCP states. The numbers used are those of 4.4BSD, as in the BSDs' headers.
-- iOS, tvOS and watchOS are compiled against the headers that they share with macOS.
+- A second `shutdown(SHUT_WR)` fails with ENOTCONN. SHUT_RDWR after the peer's FIN fails, too, and then no FIN is sent. Once
+  both directions are shut down, `setsockopt()` fails with EINVAL.
+- TIOCOUTQ works for terminals, not for sockets.
+- The headers have no TCP states. The library uses those of 4.4BSD, as in the headers of the BSDs.
+- iOS, tvOS and watchOS were compiled with the headers that they share with macOS.
 
 ### FreeBSD, NetBSD, OpenBSD, DragonFly
 
-- `close()` with {1, n} fails with EWOULDBLOCK when the time ran out; the descriptor is gone all the
-  same. It may fail with EINTR, and does not wait on a non-blocking socket.
+- `close()` with {1, n} fails with EWOULDBLOCK if the time ran out; the descriptor is released anyway. `close()` may fail
+  with EINTR, and does not wait on a non-blocking socket.
 - FreeBSD: a time under 0 or over 65535 is EDOM, and one over 32767 wraps. `l_onoff` reads back as
   128, on DragonFly too.
 - NetBSD refuses a bad time with EDOM even when lingering is switched off.
-- OpenBSD takes 0 to 32767 and a struct of exactly 8 bytes; all else is EINVAL. Its kernel fills in
-  the count in TCP_INFO for root alone, and everybody else reads 0 bytes: a count that proves
-  nothing, so the library does not ask for it.
-- The send buffer is dropped at a reset, and the count with it.
+- OpenBSD accepts 0 to 32767 and a struct of exactly 8 bytes; everything else is EINVAL. Its kernel reports the count in
+  TCP_INFO to root only; other users read 0 bytes, which proves nothing. The library does not query the count there.
+- A reset drops the send buffer, and the count with it.
 
 ### illumos, Solaris
 
-- Once both directions are shut, `setsockopt()` fails with EINVAL, as on macOS.
+- Once both directions are shut down, `setsockopt()` fails with EINVAL, as on macOS.
 
 ### Windows, Cygwin, MSYS
 
-- struct linger is two **u_shorts**. Two ints are accepted and read as {1, 0}: a timed linger packed
-  the usual way is silently an abort. Wine does the same
-  ([tests/headers/under_wine.py](../tests/headers/under_wine.py) tries it).
+- struct linger is two **u_shorts**. Two ints are accepted and read as {1, 0}: a timed linger that is packed for other systems
+  aborts without an error. Wine does the same
+  ([tests/headers/under_wine.py](../tests/headers/under_wine.py) tests this).
 - SO_DONTLINGER is `~SO_LINGER`, another way to say {0, 0}.
-- When the time of a {1, n} close runs out, the connection ends hard and the rest is lost
-  (Microsoft's documentation).
-- `close()` with {1, n} on a non-blocking socket fails with WSAEWOULDBLOCK and the handle stays valid
-  (Microsoft's documentation). CPython has forgotten it by then, and it leaks: the library never
-  leaves {1, n} on a non-blocking socket.
-- Python has no way to ask for unacknowledged bytes.
-- Cygwin and MSYS have Windows' layout; their other numbers are assumed to be Windows' too.
+- If the time of a {1, n} close runs out, the connection is reset and the rest is lost (Microsoft's documentation).
+- `close()` with {1, n} on a non-blocking socket fails with WSAEWOULDBLOCK and the handle stays valid (Microsoft's
+  documentation). CPython has dropped the handle by then, so it leaks: the library never leaves {1, n} on a non-blocking
+  socket.
+- Python cannot query the number of unacknowledged bytes.
+- Cygwin and MSYS have Windows' layout; the library assumes Windows' other numbers, too.
 
 ### Haiku, AIX, DragonFly
 
-- Nobody has verified them. Haiku's numbers are its own; the others are assumed to have the BSDs'.
+- Unverified. Haiku has its own numbers; for the others the library assumes those of the BSDs.
 
 ### WASI, Emscripten
 
-- There is no SO_LINGER: `get_linger()` and `set_linger()` fail with ENOPROTOOPT, and every close is
-  in the background.
+- SO_LINGER does not exist: `get_linger()` and `set_linger()` fail with ENOPROTOOPT, and every close is in the background.
 
 ## The targets
 
-What the headers are compiled for, in the compiler's words. The test is
-[tests/headers/test_headers.py](../tests/headers/test_headers.py); it needs the `ziglang` wheel, which
-has the headers, and none of the systems.
+The compiler's names of the targets. The test,
+[tests/headers/test_headers.py](../tests/headers/test_headers.py), needs the `ziglang` wheel, which contains the headers, and
+none of the systems.
 """
 
 
@@ -183,7 +174,7 @@ def page() -> str:
         [
             OPENING,
             *_table(
-                ("system", "struct linger", "SOL_SOCKET", "option", "seconds", "known"),
+                ("system", "struct linger", "SOL_SOCKET", "option", "seconds", "evidence"),
                 (
                     (TITLES[system.name], *_linger(system), _known(system, evidence))
                     for system in systems
@@ -249,7 +240,7 @@ def _acks(system: System) -> Sequence[str]:
         f"state in {_question(acks.state)}" if acks.state and acks.fin_waits_in else "counted",
         "kept" if acks.survives_reset else "lost",
         # Only Linux has either, and System does not say which systems have an epoll.
-        "epoll, edge-triggered" if system.linux else "a look every 1 to 50 ms",
+        "epoll, edge-triggered" if system.linux else "a poll every 1 to 50 ms",
     )
 
 

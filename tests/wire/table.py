@@ -15,22 +15,18 @@ PAGE = Path(__file__).parents[2] / "docs" / "wire.md"
 _HEAD = """\
 # On the wire
 
-What the closers put on the network and what they say about it, packet by packet. Each row is a
-test in `tests/wire/`: two network namespaces of one Linux machine, joined by a wire that loses,
-delays, repeats, reorders and forges packets as the test says. For every row, over IPv4 and IPv6,
-the test compares the result with the record of the packets:
+Packets sent and results returned by each function, case by case. Each row is a test in `tests/wire/`: two network
+namespaces of one Linux machine, joined by a link that drops, delays, repeats, reorders and forges packets. For each row, over
+IPv4 and IPv6, the test compares the result with the recorded packets:
 
-- DELIVERED and PEER_CLOSED are said only once an acknowledgement of our FIN had arrived, and
-  PEER_CLOSED only after the peer's FIN; PEER_RESET only after an RST.
-- `unacked` is what was written, and the FIN, less the highest acknowledgement that had arrived.
-- The wait ended within 50 ms of the packet that ended it, or of its deadline.
-- A clean end is exactly one FIN and no RST; an abort is RST and no FIN; nothing is reset while
-  a call is waiting.
+- DELIVERED and PEER_CLOSED are returned only after an acknowledgement of our FIN has arrived, PEER_CLOSED only after the
+  peer's FIN, and PEER_RESET only after an RST.
+- `unacked` is the number of bytes written, plus the FIN, minus the highest acknowledgement that has arrived.
+- The wait ends within 50 ms of the packet that ends it, or of its deadline.
+- A clean end is exactly one FIN and no RST. An abort is RST and no FIN. No RST is sent while a call waits.
 
-"We sent" leaves out the handshake, plain acknowledgements, and what a kernel repeats though it
-was not lost.
-
-This page is written by `WRITE_DOCS=1 pytest tests/wire`, as root.
+"We sent" omits the handshake, plain acknowledgements, and retransmissions of packets that were not lost. The tests write this
+page: `WRITE_DOCS=1 pytest tests/wire`, as root.
 """
 
 _COLUMNS = "| What happens | Call | Outcome | `unacked` | Ended by | We sent |\n" + "| --- " * 6

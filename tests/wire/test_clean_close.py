@@ -93,7 +93,7 @@ def test_a_timed_linger_with_unread_input_does_not_reset(wire: Wire) -> None:
 
 
 def test_all_was_delivered_before_the_call(wire: Wire) -> None:
-    """The peer's FIN is there when the call begins, and our data is acknowledged."""
+    """The peer's FIN has arrived when the call begins, and our data is acknowledged."""
     ours, peer = wire.connect()
     wire.deliver(REPLY, ours)
     peer.shutdown(socket.SHUT_WR)
@@ -121,7 +121,7 @@ def test_a_block_that_ends_is_a_clean_close(wire: Wire) -> None:
 
 
 def test_a_block_that_raises_is_rst_and_no_fin(wire: Wire) -> None:
-    """The peer has half of the reply."""
+    """The peer has received half of the reply."""
     ours, peer = wire.connect()
     wire.deliver(REPLY, ours)
 
@@ -141,7 +141,7 @@ def test_a_block_that_raises_is_rst_and_no_fin(wire: Wire) -> None:
 
 
 def test_an_abort_is_rst_and_no_fin(wire: Wire) -> None:
-    """The peer is there, and has read nothing."""
+    """The peer is connected, and has read nothing."""
     ours, _peer = wire.connect()
     wire.deliver(REPLY, ours)
     result = proven(wire, abortive_close, ours)
@@ -150,7 +150,7 @@ def test_an_abort_is_rst_and_no_fin(wire: Wire) -> None:
 
 
 def test_an_abort_that_nobody_acknowledged(wire: Wire) -> None:
-    """Nothing of ours arrives any more; the RST is lost too."""
+    """All packets to the peer are dropped, the RST too."""
     ours, _peer = wire.connect()
     wire.cut(from_=OURS)
     ours.sendall(REPLY)
@@ -159,7 +159,7 @@ def test_an_abort_that_nobody_acknowledged(wire: Wire) -> None:
 
 
 def test_an_abort_ends_it_for_every_holder(wire: Wire) -> None:
-    """A dup keeps the connection; the RST goes out all the same."""
+    """A dup holds the connection, too; the RST is sent nevertheless."""
     ours, _peer = wire.connect()
     wire.deliver(REPLY, ours)
     with ours.dup():

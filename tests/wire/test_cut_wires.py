@@ -1,4 +1,4 @@
-"""Wires that are cut."""
+"""Broken links."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LARGE = bytes(200_000)
 
 
 def test_nothing_of_ours_arrives(wire: Wire) -> None:
-    """Nothing of ours arrives any more."""
+    """All packets to the peer are dropped."""
     ours, _peer = wire.connect()
     wire.cut(from_=OURS)
     ours.sendall(REPLY)
@@ -33,7 +33,7 @@ def test_nothing_of_ours_arrives(wire: Wire) -> None:
 
 
 def test_nothing_of_the_peers_arrives(wire: Wire) -> None:
-    """Nothing of the peer's arrives any more: it has all of it, and we do not know."""
+    """All packets from the peer are dropped: it has received everything, and we do not know."""
     ours, peer = wire.connect()
     wire.cut(from_=PEER)
     ours.sendall(REPLY)
@@ -45,7 +45,7 @@ def test_nothing_of_the_peers_arrives(wire: Wire) -> None:
 
 @pytest.mark.parametrize("side", [OURS, PEER], ids=["ours", "peer"])
 def test_delivered_is_never_said_of_a_wire_that_is_cut(wire: Wire, side: object) -> None:
-    """Nothing of one side's arrives any more, from our FIN on."""
+    """From our FIN on, all packets from one side are dropped."""
     ours, _peer = wire.connect()
     wire.deliver(REPLY, ours)
     wire.cut(from_=OURS if side is OURS else PEER)
@@ -54,7 +54,7 @@ def test_delivered_is_never_said_of_a_wire_that_is_cut(wire: Wire, side: object)
 
 
 def test_a_block_that_ends_on_a_wire_that_is_cut(wire: Wire) -> None:
-    """Nothing of ours arrives any more."""
+    """All packets to the peer are dropped."""
     ours, _peer = wire.connect()
     wire.cut(from_=OURS)
     ours.sendall(REPLY)
@@ -71,7 +71,7 @@ def test_a_block_that_ends_on_a_wire_that_is_cut(wire: Wire) -> None:
 
 
 def test_the_wire_is_cut_after_100_kb(wire: Wire) -> None:
-    """Nothing passes any more, in either direction, after 100 kB of the reply."""
+    """All packets in both directions are dropped after 100 kB of the reply."""
     ours, _peer = wire.connect()
     wire.cut(at=first(past(100_000), from_=OURS))
     ours.sendall(LARGE)
@@ -82,7 +82,7 @@ def test_the_wire_is_cut_after_100_kb(wire: Wire) -> None:
 
 
 def test_the_wire_is_cut_and_we_give_up_with_abort(wire: Wire) -> None:
-    """Nothing passes any more, in either direction, after 100 kB of the reply."""
+    """All packets in both directions are dropped after 100 kB of the reply."""
     ours, _peer = wire.connect()
     wire.cut(at=first(past(100_000), from_=OURS))
     ours.sendall(LARGE)
@@ -92,7 +92,7 @@ def test_the_wire_is_cut_and_we_give_up_with_abort(wire: Wire) -> None:
 
 
 def test_a_wire_that_is_mended_in_time(wire: Wire) -> None:
-    """Nothing passes from our FIN on, until we have sent it twice."""
+    """From our FIN on, all packets are dropped until we have sent it twice."""
     ours, peer = wire.connect()
     wire.cut(at=first(FIN, from_=OURS))
     ours.sendall(REPLY)
@@ -109,7 +109,9 @@ def test_a_wire_that_is_mended_in_time(wire: Wire) -> None:
 
 
 def test_what_we_leave_to_the_kernel_arrives_when_the_wire_is_mended(wire: Wire) -> None:
-    """Nothing of ours arrives until we have given up; the kernel goes on in the background."""
+    """All packets to the peer are dropped until our deadline; the kernel continues in the
+    background.
+    """
     ours, peer = wire.connect()
     wire.cut(from_=OURS)
     ours.sendall(REPLY)

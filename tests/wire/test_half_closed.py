@@ -25,7 +25,7 @@ def half_closed(wire: Wire) -> Connection:
 
 
 def test_a_half_closed_peer_gets_everything(wire: Wire) -> None:
-    """The peer has sent its FIN, and reads on."""
+    """The peer has sent its FIN, and continues to read."""
     ours, peer = half_closed(wire)
     ours.sendall(REPLY)
     with meanwhile(read_all, peer) as received:
@@ -62,7 +62,7 @@ def test_a_timed_linger_after_the_peers_fin(wire: Wire) -> None:
 
 
 def test_both_close_at_once(wire: Wire) -> None:
-    """Both FINs are on the way at the same time: ours takes 100 ms."""
+    """Both FINs are in flight at the same time: ours takes 100 ms."""
     ours, peer = wire.connect()
     wire.hold(first(FIN, from_=OURS), 0.1)
     ours.sendall(REPLY)
@@ -79,7 +79,7 @@ def test_both_close_at_once(wire: Wire) -> None:
 
 
 def test_both_close_at_once_and_delivery_is_asked_for(wire: Wire) -> None:
-    """Both FINs are on the way at the same time: ours takes 100 ms."""
+    """Both FINs are in flight at the same time: ours takes 100 ms."""
     ours, peer = wire.connect()
     wire.hold(first(FIN, from_=OURS), 0.1)
     ours.sendall(REPLY)
@@ -96,7 +96,7 @@ def test_both_close_at_once_and_delivery_is_asked_for(wire: Wire) -> None:
 
 
 def test_both_close_at_once_and_our_fin_is_lost(wire: Wire) -> None:
-    """Both FINs are on the way at the same time, and ours is lost."""
+    """Both FINs are in flight at the same time, and ours is lost."""
     ours, peer = wire.connect()
     wire.drop(first(FIN, from_=OURS))
     ours.sendall(REPLY)

@@ -47,7 +47,9 @@ def test_the_acknowledgement_of_the_fin_is_lost(wire: Wire) -> None:
 
 
 def test_the_acknowledgement_of_the_fin_is_lost_and_the_time_is_short(wire: Wire) -> None:
-    """Every acknowledgement of our FIN is lost: the peer has all of it, and we do not know."""
+    """Every acknowledgement of our FIN is lost: the peer has received everything, and we do
+    not know.
+    """
     ours, peer = wire.connect()
     wire.deliver(REPLY, ours)
     wire.drop(every(ACK_OF_FIN, from_=PEER))
@@ -109,7 +111,7 @@ def test_the_peers_first_fin_is_lost(wire: Wire) -> None:
 
 
 def test_our_acknowledgement_of_the_peers_fin_is_lost(wire: Wire) -> None:
-    """Our acknowledgement of the peer's FIN is lost: TIME_WAIT answers, when we are gone."""
+    """Our acknowledgement of the peer's FIN is lost: TIME_WAIT answers after the close."""
     ours, peer = wire.connect()
     wire.drop(first(ACK_OF_FIN, from_=OURS))
     ours.sendall(REPLY)
@@ -143,7 +145,7 @@ def test_our_data_arrives_in_another_order(wire: Wire) -> None:
 
 
 def test_the_peers_fin_arrives_before_its_last_data(wire: Wire) -> None:
-    """The peer's FIN arrives before the data that it follows: all of it is drained."""
+    """The peer's FIN arrives before the data that it follows: all data is drained."""
     ours, peer = wire.connect()
     wire.swap(first(DATA, from_=PEER))
 

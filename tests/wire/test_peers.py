@@ -67,7 +67,7 @@ def test_answers_to_window_probes_are_no_sign_of_life(wire: Wire) -> None:
 
 
 def test_acknowledgements_are_a_sign_of_life(wire: Wire) -> None:
-    """The peer takes 4 kB at a time, each 40 ms, until it has all, then closes."""
+    """The peer reads 4 kB every 40 ms until it has everything, then closes."""
     wire.delay(0.02)
     ours, peer = wire.connect(peer_buffer=4096)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 40_000)
@@ -79,7 +79,7 @@ def test_acknowledgements_are_a_sign_of_life(wire: Wire) -> None:
 
 
 def test_acknowledgements_do_not_move_the_deadline(wire: Wire) -> None:
-    """The peer takes 4 kB at a time, each 40 ms."""
+    """The peer reads 4 kB every 40 ms."""
     wire.delay(0.02)
     ours, peer = wire.connect(peer_buffer=4096)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
@@ -94,7 +94,7 @@ def test_acknowledgements_do_not_move_the_deadline(wire: Wire) -> None:
 
 
 def test_a_peer_that_drips_to_its_end(wire: Wire) -> None:
-    """The peer sends 20 bytes, one each 10 ms, then closes."""
+    """The peer sends 20 bytes, one every 10 ms, then closes."""
     ours, peer = wire.connect()
     send_each_byte_at_once(peer)
     wire.delay(0.01)
@@ -111,7 +111,7 @@ def test_a_peer_that_drips_to_its_end(wire: Wire) -> None:
 
 
 def test_a_peer_that_drips_for_ever(wire: Wire) -> None:
-    """The peer sends a byte each 10 ms, and goes on: RST comes after the deadline only."""
+    """The peer sends a byte every 10 ms without end: RST is sent only after the deadline."""
     ours, peer = wire.connect()
     send_each_byte_at_once(peer)
     wire.delay(0.01)
@@ -146,7 +146,7 @@ def test_a_flood_is_thrown_away_to_its_end(wire: Wire) -> None:
 
 
 def test_a_flood_that_does_not_end(wire: Wire) -> None:
-    """The peer sends and sends: RST comes after the deadline only."""
+    """The peer sends without end: RST is sent only after the deadline."""
     ours, peer = wire.connect()
 
     def flood() -> None:
@@ -163,7 +163,7 @@ def test_a_flood_that_does_not_end(wire: Wire) -> None:
 
 
 def test_a_flood_past_the_limit(wire: Wire) -> None:
-    """The peer sends more than it may."""
+    """The peer sends more than the limit."""
     ours, peer = wire.connect()
 
     def flood() -> None:
@@ -177,7 +177,9 @@ def test_a_flood_past_the_limit(wire: Wire) -> None:
 
 
 def test_delivered_while_the_peer_still_sends(wire: Wire) -> None:
-    """The peer sends and sends: the acknowledgement of our FIN ends it, and RST comes after."""
+    """The peer sends without end: the acknowledgement of our FIN ends the call, and RST is
+    sent after it.
+    """
     ours, peer = wire.connect()
 
     def flood() -> None:
@@ -221,7 +223,7 @@ def test_a_peer_that_is_idle(wire: Wire) -> None:
 
 
 def test_silence_after_the_acknowledgement_ends_at_the_idle_deadline(wire: Wire) -> None:
-    """The peer's kernel acknowledges our FIN after 20 ms; then there is silence."""
+    """The peer's kernel acknowledges our FIN after 20 ms; then the peer is silent."""
     wire.delay(0.01)
     ours, _peer = wire.connect()
     result = proven(wire, graceful_close, ours, timeout=2, idle_timeout=0.3)
@@ -230,7 +232,7 @@ def test_silence_after_the_acknowledgement_ends_at_the_idle_deadline(wire: Wire)
 
 
 def test_a_look_without_waiting(wire: Wire) -> None:
-    """The peer is there, has not closed, and is 10 ms away."""
+    """The peer is connected, has not closed, and is 10 ms away."""
     wire.delay(0.01)
     ours, _peer = wire.connect()
     result = proven(wire, graceful_close, ours, timeout=0)
@@ -239,7 +241,7 @@ def test_a_look_without_waiting(wire: Wire) -> None:
 
 
 def test_keep_alive_probes_of_the_peer_are_no_sign_of_life(wire: Wire) -> None:
-    """The peer is silent but for its kernel's keep-alive, which ours answers."""
+    """The peer is silent except for its kernel's keep-alive, which our kernel answers."""
     ours, peer = wire.connect()
     keep_alive_after_a_second(peer)
     result = proven(wire, graceful_close, ours, timeout=3, idle_timeout=1.2)
@@ -250,7 +252,7 @@ def test_keep_alive_probes_of_the_peer_are_no_sign_of_life(wire: Wire) -> None:
 
 
 def test_our_keep_alive_does_not_disturb(wire: Wire) -> None:
-    """Our FIN is acknowledged, SO_KEEPALIVE asks whether the peer lives, then it closes."""
+    """Our FIN is acknowledged, SO_KEEPALIVE probes the peer, then the peer closes."""
     ours, peer = wire.connect()
     keep_alive_after_a_second(ours)
 
@@ -264,7 +266,7 @@ def test_our_keep_alive_does_not_disturb(wire: Wire) -> None:
 
 
 def test_our_keep_alive_finds_nobody(wire: Wire) -> None:
-    """Our FIN is acknowledged, then the wire is cut; SO_KEEPALIVE asks, and nobody answers."""
+    """Our FIN is acknowledged, then the link breaks; SO_KEEPALIVE gets no answer."""
     ours, _peer = wire.connect()
     keep_alive_after_a_second(ours)
     wire.cut(at=first(PROBE, from_=OURS))

@@ -16,7 +16,7 @@ REPLY = b"reply" * 200
 
 
 def test_before_our_fin(wire: Wire) -> None:
-    """The peer resets before we begin: there is no FIN."""
+    """The peer resets before the call: no FIN is sent."""
     ours, peer = wire.connect()
     wire.deliver(REPLY, ours)
     reset(peer)
@@ -27,7 +27,7 @@ def test_before_our_fin(wire: Wire) -> None:
 
 
 def test_before_an_abort(wire: Wire) -> None:
-    """The peer resets before we do: nothing is sent."""
+    """The peer resets before the call: nothing is sent."""
     ours, peer = wire.connect()
     reset(peer)
     await_reset(ours)
@@ -37,7 +37,7 @@ def test_before_an_abort(wire: Wire) -> None:
 
 
 def test_between_our_fin_and_its_acknowledgement(wire: Wire) -> None:
-    """RST comes in place of the acknowledgement of our FIN."""
+    """RST arrives instead of the acknowledgement of our FIN."""
     ours, _peer = wire.connect()
     wire.deliver(REPLY, ours)
     wire.reset(OURS, at=first(ACK_OF_FIN, from_=PEER))
@@ -46,7 +46,7 @@ def test_between_our_fin_and_its_acknowledgement(wire: Wire) -> None:
 
 
 def test_in_answer_to_our_fin(wire: Wire) -> None:
-    """Something on the way answers our FIN with RST, and the peer never sees it."""
+    """A middlebox answers our FIN with RST, and the peer never receives the FIN."""
     ours, _peer = wire.connect()
     wire.deliver(REPLY, ours)
     wire.reset(OURS, at=first(FIN, from_=OURS))
@@ -55,7 +55,9 @@ def test_in_answer_to_our_fin(wire: Wire) -> None:
 
 
 def test_after_the_acknowledgement_of_our_fin(wire: Wire) -> None:
-    """The peer acknowledges everything, then resets: all is delivered, and it is not clean."""
+    """The peer acknowledges everything, then resets: everything is delivered, and the
+    result is not clean.
+    """
     ours, peer = wire.connect()
     ours.sendall(REPLY)
 
@@ -72,7 +74,7 @@ def test_after_the_acknowledgement_of_our_fin(wire: Wire) -> None:
 
 
 def test_during_the_drain(wire: Wire) -> None:
-    """RST comes in place of the peer's third segment of data."""
+    """RST arrives instead of the peer's third data segment."""
     ours, peer = wire.connect()
     wire.reset(OURS, at=nth(3, DATA, from_=PEER))
     ours.sendall(REPLY)
@@ -103,7 +105,7 @@ def test_a_peer_that_does_not_read_and_closes(wire: Wire) -> None:
 
 
 def test_after_the_peers_fin(wire: Wire) -> None:
-    """The peer has sent its FIN; RST comes in place of the acknowledgement of ours."""
+    """The peer has sent its FIN; RST arrives instead of the acknowledgement of ours."""
     ours, peer = wire.connect()
     peer.shutdown(socket.SHUT_WR)
     wire.await_delivery(first(FIN, from_=PEER))
@@ -114,7 +116,7 @@ def test_after_the_peers_fin(wire: Wire) -> None:
 
 
 def test_after_the_peers_fin_while_data_is_unacknowledged(wire: Wire) -> None:
-    """The peer has sent its FIN, does not take our data, and resets."""
+    """The peer has sent its FIN, does not read our data, and resets."""
     ours, peer = wire.connect()
     peer.shutdown(socket.SHUT_WR)
     wire.await_delivery(first(FIN, from_=PEER))
@@ -134,7 +136,7 @@ def test_after_the_peers_fin_while_data_is_unacknowledged(wire: Wire) -> None:
 
 
 def test_both_close_at_once_and_rst_comes_for_the_acknowledgement(wire: Wire) -> None:
-    """Both FINs are on the way at the same time; RST comes in place of the acknowledgement."""
+    """Both FINs are in flight at the same time; RST arrives instead of the acknowledgement."""
     ours, peer = wire.connect()
     wire.hold(first(FIN, from_=OURS), 0.1)
     wire.reset(OURS, at=first(ACK_OF_FIN, from_=PEER))
@@ -149,7 +151,7 @@ def test_both_close_at_once_and_rst_comes_for_the_acknowledgement(wire: Wire) ->
 
 
 def test_one_that_guesses_the_number_is_not_believed(wire: Wire) -> None:
-    """A forged RST comes with a number that is only nearly right (RFC 5961)."""
+    """A forged RST arrives with a sequence number that is nearly right (RFC 5961)."""
     ours, peer = wire.connect()
     wire.reset(OURS, at=first(ACK_OF_FIN, from_=PEER), too_far=10)
 
