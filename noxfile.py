@@ -55,10 +55,11 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and format of the sources, and what is unsafe in the workflows."""
+    """Style and format of the sources, habits of language, and what is unsafe in the workflows."""
     session.install("-e", ".[lint]")
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
+    session.run("python", "docs/prose.py")
     session.run("zizmor", "--offline", "--pedantic", "--quiet", ".")
 
 

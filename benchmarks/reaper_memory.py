@@ -41,8 +41,8 @@ def measure() -> list[Figure]:
             what, "bytes", sum(parts.values()), target=Target("ours", 1536), details=details
         ),
         *(Figure(f"{what}: {part}", "bytes", size) for part, size in parts.items()),
-        Figure(f"{what}, nobody keeps the Future", "bytes", sum(dropped.values())),
-        Figure(f"{what}, each Future was asked", "bytes", sum(asked.values())),
+        Figure(f"{what}, no Future kept", "bytes", sum(dropped.values())),
+        Figure(f"{what}, each Future used", "bytes", sum(asked.values())),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The system calls of one close, listed by strace, and those of a wait in vain."""
+"""The system calls of one close, listed by strace, and those of a wait without an answer."""
 
 from __future__ import annotations
 
@@ -30,18 +30,21 @@ def measure() -> list[Figure]:
     figures += [
         _figure(name, calls, theirs, None if "timed" in name else Target("ours", _MOST))
         for name in sorted(calls)
-        if "in vain" not in name and name != "graceful_close, blocking"
+        if "no answer" not in name and name != "graceful_close, blocking"
     ]
     short, long = WAITS
     for name in ("graceful_close", "timed_linger_close"):
-        brief, lengthy = calls[f"{name}, {short} s in vain"], calls[f"{name}, {long} s in vain"]
+        brief, lengthy = (
+            calls[f"{name}, {short} s, no answer"],
+            calls[f"{name}, {long} s, no answer"],
+        )
         figures.append(
             Figure(
-                f"{name}, {long:g} s in vain",
+                f"{name}, {long:g} s, no answer",
                 "calls",
                 len(lengthy),
                 len(brief),
-                f"the same, {short:g} s in vain",
+                f"the same, {short:g} s, no answer",
                 Target("ratio", 1.0),
                 {"calls": lengthy},
             )

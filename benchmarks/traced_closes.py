@@ -78,13 +78,13 @@ def main() -> None:
         show("abortive_close", abortive_close)
         for seconds in WAITS:
             show(
-                f"graceful_close, {seconds} s in vain",
+                f"graceful_close, {seconds} s, no answer",
                 partial(graceful_close, timeout=seconds),
                 order=_READ_NOTHING,
                 rehearsal=False,
             )
             show(
-                f"timed_linger_close, {seconds} s in vain",
+                f"timed_linger_close, {seconds} s, no answer",
                 partial(timed_linger_close, seconds=seconds),
                 order=_READ_NOTHING,
                 rehearsal=False,

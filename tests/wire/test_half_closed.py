@@ -1,4 +1,4 @@
-"""Half-closed peers, and both sides closing at once."""
+"""Half-closed peers, and both sides closing at the same time."""
 
 from __future__ import annotations
 
