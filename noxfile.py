@@ -85,12 +85,30 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """A new dist/: the sdist, and the wheel that is made from it; as the index wants them."""
+    """A new dist/ (the sdist, and the wheel that is made from it), and build/sbom.cdx.json."""
     shutil.rmtree("dist", ignore_errors=True)
     session.install("build", "check-wheel-contents", "twine")
     session.run("python", "-m", "build")
     session.run("twine", "check", "--strict", *map(str, Path("dist").iterdir()))
     session.run("check-wheel-contents", "dist")
+    write_sbom(session)
+
+
+def write_sbom(session: nox.Session) -> None:
+    """Write build/sbom.cdx.json: what is installed with the wheel of dist/, as CycloneDX."""
+    [made] = Path("dist").glob("*.whl")
+    session.install("cyclonedx-bom")
+    folder = Path(session.create_tmp(), "with-the-wheel-alone")
+    session.run("python", "-m", "venv", "--clear", "--without-pip", str(folder))
+    [python] = [*folder.glob("bin/python"), *folder.glob("Scripts/python.exe")]
+    # pip of another environment, so that this one has nothing but the wheel and what it needs.
+    session.install("pip")
+    session.run("python", "-m", "pip", "--python", str(python), "install", "--quiet", str(made))
+    Path("build").mkdir(exist_ok=True)
+    session.run(
+        "cyclonedx-py", "environment", str(python), "--pyproject", "pyproject.toml",
+        "--mc-type", "library", "--output-reproducible", "--output-file", "build/sbom.cdx.json",
+    )  # fmt: skip
 
 
 @nox.session(python=PYTHONS)

@@ -419,3 +419,15 @@ def test_the_summary_of_the_figures_is_taken_from_the_results() -> None:
     assert len(summary) == 5
     for ours, theirs, ratio in summary:
         assert f"{float(known[rounded(ours, theirs)]):.2g}" == f"{float(ratio):.2g}"
+
+
+def test_the_sdist_has_every_file_of_the_repository() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    included = set(project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
+    always = {"pyproject.toml", "LICENSE", ".gitignore"}  # by hatchling itself
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs the repository")
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {file.partition("/")[0] for file in files} == included | always
