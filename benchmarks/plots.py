@@ -116,13 +116,13 @@ def silent_peers(figures: Figures) -> Drawing:
 
 
 def drain(figures: Figures) -> Drawing:
-    """Bytes thrown away for a second of CPU."""
+    """Bytes discarded in a second of CPU."""
     drawing, (axes,) = drawing_of(1, height=2.0)
     rates = [figure for figure in figures if figure["unit"] == "GB"]
     ways = {"graceful_close": rates[0]["ours"]}
     ways |= {figure["against"]: figure["theirs"] for figure in rates}
     _bars(axes, ways, "graceful_close", "{:.1f}")
-    axes.set_title("Unread input thrown away: GB for a second of CPU (more is better)")
+    axes.set_title("Unread input discarded: GB in a second of CPU (more is better)")
     return drawing
 
 
@@ -131,7 +131,7 @@ _PLOTS: dict[str, tuple[str, str, Callable[[Figures], Drawing]]] = {
     "many": ("cpu-of-many", "CPU of closing many connections", many),
     "scaling": ("scaling", "CPU by number of connections", scaling),
     "silent_peers": ("silent-peers", "time and CPU with silent peers", silent_peers),
-    "drain": ("drain", "unread input thrown away for a second of CPU", drain),
+    "drain": ("drain", "unread input discarded in a second of CPU", drain),
 }
 
 
