@@ -1,4 +1,4 @@
-"""Closing one connection, and waiting for it: the blocking driver."""
+"""The blocking driver: closes one connection and waits for it."""
 
 from __future__ import annotations
 
@@ -40,52 +40,59 @@ def graceful_close(
     on_timeout: OnTimeout = LingerPolicy.BACKGROUND,
     peer_first: float = 0,
 ) -> CloseResult:
-    """End a connection so that the peer can read all that was written to it.
+    """Close a connection so that the peer can read everything that was written to it.
 
-    Sends our FIN (`shutdown(SHUT_WR)`), reads and throws away what the peer still sends, until
-    its FIN, then closes. A plain `close()` with input unread sends RST instead, and the peer
-    loses what it has not read yet.
+    Sends our FIN (`shutdown(SHUT_WR)`), reads and discards input until the peer's FIN, then closes.
+    A plain `close()` with unread input sends RST instead, and the peer loses the data that it has
+    not read yet.
 
-    The descriptor is taken out of `sock` first: another thread that closes it meanwhile finds it
-    closed. When this returns or raises, `sock` is closed and its descriptor is released, makefile()
-    objects or not. What the network does is in the result. A KeyboardInterrupt closes at once and
-    is raised. The connection ends for every holder: a dup, a forked child, a thread in recv(),
-    which reads the end of the stream.
+        sock.sendall(reply)
+        result = graceful_close(sock, timeout=5)
+        print(result)  # peer closed after 0.013 s, 5000000 bytes drained, ...
 
-    What the buffer of a makefile() object holds is not sent. If one that writes is still open, that
-    is a ResourceWarning, and the result is not clean (`CloseResult.unflushed`).
+    The descriptor is taken out of `sock` first: if another thread closes `sock` during the call, it
+    finds the socket closed. When this returns or raises, `sock` is closed and its descriptor is
+    released, even if makefile() objects exist. Network failures are in the result. On
+    KeyboardInterrupt the socket is closed immediately and the exception propagates. The connection
+    ends for every holder: a dup, a forked child, a thread in recv(), which reads the end of the
+    stream.
+
+    The buffer of a makefile() object is not sent. If a makefile() object that writes is still open,
+    the call issues a ResourceWarning, and the result is not clean (`CloseResult.unflushed`).
 
     Args:
-        sock: A connected stream socket: TCP, AF_UNIX or the like, blocking or not. Any other
-            state is closed too, and the result reports which it was.
-        timeout: Seconds for all of it, 0 or more; 0 looks once and does not wait.
-        idle_timeout: Give up after this many seconds, 0 or more, in which the peer sent nothing
-            and (where that can be seen) acknowledged nothing new. None: only `timeout` counts.
-        drain_limit: Give up when the peer has sent more than this many bytes, 0 or more. None:
-            the deadline is what bounds the work; a small limit loses replies.
-        until: PEER_CLOSED, or DELIVERED to end as soon as the peer's kernel has acknowledged
-            everything. Where acknowledgements cannot be seen, DELIVERED waits for the peer's
-            FIN instead, or (TCP on Windows and illumos) lets the kernel linger.
-        on_timeout: What to do with what is unacknowledged when giving up. BACKGROUND: the
-            kernel goes on sending it (but sends RST if there is unread input). ABORT: it is
-            dropped, and TCP sends RST. Where acknowledgements cannot be seen, silence is not
-            told from slowness, and `idle_timeout` never aborts.
-        peer_first: Wait for so many seconds, 0 or more, for the peer's FIN before ours goes out,
-            and drain meanwhile. Whoever sends the first FIN keeps the connection in TIME_WAIT.
+        sock: A connected stream socket: TCP, AF_UNIX or similar, blocking or not. A socket in any
+            other state is closed, too, and the result reports the state.
+        timeout: The total deadline in seconds, 0 or more; 0 polls once and does not wait.
+        idle_timeout: Stop waiting after this many seconds, 0 or more, without input and (where
+            acknowledgements are visible) without a new acknowledgement. None: only `timeout`
+            counts.
+        drain_limit: Stop when the peer has sent more than this many bytes, 0 or more. None: only
+            the deadline limits the work. A small limit loses replies.
+        until: PEER_CLOSED, or DELIVERED to return as soon as the peer's kernel has acknowledged
+            everything. Where acknowledgements are not visible, DELIVERED waits for the peer's FIN
+            instead, or (TCP on Windows and illumos) makes the kernel linger.
+        on_timeout: What happens to unacknowledged data at the deadline. BACKGROUND: the kernel
+            keeps sending it (but sends RST if there is unread input). ABORT: the kernel drops it
+            and sends RST. Where acknowledgements are not visible, a silent peer cannot be
+            distinguished from a slow one, and `idle_timeout` never aborts.
+        peer_first: Wait up to this many seconds, 0 or more, for the peer's FIN before our FIN is
+            sent, and drain during the wait. The side that sends the first FIN keeps the connection
+            in TIME_WAIT. New in 0.2.
 
     Returns:
         How the connection ended.
 
     Raises:
-        TypeError: `sock` is not a stream socket, or an argument is of the wrong kind.
-        ValueError: An argument is out of its range.
+        TypeError: `sock` is not a stream socket, or an argument has the wrong type.
+        ValueError: An argument is out of range.
 
     Source: RFC 9112, section 9.6; RFC 9293, section 3.6; RFC 1122, section 4.2.2.13.
 
     Notes:
-        The peer's FIN is seen in the state of the connection, so that a shutdown(SHUT_RD) of the
-        caller's, after which recv() returns 0 for ever, is not taken for it. On systems that show
-        no state (Windows, illumos), and for AF_UNIX and MPTCP, recv() is all there is.
+        The peer's FIN is read from the state of the connection, because recv() returns 0 forever
+        after the caller's own shutdown(SHUT_RD), too. On systems that do not show the state
+        (Windows, illumos), and for AF_UNIX and MPTCP, only recv() is available.
     """
     options = Options(timeout, idle_timeout, drain_limit, until, on_timeout, peer_first)
     require_stream(sock)
@@ -97,28 +104,32 @@ def timed_linger_close(
 ) -> CloseResult:
     """Wait for the peer's kernel to acknowledge everything, at most `seconds`, then close.
 
-    What SO_LINGER {1, n} promises and does not keep: this wait knows fractions of a second, is
-    not cut short by unread input, and reports how it ended. It does not wait for the peer's FIN.
-    Nothing is left set on the connection, and the closing itself never waits.
+    SO_LINGER {1, n} should do the same, and does not: this wait has fractions of a second, is not
+    ended by unread input, and reports how it ended. It does not wait for the peer's FIN. No option
+    stays set on the connection, and the close itself never waits.
+
+        sock.sendall(message)
+        if timed_linger_close(sock, 2.5).outcome is CloseOutcome.DELIVERED:
+            forget(message)
 
     When this returns or raises, `sock` is closed and its descriptor is released.
 
     Args:
         sock: A connected stream socket; see `graceful_close`.
-        seconds: How long to wait, 0 or more; not rounded, and not bounded by SO_LINGER's range.
+        seconds: The deadline, 0 or more; not rounded, and not limited by SO_LINGER's range.
         on_timeout: As for `graceful_close`.
 
     Returns:
-        DELIVERED if everything was acknowledged. Where acknowledgements cannot be seen, see
+        DELIVERED if everything was acknowledged. Where acknowledgements are not visible, see
         `until` of `graceful_close`.
 
     Raises:
-        TypeError: `sock` is not a stream socket, or an argument is of the wrong kind.
-        ValueError: An argument is out of its range.
+        TypeError: `sock` is not a stream socket, or an argument has the wrong type.
+        ValueError: An argument is out of range.
 
     Notes:
-        On Linux the wait is woken by the acknowledgement itself. macOS and the BSDs are asked
-        again after pauses that grow from 1 to 50 ms.
+        On Linux the acknowledgement wakes the wait. On macOS and the BSDs the library polls every
+        1 to 50 ms.
     """
     require_seconds("seconds", seconds)
     options = Options(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
@@ -127,21 +138,28 @@ def timed_linger_close(
 
 
 def abortive_close(sock: socket.socket) -> CloseResult:
-    """Throw a connection away: drop what is unsent and tell the peer with RST.
+    """Discard a connection: drop unsent data and send RST to the peer.
 
-    Never waits. When this returns or raises, `sock` is closed and its descriptor is released,
-    makefile() objects or not.
+    Never waits. When this returns or raises, `sock` is closed and its descriptor is released, even
+    if makefile() objects exist.
 
-    On Linux the TCP connection itself is reset, at once, whoever else holds it: a dup, a forked
-    child, a thread inside recv(). Elsewhere RST goes out when the last reference goes.
+        try:
+            sock.sendall(reply)
+        except BaseException:
+            abortive_close(sock)  # the peer must not take half a reply for a whole one
+            raise
+
+    On Linux the TCP connection is reset immediately, even if it has other holders: a dup, a forked
+    child, a thread in recv(). On other systems the kernel sends RST when the last reference is
+    gone.
 
     Args:
-        sock: A stream socket. AF_UNIX knows no RST: the peer reads the end of the stream, or
-            ECONNRESET if it had sent something that was not read.
+        sock: A stream socket. AF_UNIX has no RST: the peer reads the end of the stream, or
+            ECONNRESET if the peer had sent something that was not read.
 
     Returns:
-        ABORTED, with the count of what was dropped in `unacked`; or NOT_CONNECTED, or
-        PEER_RESET if the peer was first.
+        ABORTED, with the number of dropped bytes in `unacked`; or NOT_CONNECTED; or PEER_RESET if
+        the peer had reset the connection before.
 
     Raises:
         TypeError: `sock` is not a stream socket.
@@ -149,20 +167,20 @@ def abortive_close(sock: socket.socket) -> CloseResult:
     Source: RFC 9293, section 3.10.5 (ABORT); connect(2), AF_UNSPEC; socket(7), SO_LINGER.
 
     Notes:
-        There is no shutdown() before it: after a FIN the peer may read a clean end instead. For
-        the same reason an abort after `shutdown(SHUT_WR)` is not a clear sign to the peer.
+        The function does not call shutdown() first: after a FIN the peer may read a clean end
+        instead. For the same reason an abort after `shutdown(SHUT_WR)` is ambiguous to the peer.
     """
     require_stream(sock)
     return abort_on(sock)
 
 
 class closing:
-    """Commit and rollback for a stream.
+    """A context manager that commits or rolls back a stream.
 
-    When the body ends, `graceful_close`: a peer that sees the end of the stream knows that the
-    message is whole. When the body raises, `abortive_close`: a peer that sees a reset knows
-    that it is not. Either way the socket is closed when the block is left, and what the body
-    raised is raised, whatever the closing met.
+    When the block ends normally, it calls `graceful_close`: a peer that reads the end of the stream
+    knows that the message is complete. When the block raises, it calls `abortive_close`: a peer
+    that reads a reset knows that the message is not complete. In both cases the socket is closed
+    afterwards. An exception of the block propagates, even if the close fails.
 
         with closing(listener.accept()[0], timeout=10) as sock:
             sock.sendall(reply)
@@ -172,10 +190,10 @@ class closing:
         options: Those of `graceful_close`.
 
     Attributes:
-        result: How the connection ended; None until the block is left.
+        result: How the connection ended; None inside the block.
 
     Raises:
-        TypeError, ValueError: As `graceful_close`, when it is made, not when it is left.
+        TypeError, ValueError: As for `graceful_close`, raised by the constructor.
     """
 
     result: CloseResult | None
@@ -200,7 +218,7 @@ class closing:
             return
         try:
             self.result = abort_on(self._sock)
-        except Exception:  # noqa: BLE001, S110 (what the body raised matters more)
+        except Exception:  # noqa: BLE001, S110 (the block's own exception matters more)
             pass
 
 
@@ -208,12 +226,12 @@ _NO_OPTIONS = Options()
 
 
 def abort_on(sock: socket.socket) -> CloseResult:
-    """`abortive_close` for a socket that was checked already."""
+    """`abortive_close` for a socket that was validated before."""
     return close_on(_NO_OPTIONS, sock, abort=True)
 
 
 def close_on(options: Options, sock: socket.socket, *, abort: bool = False) -> CloseResult:
-    """Close with everything checked."""
+    """Close with validated arguments."""
     connection: Connection | None = None
     try:
         connection = Connection(options, monotonic(), abort=abort)
@@ -228,7 +246,7 @@ def close_on(options: Options, sock: socket.socket, *, abort: bool = False) -> C
 
 
 def warn_unflushed(stacklevel: int) -> None:
-    """Say that a makefile() object may have held something back."""
+    """Warn that a makefile() object may hold unsent data."""
     warnings.warn(
         "a socket was closed while a makefile() object that writes to it was open: "
         "what that had buffered is not sent",
@@ -238,7 +256,7 @@ def warn_unflushed(stacklevel: int) -> None:
 
 
 def drive(connection: Connection, step: Step) -> None:
-    """Wait as the machine says, and have the rest carried out, until it says to let go."""
+    """Execute the steps of the state machine, and wait where a step is a wait, until LET_GO."""
     sleeper: _Sleeper | None = None
     try:
         while (step := connection.carry_out(step)) is not LET_GO:
@@ -256,7 +274,7 @@ def drive(connection: Connection, step: Step) -> None:
                 elif step is PAUSE:
                     time.sleep(_left(wake_at))
                 else:
-                    continue  # its fill of reads, but nobody else is waiting for a turn
+                    continue  # a long read would yield to other connections; there are none
             except OSError as error:
                 step = connection.waited(step, error)
             else:
@@ -267,7 +285,7 @@ def drive(connection: Connection, step: Step) -> None:
 
 
 class _Sleeper:
-    """Waits on one socket; what it needs for that is made when it is first needed."""
+    """Waits on one socket; creates its poller when it is first needed."""
 
     __slots__ = ("_number", "_readable", "_watch")
 
@@ -286,7 +304,7 @@ class _Sleeper:
         _sleep_on(self._number, events)(_left(wake_at))
 
     def until_anything(self, wake_at: float) -> bool:
-        """Whether there is input or an error to be read."""
+        """Wait for any event; return whether there is input or an error to read."""
         if self._watch is None:
             self._watch = watch = new_selector()
             watch.arm(self._number, WAIT_ACK, known=False)
@@ -298,9 +316,9 @@ class _Sleeper:
 
 
 def _sleep_on(number: int, events: int) -> Callable[[float], object]:
-    """What waits for so many seconds until there is input, or room for output."""
-    # Looked up late, because gevent and eventlet replace them; and no select(), which ends at
-    # descriptor 1023. Windows has no poll().
+    """Return a function that waits up to so many seconds for input, or for room for output."""
+    # Looked up late, because gevent and eventlet replace these functions. select() does not
+    # support descriptors above 1023. Windows has no poll().
     if sys.platform != "win32" and hasattr(select, "poll"):
         poller = select.poll()
         readable = select.POLLIN if events & selectors.EVENT_READ else 0
@@ -317,5 +335,5 @@ def _sleep_on(number: int, events: int) -> Callable[[float], object]:
 
 
 def _left(wake_at: float) -> float:
-    """Seconds to go: not negative, and no more than every system's wait can count."""
+    """Return the seconds left: not negative, and at most what every system's wait supports."""
     return min(max(wake_at - monotonic(), 0.0), LONGEST_WAIT)
