@@ -1,4 +1,4 @@
-"""What a closing call tells its caller: how the connection ended, and what is not known."""
+"""The results of the closing functions: how a connection ended, and what is not known."""
 
 from __future__ import annotations
 
@@ -13,29 +13,34 @@ if TYPE_CHECKING:
 
 
 class CloseOutcome(enum.Enum):
-    """How a connection ended, as far as this side could observe it.
+    """How a connection ended, as far as this side could observe.
 
-    The value of each member is the phrase that a log line uses.
+    The value of each member is its phrase in a log line.
+
+        if result.outcome is CloseOutcome.PEER_RESET:
+            log.info("the client reset the connection")
+
+    `graceful_close` accepts two of the members as `until`.
     """
 
     PEER_CLOSED = "peer closed"
-    """Our FIN went out, the peer's FIN came, and everything we sent was acknowledged where
-    the system lets us see it (`CloseResult.unacked` is then 0, and None where it does not)."""
+    """Our FIN was sent, the peer's FIN arrived, and everything we sent was acknowledged, where
+    the system reports it (`CloseResult.unacked` is 0; it is None where the system does not)."""
 
     DELIVERED = "delivered"
-    """The peer's kernel acknowledged every byte and our FIN. That the peer's program read
+    """The peer's kernel acknowledged every byte and our FIN. Whether the peer's program read
     them is not known: no close can prove that (RFC 9293, section 3.6)."""
 
     PEER_RESET = "reset by peer"
-    """The connection was reset, and what the peer had not acknowledged by then is lost. The peer
-    sent RST; after a shutdown(SHUT_RD) of the caller's, the kernel may have sent it instead, in
-    answer to input, and the two look alike afterwards."""
+    """The connection was reset, and all unacknowledged data is lost. The peer sent RST. After the
+    caller's own shutdown(SHUT_RD), our kernel may have sent RST in answer to input instead; the
+    two cannot be distinguished afterwards."""
 
     TIMED_OUT = "timed out"
-    """The time ran out with no proof of the end: the total deadline passed, or the kernel gave
-    the connection up (`error` is then ETIMEDOUT, or whatever number it took from an ICMP message,
-    from kernel TLS or from an administrator: EHOSTUNREACH, EACCES, EIO, ECONNABORTED), or, where
-    acknowledgements cannot be seen, its own linger ended without reporting how."""
+    """No end was observed in time. The total deadline passed, or the kernel gave the connection up
+    (`error` is then ETIMEDOUT, or the number from an ICMP message, from kernel TLS or from an
+    administrator: EHOSTUNREACH, EACCES, EIO, ECONNABORTED), or, where acknowledgements are not
+    visible, the kernel's linger ended without a report."""
 
     IDLE_TIMED_OUT = "idle timed out"
     """For `idle_timeout` seconds the peer sent nothing and acknowledged nothing new."""
@@ -44,12 +49,12 @@ class CloseOutcome(enum.Enum):
     """The peer sent more than `drain_limit` bytes after our FIN."""
 
     ABORTED = "aborted"
-    """The connection was thrown away at once, as asked. TCP tells the peer with RST."""
+    """The connection was discarded immediately, as requested. TCP sends RST to the peer."""
 
     NOT_CONNECTED = "not connected"
-    """There was no connection to end: never connected, listening, or over before the call (a
-    reset that the caller has seen already, or an orderly end after the caller's own
-    shutdown(); the two cannot be told apart afterwards)."""
+    """There was no connection to close: never connected, listening, or over before the call (a
+    reset that the caller has already read, or an orderly end after the caller's own shutdown();
+    the two cannot be distinguished afterwards)."""
 
     ALREADY_CLOSED = "already closed"
     """The socket object was closed before the call, or by another thread during it."""
@@ -57,8 +62,8 @@ class CloseOutcome(enum.Enum):
 
 _CLEAN = frozenset({CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED, CloseOutcome.ABORTED})
 
-# The errno of an UncleanCloseError when the system gave none of its own: the one that a
-# programmer who knows sockets would expect for that outcome.
+# The errno of an UncleanCloseError if the system reported none: the customary number for the
+# outcome.
 _ERRNO = {
     CloseOutcome.PEER_RESET: errno.ECONNRESET,
     CloseOutcome.TIMED_OUT: errno.ETIMEDOUT,
@@ -72,7 +77,11 @@ _ERRNO = {
 class CloseResult(Record):
     """How one connection ended. `str(result)` is one line for a log.
 
-    It cannot be changed, and compares equal to one that says the same.
+        result = graceful_close(sock)
+        log.info("%s", result)
+        result.check()  # raises UncleanCloseError if the result is not clean
+
+    Immutable; compares by value.
     """
 
     __slots__ = (
@@ -126,7 +135,7 @@ class CloseResult(Record):
 
     @property
     def outcome(self) -> CloseOutcome:
-        """How it ended."""
+        """How the connection ended."""
         return self._outcome
 
     @property
@@ -136,21 +145,21 @@ class CloseResult(Record):
 
     @property
     def drained(self) -> int:
-        """Bytes read from the peer and thrown away."""
+        """Bytes read from the peer and discarded."""
         return self._drained
 
     @property
     def unacked(self) -> int | None:
-        """Bytes that the peer had not acknowledged when we let go.
+        """Bytes that the peer had not acknowledged when the socket was closed.
 
-        A FIN that is not acknowledged counts as one byte, as it does in TCP's sequence
-        numbers. None: this system, or this kind of socket, does not say.
+        An unacknowledged FIN counts as one byte, as in TCP's sequence numbers. None: this system,
+        or this kind of socket, does not report the number.
         """
         return self._unacked
 
     @property
     def error(self) -> OSError | None:
-        """The operating system's own error, if the network gave one."""
+        """The operating system's error, if the network caused one."""
         return self._error
 
     @property
@@ -167,48 +176,55 @@ class CloseResult(Record):
 
     @property
     def peer_notified(self) -> bool | None:
-        """TLS: whether the peer's close_notify was there when ours went out.
+        """TLS: whether the peer's close_notify had arrived when ours was sent.
 
-        False: its FIN was, without one: what it sent may be cut (RFC 8446, section 6.1). None:
-        nobody knows: there was nothing yet, or other data first, and what comes later is thrown
-        away undecrypted.
+        False: the peer's FIN had arrived without a close_notify, so its data may be truncated
+        (RFC 8446, section 6.1). None: not known. Nothing had arrived, or other data had arrived
+        first, and later input is discarded without decryption.
         """
         return self._peer_notified
 
     @property
     def peer_first(self) -> bool | None:
-        """Whether the peer's FIN came before ours went out: who sends the first keeps TIME_WAIT.
+        """Whether the peer's FIN arrived before ours was sent.
 
-        None: nobody can know. That is so where the system does not show a connection's state, and
-        where both FINs had crossed before anybody looked.
+        The side that sends the first FIN keeps TIME_WAIT. None: not known, because the system does
+        not show the state of the connection, or because both FINs had crossed before the first
+        query.
+
+        .. versionadded:: 0.2.0
         """
         return self._peer_first
 
     @property
     def unflushed(self) -> bool:
-        """Whether a makefile() object that writes to the socket was open when it was closed.
+        """Whether a makefile() object that writes to the socket was open at the close.
 
-        What its buffer held was not sent, and nobody can see whether it held anything.
+        The content of its buffer was not sent. Whether the buffer was empty is not known.
+
+        .. versionadded:: 0.2.0
         """
         return self._unflushed
 
     @property
     def peer(self) -> object:
-        """The peer's address, as accept() returns it; None where it was not asked for or known.
+        """The peer's address, as accept() returns it; None if not queried or not known.
 
-        A `Reaper` with an `on_close`, and whatever hands connections to one, fills it in.
+        A `Reaper` with an `on_close` sets it.
+
+        .. versionadded:: 0.2.0
         """
         return self._peer
 
     @property
     def clean(self) -> bool:
-        """Whether the end was seen to be the one asked for.
+        """Whether the requested close was confirmed.
 
-        True for PEER_CLOSED, DELIVERED and ABORTED (which only comes when it was asked for),
-        and for NOT_CONNECTED if no byte was left unacknowledged. False when something is known
-        to be unfinished, and also when nothing was observed: ALREADY_CLOSED is no proof that
-        the peer got anything. False also if the peer must take a TLS stream for cut, and if a
-        makefile() object may have held a part of the message back (`unflushed`).
+        True for PEER_CLOSED, DELIVERED and ABORTED (which only a requested abort returns), and for
+        NOT_CONNECTED if no byte was left unacknowledged. False if something is known to be
+        unfinished, and also if nothing was observed: ALREADY_CLOSED does not prove that the peer
+        received anything. False also if the peer must treat a TLS stream as truncated, and if a
+        makefile() object may hold a part of the message (`unflushed`).
         """
         if self.notified is False or self.unflushed:
             return self.outcome is CloseOutcome.ABORTED
@@ -220,7 +236,7 @@ class CloseResult(Record):
         """Return this result if it is clean.
 
         Raises:
-            UncleanCloseError: It is not; the error carries this result.
+            UncleanCloseError: The result is not clean; the error has it as `result`.
         """
         if not self.clean:
             raise UncleanCloseError(self)
@@ -243,7 +259,7 @@ class CloseResult(Record):
 
 def _address(peer: object) -> str:
     if not isinstance(peer, tuple):
-        return str(peer) or "unnamed"  # AF_UNIX: a path, which is nearly always empty
+        return str(peer) or "unnamed"  # AF_UNIX: a path, which is usually empty
     parts = [str(part) for part in peer]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     host = f"[{parts[0]}]" if ":" in parts[0] else parts[0]
     return f"{host}:{parts[1]}"
@@ -254,11 +270,18 @@ def _in_bytes(count: int) -> str:
 
 
 class UncleanCloseError(OSError):
-    """A close that did not end as asked, raised only by `CloseResult.check`.
+    """A close that was not confirmed; only `CloseResult.check` raises it.
+
+        try:
+            graceful_close(sock).check()
+        except UncleanCloseError as error:
+            log.warning("not delivered: %s", error.result)
+
+    It is an OSError.
 
     Attributes:
         result: The `CloseResult` that was not clean.
-        errno: The system's own error number if it gave one, else the customary one for the
+        errno: The system's error number if there was one, otherwise the customary number for the
             outcome (ECONNRESET, ETIMEDOUT, ENOTCONN, EBADF; EMSGSIZE for DRAIN_LIMIT).
     """
 
@@ -270,5 +293,5 @@ class UncleanCloseError(OSError):
         self.result = result
 
     def __reduce__(self) -> tuple[type[UncleanCloseError], tuple[CloseResult]]:
-        # OSError would rebuild itself from (errno, message) and lose the result.
+        # OSError would be rebuilt from (errno, message), without the result.
         return type(self), (self.result,)
