@@ -107,7 +107,7 @@ def test_a_time_of_the_wrong_kind_is_refused_and_the_range_is_named(
 @pytest.mark.parametrize("policy", [BACKGROUND, ABORT])
 def test_only_timed_takes_seconds(sock: socket.socket, policy: LingerPolicy) -> None:
     set_linger(sock, TIMED, 4)
-    with pytest.raises(ValueError, match=f"for TIMED, and 0 for {policy.name}, not 5"):
+    with pytest.raises(ValueError, match="only valid with TIMED"):
         set_linger(sock, policy, 5)
     assert get_linger(sock) == Linger(TIMED, 4)
 
@@ -126,9 +126,9 @@ def test_a_policy_is_a_linger_policy(sock: socket.socket, policy: Any) -> None:
 
 @pytest.mark.parametrize("thing", [None, 3, "socket", object()])
 def test_only_sockets_linger(thing: Any) -> None:
-    with pytest.raises(TypeError, match="a socket is needed"):
+    with pytest.raises(TypeError, match="expected a socket.socket"):
         get_linger(thing)
-    with pytest.raises(TypeError, match="a socket is needed"):
+    with pytest.raises(TypeError, match="expected a socket.socket"):
         set_linger(thing, ABORT)
 
 

@@ -1,4 +1,4 @@
-"""What the kernel knows of a connection: unacknowledged bytes, its state, its errors."""
+"""Queries to the kernel about a connection: unacknowledged bytes, state, errors."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 def unacked_bytes(sock: socket.socket) -> int | None:
     """Count the bytes written to `sock` that the peer's kernel has not acknowledged.
 
-    Nothing on the socket changes. A FIN that is sent and not acknowledged counts as one byte,
-    as it does in TCP's sequence numbers. After a reset Linux keeps the count of what was lost.
+        sock.sendall(reply)
+        print(unacked_bytes(sock))  # len(reply) at first, and 0 after a round trip
+
+    The socket does not change. An unacknowledged FIN counts as one byte, as in TCP's sequence
+    numbers. After a reset Linux keeps the count of the lost bytes.
 
     Args:
         sock: A stream socket.
 
     Returns:
-        The number of bytes; None where it cannot be known: a system that does not report it
-        (Windows, illumos), a socket that is not TCP or is closed, a connection whose handshake
-        is not finished (TCP Fast Open), in which the kernel does not count.
+        The number of bytes. None if it cannot be known: a system that does not report it
+        (Windows, illumos), a socket that is not TCP or is closed, or a connection whose handshake
+        is incomplete (TCP Fast Open), for which the kernel does not count.
 
     Raises:
         TypeError: `sock` is not a stream socket.
@@ -50,35 +53,35 @@ def unacked_bytes(sock: socket.socket) -> int | None:
 
 
 def count_unacked(sock: socket.socket, view: View) -> int | None:
-    """The kernel's count, which is true only in states in which it counts."""
+    """Return the kernel's count, which is valid only in states in which the kernel counts."""
     if view.acks is None:
         return None
     try:
         return view.acks.read(sock)
     except (OSError, ValueError):
-        # ENOPROTOOPT: this kernel does not count (gVisor). EINVAL: it listens (tcp(7)). EBADF, or
-        # the object's descriptor is -1: closed.
+        # ENOPROTOOPT: this kernel does not count (gVisor). EINVAL: a listening socket (tcp(7)).
+        # EBADF, or the object's descriptor is -1: closed.
         return None
 
 
-# How often two counts are taken until no acknowledgement has come between them. Arbitrary: one comes
-# every few microseconds at the very most.
+# How often two counts are read until no acknowledgement has arrived between them. Heuristic: at
+# most one arrives every few microseconds.
 _SNAPSHOTS = 16
 
 
 def count_acked(sock: socket.socket, view: View) -> int | None:
-    """Count what was ever acknowledged of this connection, give or take a constant."""
+    """Count all bytes ever acknowledged on this connection, plus a constant."""
     try:
         return None if view.acked is None else view.acked.read(sock)
     except OSError:
-        return None  # a kernel that is older than the count
+        return None  # an older kernel, which does not have the counter
 
 
 def count_written(sock: socket.socket, view: View) -> int | None:
-    """Count what was ever written to this connection, give or take a constant.
+    """Count all bytes ever written to this connection, plus a constant.
 
-    The difference of two counts is what the kernel has taken between them: all that was
-    acknowledged, and what is not yet. None: this kind of stream, or this kernel, does not say.
+    The difference of two counts is the number of bytes that the kernel has accepted between them,
+    acknowledged or not. None: this kind of stream, or this kernel, does not report it.
     """
     acked = count_acked(sock, view)
     for _ in range(_SNAPSHOTS):
@@ -96,41 +99,41 @@ def read_state(sock: socket.socket, view: View, *, was_open: bool = False) -> Tc
         return view.state.read(sock, was_open=was_open)
     try:
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return TcpState.LISTENING  # which every kind of stream can say
+            return TcpState.LISTENING  # every kind of stream reports this
     except OSError:
-        pass  # ENOPROTOOPT: macOS does not say. EBADF: closed
+        pass  # ENOPROTOOPT: macOS does not report it. EBADF: closed
     return None
 
 
 def standing(sock: socket.socket, view: View) -> TcpState | None:
-    """The TCP state, or whether there is a peer, which every kind of stream can say."""
+    """Return the TCP state, or OPEN or OVER for other kinds of stream."""
     state = read_state(sock, view)
     if state is not None:
         return state
     try:
         sock.getpeername()
     except OSError:
-        # ENOTCONN, and on macOS EINVAL once it is over (getpeername(2)).
+        # ENOTCONN, and on macOS EINVAL after the end (getpeername(2)).
         return TcpState.OVER
     return TcpState.OPEN
 
 
 def pending_error(sock: socket.socket) -> OSError | None:
-    """Take the error that the network left on the socket, if any (SO_ERROR, socket(7))."""
+    """Take the pending error of the socket, if any (SO_ERROR, socket(7))."""
     number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return OSError(number, os.strerror(number)) if number else None
 
 
-# Entries taken from an error queue in a row. Arbitrary: a socket buffer holds some hundreds, and
-# what is left is taken after the next wake-up.
+# Entries read from an error queue in a row. Heuristic: a socket buffer holds some hundreds, and the
+# rest is read after the next wake-up.
 _ENTRIES = 256
 
 
 def clear_error_queue(sock: socket.socket) -> None:
-    """Throw away what MSG_ZEROCOPY and SO_TIMESTAMPING left: it is POLLERR until it is read."""
+    """Discard the entries of MSG_ZEROCOPY and SO_TIMESTAMPING, which cause POLLERR until read."""
     if sys.platform == "linux":
         try:
             for _ in range(_ENTRIES):
                 sock.recvmsg(0, 0, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
         except OSError:
-            pass  # EAGAIN: it is empty; or the connection's own error, which a read reports
+            pass  # EAGAIN: the queue is empty. Any other error is reported by a read

@@ -1,4 +1,4 @@
-"""Reading bytes only to throw them away."""
+"""Draining: reading input and discarding it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 
     from ._platform import View
 
-# One read's most. Arbitrary: more than a receive buffer usually holds, so that a read takes all
-# there is; the mapping is never touched and costs nothing but address space.
+# The size of one read. Heuristic: more than a receive buffer usually holds, so that one read takes
+# everything. The mapping is never touched and costs only address space.
 _IN_KERNEL = 4 << 20
 
-# One read's most where the bytes are copied to us. Arbitrary: larger reads are not cheaper any
-# more, and a processor's cache still holds it.
+# The size of one read that copies the bytes. Heuristic: larger reads are not cheaper, and a
+# processor's cache holds this much.
 _COPIED = 256 << 10
 
-# Plain numbers, because `|` on the socket module's flags costs more than a system call does. No
-# MSG_DONTWAIT on Windows, no MSG_TRUNC that discards but on Linux.
+# Plain numbers, because `|` on the socket module's flags takes longer than a system call. Windows
+# has no MSG_DONTWAIT, and only on Linux does MSG_TRUNC discard.
 _MSG_TRUNC = int(getattr(socket, "MSG_TRUNC", 0))
 _MSG_DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
 
 
 class Drain:
-    """A way to throw input away, shared by all sockets of a kind."""
+    """A method of discarding input, shared by all sockets of one kind."""
 
     __slots__ = ("_buffer", "_flags", "_size")
 
@@ -37,26 +37,26 @@ class Drain:
         self._buffer: Buffer
         if in_kernel:
             try:
-                # MSG_TRUNC: the kernel drops the bytes and leaves the buffer alone (tcp(7)).
+                # MSG_TRUNC: the kernel drops the bytes and does not write the buffer (tcp(7)).
                 self._buffer, self._size = _untouched(), _IN_KERNEL
                 self._flags |= _MSG_TRUNC
                 return
             except OSError:
-                pass  # ENOMEM: RLIMIT_AS has no room for it, but has for a small buffer
+                pass  # ENOMEM: RLIMIT_AS has no room for this size; use a small buffer
         self._buffer, self._size = bytearray(_COPIED), _COPIED
 
     def read(self, sock: socket.socket, allowance: int | None) -> int:
-        """Read once without waiting, at most `allowance` bytes, and throw them away.
+        """Read once without waiting, at most `allowance` bytes, and discard them.
 
         Args:
-            sock: The interpreter's own socket, of which no dup blocks unless Python knows.
-            allowance: None: as many as it likes.
+            sock: The interpreter's own socket. If it blocks, Python must know that.
+            allowance: The largest number of bytes; None: no limit.
 
         Returns:
-            How many; 0 is the end of the stream.
+            The number of bytes; 0 at the end of the stream.
 
         Raises:
-            OSError: There is nothing to read (EWOULDBLOCK), or the connection failed.
+            OSError: There is no input (EWOULDBLOCK), or the connection failed.
         """
         size = self._size
         if allowance is not None and allowance < size:
@@ -65,13 +65,13 @@ class Drain:
 
 
 def drain_of(sock: socket.socket, view: View) -> Drain:
-    """The way to read `sock`, which from now on never waits."""
+    """Return the method for draining `sock`, which never waits from now on."""
     if not _MSG_DONTWAIT and sock.gettimeout() != 0:
-        sock.settimeout(0)  # Windows, where no option of a read says so
+        sock.settimeout(0)  # Windows has no such flag for one read
     return _shared(view.truncates)
 
 
-# The buffers are shared by every thread: nobody ever looks into them.
+# All threads share the buffers, because their content is never read.
 @cache
 def _shared(in_kernel: bool) -> Drain:
     return Drain(in_kernel=in_kernel)

@@ -21,22 +21,26 @@ class LingerPolicy(enum.Enum):
     """What `close()` does with data that the peer has not acknowledged.
 
     The three cases of struct linger (POSIX `<sys/socket.h>`, socket(7)).
+
+        set_linger(sock, LingerPolicy.ABORT)  # close() will send RST
     """
 
     BACKGROUND = "background"
-    """{0, 0}, the default: close() returns at once and the kernel keeps sending."""
+    """{0, 0}, the default: close() returns immediately and the kernel keeps sending."""
 
     ABORT = "abort"
-    """{1, 0}: close() drops what is unsent and sends RST. There is no TIME_WAIT."""
+    """{1, 0}: close() drops unsent data and sends RST. There is no TIME_WAIT."""
 
     TIMED = "timed"
-    """{1, n}: close() waits up to n seconds for the acknowledgement. Its return tells
-    nothing: on Linux it is 0 on success, expiry, signal and reset alike. For an answer use
-    `timed_linger_close`."""
+    """{1, n}: close() waits up to n seconds for the acknowledgement. Its return value has no
+    information: on Linux it is 0 on success, expiry, signal and reset. `timed_linger_close`
+    returns the outcome."""
 
 
 class Linger(Record):
-    """A socket's linger setting. It cannot be changed, and compares equal to its like.
+    """A socket's linger setting. Immutable; compares by value.
+
+        assert get_linger(socket.socket()) == Linger(LingerPolicy.BACKGROUND)
 
     Args:
         policy: Which of the three cases.
@@ -54,7 +58,9 @@ class Linger(Record):
             if seconds < 1:
                 raise ValueError(f"TIMED needs at least 1 second, not {seconds!r}")
         elif seconds != 0:
-            raise ValueError(f"{policy.name} has no seconds, not {seconds!r}")
+            raise ValueError(
+                f"seconds is only valid with TIMED (got {policy.name}, {seconds!r})"
+            )
         self._policy = policy
         self._seconds = seconds
 
@@ -72,16 +78,20 @@ class Linger(Record):
 def get_linger(sock: socket.socket) -> Linger:
     """Read a socket's linger setting, in seconds on every system.
 
+        before = get_linger(sock)
+        ...
+        set_linger(sock, before.policy, before.seconds)
+
     Args:
-        sock: An open socket of any kind; sockets that are not TCP store the option and
-            ignore it.
+        sock: An open socket of any kind. Sockets that are not TCP store the option and ignore
+            it.
 
     Raises:
         TypeError: `sock` is not a socket.
         OSError: The socket is closed (EBADF), or the system has no SO_LINGER (ENOPROTOOPT).
 
     Notes:
-        On Linux {0, n} keeps the n of an earlier setting; it is background all the same.
+        On Linux {0, n} keeps the n of an earlier setting; the policy is BACKGROUND nevertheless.
     """
     require_socket(sock)
     on, seconds = _option().get(sock)
@@ -93,25 +103,27 @@ def get_linger(sock: socket.socket) -> Linger:
 
 
 def set_linger(sock: socket.socket, policy: LingerPolicy, seconds: float | None = None) -> None:
-    """Choose what a plain `close()` of this socket does with unacknowledged data.
+    """Set what a plain `close()` of this socket does with unacknowledged data.
 
-    The setting belongs to the connection, not to the object: every dup and forked child shares
-    it, and accept() hands a listener's setting on. Nothing is changed when this raises.
+        set_linger(sock, LingerPolicy.TIMED, 0.5)  # close() will wait for up to 1 second
+
+    The setting belongs to the connection, not to the object: every dup and forked child shares it,
+    and accept() copies the listener's setting. When this raises, the setting is unchanged.
 
     Args:
         sock: An open socket.
         policy: Which of the three cases.
-        seconds: For TIMED only, and then required: more than 0, rounded **up** to whole
-            seconds (0.5 becomes 1: rounded down it would be 0, which is an abort). At most
-            327 on Apple's systems, 65535 on Windows, 32767 elsewhere. The other policies
-            take the 0 of a `Linger`, so that what `get_linger` gave can be put back.
+        seconds: Required with TIMED: more than 0, rounded **up** to whole seconds (0.5 becomes
+            1, because rounded down it would be 0, which aborts). At most 327 on Apple's systems,
+            65535 on Windows, 32767 elsewhere. The other policies accept 0, so that a result of
+            `get_linger` can be set again.
 
     Raises:
-        TypeError: An argument is of the wrong kind, or TIMED came without seconds.
-        ValueError: `seconds` is out of the range, or came with a policy that has none, or
-            the kernel refused it (EDOM, EINVAL).
-        OSError: The socket is closed (EBADF), the connection is over already (ENOTCONN), or
-            the system has no SO_LINGER (ENOPROTOOPT).
+        TypeError: An argument has the wrong type, or TIMED was given without seconds.
+        ValueError: `seconds` is out of range, or was given with another policy than TIMED, or the
+            kernel refused it (EDOM, EINVAL).
+        OSError: The socket is closed (EBADF), the connection is already over (ENOTCONN), or the
+            system has no SO_LINGER (ENOPROTOOPT).
 
     Source: socket(7); getsockopt(2) of each BSD; Apple's bsd/kern/uipc_socket.c.
     """
@@ -126,7 +138,9 @@ def set_linger(sock: socket.socket, policy: LingerPolicy, seconds: float | None 
 def _whole_seconds(option: LingerOption, policy: LingerPolicy, seconds: float | None) -> int:
     if policy is not LingerPolicy.TIMED:
         if seconds is not None and seconds != 0:
-            raise ValueError(f"seconds are for TIMED, and 0 for {policy.name}, not {seconds!r}")
+            raise ValueError(
+                f"seconds is only valid with TIMED (got {policy.name}, {seconds!r})"
+            )
         return 0
     if seconds is None:
         raise TypeError(f"TIMED needs seconds, more than 0 and at most {option.longest}")

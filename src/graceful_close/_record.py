@@ -1,8 +1,8 @@
-"""Records: compared, hashed, shown and copied by what they hold."""
+"""Records: values that are compared, hashed, shown and copied by their fields."""
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # typing's own would cost importing typing
+TYPE_CHECKING = False  # importing typing for its TYPE_CHECKING takes time
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 class Record:
-    """A record. What a frozen dataclass with slots is, at a third of the time to import.
+    """A record: like a frozen dataclass with slots, with a third of its import time.
 
-    (dataclasses brings inspect with it, and the two take longer than all of this package.)
+    (dataclasses imports inspect, and the two take longer than this whole package.)
 
-    A subclass names its fields in `__slots__`, in the order of its arguments; a leading
-    underscore means that a property shows the field, so that it cannot be changed. A `__dict__`
-    there holds what is computed from the fields.
+    A subclass names its fields in `__slots__`, in the order of its arguments. A leading underscore
+    means that a property shows the field, so that it is read-only. A `__dict__` in `__slots__`
+    holds values computed from the fields.
     """
 
     __slots__: tuple[str, ...] = ()
@@ -38,11 +38,11 @@ class Record:
 
 
 def fields(record: Record) -> dict[str, Any]:
-    """What a record holds, by its arguments' names and in their order."""
+    """Return the fields of a record, by the names of its arguments and in their order."""
     names = [name for name in record.__slots__ if name != "__dict__"]
     return {name.removeprefix("_"): getattr(record, name) for name in names}
 
 
 def replace(record: V, **changes: object) -> V:
-    """A record that differs from `record` in these fields."""
+    """Return a copy of `record` with these fields changed."""
     return type(record)(**fields(record) | changes)

@@ -1,4 +1,4 @@
-"""Our FIN; giving the descriptor back."""
+"""Sending our FIN, and releasing the descriptor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def shut_for_writing(sock: socket.socket) -> None:
-    """Send our FIN. Never SHUT_RDWR: what the peer still sends would be answered with RST."""
+    """Send our FIN. Never SHUT_RDWR: the kernel would answer further input with RST."""
     sock.shutdown(socket.SHUT_WR)
 
 
@@ -30,14 +30,14 @@ def close_socket(
 
     Args:
         sock: The interpreter's own socket. Afterwards `sock.fileno()` is -1.
-        policy: The linger policy to close with; None leaves the setting alone.
-        view: What the system shows of it; None: it does not matter.
+        policy: The linger policy to close with; None: the setting is unchanged.
+        view: What the system shows of the socket; None: not needed.
         seconds: With TIMED, how long close() may wait, rounded up.
-        wake_readers: Whoever waits for input on this connection is to read its end. After an
+        wake_readers: Whether threads that wait for input on this connection read its end. After an
             abort they do in any case.
 
     Returns:
-        What close() failed by, if it did. The descriptor is released all the same.
+        The error of close(), if any. The descriptor is released anyway.
     """
     try:
         if policy is LingerPolicy.ABORT and view is not None and view.disconnects:
@@ -49,24 +49,24 @@ def close_socket(
         if wake_readers:
             _shut_for_reading(sock)
     finally:
-        # Even if a signal's exception comes out of the above.
+        # Even if a signal's exception interrupts the calls above.
         error = _close(sock)
     return error
 
 
 def _reset(sock: socket.socket) -> None:
-    """End the connection itself, whoever else holds it."""
+    """Reset the connection for all its holders."""
     try:
         _platform.disconnect(sock)
     except OSError:
-        # EBUSY: a thread sleeps on it, and this kernel will not disconnect then (Debian's 5.10).
-        # The reader is woken, and the last reference resets.
+        # EBUSY: a thread sleeps on the connection, and this kernel then refuses to disconnect
+        # (Debian's 5.10). The reader is woken, and the release of the last reference resets.
         _set_policy(sock, LingerPolicy.ABORT, 0)
         _shut_for_reading(sock)
 
 
 def reset_at_close(sock: socket.socket) -> None:
-    """Have whoever owns a descriptor reset the connection by closing it."""
+    """Set the connection to be reset when its owner closes the descriptor."""
     held: list[socket.socket] = []
     try:
         if borrow_descriptor(sock, held):
@@ -80,7 +80,7 @@ def _shut_for_reading(sock: socket.socket) -> None:
     try:
         sock.shutdown(socket.SHUT_RD)
     except OSError:
-        pass  # ENOTCONN: the connection is over, and that has woken every reader
+        pass  # ENOTCONN: the connection is over, and its end has woken every reader
 
 
 def _set_policy(sock: socket.socket, policy: LingerPolicy, seconds: float) -> None:
@@ -95,25 +95,25 @@ def _set_policy(sock: socket.socket, policy: LingerPolicy, seconds: float) -> No
             sock.setblocking(True)
             option.set(sock, True, option.whole_seconds(seconds))
         elif option.get(sock)[0]:
-            # The caller, or the listener it came from, had set {1, n}: close() would reset or
-            # wait. Touched only then, because every dup shares the setting.
+            # The caller, or the listener, had set {1, n}: close() would reset or wait. Changed
+            # only in this case, because every dup shares the setting.
             option.set(sock, False, 0)
     except (OSError, ValueError):
-        # ENOTCONN: the connection is over (macOS and illumos say EINVAL). ENOPROTOOPT: AF_VSOCK
-        # has no such option. ValueError: EINVAL or EDOM, on a system that means something else
-        # by them. Whichever it is, there is nothing left to do but close.
+        # ENOTCONN: the connection is over (EINVAL on macOS and illumos). ENOPROTOOPT: AF_VSOCK does
+        # not have the option. ValueError: EINVAL or EDOM, on a system where they have another
+        # meaning. In all cases the socket is closed next.
         pass
 
 
 def _close(sock: socket.socket) -> OSError | None:
     """Release the descriptor.
 
-    The interpreter's own close takes the descriptor out of the object and closes it in one
-    step, with no moment between where a signal could lose it.
+    The interpreter's own close takes the descriptor out of the object and closes it in one step, so
+    that a signal cannot lose it.
 
     Returns:
-        What close() failed by. ECONNRESET is not reported (CPython); EINTR, and EWOULDBLOCK for
-        a linger time that ran out (BSD), are, and the descriptor is gone (close(2)).
+        The error of close(). CPython does not report ECONNRESET. It reports EINTR, and EWOULDBLOCK
+        for a linger time that ran out (BSD); the descriptor is released then, too (close(2)).
     """
     try:
         sock.close()
