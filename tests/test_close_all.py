@@ -404,7 +404,7 @@ def options_of(sock: socket.socket) -> tuple[bool, Linger]:
 def test_what_is_no_socket_is_named_by_its_place_and_nothing_is_touched(
     crowd: list[Connection], thing: Any
 ) -> None:
-    with pytest.raises(TypeError, match=r"socks\[10\]: a socket is needed"):
+    with pytest.raises(TypeError, match=r"socks\[10\]: expected a socket"):
         close_all([*ours(crowd), thing, thing])
     assert_untouched(crowd)
 
@@ -413,7 +413,7 @@ def test_a_datagram_socket_is_named_by_its_place_and_nothing_is_touched(
     crowd: list[Connection],
 ) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as datagram:
-        with pytest.raises(TypeError, match=r"socks\[0\]: a stream socket is needed"):
+        with pytest.raises(TypeError, match=r"socks\[0\]: expected a stream socket"):
             close_all([datagram, *ours(crowd)])
         assert datagram.fileno() != -1
     assert_untouched(crowd)

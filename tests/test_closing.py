@@ -121,7 +121,7 @@ def test_a_wrong_option_is_refused_before_the_body_runs(
 
 def test_it_is_for_stream_sockets() -> None:
     wrong: Any = object()
-    with pytest.raises(TypeError, match="a socket is needed"):
+    with pytest.raises(TypeError, match="expected a socket.socket"):
         closing(wrong)
 
 

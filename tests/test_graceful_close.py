@@ -408,13 +408,13 @@ def test_descriptors_above_1023_are_ordinary(tcp: Connection) -> None:
     ids=["None", "descriptor", "text", "object", "class"],
 )
 def test_what_is_no_socket_is_refused(thing: Any) -> None:
-    with pytest.raises(TypeError, match="a socket is needed"):
+    with pytest.raises(TypeError, match="expected a socket.socket"):
         graceful_close(thing)
 
 
 def test_a_datagram_socket_is_refused_before_it_is_touched() -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        with pytest.raises(TypeError, match="stream socket is needed"):
+        with pytest.raises(TypeError, match="expected a stream socket"):
             graceful_close(sock)
         assert sock.fileno() != -1
 

@@ -444,7 +444,7 @@ def test_only_what_listens_is_adopted() -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         with pytest.raises(TypeError, match="SOCK_STREAM"):
             GracefulListener.adopt(datagrams)
-    with pytest.raises(TypeError, match="a socket is needed"):
+    with pytest.raises(TypeError, match="expected a socket.socket"):
         GracefulListener.adopt(3)  # type: ignore[arg-type]
 
 

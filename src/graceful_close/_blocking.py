@@ -11,7 +11,7 @@ from time import monotonic
 
 from ._connection import Connection
 from ._linger import LingerPolicy
-from ._options import Options, require_seconds
+from ._options import Options, options_of, require_seconds
 from ._result import CloseOutcome, CloseResult
 from ._selector import LONGEST_WAIT, new_selector
 from ._sockets import require_stream
@@ -199,7 +199,7 @@ class closing:
     result: CloseResult | None
 
     def __init__(self, sock: socket.socket, **options: Unpack[CloseOptions]) -> None:
-        self._options = Options(**options)
+        self._options = options_of("closing", options)
         require_stream(sock)
         self._sock = sock
         self.result = None

@@ -8,7 +8,7 @@ from time import monotonic
 from ._blocking import warn_unflushed
 from ._linger import LingerPolicy
 from ._loop import CloseLoop, Pending
-from ._options import Options
+from ._options import Options, options_of
 from ._release import close_socket
 from ._sockets import require_stream, take_descriptor, view_of
 
@@ -60,7 +60,9 @@ def close_all(
         It takes one descriptor of its own, for an epoll or a kqueue. If there is none left
         (EMFILE), it uses poll(), which needs none and costs more for each wake-up.
     """
-    results = close_all_on(Options(**options), require_streams(socks), progress=progress)
+    results = close_all_on(
+        options_of("close_all", options), require_streams(socks), progress=progress
+    )
     if any(result.unflushed for result in results):
         warn_unflushed(stacklevel=2)
     return results

@@ -9,7 +9,7 @@ import socket
 import sys
 
 from ._close_all import close_all_on
-from ._options import Options
+from ._options import Options, require_known
 from ._reaper import Reaper, hand_over
 from ._sockets import require_stream
 from ._tls import send_close_notify, speaks_tls
@@ -382,6 +382,7 @@ def _protocol_of(sock: socket.socket) -> int:
 
 def _one_reaper(reaper: Reaper | None, options: ReaperOptions) -> Reaper:
     if reaper is None:
+        require_known("GracefulListener", options, Reaper.__init__.__kwdefaults__ or ())
         return Reaper(**options)
     if not isinstance(reaper, Reaper):
         raise TypeError(f"reaper must be a Reaper, not {reaper!r}")

@@ -1,4 +1,4 @@
-"""What a caller asked for, checked before any socket is touched."""
+"""The options of a close, validated before any socket is touched."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ._result import CloseOutcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Container, Iterable
     from enum import Enum
     from typing import Any, Final
 
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Options:
-    """What the caller asked for, checked. Args are those of `graceful_close`.
+    """The validated options of a close. Args are those of `graceful_close`.
 
     Raises:
-        TypeError, ValueError: One of them is not what it says there.
+        TypeError, ValueError: An argument has the wrong type or is out of range.
     """
 
     __slots__ = ("drain_limit", "idle_timeout", "on_timeout", "peer_first", "timeout", "until")
@@ -52,15 +53,40 @@ class Options:
 
     @property
     def limit(self) -> float:
-        """`drain_limit`, which is infinite where there is none."""
+        """`drain_limit` as a number; infinite if it is None."""
         return math.inf if self.drain_limit is None else self.drain_limit
+
+
+def options_of(call: str, given: CloseOptions) -> Options:
+    """Validate the keyword options of a function.
+
+    Args:
+        call: The name of the function or class that the caller used, for the message.
+        given: The keyword options.
+
+    Raises:
+        TypeError, ValueError: As for `Options`.
+    """
+    require_known(call, given, Options.__slots__)
+    return Options(**given)
+
+
+def require_known(call: str, given: Iterable[str], known: Container[str]) -> None:
+    """Raise as Python does for an unknown keyword, with the name that the caller used.
+
+    Raises:
+        TypeError: One of the names is not known.
+    """
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{call}() got an unexpected keyword argument {name!r}")
 
 
 def require_policy(name: str, policy: OnTimeout) -> OnTimeout:
     """Return a policy for unacknowledged data when giving up: BACKGROUND or ABORT.
 
     Raises:
-        TypeError, ValueError: It is neither.
+        TypeError, ValueError: It is neither of them.
     """
     checked: OnTimeout = require_member(
         name, policy, LingerPolicy.BACKGROUND, LingerPolicy.ABORT
@@ -93,7 +119,7 @@ def require_seconds(name: str, value: float) -> float:
         raise TypeError(f"{name} must be a finite number of seconds, 0 or more, not {value!r}")
     try:
         seconds = float(value)
-    except OverflowError:  # an int with more digits than a float can have
+    except OverflowError:  # an int that is too large for a float
         seconds = math.inf
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{name} must be a finite number of seconds, 0 or more, not {value!r}")
@@ -115,5 +141,5 @@ def require_count(name: str, value: int, of: str = "bytes", least: int = 0) -> i
             f"{name} must be a whole number of {of}, {least} or more, not {value!r}"
         ) from None
     if count < least:
-        raise ValueError(f"{name} must be {least} or more {of}, not {value!r}")
+        raise ValueError(f"{name} must be at least {least}, not {value!r}")
     return count

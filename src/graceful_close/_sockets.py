@@ -1,12 +1,12 @@
-"""What a socket is, and taking its descriptor.
+"""The kind of a socket, and taking its descriptor.
 
-The kernel is asked what a socket is, not the object: a socket that an MPTCP listener accepted says
-IPPROTO_MPTCP although the client spoke plain TCP, and `mptcpize` makes MPTCP of what Python
-believes to be TCP.
+The kind is queried from the kernel, not from the object: a socket that an MPTCP listener accepted
+has IPPROTO_MPTCP although the client uses plain TCP, and `mptcpize` turns a TCP socket of Python's
+into MPTCP.
 
 A close takes the descriptor out of the caller's object before it touches the connection. From then
-on the number belongs to the close alone: another thread's close() finds an object without one,
-and no number is ever used that may be a stranger's by now.
+on only the close uses the number. Another thread's close() finds an object without a descriptor, so
+the library never uses a number that may belong to another connection.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from ._platform import View
 
-# socket.socket makes an enum of its family and its type at every look; the interpreter's own
-# numbers cost a tenth of that.
+# socket.socket creates an enum member whenever its family or type is read; reading the numbers of
+# the base class takes a tenth of the time.
 _STREAM = int(socket.SOCK_STREAM)
 _INTERNET = (int(socket.AF_INET), int(socket.AF_INET6))
 _TCP = int(socket.IPPROTO_TCP)
@@ -39,10 +39,10 @@ _proto = _socket.socket.proto.__get__
 _detach = _socket.socket.detach
 _native: Any = _socket.socket
 
-# Sockets that are not the interpreter's: they wrap one, and wait for other greenlets.
+# Packages whose sockets wrap one of the interpreter's, and wait cooperatively.
 _GREEN = ("gevent", "eventlet")
 
-# Where the objects come from that are sent here by mistake, and who closes them.
+# Packages whose objects are passed here by mistake, and the module that closes them.
 _ELSEWHERE = {
     "asyncio": "graceful_close.asyncio",
     "uvloop": "graceful_close.asyncio",
@@ -52,20 +52,23 @@ _ELSEWHERE = {
 
 
 def require_socket(sock: object) -> None:
-    """Refuse what is not a socket.
+    """Raise if `sock` is not a socket.
 
     Raises:
-        TypeError: It is not; the message names the module that closes such an object, if one does.
+        TypeError: It is not. The message names the module that closes such an object, if there is
+            one.
     """
     if isinstance(sock, (socket.socket, _socket.socket)) or _package(sock) in _GREEN:
         return
     module = _ELSEWHERE.get(_package(sock))
-    hint = f" (use {module} for it)" if module else ""
-    raise TypeError(f"a socket is needed, not {sock!r}{hint}")
+    hint = f"; use {module}" if module else ""
+    if type(sock).__name__ == "TransportSocket":  # asyncio's
+        hint += " with the stream or the transport that owns it"
+    raise TypeError(f"expected a socket.socket, got {_name(sock)}{hint}")
 
 
 def require_stream(sock: socket.socket) -> None:
-    """Refuse what is not a stream.
+    """Raise if `sock` is not a stream socket.
 
     Raises:
         TypeError: It is not a socket, or not a stream (SOCK_STREAM).
@@ -73,13 +76,20 @@ def require_stream(sock: socket.socket) -> None:
     if not isinstance(sock, _socket.socket):
         require_socket(sock)
     if not is_stream(sock):
-        raise TypeError(f"a stream socket is needed (SOCK_STREAM), not {sock!r}")
+        raise TypeError(f"expected a stream socket (SOCK_STREAM), got {sock!r}")
 
 
 def is_stream(sock: socket.socket) -> bool:
     """Whether a socket is a stream."""
     kind: int = _type(sock) if isinstance(sock, _socket.socket) else sock.type
     return kind == _STREAM
+
+
+def _name(thing: object) -> str:
+    """The name of an object's type, with its module unless that is builtins."""
+    kind = type(thing)
+    module = kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
 
 def _package(thing: object) -> str:
@@ -91,7 +101,7 @@ def _package(thing: object) -> str:
 
 
 def view_of(sock: socket.socket) -> View:
-    """What this system shows of a stream socket."""
+    """Return what this system shows of a stream socket."""
     system = _platform.HERE
     if _family(sock) not in _INTERNET:
         return system.other
@@ -100,7 +110,7 @@ def view_of(sock: socket.socket) -> View:
         try:
             protocol = sock.getsockopt(*system.protocol)
         except OSError:
-            pass  # EBADF: it is closed, as every later call finds out. ENOPROTOOPT: gVisor
+            pass  # EBADF: closed, as later calls report. ENOPROTOOPT: gVisor
     if protocol in (0, _TCP):
         return system.tcp
     return system.mptcp if protocol == _MPTCP else system.other
@@ -111,10 +121,10 @@ def take_descriptor(sock: socket.socket, into: MutableSequence[socket.socket]) -
 
     Args:
         sock: Its `fileno()` is -1 afterwards.
-        into: Where the new object is found, whatever a signal's exception interrupts.
+        into: Receives the new object, even if a signal's exception interrupts this function.
 
     Returns:
-        False: `sock` had no descriptor any more.
+        False: `sock` had no descriptor.
     """
     nonblocking = _platform.forgotten_mode(sock)
     native = isinstance(sock, _socket.socket)
@@ -131,7 +141,7 @@ def take_descriptor(sock: socket.socket, into: MutableSequence[socket.socket]) -
     except (OSError, ValueError):
         return False  # the number is -1
     if native:
-        sock.detach()  # has no number to give, but lets the object know that it is closed
+        sock.detach()  # returns -1, and marks the object as closed
     _never_wait(into[-1], nonblocking)
     return True
 
@@ -139,10 +149,10 @@ def take_descriptor(sock: socket.socket, into: MutableSequence[socket.socket]) -
 def borrow_descriptor(sock: socket.socket, into: MutableSequence[socket.socket]) -> bool:
     """Append another object for the same descriptor to `into`.
 
-    Whoever has both closes one and detaches the other.
+    The caller closes one of the two and detaches the other.
 
     Returns:
-        False: `sock` has no descriptor any more.
+        False: `sock` has no descriptor.
     """
     kind = int(sock.family), int(sock.type), sock.proto, sock.fileno()
     if kind[-1] == -1:
@@ -170,22 +180,22 @@ def plain_dup(sock: socket.socket) -> socket.socket:
 def _never_wait(sock: socket.socket, nonblocking: bool) -> None:
     if nonblocking:
         _platform.restore_mode(sock)
-    # A new object takes on socket.setdefaulttimeout(), and Python itself would wait for input.
+    # A new object gets socket.setdefaulttimeout(), with which Python itself would wait for input.
     if sock.gettimeout() is not None:
         sock.settimeout(0)
 
 
 def has_open_writer(sock: socket.socket) -> bool:
-    """Whether a makefile() object is open whose buffer may hold what has yet to be sent.
+    """Whether a makefile() object is open whose buffer may hold unsent data.
 
-    The socket counts its open makefile() objects but does not know them, and most of them are
-    readers. The garbage collector finds those that refer to it: milliseconds, and only where
-    the count is not 0.
+    The socket counts its open makefile() objects but has no references to them, and most of them
+    are readers. The garbage collector finds the objects that refer to the socket. This takes
+    milliseconds, and happens only if the count is not 0.
     """
     if not getattr(sock, "_io_refs", 0):
         return False
     for one in gc.get_referrers(sock):
-        # A SocketIO, or its __dict__, whichever this version of Python shows.
+        # A SocketIO or its __dict__, depending on the version of Python.
         held = _attributes(one)
         if held.get("_sock") is sock and held.get("_writing"):
             return True

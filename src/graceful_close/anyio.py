@@ -23,7 +23,7 @@ from ._anyio_stream import End, Taken
 from ._async import AsyncClosing, TurnFirst, close_each_on, close_on
 from ._blocking import abort_on
 from ._linger import LingerPolicy
-from ._options import Options, require_seconds
+from ._options import Options, options_of, require_seconds
 from ._result import CloseOutcome, CloseResult
 from ._teardown import already_closed
 
@@ -85,7 +85,7 @@ async def graceful_close(
         With TLS over TLS, each session says its own, and `notified` is for all of them.
     """
     since = monotonic()
-    checked = Options(**options)
+    checked = options_of("graceful_close", options)
     return await _close(checked, End(stream), since)
 
 
@@ -161,7 +161,7 @@ async def close_all(
         ValueError, OSError: As `graceful_close`.
     """
     since = monotonic()
-    checked = Options(**options)
+    checked = options_of("close_all", options)
     ends: list[End] = []
     for index, stream in enumerate(streams):
         try:
@@ -198,7 +198,7 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
         stream: S,
         **options: Unpack[CloseOptions],
     ) -> None:
-        checked = Options(**options)
+        checked = options_of("closing", options)
         end = End(stream)
         super().__init__(stream, lambda: _close(checked, end, monotonic()), lambda: _abort(end))
 

@@ -31,7 +31,7 @@ from ._close_all import close_all_on as close_all_in_thread
 from ._close_all import close_at_once
 from ._connection import Connection
 from ._linger import LingerPolicy
-from ._options import Options, require_seconds
+from ._options import Options, options_of, require_seconds
 from ._record import replace
 from ._result import CloseOutcome, CloseResult
 from ._sockets import require_stream
@@ -114,7 +114,7 @@ async def graceful_close(
         blocking `graceful_close` in a thread of the loop's default executor.
     """
     since = monotonic()
-    checked = Options(**options)
+    checked = options_of("graceful_close", options)
     return await _close(checked, _require_end(stream), since)
 
 
@@ -204,7 +204,7 @@ async def close_all(
         ValueError, NotImplementedError, OSError: As `graceful_close`.
     """
     since = monotonic()
-    checked = Options(**options)
+    checked = options_of("close_all", options)
     ends: list[End] = []
     for index, stream in enumerate(streams):
         try:
@@ -242,7 +242,7 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
         stream: S,
         **options: Unpack[CloseOptions],
     ) -> None:
-        checked = Options(**options)
+        checked = options_of("closing", options)
         _require_end(stream)  # and again at the end: start_tls() replaces a writer's transport
         super().__init__(
             stream,

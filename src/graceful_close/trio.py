@@ -20,7 +20,7 @@ from ._async import AsyncClosing, PendingClose, TurnFirst, close_each_on, close_
 from ._blocking import abort_on
 from ._close_all import close_at_once
 from ._linger import LingerPolicy
-from ._options import Options, require_seconds
+from ._options import Options, options_of, require_seconds
 from ._result import CloseOutcome, CloseResult
 from ._teardown import already_closed
 from ._tls import LastRecords
@@ -84,7 +84,7 @@ async def graceful_close(
         With TLS over TLS, each session says its own, and `notified` is for all of them.
     """
     since = monotonic()
-    checked = Options(**options)
+    checked = options_of("graceful_close", options)
     return await _close(checked, _End(stream), since)
 
 
@@ -159,7 +159,7 @@ async def close_all(
         ValueError: As `graceful_close`.
     """
     since = monotonic()
-    checked = Options(**options)
+    checked = options_of("close_all", options)
     ends: list[_End] = []
     for index, stream in enumerate(streams):
         try:
@@ -196,7 +196,7 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
         stream: S,
         **options: Unpack[CloseOptions],
     ) -> None:
-        checked = Options(**options)
+        checked = options_of("closing", options)
         end = _End(stream)
         super().__init__(stream, lambda: _close(checked, end, monotonic()), lambda: _abort(end))
 

@@ -1,0 +1,116 @@
+"""A mistake in a call is answered with a message that names what to do instead."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.abc
+import pytest
+import trio
+
+import graceful_close.anyio
+import graceful_close.asyncio
+import graceful_close.trio
+from graceful_close import GracefulListener, Reaper, close_all, closing
+
+
+def message_for(thing: object) -> str:
+    untyped: Any = thing
+    with pytest.raises(TypeError) as caught:
+        graceful_close.graceful_close(untyped)
+    return str(caught.value)
+
+
+def test_something_else_is_named_by_its_type() -> None:
+    assert message_for("x") == "expected a socket.socket, got str"
+
+
+def test_an_asyncio_writer_its_transport_and_its_socket_belong_to_the_asyncio_module() -> None:
+    async def messages() -> list[str]:
+        ours, peer = socket.socketpair()
+        _, writer = await asyncio.open_connection(sock=ours)
+        told = [
+            message_for(thing)
+            for thing in (writer, writer.transport, writer.get_extra_info("socket"))
+        ]
+        peer.close()
+        await graceful_close.asyncio.graceful_close(writer)
+        return told
+
+    by_writer, by_transport, by_socket = asyncio.run(messages())
+    assert by_writer == (
+        "expected a socket.socket, got asyncio.streams.StreamWriter; use graceful_close.asyncio"
+    )
+    assert by_transport.endswith("; use graceful_close.asyncio")
+    assert by_socket == (
+        "expected a socket.socket, got asyncio.trsock.TransportSocket; "
+        "use graceful_close.asyncio with the stream or the transport that owns it"
+    )
+
+
+def test_the_streams_of_trio_belong_to_the_trio_module() -> None:
+    async def messages() -> list[str]:
+        ours, peer = trio.socket.socketpair()
+        stream = trio.SocketStream(ours)
+        with peer, ours:
+            return [message_for(stream), message_for(ours)]
+
+    assert trio.run(messages) == [
+        "expected a socket.socket, got trio.SocketStream; use graceful_close.trio",
+        "expected a socket.socket, got trio._socket._SocketType; use graceful_close.trio",
+    ]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_streams_of_anyio_belong_to_the_anyio_module(backend: str) -> None:
+    async def message() -> str:
+        ours, peer = socket.socketpair()
+        with peer:
+            stream = await anyio.abc.UNIXSocketStream.from_socket(ours)
+            async with stream:
+                return message_for(stream)
+
+    assert anyio.run(message, backend=backend).endswith("; use graceful_close.anyio")
+
+
+# What no type checker would let pass.
+WRONG: dict[str, Any] = {"timout": 3}
+
+
+CALLS: list[tuple[str, Callable[[socket.socket], object]]] = [
+    ("graceful_close", lambda sock: graceful_close.graceful_close(sock, **WRONG)),
+    ("closing", lambda sock: closing(sock, **WRONG)),
+    ("close_all", lambda sock: close_all([sock], **WRONG)),
+    ("GracefulListener", lambda _: GracefulListener(("127.0.0.1", 0), **WRONG)),
+    ("Reaper.__init__", lambda _: Reaper(**WRONG)),
+]
+
+
+@pytest.mark.parametrize(("name", "call"), CALLS)
+def test_an_option_that_does_not_exist_is_reported_by_the_name_that_was_called(
+    name: str, call: Callable[[socket.socket], object]
+) -> None:
+    with socket.socket() as sock:
+        with pytest.raises(TypeError) as caught:
+            call(sock)
+        assert sock.fileno() != -1
+    assert str(caught.value).startswith(f"{name}() got an unexpected keyword argument 'timout'")
+
+
+@pytest.mark.parametrize("name", ["graceful_close", "closing", "close_all"])
+@pytest.mark.parametrize("module", ["asyncio", "trio", "anyio"])
+def test_the_event_loops_functions_report_it_likewise(module: str, name: str) -> None:
+    call: Any = getattr(getattr(graceful_close, module), name)
+
+    async def wrong() -> None:
+        made = call([] if name == "close_all" else None, **WRONG)
+        if name != "closing":
+            await made
+
+    with pytest.raises(TypeError) as caught:
+        asyncio.run(wrong())
+    assert str(caught.value) == f"{name}() got an unexpected keyword argument 'timout'"
