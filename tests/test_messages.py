@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -101,10 +102,17 @@ def test_an_option_that_does_not_exist_is_reported_by_the_name_that_was_called(
     assert str(caught.value).startswith(f"{name}() got an unexpected keyword argument 'timout'")
 
 
+MODULES: dict[str, ModuleType] = {
+    "asyncio": graceful_close.asyncio,
+    "trio": graceful_close.trio,
+    "anyio": graceful_close.anyio,
+}
+
+
 @pytest.mark.parametrize("name", ["graceful_close", "closing", "close_all"])
-@pytest.mark.parametrize("module", ["asyncio", "trio", "anyio"])
+@pytest.mark.parametrize("module", MODULES)
 def test_the_event_loops_functions_report_it_likewise(module: str, name: str) -> None:
-    call: Any = getattr(getattr(graceful_close, module), name)
+    call: Any = getattr(MODULES[module], name)
 
     async def wrong() -> None:
         made = call([] if name == "close_all" else None, **WRONG)
