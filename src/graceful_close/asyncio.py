@@ -1,9 +1,9 @@
-"""The closes of `graceful_close`, for asyncio's streams, transports and sockets, and for uvloop's.
+"""The functions of `graceful_close`, for asyncio's and uvloop's streams, transports and sockets.
 
-A transport closes by itself: it flushes its buffer, says TLS's close_notify, and lets go of its
-descriptor, which resets the connection if there is input that nobody has read. So a dup of the
-descriptor is taken before `transport.close()`. It keeps the connection open past the transport's
-own end, and the close sequence runs on it. Everything here goes by public interfaces alone.
+A transport closes by itself: it flushes its buffer, sends TLS's close_notify, and closes its
+descriptor, which resets the connection if there is unread input. So a dup of the descriptor is taken
+before `transport.close()`. The dup keeps the connection open after the end of the transport, and the
+close sequence runs on the dup. The module uses public interfaces only.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     Stream = asyncio.StreamWriter | asyncio.Transport | socket.socket
 
-    # What there is to close behind it.
+    # The object behind a Stream that is closed.
     End = asyncio.Transport | socket.socket
 
 S = TypeVar("S", bound="Stream")
@@ -63,8 +63,8 @@ __all__ = [
     "timed_linger_close",
 ]
 
-# How many transports are closed before they get their turns. Arbitrary: some milliseconds of
-# work, and so many descriptors more at a time.
+# How many transports are closed before the event loop gets its turns. Heuristic: some milliseconds
+# of work, and this many additional descriptors at a time.
 _BATCH = 64
 
 
@@ -72,46 +72,50 @@ async def graceful_close(
     stream: Stream,
     **options: Unpack[CloseOptions],
 ) -> CloseResult:
-    """End a connection so that the peer can read all that was written to it.
+    """Close a connection so that the peer can read everything that was written to it.
 
-    Call it instead of `writer.close()` and `writer.wait_closed()`. It flushes what the transport
-    holds, says close_notify if it speaks TLS, sends our FIN, reads and throws away what the peer
-    still sends, until its FIN, then lets go.
+        writer.write(reply)
+        result = await graceful_close(writer, timeout=5)
 
-    While the transport holds bytes, silence is the bound and not the total: it is given up after
-    `timeout` seconds in which fewer than 4 KiB moved, so that n bytes take timeout * (1 + n / 4096)
-    seconds at most, and a reader that makes progress gets everything. After that `timeout` counts
-    as ever.
+    Call it instead of `writer.close()` and `writer.wait_closed()`. It flushes the buffer of
+    the transport, sends close_notify if the transport uses TLS, sends our FIN, reads and discards
+    input until the peer's FIN, then closes.
 
-    When this returns or raises, the transport is closed, its protocol has had connection_lost(),
-    and no descriptor is left. What the network does is in the result. A cancellation closes at
-    once and goes on. The loop never waits for a SO_LINGER that somebody set.
+    While the transport holds bytes, `timeout` limits the silence and not the total time: the close
+    gives up after `timeout` seconds in which fewer than 4 KiB were sent. So n bytes take at most
+    timeout * (1 + n / 4096) seconds, and a peer that keeps reading gets everything. After that
+    `timeout` is the total deadline.
+
+    When this returns or raises, the transport is closed, connection_lost() of its protocol was
+    called, and the descriptor is released. Network failures are in the result. On cancellation the
+    connection is closed immediately and the cancellation propagates. The loop never blocks in a
+    SO_LINGER that was set on the socket.
 
     Args:
-        stream: An `asyncio.StreamWriter`, a transport of asyncio's or uvloop's (TCP, UNIX or TLS
-            over them), or a stream socket that nobody is waiting on. One that is closing already
-            is finished off; one that is closed is left alone.
+        stream: An `asyncio.StreamWriter`, a transport of asyncio or uvloop (TCP, UNIX or TLS over
+            them), or a stream socket that no task waits on. The close of a stream that is already
+            closing is completed; a closed stream is not touched.
         options: Those of `graceful_close.graceful_close`.
 
     Returns:
-        How the connection ended. ALREADY_CLOSED is also what a transport says that closed itself
-        because the peer reset the connection or, under TLS, said close_notify.
+        How the connection ended. ALREADY_CLOSED also means that the transport had closed itself
+        because the peer reset the connection or, with TLS, sent close_notify.
 
     Raises:
-        TypeError: `stream` is none of these (a pipe, a subprocess, UDP), or an argument is of
-            the wrong kind.
-        ValueError: An argument is out of its range.
+        TypeError: `stream` has another type (a pipe, a subprocess, UDP), or an argument has the
+            wrong type.
+        ValueError: An argument is out of range.
         NotImplementedError: A TLS transport of a loop without `add_reader()`.
-        OSError: There was no descriptor left for the dup (EMFILE). The connection is reset.
+        OSError: No descriptor was left for the dup (EMFILE). The connection is reset.
 
     Notes:
-        `notified` is True once close_notify was in the kernel; it and the FIN do not wait for the
-        peer's, and for no `ssl_shutdown_timeout`. With TLS over TLS only the inner session gets its
-        close_notify.
-        Under TLS on uvloop, what comes before the transport has ended is read by the transport: it
-        is not in `drained` and not under `drain_limit`.
-        On a loop without `add_reader()`, Windows' ProactorEventLoop, the waiting is done by the
-        blocking `graceful_close` in a thread of the loop's default executor.
+        `notified` is True when close_notify was written to the kernel. Neither close_notify nor the
+        FIN waits for the peer's, or for `ssl_shutdown_timeout`. With TLS over TLS only the inner
+        session sends its close_notify.
+        With TLS on uvloop, the transport reads the input that arrives before its end: these bytes
+        are not in `drained` and not limited by `drain_limit`.
+        On a loop without `add_reader()` (Windows' ProactorEventLoop), the blocking `graceful_close`
+        waits in a thread of the loop's default executor.
     """
     since = monotonic()
     checked = options_of("graceful_close", options)
@@ -123,12 +127,14 @@ async def timed_linger_close(
 ) -> CloseResult:
     """Wait for the peer's kernel to acknowledge everything, at most `seconds`, then close.
 
-    It flushes the transport first, in the same time, and does not wait for the peer's FIN. The
-    promises are those of `graceful_close`.
+        result = await timed_linger_close(writer, 2.5)
+
+    It flushes the transport first, with the same deadline, and does not wait for the peer's FIN. The
+    guarantees are those of `graceful_close`.
 
     Args:
         stream: As for `graceful_close`.
-        seconds: How long to wait, 0 or more; not rounded, and not bounded by SO_LINGER's range.
+        seconds: The deadline, 0 or more; not rounded, and not limited by SO_LINGER's range.
         on_timeout: As for `graceful_close`.
 
     Returns:
@@ -144,22 +150,24 @@ async def timed_linger_close(
 
 
 async def abortive_close(stream: Stream) -> CloseResult:
-    """Throw a connection away: drop what is unsent and tell the peer with RST.
+    """Discard a connection: drop unsent data and send RST to the peer.
 
-    Never waits for the network; the transport takes a turn or two of the loop to end. When this
-    returns or raises, the transport is closed, its protocol has had connection_lost(), and the
-    descriptor is released. A TLS peer gets no close_notify.
+        await abortive_close(writer)
+
+    Never waits for the network; the transport needs one or two turns of the loop to end. When this
+    returns or raises, the transport is closed, connection_lost() of its protocol was called, and
+    the descriptor is released. A TLS peer receives no close_notify.
 
     Args:
         stream: As for `graceful_close`.
 
     Returns:
-        ABORTED, with the count of what was dropped in `unacked`, the transport's buffer included
-        (None under TLS, where that cannot be seen); or NOT_CONNECTED, PEER_RESET, ALREADY_CLOSED.
+        ABORTED, with the number of dropped bytes in `unacked`, including the transport's buffer
+        (None with TLS, where it is not visible); or NOT_CONNECTED, PEER_RESET, ALREADY_CLOSED.
 
     Raises:
-        TypeError: `stream` is nothing that `graceful_close` takes.
-        OSError: There was no descriptor left (EMFILE). The connection is reset all the same.
+        TypeError: `stream` has a type that `graceful_close` does not support.
+        OSError: No descriptor was left (EMFILE). The connection is reset nevertheless.
     """
     since = monotonic()
     end = _require_end(stream, waited_for=False)
@@ -183,24 +191,26 @@ async def close_all(
     streams: Iterable[Stream],
     **options: Unpack[CloseOptions],
 ) -> list[CloseResult]:
-    """`graceful_close` for many streams at once, under one deadline.
+    """`graceful_close` for many streams at the same time, with one deadline.
 
-    Peers that never answer cost the deadline once, not once each. When this returns or raises,
-    every stream is closed; only if something was wrong with the arguments, none is touched. A
-    cancellation closes all at once and goes on.
+        results = await close_all(connections, timeout=10)
+
+    Silent peers cost the deadline once, not once each. When this returns or raises, every stream is
+    closed. Only if an argument is invalid, no stream is touched. On cancellation all streams are
+    closed immediately and the cancellation propagates.
 
     Args:
         streams: As for `graceful_close`, in any mixture. The same one twice, or a writer and its
             transport, is closed once, and both places get its result.
-        options: Those of `graceful_close.graceful_close`: `timeout` for all together, the others
-            for each.
+        options: Those of `graceful_close.graceful_close`: `timeout` applies to all streams
+            together, the others to each stream.
 
     Returns:
         How each connection ended, in the order of `streams`.
 
     Raises:
-        TypeError: One of `streams` is nothing that can be closed here (the message says which),
-            or an argument is of the wrong kind.
+        TypeError: An item of `streams` has an unsupported type (the message has its index), or an
+            argument has the wrong type.
         ValueError, NotImplementedError, OSError: As `graceful_close`.
     """
     since = monotonic()
@@ -216,12 +226,12 @@ async def close_all(
 
 
 class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
-    """Commit and rollback for a stream.
+    """A context manager that commits or rolls back a stream.
 
-    When the body ends, `graceful_close`: a peer that sees the end of the stream knows that the
-    message is whole. When the body raises, and a cancellation counts, `abortive_close`: a peer
-    that sees a reset knows that it is not. Either way the stream is closed when the block is left,
-    and what the body raised goes on, whatever the closing met.
+    When the block ends normally, it calls `graceful_close`: a peer that reads the end of the stream
+    knows that the message is complete. When the block raises or is cancelled, it calls
+    `abortive_close`: a peer that reads a reset knows that the message is not complete. In both cases
+    the stream is closed afterwards. An exception of the block propagates, even if the close fails.
 
         async with closing(writer, timeout=10) as writer:
             writer.write(reply)
@@ -231,13 +241,14 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
         options: Those of `graceful_close`.
 
     Attributes:
-        result: How the connection ended; None until the block is left.
+        result: How the connection ended; None inside the block.
 
     Raises:
-        TypeError, ValueError, NotImplementedError: As `graceful_close`, when it is made, not when it is left.
+        TypeError, ValueError, NotImplementedError: As for `graceful_close`, raised by the
+            constructor.
     """
 
-    def __init__(  # noqa: D107 (the class says it)
+    def __init__(  # noqa: D107 (the docstring is that of the class)
         self,
         stream: S,
         **options: Unpack[CloseOptions],
@@ -255,11 +266,11 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
 
 
 def _require_end(stream: object, *, waited_for: bool = True) -> End:
-    """What there is to close: a transport, or a socket.
+    """Return the object to close: a transport or a socket.
 
     Raises:
-        TypeError: It is neither, or no stream.
-        NotImplementedError: It is to be waited for, and this loop cannot.
+        TypeError: It is neither of them, or not a stream.
+        NotImplementedError: The caller waits for it, and this loop cannot.
     """
     end: Any = stream.transport if isinstance(stream, asyncio.StreamWriter) else stream
     if isinstance(end, TransportProxy):
@@ -267,14 +278,14 @@ def _require_end(stream: object, *, waited_for: bool = True) -> End:
     if isinstance(end, socket.socket):
         require_stream(end)
         return end
-    # By what they can do: uvloop's are no subclasses of asyncio.Transport.
+    # By their methods, because uvloop's transports do not derive from asyncio.Transport.
     if not (hasattr(end, "get_protocol") and hasattr(end, "write_eof")):
         raise TypeError(
             f"a StreamWriter, a transport or a stream socket is needed, not {end!r}"
         )
     transport: asyncio.Transport = end
     sock = info_of(transport, "socket")
-    # One of TLS that has ended has no socket any more. A pipe never had.
+    # A TLS transport that has ended has no socket. A pipe never has one.
     ended = sock is None and transport.is_closing() and info_of(transport, "pipe") is None
     if not ended and (sock is None or sock.type != socket.SOCK_STREAM):
         raise TypeError(f"a transport over a stream socket is needed, not {end!r}")
@@ -292,7 +303,7 @@ def _closed_before(since: float) -> CloseResult:
 
 
 async def _close(options: Options, end: End, since: float) -> CloseResult:
-    """`graceful_close` with everything checked."""
+    """`graceful_close` with validated arguments."""
     if isinstance(end, socket.socket):
         return await _drive(options, end, since)
     takeover = await take_over(end)
@@ -302,7 +313,7 @@ async def _close(options: Options, end: End, since: float) -> CloseResult:
 
 
 async def _finish(takeover: TransportTakeover, options: Options, since: float) -> CloseResult:
-    """Wait for the transport's end and close the dup, whatever happens."""
+    """Wait for the transport's end, and close the dup on every path."""
     try:
         takeover.begin()
         flush = None if takeover.is_empty else takeover
@@ -319,10 +330,10 @@ async def _finish(takeover: TransportTakeover, options: Options, since: float) -
 async def _close_many(
     options: Options, ends: dict[int, End], since: float
 ) -> dict[int, CloseResult]:
-    """`close_all` with everything checked."""
+    """`close_all` with validated arguments."""
     results: dict[int, CloseResult] = {}
-    together: dict[int, socket.socket] = {}  # closed together, by one epoll
-    alone: dict[int, asyncio.Task[CloseResult]] = {}  # TLS, and whatever has yet to be flushed
+    together: dict[int, socket.socket] = {}  # closed together, with one epoll
+    alone: dict[int, asyncio.Task[CloseResult]] = {}  # TLS, and transports with unsent data
     takeovers: dict[int, TransportTakeover] = {}
 
     async def sort(batch: list[int]) -> None:
@@ -336,7 +347,7 @@ async def _close_many(
                 alone[name] = asyncio.create_task(_finish(takeover, options, since))
 
     async def begin(left: dict[int, End]) -> None:
-        """Begin to close all of them, or as many as there are descriptors for."""
+        """Begin to close all of them, or as many as the free descriptors permit."""
         batch: list[int] = []
         for name, end in list(left.items()):
             if isinstance(end, socket.socket):
@@ -348,7 +359,7 @@ async def _close_many(
             except OSError:
                 if not (batch or together or alone):
                     raise
-                break  # EMFILE: the others wait until these have given theirs back
+                break  # EMFILE: the others wait until these have released theirs
             del left[name]
             if takeover is None:
                 results[name] = _closed_before(since)
@@ -389,7 +400,7 @@ async def _drop_many(
     *,
     over: bool,
 ) -> None:
-    """Close at once, without lingering; `over`: nothing may be awaited any more."""
+    """Close immediately, without lingering; `over`: awaiting is not possible."""
     for task in alone.values():
         task.cancel()
     for name, end in ends.items():
@@ -400,8 +411,8 @@ async def _drop_many(
         elif name not in alone:
             takeovers[name].drop()
     try:
-        # These let go themselves, once nobody watches the descriptor any more: libuv aborts the
-        # process over one that it is to watch and that is gone.
+        # These tasks close their descriptors themselves, after the loop has stopped watching them:
+        # libuv aborts the process if a descriptor that it watches is closed.
         if alone and not over:
             await asyncio.wait(alone.values())
     finally:
@@ -450,7 +461,7 @@ async def _drive_all(
 
 
 class _LoopWait:
-    """How asyncio waits; see `Wait`."""
+    """The waits of asyncio; see `Wait`."""
 
     __slots__ = ("_loop",)
 
