@@ -1,9 +1,8 @@
-"""The closes of `graceful_close`, for trio's streams and sockets.
+"""The functions of `graceful_close`, for trio's streams and sockets.
 
-A stream's `aclose()` lets go of the descriptor, which resets the connection if there is input
-that nobody has read; and over such input a TLS session cannot even say close_notify. So the
-descriptor is taken from the stream (`detach()`), and the close sequence runs on it. Everything
-here goes by public interfaces alone.
+A stream's `aclose()` closes the descriptor, which resets the connection if there is unread input.
+With unread input a TLS session cannot even send close_notify. So the descriptor is taken from the stream (`detach()`), and the close sequence runs on it. The
+module uses public interfaces only.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ S = TypeVar("S", bound="Stream")
 
 __all__ = ["abortive_close", "close_all", "closing", "graceful_close", "timed_linger_close"]
 
-# How often a task is given the time to leave a stream that was taken from under it. Arbitrary:
-# it is told once, and needs one turn of trio's scheduler.
+# How many turns a task gets to leave a stream whose descriptor was taken. Heuristic: the task is
+# notified once, and needs one turn of trio's scheduler.
 _TURNS_TO_LEAVE = 3
 
 
@@ -52,18 +51,20 @@ async def graceful_close(
     stream: Stream,
     **options: Unpack[CloseOptions],
 ) -> CloseResult:
-    """End a connection so that the peer can read all that was written to it.
+    """Close a connection so that the peer can read everything that was written to it.
 
-    Call it instead of `aclose()`. It says close_notify if the stream speaks TLS, sends our FIN,
-    reads and throws away what the peer still sends, until its FIN, then lets go. All of that is
-    under one deadline.
+        await stream.send_all(reply)
+        result = await graceful_close(stream, timeout=5)
 
-    When this returns or raises, the stream is closed and the descriptor released: whoever uses
-    the stream then, or is waiting on it when this is called, gets `trio.ClosedResourceError`.
-    What a task has not sent by then is not sent, so end your senders first. What the network
-    does is in the result. It is a checkpoint. A cancellation closes at once and goes on, as for
-    `aclose()`; to close gracefully in a cancelled scope, shield the call. So does a
-    KeyboardInterrupt.
+    Call it instead of `aclose()`. It sends close_notify if the stream uses TLS, sends our FIN,
+    reads and discards input until the peer's FIN, then closes. One deadline limits all of this.
+
+    When this returns or raises, the stream is closed and the descriptor released: a task that uses
+    the stream then, or waits on it when this is called, gets `trio.ClosedResourceError`.
+    Data that a task has not sent by then is not sent, so stop the sending tasks first. Network
+    failures are in the result. The call is a checkpoint. On cancellation the stream is closed
+    immediately and the cancellation propagates, as for `aclose()`. To close gracefully in a
+    cancelled scope, shield the call. A KeyboardInterrupt has the same effect as a cancellation.
 
     Args:
         stream: A `trio.SocketStream`; a `trio.SSLStream` over one, `https_compatible` or not; or
@@ -74,14 +75,14 @@ async def graceful_close(
         How the connection ended.
 
     Raises:
-        TypeError: `stream` is none of these, or an argument is of the wrong kind.
-        ValueError: An argument is out of its range.
+        TypeError: `stream` has another type, or an argument has the wrong type.
+        ValueError: An argument is out of range.
 
     Notes:
-        `notified` is None before the handshake, and False if trio knows the session as broken:
-        a send_all() was cancelled, or the peer sent its FIN without close_notify.
-        `peer_notified` is True if the peer's close_notify was there when ours went out, else None.
-        With TLS over TLS, each session says its own, and `notified` is for all of them.
+        `notified` is None before the handshake. It is False if trio considers the session broken: a
+        send_all() was cancelled, or the peer sent its FIN without close_notify.
+        `peer_notified` is True if the peer's close_notify had arrived when ours was sent, else None.
+        With TLS over TLS, each session sends its own close_notify, and `notified` covers all.
     """
     since = monotonic()
     checked = options_of("graceful_close", options)
@@ -93,11 +94,13 @@ async def timed_linger_close(
 ) -> CloseResult:
     """Wait for the peer's kernel to acknowledge everything, at most `seconds`, then close.
 
-    It does not wait for the peer's FIN. The promises are those of `graceful_close`.
+        result = await timed_linger_close(stream, 2.5)
+
+    It does not wait for the peer's FIN. The guarantees are those of `graceful_close`.
 
     Args:
         stream: As for `graceful_close`.
-        seconds: How long to wait, 0 or more; not rounded, and not bounded by SO_LINGER's range.
+        seconds: The deadline, 0 or more; not rounded, and not limited by SO_LINGER's range.
         on_timeout: As for `graceful_close`.
 
     Returns:
@@ -113,21 +116,23 @@ async def timed_linger_close(
 
 
 async def abortive_close(stream: Stream) -> CloseResult:
-    """Throw a connection away: drop what is unsent and tell the peer with RST.
+    """Discard a connection: drop unsent data and send RST to the peer.
 
-    Never waits. When this returns or raises, the stream is closed and the descriptor released,
-    and the RST is out unless a dup or a forked child holds the connection, too. A TLS peer gets
-    no close_notify. It is a checkpoint: if it is cancelled there, all that is done already.
+        await abortive_close(stream)
+
+    Never waits. When this returns or raises, the stream is closed, the descriptor is released, and
+    the RST is sent unless a dup or a forked child holds the connection, too. A TLS peer receives no
+    close_notify. The call is a checkpoint; if it is cancelled there, the abort has already happened.
 
     Args:
         stream: As for `graceful_close`.
 
     Returns:
-        ABORTED, with the count of what was dropped in `unacked`; or NOT_CONNECTED, PEER_RESET,
+        ABORTED, with the number of dropped bytes in `unacked`; or NOT_CONNECTED, PEER_RESET,
         ALREADY_CLOSED.
 
     Raises:
-        TypeError: `stream` is nothing that `graceful_close` takes.
+        TypeError: `stream` has a type that `graceful_close` does not support.
     """
     result = await _abort(_End(stream))
     await trio.lowlevel.checkpoint_if_cancelled()
@@ -138,24 +143,26 @@ async def close_all(
     streams: Iterable[Stream],
     **options: Unpack[CloseOptions],
 ) -> list[CloseResult]:
-    """`graceful_close` for many streams at once, under one deadline.
+    """`graceful_close` for many streams at the same time, with one deadline.
 
-    Peers that never answer cost the deadline once, not once each. When this returns or raises,
-    every stream is closed; only if something was wrong with the arguments, none is touched. A
-    cancellation closes all at once and goes on.
+        results = await close_all(connections, timeout=10)
+
+    Silent peers cost the deadline once, not once each. When this returns or raises, every stream is
+    closed. Only if an argument is invalid, no stream is touched. On cancellation all streams are
+    closed immediately and the cancellation propagates.
 
     Args:
         streams: As for `graceful_close`, in any mixture. The same one twice, or a stream and the
             socket or the transport in it, is closed once, and each place gets its result.
-        options: Those of `graceful_close.graceful_close`: `timeout` for all together, the others
-            for each.
+        options: Those of `graceful_close.graceful_close`: `timeout` applies to all streams
+            together, the others to each stream.
 
     Returns:
         How each connection ended, in the order of `streams`.
 
     Raises:
-        TypeError: One of `streams` is nothing that can be closed here (the message says which),
-            or an argument is of the wrong kind.
+        TypeError: An item of `streams` has an unsupported type (the message has its index), or an
+            argument has the wrong type.
         ValueError: As `graceful_close`.
     """
     since = monotonic()
@@ -170,12 +177,12 @@ async def close_all(
 
 
 class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
-    """Commit and rollback for a stream.
+    """A context manager that commits or rolls back a stream.
 
-    When the body ends, `graceful_close`: a peer that sees the end of the stream knows that the
-    message is whole. When the body raises, and a cancellation counts, `abortive_close`: a peer
-    that sees a reset knows that it is not. Either way the stream is closed when the block is left,
-    and what the body raised goes on, whatever the closing met.
+    When the block ends normally, it calls `graceful_close`: a peer that reads the end of the stream
+    knows that the message is complete. When the block raises or is cancelled, it calls
+    `abortive_close`: a peer that reads a reset knows that the message is not complete. In both cases
+    the stream is closed afterwards. An exception of the block propagates, even if the close fails.
 
         async with closing(stream, timeout=10):
             await stream.send_all(reply)
@@ -185,13 +192,13 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
         options: Those of `graceful_close`.
 
     Attributes:
-        result: How the connection ended; None until the block is left.
+        result: How the connection ended; None inside the block.
 
     Raises:
-        TypeError, ValueError: As `graceful_close`, when it is made, not when it is left.
+        TypeError, ValueError: As for `graceful_close`, raised by the constructor.
     """
 
-    def __init__(  # noqa: D107 (the class says it)
+    def __init__(  # noqa: D107 (the docstring is that of the class)
         self,
         stream: S,
         **options: Unpack[CloseOptions],
@@ -205,10 +212,10 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
 
 
 class _End:
-    """What there is to close: a socket, and the TLS sessions over it, the uppermost first.
+    """The object to close: a socket, and the TLS sessions over it, the uppermost first.
 
     Raises:
-        TypeError: It is no stream, or one of something else.
+        TypeError: It is not a stream, or not over a socket.
     """
 
     __slots__ = ("layers", "raw")
@@ -221,7 +228,7 @@ class _End:
             self.layers.append(below)
             below = below.transport_stream
         if below is None and self.layers:
-            return  # after unwrap(): its connection is somebody else's
+            return  # after unwrap(): the connection belongs to the caller
         if isinstance(below, trio.SocketStream):
             below = below.socket
         elif self.layers:
@@ -235,18 +242,18 @@ class _End:
         self.raw = below
 
     def take(self) -> socket.socket | None:
-        """Take the descriptor, and wake whoever waits on it. None: it is closed."""
+        """Take the descriptor, and wake the tasks that wait on it. None: it is closed."""
         raw = self.raw
         if raw is None or raw.fileno() == -1:
             return None
         adopt = partial(socket.socket, raw.family, raw.type, raw.proto)
         trio.lowlevel.notify_closing(raw.fileno())
         sock = adopt(raw.detach())
-        sock.settimeout(0)  # as trio had it; a new object does not know
+        sock.settimeout(0)  # as trio's object; the new object has the default
         return sock
 
     async def shut(self) -> None:
-        """Let the TLS streams know that they are closed."""
+        """Mark the TLS streams as closed."""
         with trio.CancelScope(shield=True):
             for layer in self.layers:
                 await trio.aclose_forcefully(layer)
@@ -262,13 +269,13 @@ def _closed_before(since: float) -> CloseResult:
 
 # --- closing ---------------------------------------------------------------------------------
 
-# Protected, so that a KeyboardInterrupt comes at a checkpoint, and finds the descriptor in a
-# place from which it can be closed.
+# Protected, so that a KeyboardInterrupt arrives at a checkpoint only, where the descriptor can be
+# closed.
 
 
 @trio.lowlevel.enable_ki_protection
 async def _close(options: Options, end: _End, since: float) -> CloseResult:
-    """`graceful_close` with everything checked."""
+    """`graceful_close` with validated arguments."""
     sock = end.take()
     if sock is None:
         await trio.lowlevel.checkpoint()
@@ -286,8 +293,8 @@ async def _close(options: Options, end: _End, since: float) -> CloseResult:
 
 @trio.lowlevel.enable_ki_protection
 async def _close_many(options: Options, ends: list[_End], since: float) -> list[CloseResult]:
-    """`close_all` with everything checked."""
-    # One connection may be there as a socket, as its stream, and as the TLS over that.
+    """`close_all` with validated arguments."""
+    # One connection may be given as a socket, as its stream, and as the TLS stream over that.
     uppermost: dict[int, _End] = {}
     for end in ends:
         rival = uppermost.setdefault(id(end.raw), end)
@@ -308,7 +315,7 @@ async def _close_many(options: Options, ends: list[_End], since: float) -> list[
 
 
 async def _begin(taken: list[tuple[_End, PendingClose]]) -> None:
-    """Have whoever used the streams leave, and ask the TLS sessions what they have to say."""
+    """Make other tasks leave the streams, and collect the final records of the TLS sessions."""
     try:
         await trio.lowlevel.checkpoint()
         for end, pending in taken:
@@ -326,7 +333,7 @@ async def _begin(taken: list[tuple[_End, PendingClose]]) -> None:
 
 @trio.lowlevel.enable_ki_protection
 async def _abort(end: _End) -> CloseResult:
-    """`abortive_close` with everything checked. Not cancelled."""
+    """`abortive_close` with validated arguments. Not cancelled."""
     since = monotonic()
     sock = end.take()
     result = _closed_before(since) if sock is None else abort_on(sock)
@@ -336,7 +343,7 @@ async def _abort(end: _End) -> CloseResult:
 
 
 class _TrioWait:
-    """How trio waits; see `Wait`."""
+    """The waits of trio; see `Wait`."""
 
     __slots__ = ()
 
@@ -359,14 +366,14 @@ _WAIT = _TrioWait()
 
 
 class _NothingMore(trio.ClosedResourceError):
-    """Nothing more has come in; and to a task that should not be there, what it is to read."""
+    """There is no more input. It is a ClosedResourceError for tasks that still use the stream."""
 
 
 class _Tap(trio.abc.Stream):
-    """Stands below a TLS session in the place of its connection, and only listens.
+    """Replaces the connection below a TLS session, and records what the session sends.
 
-    A session over the connection itself would wait for it, and could be waiting when the time is
-    up; and it would read on, although all that it reads stands in the way of its close_notify.
+    A session over the connection itself could wait for the connection beyond the deadline. It would
+    also continue to read, although unread data prevents its close_notify.
     """
 
     def __init__(self) -> None:
@@ -386,7 +393,7 @@ class _Tap(trio.abc.Stream):
 
 
 async def _last_records(layers: list[trio.SSLStream[Any]]) -> LastRecords:
-    """What sessions over each other have to say, in the records of the lowest."""
+    """Return the final records of nested sessions, as records of the lowest session."""
     words = b""
     notified: bool | None = None
     peers: bool | None = None
@@ -400,7 +407,7 @@ async def _last_records(layers: list[trio.SSLStream[Any]]) -> LastRecords:
 
 
 async def _ask(session: trio.SSLStream[Any], above: bytes) -> LastRecordsOf:
-    """What one session has to say, after what the one above it has."""
+    """Return the final records of one session, which follow those of the session above."""
     try:
         session.version()
     except trio.NeedHandshakeError:
@@ -411,19 +418,19 @@ async def _ask(session: trio.SSLStream[Any], above: bytes) -> LastRecordsOf:
     try:
         for _ in range(_TURNS_TO_LEAVE):
             try:
-                # What was read from the connection and not yet from the session stands in the
-                # way of its close_notify (APPLICATION_DATA_AFTER_CLOSE_NOTIFY): unwrap() and
-                # aclose() fail over it, and send nothing.
+                # Data that was read from the connection and not yet from the session prevents the
+                # close_notify (APPLICATION_DATA_AFTER_CLOSE_NOTIFY): unwrap() and aclose() fail,
+                # and send nothing.
                 peers = await _read_out(session) or peers
                 if above:
                     await session.send_all(above)
                     above = b""
                 peers = await _unwrap(session) or peers
             except trio.BusyResourceError:
-                await trio.lowlevel.checkpoint()  # somebody has yet to leave
+                await trio.lowlevel.checkpoint()  # another task has yet to leave
             else:
                 if session.context.options & getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0):
-                    peers = None  # the bare end of the stream counts for one
+                    peers = None  # a FIN without close_notify looks the same
                 return bytes(tap.heard), True, peers
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass
@@ -433,7 +440,7 @@ async def _ask(session: trio.SSLStream[Any], above: bytes) -> LastRecordsOf:
 
 
 async def _read_out(session: trio.SSLStream[Any]) -> bool | None:
-    """Read what was received. Whether that ended in the peer's close_notify; None: it did not."""
+    """Read all received data. True: the peer's close_notify followed; None: it did not."""
     try:
         while await session.receive_some():
             pass
@@ -443,7 +450,7 @@ async def _read_out(session: trio.SSLStream[Any]) -> bool | None:
 
 
 async def _unwrap(session: trio.SSLStream[Any]) -> bool | None:
-    """Say close_notify. Whether the peer's was there; None: nobody looked that far."""
+    """Send close_notify. True: the peer's had arrived; None: not known."""
     try:
         await session.unwrap()
     except _NothingMore:
