@@ -1,12 +1,11 @@
-"""The closes of `graceful_close`, for anyio's streams, on asyncio (uvloop, too) and on trio.
+"""The functions of `graceful_close`, for anyio's streams, on asyncio (uvloop, too) and on trio.
 
-A stream's `aclose()` lets go of the descriptor, which resets the connection if there is input
-that nobody has read; and over such input a TLS session cannot even say close_notify. So the
-descriptor is taken from the stream, or a dup of it where the event loop keeps it, and the close
-sequence runs on that. Everything here goes by public interfaces alone.
+A stream's `aclose()` closes the descriptor, which resets the connection if there is unread input.
+With unread input a TLS session cannot even send close_notify. So the descriptor is taken from the stream (a dup, if the event loop keeps the descriptor), and the close
+sequence runs on that. The module uses public interfaces only.
 
-It needs anyio 4.16 or newer. Before that, `aclose()` on asyncio sends a FIN of its own, and a TLS
-session whose send() was cancelled does not know that it is broken.
+It requires anyio 4.16 or newer. Before that, `aclose()` on asyncio sends a FIN of its own, and a TLS
+session whose send() was cancelled is not marked as broken.
 """
 
 from __future__ import annotations
@@ -47,17 +46,20 @@ async def graceful_close(
     stream: Stream,
     **options: Unpack[CloseOptions],
 ) -> CloseResult:
-    """End a connection so that the peer can read all that was written to it.
+    """Close a connection so that the peer can read everything that was written to it.
 
-    Call it instead of `aclose()`. It says close_notify if the stream speaks TLS, sends our FIN,
-    reads and throws away what the peer still sends, until its FIN, then lets go. All of that is
-    under one deadline.
+        await stream.send(reply)
+        result = await graceful_close(stream, timeout=5)
 
-    When this returns or raises, the stream is closed and the descriptor released: whoever uses
-    the stream then, or is waiting on it when this is called, gets `anyio.ClosedResourceError`.
-    What a task has not sent by then is not sent, so end your senders first. What the network
-    does is in the result. It is a checkpoint. A cancellation closes at once and goes on, as for
-    `aclose()`; to close gracefully in a cancelled scope, shield the call.
+    Call it instead of `aclose()`. It sends close_notify if the stream uses TLS, sends our FIN,
+    reads and discards input until the peer's FIN, then closes. One deadline limits all of this.
+
+    When this returns or raises, the stream is closed and the descriptor released: a task that uses
+    the stream then, or waits on it when this is called, gets `anyio.ClosedResourceError`.
+    Data that a task has not sent by then is not sent, so stop the sending tasks first. Network
+    failures are in the result. The call is a checkpoint. On cancellation the stream is closed
+    immediately and the cancellation propagates, as for `aclose()`. To close gracefully in a
+    cancelled scope, shield the call.
 
     Args:
         stream: An `anyio.abc.SocketStream` (a `UNIXSocketStream` is one), or a `TLSStream` over
@@ -65,24 +67,22 @@ async def graceful_close(
         options: Those of `graceful_close.graceful_close`.
 
     Returns:
-        How the connection ended. ALREADY_CLOSED is also what asyncio's transport says when it
-        closed itself because the peer reset the connection.
+        How the connection ended. ALREADY_CLOSED also means that asyncio's transport had closed
+        itself because the peer reset the connection.
 
     Raises:
-        TypeError: `stream` is none of these, or an argument is of the wrong kind.
-        ValueError: An argument is out of its range.
-        OSError: On asyncio, there was no descriptor left for the dup (EMFILE). The connection is
-            reset.
+        TypeError: `stream` has another type, or an argument has the wrong type.
+        ValueError: An argument is out of range.
+        OSError: On asyncio, no descriptor was left for the dup (EMFILE). The connection is reset.
 
     Notes:
-        A send() that was cancelled on asyncio has left its data with the transport. That is
-        flushed first; if the time does not suffice, the peer gets a reset and the result is
-        TIMED_OUT.
-        A task that waits on a UNIX stream under uvloop is told when the close is over.
-        `notified` is False if anyio knows the session as broken, a send() over it was cancelled or
-        goes on, or the peer sent its FIN without close_notify and that was read.
-        `peer_notified` is True if the peer's close_notify was there when ours went out.
-        With TLS over TLS, each session says its own, and `notified` is for all of them.
+        The data of a send() that was cancelled on asyncio is still in the transport. It is flushed
+        first; if the time does not suffice, the peer receives a reset and the result is TIMED_OUT.
+        A task that waits on a UNIX stream under uvloop is notified when the close is complete.
+        `notified` is False if anyio considers the session broken, if a send() was cancelled or is
+        in progress, or if the peer's FIN without close_notify was read.
+        `peer_notified` is True if the peer's close_notify had arrived when ours was sent.
+        With TLS over TLS, each session sends its own close_notify, and `notified` covers all.
     """
     since = monotonic()
     checked = options_of("graceful_close", options)
@@ -94,11 +94,13 @@ async def timed_linger_close(
 ) -> CloseResult:
     """Wait for the peer's kernel to acknowledge everything, at most `seconds`, then close.
 
-    It does not wait for the peer's FIN. The promises are those of `graceful_close`.
+        result = await timed_linger_close(stream, 2.5)
+
+    It does not wait for the peer's FIN. The guarantees are those of `graceful_close`.
 
     Args:
         stream: As for `graceful_close`.
-        seconds: How long to wait, 0 or more; not rounded, and not bounded by SO_LINGER's range.
+        seconds: The deadline, 0 or more; not rounded, and not limited by SO_LINGER's range.
         on_timeout: As for `graceful_close`.
 
     Returns:
@@ -114,22 +116,24 @@ async def timed_linger_close(
 
 
 async def abortive_close(stream: Stream) -> CloseResult:
-    """Throw a connection away: drop what is unsent and tell the peer with RST.
+    """Discard a connection: drop unsent data and send RST to the peer.
 
-    Never waits. When this returns or raises, the stream is closed and the descriptor released,
-    and the RST is out unless a dup or a forked child holds the connection, too. A TLS peer gets
-    no close_notify. It is a checkpoint: if it is cancelled there, all that is done already.
+        await abortive_close(stream)
+
+    Never waits. When this returns or raises, the stream is closed, the descriptor is released, and
+    the RST is sent unless a dup or a forked child holds the connection, too. A TLS peer receives no
+    close_notify. The call is a checkpoint; if it is cancelled there, the abort has already happened.
 
     Args:
         stream: As for `graceful_close`.
 
     Returns:
-        ABORTED, with the count of what the kernel dropped in `unacked`; or NOT_CONNECTED,
+        ABORTED, with the number of bytes that the kernel dropped in `unacked`; or NOT_CONNECTED,
         PEER_RESET, ALREADY_CLOSED.
 
     Raises:
-        TypeError: `stream` is nothing that `graceful_close` takes.
-        OSError: There was no descriptor left (EMFILE). The connection is reset all the same.
+        TypeError: `stream` has a type that `graceful_close` does not support.
+        OSError: No descriptor was left (EMFILE). The connection is reset nevertheless.
     """
     result = await _abort(End(stream))
     await anyio.lowlevel.checkpoint_if_cancelled()
@@ -140,24 +144,26 @@ async def close_all(
     streams: Iterable[Stream],
     **options: Unpack[CloseOptions],
 ) -> list[CloseResult]:
-    """`graceful_close` for many streams at once, under one deadline.
+    """`graceful_close` for many streams at the same time, with one deadline.
 
-    Peers that never answer cost the deadline once, not once each. When this returns or raises,
-    every stream is closed; only if something was wrong with the arguments, none is touched. A
-    cancellation closes all at once and goes on.
+        results = await close_all(connections, timeout=10)
+
+    Silent peers cost the deadline once, not once each. When this returns or raises, every stream is
+    closed. Only if an argument is invalid, no stream is touched. On cancellation all streams are
+    closed immediately and the cancellation propagates.
 
     Args:
         streams: As for `graceful_close`, in any mixture. The same one twice, or a TLSStream and the
             stream in it, is closed once, and each place gets its result.
-        options: Those of `graceful_close.graceful_close`: `timeout` for all together, the others
-            for each.
+        options: Those of `graceful_close.graceful_close`: `timeout` applies to all streams
+            together, the others to each stream.
 
     Returns:
         How each connection ended, in the order of `streams`.
 
     Raises:
-        TypeError: One of `streams` is nothing that can be closed here (the message says which),
-            or an argument is of the wrong kind.
+        TypeError: An item of `streams` has an unsupported type (the message has its index), or an
+            argument has the wrong type.
         ValueError, OSError: As `graceful_close`.
     """
     since = monotonic()
@@ -172,12 +178,12 @@ async def close_all(
 
 
 class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
-    """Commit and rollback for a stream.
+    """A context manager that commits or rolls back a stream.
 
-    When the body ends, `graceful_close`: a peer that sees the end of the stream knows that the
-    message is whole. When the body raises, and a cancellation counts, `abortive_close`: a peer
-    that sees a reset knows that it is not. Either way the stream is closed when the block is left,
-    and what the body raised goes on, whatever the closing met.
+    When the block ends normally, it calls `graceful_close`: a peer that reads the end of the stream
+    knows that the message is complete. When the block raises or is cancelled, it calls
+    `abortive_close`: a peer that reads a reset knows that the message is not complete. In both cases
+    the stream is closed afterwards. An exception of the block propagates, even if the close fails.
 
         async with closing(stream, timeout=10):
             await stream.send(reply)
@@ -187,13 +193,13 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
         options: Those of `graceful_close`.
 
     Attributes:
-        result: How the connection ended; None until the block is left.
+        result: How the connection ended; None inside the block.
 
     Raises:
-        TypeError, ValueError: As `graceful_close`, when it is made, not when it is left.
+        TypeError, ValueError: As for `graceful_close`, raised by the constructor.
     """
 
-    def __init__(  # noqa: D107 (the class says it)
+    def __init__(  # noqa: D107 (the docstring is that of the class)
         self,
         stream: S,
         **options: Unpack[CloseOptions],
@@ -207,7 +213,7 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
 
 
 async def _close(options: Options, end: End, since: float) -> CloseResult:
-    """`graceful_close` with everything checked."""
+    """`graceful_close` with validated arguments."""
     taken = await _take(end, options, since)
     if taken is None:
         await anyio.lowlevel.checkpoint()
@@ -225,8 +231,8 @@ async def _close(options: Options, end: End, since: float) -> CloseResult:
 
 
 async def _close_many(options: Options, ends: list[End], since: float) -> list[CloseResult]:
-    """`close_all` with everything checked."""
-    # One connection may be there as a stream and as the TLS over that.
+    """`close_all` with validated arguments."""
+    # One connection may be given as a stream and as the TLS stream over it.
     uppermost: dict[int, End] = {}
     for end in ends:
         rival = uppermost.setdefault(id(end.stream), end)
@@ -256,7 +262,7 @@ async def _close_many(options: Options, ends: list[End], since: float) -> list[C
 
 
 async def _finish_all(all_taken: list[Taken]) -> None:
-    # Task groups wrap exceptions in groups, so there is none where none is needed: on trio.
+    # Task groups wrap exceptions in groups, so a task group is used only where needed: not on trio.
     shared = [taken for taken in all_taken if taken.shared]
     for taken in all_taken:
         if not taken.shared:
@@ -278,7 +284,7 @@ async def _finish_all(all_taken: list[Taken]) -> None:
     async def tell_later(finish: Callable[[], Awaitable[object]]) -> None:
         try:
             await finish()
-        except Exception as error:  # noqa: BLE001 (whatever it is, others are not to blame)
+        except Exception as error:  # noqa: BLE001 (any failure; the other connections continue)
             failures.append(error)
 
     async with anyio.create_task_group() as group:
@@ -322,7 +328,7 @@ async def _take(end: End, options: Options, since: float) -> Taken | None:
 
 
 async def _abort(end: End) -> CloseResult:
-    """`abortive_close` with everything checked. Not cancelled by a scope."""
+    """`abortive_close` with validated arguments. Not cancelled by a scope."""
     since = monotonic()
     taken = await _take(end, Options(0), since)
     if taken is None:
@@ -339,7 +345,7 @@ def _closed_before(since: float) -> CloseResult:
 
 
 class _AnyioWait:
-    """How anyio waits; see `Wait`."""
+    """The waits of anyio; see `Wait`."""
 
     __slots__ = ()
 
