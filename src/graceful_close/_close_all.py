@@ -1,4 +1,4 @@
-"""Closing many connections at once, in the time that the slowest of them takes."""
+"""Closes many connections at the same time, in the time of the slowest."""
 
 from __future__ import annotations
 
@@ -31,34 +31,38 @@ def close_all(
     progress: Callable[[int, int], object] | None = None,
     **options: Unpack[CloseOptions],
 ) -> list[CloseResult]:
-    """`graceful_close` for many sockets at once, under one deadline.
+    """`graceful_close` for many sockets at the same time, with one deadline.
 
-    Sends every FIN first, then drains whichever peer has something to say. Peers that never
-    answer cost the deadline once, not once each.
+        for result in close_all(connections, timeout=10):
+            print(result)  # after 10 seconds at most, for all together
 
-    When this returns or raises, every socket is closed and its descriptor released; only if
-    something was wrong with the arguments, none is touched. A KeyboardInterrupt closes all at
-    once and is raised. One that fails by a bug is closed at once; the others end as they would
-    have, and only then is its error raised.
+    Sends every FIN first, then drains the peers that send. Silent peers cost the deadline once, not
+    once each.
+
+    When this returns or raises, every socket is closed and its descriptor released. Only if an
+    argument is invalid, no socket is touched. On KeyboardInterrupt all sockets are closed
+    immediately and the exception propagates. If closing a socket raises a non-network error, that
+    socket is closed immediately, the others end normally, and then the error is raised.
 
     Args:
-        socks: Stream sockets; see `graceful_close`. The same object twice is closed once, and
-            both places get its result.
-        progress: Called as `progress(done, total)` whenever some are done; each object counts
-            once. What it raises is raised here, after all are closed.
-        options: Those of `graceful_close`: `timeout` for all together, the others for each.
+        socks: Stream sockets; see `graceful_close`. An object that is given twice is closed once,
+            and both places get its result.
+        progress: Called as `progress(done, total)` when some are closed; each object counts once.
+            Its exceptions propagate, after all sockets are closed.
+        options: Those of `graceful_close`: `timeout` applies to all sockets together, the others to
+            each socket.
 
     Returns:
         How each connection ended, in the order of `socks`.
 
     Raises:
-        TypeError: One of `socks` is not a stream socket (the message says which), or an
-            argument is of the wrong kind.
-        ValueError: An argument is out of its range.
+        TypeError: An item of `socks` is not a stream socket (the message has its index), or an
+            argument has the wrong type.
+        ValueError: An argument is out of range.
 
     Notes:
-        It takes one descriptor of its own, for an epoll or a kqueue. If there is none left
-        (EMFILE), it uses poll(), which needs none and costs more for each wake-up.
+        The call uses one descriptor of its own, for an epoll or a kqueue. If none is left (EMFILE),
+        it uses poll(), which needs no descriptor and costs more for each wake-up.
     """
     results = close_all_on(
         options_of("close_all", options), require_streams(socks), progress=progress
@@ -88,15 +92,15 @@ def close_all_on(
                     return batch.results()
                 batch.loop.turn(math.inf)
     except BaseException:
-        close_at_once(socks)  # also if a signal's exception came on the way into the batch
+        close_at_once(socks)  # also if a signal's exception arrived before the batch
         raise
 
 
 def require_streams(socks: Iterable[socket.socket]) -> list[socket.socket]:
-    """Refuse them all if one of them is not a stream socket.
+    """Raise if one of the sockets is not a stream socket.
 
     Raises:
-        TypeError: One of them is not; the message says which.
+        TypeError: One of them is not; the message has its index.
     """
     socks = list(socks)
     for index, sock in enumerate(socks):
@@ -108,11 +112,11 @@ def require_streams(socks: Iterable[socket.socket]) -> list[socket.socket]:
 
 
 class Batch:
-    """What `close_all` closes. A context manager that closes all whatever happens.
+    """The sockets of a `close_all`. A context manager that closes all of them on every path.
 
     Attributes:
-        loop: What is to be turned until it is empty.
-        total: How many different sockets there are.
+        loop: The loop to turn until it is empty.
+        total: The number of different sockets.
     """
 
     def __init__(
@@ -130,11 +134,11 @@ class Batch:
 
     @property
     def done(self) -> int:
-        """How many of them are closed."""
+        """The number of closed sockets."""
         return len(self._results) + len(self._failures)
 
     def begin(self) -> Iterator[None]:
-        """Begin to close one at each step."""
+        """Begin to close one socket at each step."""
         now = monotonic() if self._since is None else self._since
         for key, sock in self._different.items():
             pending = Pending(self._options, now, key)
@@ -143,10 +147,10 @@ class Batch:
             yield
 
     def results(self) -> list[CloseResult]:
-        """How each ended, in the order in which they were given.
+        """How each connection ended, in the order of the sockets.
 
         Raises:
-            Exception: What the first of them failed by, if one did.
+            Exception: The first failure, if any.
         """
         if self._failures:
             raise self._failures[0]
@@ -154,7 +158,7 @@ class Batch:
 
     def _ended(self, pending: Pending, outcome: CloseResult | Exception) -> None:
         if isinstance(outcome, Exception):
-            self._failures.append(outcome)  # the others are not to blame
+            self._failures.append(outcome)  # the other connections continue
         else:
             self._results[pending.key] = outcome
 
@@ -177,7 +181,7 @@ class Batch:
 def close_at_once(
     socks: list[socket.socket], policy: LingerPolicy = LingerPolicy.BACKGROUND
 ) -> None:
-    """Something foreign happened, a KeyboardInterrupt or a bug: do not wait for any."""
+    """Close without waiting, after a KeyboardInterrupt or a bug."""
     held: list[socket.socket] = []
     for sock in socks:
         take_descriptor(sock, held)
