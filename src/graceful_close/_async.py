@@ -1,4 +1,4 @@
-"""The driver for event loops. What differs between them is how to wait."""
+"""The driver for event loops, which differ only in how they wait."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from ._teardown import Step
 
     class Wait(Protocol):
-        """How an event loop waits. Each ends by itself after `seconds`, and is cancellable."""
+        """The waits of an event loop. Each wait ends after `seconds`, and is cancellable."""
 
         async def readable(self, descriptor: int, seconds: float) -> None:
-            """Until there is input on a descriptor."""
+            """Wait until there is input on a descriptor."""
             ...
 
         async def writable(self, descriptor: int, seconds: float) -> None:
-            """Until there is room for output."""
+            """Wait until there is room for output."""
             ...
 
         async def pause(self, seconds: float) -> None:
-            """Until the time is over; 0: let others run."""
+            """Wait until the time is over; 0: give other tasks a turn."""
             ...
 
     class Flush(Protocol):
@@ -61,25 +61,25 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 
 
-# Where no descriptor is left to wait on for all (EMFILE), look so often. Arbitrary: a fiftieth of
-# a second more for a close, against some percent of a processor.
+# The polling interval if no descriptor is left for an epoll (EMFILE). Heuristic: a fiftieth of a
+# second more for a close, against some percent of a processor.
 LOOK_EVERY = 0.02
 
-# How many connections are begun before others run. Arbitrary: a millisecond of work.
+# How many connections are begun before other tasks run. Heuristic: a millisecond of work.
 BATCH = 64
 
 
 class TurnFirst:
-    """A way to wait whose first wait is one turn of the event loop, and then a look.
+    """A `Wait` whose first wait is one turn of the event loop.
 
-    A busy server's peer on a fast network has closed by then; and to watch a descriptor, and to set
-    a timer for it, would cost more than all the rest of the close.
+    On a fast network the peer of a busy server has closed after one turn. Watching the descriptor
+    and setting a timer would cost more than the rest of the close.
 
     Args:
-        wait: How to wait from then on.
+        wait: The waits after the first.
 
     Attributes:
-        had_a_turn: That has been.
+        had_a_turn: Whether the first wait is over.
     """
 
     __slots__ = ("_wait", "had_a_turn")
@@ -92,7 +92,7 @@ class TurnFirst:
         if self.had_a_turn:
             await self._wait.readable(descriptor, seconds)
         else:
-            await self.pause(0)  # and whoever waits looks again
+            await self.pause(0)  # the caller then polls
 
     async def writable(self, descriptor: int, seconds: float) -> None:
         await self._wait.writable(descriptor, seconds)
@@ -162,7 +162,7 @@ async def close_on(
                 elif step is PAUSE:
                     await wait.pause(left)
                 else:
-                    await wait.pause(0)  # its fill of reads: others get their turn
+                    await wait.pause(0)  # after many reads, other tasks get a turn
                     continue
             except OSError as error:
                 step = connection.waited(step, error)
@@ -170,7 +170,7 @@ async def close_on(
                 step = connection.waited(step, readable=readable)
         return connection.let_go()
     except BaseException:
-        # Something foreign: a cancellation, a bug. Close at once, without lingering.
+        # A cancellation or a bug: close immediately, without lingering.
         connection.abandon(sock)
         raise
     finally:
@@ -191,14 +191,14 @@ async def _either(descriptor: int, wake_at: float, wait: Wait) -> None:
 async def close_all_on(
     options: Options, socks: list[socket.socket], wait: Wait, since: float
 ) -> list[CloseResult]:
-    """`close_all` in an event loop, with everything checked."""
+    """`close_all` in an event loop, with validated arguments."""
     with Batch(options, socks, since) as batch:
         await _empty(batch.loop, batch.begin(), wait)
         return batch.results()
 
 
 async def _empty(loop: CloseLoop, begin: Iterator[object], wait: Wait) -> None:
-    """Turn a loop until it is empty, after `begin` has put in something at each step."""
+    """Turn a loop until it is empty, after `begin` has added its connections."""
     for index, _ in enumerate(begin):
         if index % BATCH == BATCH - 1:
             await wait.pause(0)
@@ -208,10 +208,10 @@ async def _empty(loop: CloseLoop, begin: Iterator[object], wait: Wait) -> None:
 
 
 class PendingClose:
-    """What `close_each_on` is to close, and how that ended; the rest as for `close_on`.
+    """A connection for `close_each_on`, and its result; the rest as for `close_on`.
 
     Attributes:
-        result: How the connection ended; None until it has.
+        result: How the connection ended; None before the end.
     """
 
     __slots__ = ("close_notify", "options", "result", "since", "sock", "stood")
@@ -234,17 +234,17 @@ class PendingClose:
 
 
 async def close_each_on(closes: Sequence[PendingClose], wait: Wait) -> None:
-    """`close_on` for many at once; each has its result then.
+    """`close_on` for many connections at the same time; sets the result of each.
 
     Raises:
-        Exception: What the first of them failed by, if one did, by a bug. All are closed by
-            then, the others as they would have been.
+        Exception: The first failure, if there was a bug. All connections are closed by then, the
+            others normally.
     """
     failures: list[Exception] = []
 
     def ended(pending: Pending, outcome: CloseResult | Exception) -> None:
         if isinstance(outcome, Exception):
-            failures.append(outcome)  # the others are not to blame
+            failures.append(outcome)  # the other connections continue
         else:
             pending.key.result = outcome
 
@@ -269,12 +269,12 @@ async def close_each_on(closes: Sequence[PendingClose], wait: Wait) -> None:
 
 
 async def wait_on(selector: int, wake_at: float, wait: Wait) -> None:
-    """Wait for many: until a selector has something to tell, or until `wake_at`.
+    """Wait until a selector has an event, or until `wake_at`.
 
     Args:
-        selector: Its descriptor, or -1 if it has none and must be asked.
+        selector: The descriptor of the selector, or -1 if it has none and must be polled.
         wake_at: A reading of time.monotonic().
-        wait: How to wait.
+        wait: The waits of the event loop.
     """
     left = max(0.0, wake_at - monotonic())
     if left == 0:
@@ -286,15 +286,15 @@ async def wait_on(selector: int, wake_at: float, wait: Wait) -> None:
 
 
 class AsyncClosing(Generic[S]):
-    """What an event loop's `closing` is made of.
+    """The base class of each event loop's `closing`.
 
     Args:
-        stream: What the body gets.
-        commit: Closes it gracefully.
-        roll_back: Closes it with a reset.
+        stream: The stream, which the block gets.
+        commit: Closes the stream gracefully.
+        roll_back: Closes the stream with a reset.
 
     Attributes:
-        result: How the connection ended; None until the block is left.
+        result: How the connection ended; None inside the block.
     """
 
     result: CloseResult | None
@@ -325,4 +325,4 @@ class AsyncClosing(Generic[S]):
         try:
             self.result = await self._roll_back()
         except OSError:
-            pass  # no descriptor was left (EMFILE); what the body raised matters more
+            pass  # no descriptor was left (EMFILE); the block's own exception matters more
