@@ -1,4 +1,4 @@
-"""A listening socket whose connections close gracefully, whoever closes them."""
+"""A listening socket whose connections close gracefully in servers that call close()."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ else:
 
 _Base = socket.socket
 
-# Or gevent's or eventlet's, which were there before us.
+# Or that of gevent or eventlet, if they were imported first.
 _STOCK = issubclass(_Base, _socket.socket)
 
 _native_family = _socket.socket.family.__get__
 _native_type = _socket.socket.type.__get__
 
-# How often this process, and those that it comes from, have forked. A connection that was accepted
-# before the last fork has two holders, and which of them serves it nobody knows.
+# The number of forks of this process and its ancestors. A connection that was accepted before the
+# last fork has two holders, and it is not known which of them serves it.
 _forks = 0
 
 
@@ -52,24 +52,23 @@ if hasattr(os, "register_at_fork"):
 
 
 class GracefulListener(socket.socket):
-    """A listening socket for servers whose code is not yours.
+    """A listening socket for third-party servers.
 
-    What `accept()` gives is a socket like any other until the server closes it. Then it hands
-    its connection to a Reaper, and the server goes on at once:
+    `accept()` returns a socket that behaves like any other until the server closes it. The close
+    moves the connection to a Reaper, and the server continues immediately:
 
         with GracefulListener(("127.0.0.1", 8080)) as listener:
             waitress.serve(app, sockets=[listener])
 
-    "Closes" means close(), or the end of the last makefile() object after it. `shutdown(SHUT_WR)`
-    does what it says. `shutdown(SHUT_RDWR)` sends our FIN too but does not stop the reading, and
-    `shutdown(SHUT_RD)` does nothing: after either, what the peer still sends would be answered
-    with RST. A server that sets SO_LINGER {1, 0} and closes wants to abort, and does; {1, n} does
-    not make anybody wait. A socket that is forgotten is not closed: Python warns and closes it
-    plainly, as ever.
+    A close is close(), or the end of the last makefile() object after it. `shutdown(SHUT_WR)` works
+    as usual. `shutdown(SHUT_RDWR)` sends our FIN but does not stop reading, and `shutdown(SHUT_RD)`
+    has no effect, because after either the kernel would answer further input with RST. If a server
+    sets SO_LINGER {1, 0} and closes, the connection is aborted; {1, n} does not wait. A socket that
+    is garbage-collected while open is closed plainly, with Python's usual warning.
 
-    Closing the listener leaves its connections alone; `reaper` goes on until it is closed, or
-    until the interpreter exits. Once the reaper is closed, a close() waits by itself, at most
-    5 seconds, or not at all if the socket is non-blocking.
+    Closing the listener does not affect its connections. `reaper` continues until it is closed, or
+    until the interpreter exits. After that, a close() waits in the calling thread, at most 5
+    seconds, or not at all if the socket is non-blocking.
 
     Args:
         address: As for `socket.create_server`, as are the next four.
@@ -77,15 +76,15 @@ class GracefulListener(socket.socket):
         backlog: Connections that may wait for accept().
         reuse_port: Whether to set SO_REUSEPORT.
         dualstack_ipv6: Whether to listen for IPv4 as well.
-        reaper: Where the connections go; None: to one made for this listener with `options`.
+        reaper: The Reaper that closes the connections; None: a new one with `options`.
         options: Those of `Reaper`.
 
     Attributes:
-        reaper: Where the connections go.
+        reaper: The Reaper that closes the connections.
 
     Raises:
-        TypeError: Both `reaper` and `options` are given, or one of them is of the wrong kind.
-        ValueError: An argument is out of its range.
+        TypeError: Both `reaper` and `options` are given, or one of them has the wrong type.
+        ValueError: An argument is out of range.
         OSError: As for `socket.create_server`.
 
     Notes:
@@ -145,9 +144,11 @@ class GracefulListener(socket.socket):
         reaper: Reaper | None = None,
         **options: Unpack[ReaperOptions],
     ) -> Self:
-        """Take over a socket that listens: a supervisor's, systemd's, gunicorn's own.
+        """Take over an existing listening socket (from a supervisor, systemd or gunicorn).
 
-        `listener` is closed when this returns; its descriptor and its blocking mode go on here.
+            listener = GracefulListener.adopt(socket.socket(fileno=3))
+
+        `listener` is closed when this returns; the result has its descriptor and its blocking mode.
 
         Args:
             listener: A listening stream socket.
@@ -155,9 +156,9 @@ class GracefulListener(socket.socket):
             options: As for the class.
 
         Raises:
-            TypeError: It is no stream socket, or a TLS socket (wrap what this returns), or the
-                rest is wrong as for the class.
-            ValueError: It does not listen.
+            TypeError: `listener` is not a stream socket, or is a TLS socket (wrap the result
+                instead), or another argument has the wrong type.
+            ValueError: `listener` does not listen.
         """
         _refuse_eventlet()
         require_stream(listener)
@@ -184,28 +185,33 @@ class GracefulListener(socket.socket):
         return accept_for(self, self.reaper)
 
     def refuse_backlog(self, reply: bytes = b"", timeout: float = 1.0) -> list[CloseResult]:
-        """Accept what waits in the backlog, answer each, and close all of it gracefully.
+        """Accept all connections in the backlog, send each a reply, and close them gracefully.
 
-        A listening socket that is closed resets every connection in its backlog, and their clients
-        have sent a request already. Call this when the server has stopped accepting, and close the
-        listener afterwards.
+            with listener:
+                listener.refuse_backlog(b"HTTP/1.1 503 Service Unavailable...")
+
+        When a listening socket is closed, the kernel resets every connection in its backlog,
+        although the clients have already sent a request. Call this when the server has stopped
+        accepting, and close the listener afterwards.
 
         Args:
-            reply: What each client is told, as far as its socket takes it without waiting: a
-                503 response, say. Under TLS leave it empty.
-            timeout: Seconds for all of them together, 0 or more.
+            reply: Sent to each client, as far as its socket accepts it without waiting: for
+                example a 503 response. With TLS leave it empty.
+            timeout: The deadline in seconds for all connections together, 0 or more.
 
         Returns:
             How each connection ended.
 
         Raises:
             TypeError, ValueError: `timeout` is not a number of seconds.
-            OSError: The listener is closed, or there is no descriptor for one more (EMFILE).
+            OSError: The listener is closed, or no descriptor is left (EMFILE).
 
         Notes:
-            What comes between this and close() is reset as ever: Linux has no way to stop a
-            listening socket without that. Where other processes accept from the same socket,
-            nothing is reset before the last of them closes it, and none of them needs this.
+            Connections that arrive between this call and close() are reset: Linux cannot stop a
+            listening socket without that. If other processes accept from the same socket, nothing
+            is reset before the last of them closes it, and none of them needs this call.
+
+        .. versionadded:: 0.2.0
         """
         options = Options(timeout)
         waiting: list[socket.socket] = []
@@ -218,20 +224,20 @@ class GracefulListener(socket.socket):
                 except (BlockingIOError, InterruptedError):
                     break
                 except ConnectionError:
-                    continue  # ECONNABORTED: it was reset while it waited
+                    continue  # ECONNABORTED: reset in the backlog
                 waiting.append(sock)
                 sock.settimeout(0)
                 try:
                     sock.send(reply, getattr(socket, "MSG_NOSIGNAL", 0))
                 except OSError:
-                    pass  # it was reset, or takes nothing: its close reports that
+                    pass  # reset, or no room: the close reports that
         finally:
             super().settimeout(before)
             results = close_all_on(options, waiting)
         return results
 
     def dup(self) -> Self:
-        """Another listener for the same connections, with the same reaper."""
+        """Return another listener for the same connections, with the same reaper."""
         return self.adopt(
             socket.fromfd(self.fileno(), self.family, self.type, self.proto), reaper=self.reaper
         )
@@ -255,14 +261,16 @@ class GracefulListener(socket.socket):
         super().setblocking(flag)
 
     def tls(self, context: ssl.SSLContext) -> None:
-        """Have the server's side of `context`'s TLS sockets close gracefully, too.
+        """Make the server-side TLS sockets of `context` close gracefully, too.
 
-        `SSLContext.wrap_socket` takes the descriptor out of the socket that accept() gave, and
-        with it the graceful close. This puts it back by the context's `sslsocket_class`. Servers
-        on asyncio wrap nothing, and do not need it.
+            listener.tls(context)  # before the server wraps the sockets of accept()
+
+        `SSLContext.wrap_socket` takes the descriptor out of the accepted socket, and the graceful
+        close is lost. This method restores it with the context's `sslsocket_class`. Servers based on
+        asyncio wrap no sockets, and do not need the call.
 
         Raises:
-            TypeError: `context` makes sockets of a class of its own already.
+            TypeError: `context` already has an `sslsocket_class` of its own.
         """
         import ssl
 
@@ -272,11 +280,11 @@ class GracefulListener(socket.socket):
 
 
 class _GracefulClose(Socket):
-    """What makes a class of sockets close gracefully.
+    """A mixin that makes a class of sockets close gracefully.
 
     Attributes:
-        _reaper: Where the connection goes; None: nowhere, it is closed plainly.
-        _forks: `_forks` when it was accepted.
+        _reaper: The Reaper that closes the connection; None: the close is a plain one.
+        _forks: The value of `_forks` when the connection was accepted.
         _peer: The peer's address.
     """
 
@@ -287,32 +295,32 @@ class _GracefulClose(Socket):
     _peer: object
 
     def close_by(self, reaper: Reaper, peer: object) -> None:
-        """Have this Reaper close the connection, which was accepted just now."""
+        """Let this Reaper close the connection, which was just accepted."""
         self._reaper, self._forks, self._peer = reaper, _forks, peer
 
     def shutdown(self, how: int) -> None:
-        """Send our FIN, if writing is to end. Reading goes on until the close."""
+        """Send our FIN if writing should end. Reading continues until the close."""
         if how != socket.SHUT_RD:
             super().shutdown(socket.SHUT_WR if how == socket.SHUT_RDWR else how)
 
     def dup(self) -> Self:
-        """A plain socket for the same connection. From now on neither closes it for both."""
+        """Return a plain socket for the same connection. Neither close ends it for both then."""
         plain: Any = socket.fromfd(self.fileno(), self.family, self.type, self.proto)
         plain.settimeout(self.gettimeout())
         self._reaper = None
         return plain  # type: ignore[no-any-return]
 
     def _real_close(self, *args: Any) -> None:
-        # What socket.close() and the last makefile() object's end come to. The standard
-        # library's own subclass, SSLSocket, hangs on here, and so must we: close() alone cannot
-        # know whether a makefile() object is still open.
+        # socket.close() and the end of the last makefile() object call this method. The standard
+        # library's own subclass, SSLSocket, overrides it, too: close() alone does not know whether
+        # a makefile() object is still open.
         reaper = self._reaper
         if reaper is None or self._forks != _forks or not hand_over(self, reaper, self._peer):
             super()._real_close(*args)  # type: ignore[misc]
 
 
 class _Accepted(_GracefulClose, _Base):
-    """What accept() returns."""
+    """The class of accepted sockets."""
 
     __slots__ = ("_forks", "_peer", "_reaper")
 
@@ -326,8 +334,8 @@ def accept_for(listener: socket.socket, reaper: Reaper) -> tuple[socket.socket, 
         return accepted, address
     if socket.socket is not _Base and not issubclass(socket.socket, _socket.socket):
         _let_others_run(listener)
-    # What socket.accept() does, at two thirds of the cost: that makes an enum of the family
-    # and one of the type for each connection, and an object that would not be ours.
+    # The steps of socket.accept() at two thirds of its cost: accept() creates enum members for the
+    # family and the type of each connection, and an object of another class.
     stock: Any = listener
     number, address = stock._accept()
     accepted = _Accepted(
@@ -335,7 +343,7 @@ def accept_for(listener: socket.socket, reaper: Reaper) -> tuple[socket.socket, 
     )
     accepted.close_by(reaper, address)
     if listener.gettimeout() and socket.getdefaulttimeout() is None:
-        accepted.setblocking(True)  # BSD, macOS: it inherits the listener's mode
+        accepted.setblocking(True)  # BSD, macOS: inherits the listener's mode
     return accepted, address
 
 
@@ -354,11 +362,11 @@ def graceful_ssl_socket(by: Reaper) -> type[ssl.SSLSocket]:
 
         def shutdown(self, how: int) -> None:
             if how != socket.SHUT_RD:
-                # ssl's own forgets the session, and the peer would take the stream for cut.
+                # ssl's shutdown() drops the session, and the stream would be truncated.
                 try:
                     send_close_notify(self)
                 except OSError:
-                    pass  # no room, or no connection: what shutdown() says counts
+                    pass  # no room, or no connection: shutdown() reports it
             super().shutdown(how)
 
         def _real_close(self, *args: Any) -> None:
@@ -371,10 +379,10 @@ def graceful_ssl_socket(by: Reaper) -> type[ssl.SSLSocket]:
 
 
 def _protocol_of(sock: socket.socket) -> int:
-    """TCP by its number. What was made with 0, the family's own, hands that on to accept().
+    """Return the protocol number, IPPROTO_TCP instead of 0, which accept() copies.
 
-    asyncio sets TCP_NODELAY on nothing but IPPROTO_TCP, and without it a reply that is written
-    in two pieces waits for the acknowledgement of the first: 44 ms.
+    asyncio sets TCP_NODELAY only on sockets with IPPROTO_TCP. Without TCP_NODELAY a reply that is
+    written in two parts waits for the acknowledgement of the first: 44 ms.
     """
     internet = sock.family in {socket.AF_INET, socket.AF_INET6}
     return sock.proto or (socket.IPPROTO_TCP if internet else 0)
@@ -395,11 +403,11 @@ def _listens(sock: socket.socket) -> bool:
     try:
         return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0
     except OSError:
-        return True  # ENOPROTOOPT: macOS does not say
+        return True  # ENOPROTOOPT: macOS does not report it
 
 
 def _let_others_run(listener: socket.socket) -> None:
-    """Wait as gevent and eventlet do, which patched the modules after we were imported."""
+    """Wait cooperatively, if gevent or eventlet patched the modules after our import."""
     timeout = listener.gettimeout()
     if timeout == 0:
         return
@@ -413,7 +421,7 @@ def _has_peer(sock: socket.socket) -> bool:
     try:
         sock.getpeername()
     except OSError:
-        return False  # ENOTCONN: it listens, or the peer has reset it
+        return False  # ENOTCONN: a listening socket, or reset by the peer
     return True
 
 
