@@ -26,28 +26,28 @@ __all__ = ["GracefulMixIn"]
 
 
 class GracefulMixIn(Server):
-    """Ends each connection gracefully; named first among the bases of a server.
+    """Closes each connection of a server gracefully; the first of the server's base classes.
 
         class Server(GracefulMixIn, ThreadingHTTPServer):
             pass
 
-    It overrides the documented `shutdown_request`: a connection goes to a Reaper, so that the
-    thread that served it is free at once. After that `close_request` is called as ever; or what it
-    overrides, if that is not the standard library's own, and finds the request closed.
-    `server_close` waits for what is in flight, at most the Reaper's `timeout`.
+    The mixin overrides the documented `shutdown_request`: the connection moves to a Reaper, so that
+    the thread that served it is free immediately. Then `close_request` is called as usual. If the
+    overridden `shutdown_request` is not the standard library's, it is called instead, with a closed
+    request. `server_close` waits for the pending connections, at most the Reaper's `timeout`.
 
-    A handler that raises has written half a reply, perhaps, and its connection is reset, so that
-    the client does not take that for the whole. A server that sets SO_LINGER {1, 0} on a
-    request wants to abort it, and does. Datagrams pass through.
+    A handler that raises may have written half a reply. Its connection is reset, so that the client
+    does not take the half for a whole reply. If a server sets SO_LINGER {1, 0} on a request, the
+    connection is aborted. Datagrams are not affected.
 
     Attributes:
-        reaper_options: What the server's Reaper is made with; a subclass may set it.
-        abort_on_error: Whether a handler that raises has its connection reset. False: it is
-            closed gracefully, as the standard library closes it.
+        reaper_options: The options of the server's Reaper; a subclass may set it.
+        abort_on_error: Whether the connection of a handler that raises is reset. False: the
+            connection is closed gracefully. New in 0.2.
 
     Notes:
-        With ForkingMixIn the child that served a connection is what closes it, and waits for
-        that, because it exits afterwards. It counts among `max_children` meanwhile.
+        With ForkingMixIn the child that served a connection closes it, and waits for the end,
+        because the child exits afterwards. It counts among `max_children` during the wait.
     """
 
     reaper_options: ClassVar[ReaperOptions] = {}
@@ -55,19 +55,19 @@ class GracefulMixIn(Server):
 
     @property
     def reaper(self) -> Reaper:
-        """Where the connections go."""
+        """The Reaper that closes the connections."""
         made: Reaper | None = self.__dict__.get("_reaper")
-        # Two threads may come here at once. A Reaper that was never used has left no trace.
+        # Two threads may run this at the same time. An unused Reaper has no thread.
         return made or self.__dict__.setdefault("_reaper", Reaper(**self.reaper_options))
 
     def get_request(self) -> tuple[Any, Any]:
-        """Accept a connection; a refused TLS handshake is closed so that the alert arrives."""
+        """Accept a connection; after a failed TLS handshake the client reads the alert."""
         server: Any = self
         listener: Any = server.socket
         if not speaks_tls(listener):
             return super().get_request()
-        # What SSLSocket.accept() does, but for the end of a handshake that fails: it closes over
-        # whatever the client has sent after it, and the RST overtakes the alert.
+        # The steps of SSLSocket.accept(), except after a failed handshake: SSLSocket.accept() closes
+        # with unread input, and the RST overtakes the alert.
         plain, address = socket.socket.accept(listener)
         request = listener.context.wrap_socket(
             plain,
@@ -89,13 +89,13 @@ class GracefulMixIn(Server):
         super().process_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Report what a handler raised, and have the connection reset."""
+        """Report the exception of a handler, and reset the connection."""
         if self.abort_on_error:
             self._failed.add(id(request))
         super().handle_error(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """End one connection, and do not wait for it."""
+        """End one connection, without waiting for its end."""
         inherited: Any = super().shutdown_request
         if not isinstance(request, socket.socket) or not is_stream(request):
             inherited(request)  # a datagram, and where to answer it
@@ -107,28 +107,28 @@ class GracefulMixIn(Server):
         else:
             handed_over = hand_over(request, self.reaper)
         if stock or not handed_over:
-            # All that the stock one does besides a shutdown(), which is done; or, where SO_LINGER
-            # is {1, 0}, would spoil the reset.
+            # The remaining step of the standard library's method. Its shutdown() is already done, or
+            # would prevent the reset of SO_LINGER {1, 0}.
             self.close_request(request)
         else:
-            inherited(request)  # finds it closed
+            inherited(request)  # which is closed
         if self.__dict__.get("_serving_process", os.getpid()) != os.getpid():
-            self.reaper.close()  # a child, which ends without another word
+            self.reaper.close()  # a child, which exits without cleaning up
 
     def _has_failed(self, request: Any) -> bool:
         failed = id(request) in self._failed
         self._failed.discard(id(request))
-        # A handler that ends by SystemExit or KeyboardInterrupt comes here without handle_error().
+        # SystemExit and KeyboardInterrupt of a handler do not call handle_error().
         return self.abort_on_error and (failed or sys.exc_info()[0] is not None)
 
     @property
     def _failed(self) -> set[int]:
-        """The connections whose handlers have raised."""
+        """The ids of the requests whose handlers have raised."""
         failed: set[int] = self.__dict__.setdefault("_failed_requests", set())
         return failed
 
     def server_close(self) -> None:
-        """Close the listening socket, and wait for the connections in flight."""
+        """Close the listening socket, and wait for the pending connections."""
         try:
             super().server_close()
         finally:
