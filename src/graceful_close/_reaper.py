@@ -1,31 +1,31 @@
-"""A place to leave connections that are to be closed, so that a worker can go on.
+"""A Reaper closes submitted connections in a background thread, so that a worker can continue.
 
 Theory of operation
 -------------------
-A `Reaper` is a queue, a thread and a `CloseLoop`. Nothing here takes a lock that a submitter could
-hold, because a submitter may be a signal handler that came in the middle of another submitter, or
-the child of a fork: everything is handed over by single operations on a dict or a deque.
+A `Reaper` has a queue, a thread and a `CloseLoop`. This module takes no lock that a submitter could
+hold, because a submitter may be a signal handler that interrupts another submitter, or the child of
+a fork. All data is exchanged by single operations on a dict or a deque.
 
-`submit` runs in the caller's thread. It enters the connection in `_Worker.pending`, takes the
-descriptor, carries out what need not wait (our FIN is out then), and appends it to
-`_Worker.queue`. Whoever pops a connection from the queue owns it: the thread does so, and a
-submitter who finds more than `max_sockets` pending. A connection leaves `pending` when it has
-ended, so its length is what is in flight, and in a forked child it lists every descriptor that
-must be released.
+`submit` runs in the caller's thread. It adds the connection to `_Worker.pending`, takes the
+descriptor, executes the steps that do not wait (our FIN is sent then), and appends the connection to
+`_Worker.queue`. The code that pops a connection from the queue owns it: the thread, or a submitter
+that finds more than `max_sockets` pending. A connection leaves `pending` when it has ended. So the
+length of `pending` is the number of pending connections, and in a forked child `pending` lists every
+descriptor that must be released.
 
-The thread owns the loop. One turn of it moves the queue into the loop, serves every event and every
-deadline that is due, however many, and lets the oldest go if there are too many. Then it reports
-what has ended (futures, `on_close`), and sleeps: in the loop's selector, where a byte on a pair of
-sockets wakes it, or, while connections keep coming, for some milliseconds, so that one wake-up
-serves many of them.
+The thread owns the loop. One turn moves the queue into the loop, handles all due events and
+deadlines, and closes the oldest connections if there are too many. Then the thread reports the
+results (futures, `on_close`) and sleeps. It sleeps in the loop's selector, where a byte on a pair of
+sockets wakes it. While connections keep arriving, it sleeps for some milliseconds instead, so that
+one wake-up handles many of them.
 
-CPython gives the interpreter to a thread that asks for it after 5 ms, and a close gives it up four
-times. A busy submitter could starve the thread so. Whoever submits while a turn takes long
-therefore sleeps for moments until it is done: that is all that the thread needs.
+CPython passes the interpreter to a thread that requests it after 5 ms, and a close releases the
+interpreter four times. So a busy submitter could starve the thread. A submitter therefore sleeps
+briefly, repeatedly, while a turn takes long.
 
-Who may be the thread is decided by one setdefault() in the thread itself: two submitters may start
-one each, and the second ends at once. If none can be started, the submitter closes what is in the
-queue itself.
+The thread decides with one setdefault() whether it is the only one: two submitters may start one
+thread each, and the second thread ends immediately. If no thread can be started, the submitter
+closes the connections in the queue itself.
 """
 
 from __future__ import annotations
@@ -63,67 +63,74 @@ if TYPE_CHECKING:
     from ._options import OnTimeout, Until
     from ._teardown import Step
 
-# Where a process may have as many descriptors as it likes (Windows). Arbitrary: what a server
-# that is asked to hold ten thousand connections may leave behind.
+# The default where the number of descriptors is not limited (Windows). Heuristic: the pending closes
+# of a server with ten thousand connections.
 _MAX_SOCKETS = 10_000
 
-# While connections keep coming, the thread sleeps so long between turns. Arbitrary: one wake-up
-# serves many of them then, and nobody misses a descriptor for so long. Where a process could hand
-# over `max_sockets` in that time, at 10 us each, it is shorter; under 4 ms it is not worth a sleep.
+# The sleep between turns while connections keep arriving. Heuristic: one wake-up then handles many of
+# them, and the descriptors are released soon enough. The sleep is shorter if `max_sockets` could be
+# submitted in this time, at 10 µs each; under 4 ms there is no sleep.
 _REST = 0.01
 _SUBMITTED_IN = 1e-5
 _WORTH_IT = 0.004
 
-# A turn that takes longer than this waits for the interpreter, and submitters give it to the thread
-# by sleeping: for so long at a time, so often at the most. Arbitrary: a turn's own work is a
-# few milliseconds, and no submitter loses more than a twentieth of a second.
+# A turn that takes longer than _LONG_TURN is waiting for the interpreter, and submitters release the
+# interpreter by sleeping: _GIVE_WAY seconds each time, at most _GIVE_WAY_TIMES times. Heuristic: the
+# work of a turn takes a few milliseconds, and no submitter loses more than a twentieth of a second.
 _LONG_TURN = 0.01
 _GIVE_WAY = 0.001
 _GIVE_WAY_TIMES = 50
 
-# Where no descriptor is left for a pair of sockets (EMFILE), the thread looks at its queue so often.
+# The polling interval of the queue if no descriptor is left for a pair of sockets (EMFILE).
 _LOOK_EVERY = 0.02
 
-# How much longer than its connections the thread may take, for callbacks of the caller's.
+# How much longer than its connections the thread may run, for the caller's callbacks.
 _GRACE = 1.0
 
 
 class Reaper:
-    """Closes connections gracefully in a thread of its own, so that a worker can go on.
+    """Closes connections gracefully in a background thread, so that a worker can continue.
 
-    A worker that waits in `graceful_close` for a slow client serves nobody meanwhile. It can
-    leave the socket here instead:
+    A worker that waits in `graceful_close` for a slow client serves no other client. It can submit
+    the socket instead:
 
         reaper = Reaper()
         ...
         sock.sendall(reply)
         reaper.submit(sock)
 
-    One thread serves all connections, from the first `submit` until `close`. Any thread may submit,
-    and so may a signal handler. A Reaper that is forgotten finishes by itself. After a fork the
-    child's Reaper is empty, and starts a thread of its own; the connections in flight and their
-    futures remain the parent's, and the child holds no copies of them.
+    `with Reaper() as reaper:` closes the Reaper at the end of the block, `len(reaper)` is the number
+    of pending connections, and a Reaper is always true.
 
-    The thread is a daemon, because the interpreter waits for other threads before anything
-    could tell this one to end. At exit, and at the end of a worker of multiprocessing, the Reaper
-    is closed as `close()` does it: connections in flight are given what is left of their time, and
-    no more. Where no thread can be had (a limit of processes, a subinterpreter, the exit itself),
-    `submit` closes the connection before it returns, and waits for the peer as `graceful_close`
-    does; a non-blocking socket is closed without waiting.
+    One thread closes all connections, from the first `submit` until `close`. Any thread and any
+    signal handler may submit. A Reaper that is garbage-collected finishes its connections. After a
+    fork the child's Reaper is empty, and starts a thread of its own. The pending connections and
+    their futures remain the parent's, and the child holds no copies of them.
+
+    The thread is a daemon, because the interpreter waits for other threads before it could stop
+    this one. At interpreter exit, and at the end of a multiprocessing worker, the Reaper is closed
+    as by `close()`: pending connections get the rest of their time. If no thread can be started (a
+    process limit, a subinterpreter, the exit itself), `submit` closes the connection before it
+    returns, and waits for the peer as `graceful_close` does. A non-blocking socket is then closed
+    without waiting.
 
     Args:
-        timeout: Seconds for each connection, from its submission.
-        idle_timeout, drain_limit, until, on_timeout, peer_first: For each; see `graceful_close`.
-        max_sockets: How many connections may be in flight, 1 or more. None: half of the
+        timeout: The deadline of each connection in seconds, from its submission.
+        idle_timeout: For each connection; see `graceful_close`.
+        drain_limit: For each connection; see `graceful_close`.
+        until: For each connection; see `graceful_close`.
+        on_timeout: For each connection; see `graceful_close`.
+        peer_first: For each connection; see `graceful_close`. New in 0.2.
+        max_sockets: The largest number of pending connections, 1 or more. None: half of the
             descriptors that the process may have (RLIMIT_NOFILE), or 10,000 without a limit.
-        on_overflow: When there are more, the one that has waited longest is let go, as if its
-            time were up, with this in the place of `on_timeout`.
-        on_close: Called with the result of every connection, in the Reaper's thread; `peer` of the
-            result is the peer's address, where it was still known. What it raises is reported
-            by `threading.excepthook`.
+        on_overflow: With more than `max_sockets` pending, the oldest connection is closed as at its
+            deadline, with this policy instead of `on_timeout`.
+        on_close: Called with the result of every connection, in the Reaper's thread. `peer` of the
+            result is the peer's address, if it is known. `threading.excepthook` reports its
+            exceptions. New in 0.2.
 
     Raises:
-        TypeError, ValueError: An argument is not what it says there.
+        TypeError, ValueError: An argument has the wrong type or is out of range.
     """
 
     def __init__(
@@ -139,8 +146,8 @@ class Reaper:
         on_overflow: OnTimeout = LingerPolicy.ABORT,
         on_close: Callable[[CloseResult], object] | None = None,
     ) -> None:
-        # Not with this module, because it loads logging; and not in submit(), because a signal
-        # handler, or the child of a fork, may find another thread in the middle of an import.
+        # Not at the top, because the module loads logging. Not in submit(), because a signal handler,
+        # or the child of a fork, may interrupt another thread's import.
         from ._future import CloseFuture
 
         options = Options(timeout, idle_timeout, drain_limit, until, on_timeout, peer_first)
@@ -155,24 +162,24 @@ class Reaper:
         self._worker = _Worker(options, max_sockets, on_overflow, on_close)
 
     def submit(self, sock: socket.socket) -> Future[CloseResult]:
-        """Take a connection over and close it gracefully; does not wait for the network.
+        """Take a connection and close it gracefully, without waiting for the network.
 
-        When this returns, our FIN is out and `sock` is closed: its descriptor is the Reaper's.
-        If it raises, `sock` was not touched. (The one exception is a TLS socket that found no
-        room for its close_notify: our FIN follows that, and the object has its descriptor until
-        then, whatever is done with it meanwhile.)
+        When this returns, our FIN is sent and `sock` is closed: the Reaper has its descriptor. If
+        this raises, `sock` was not touched. (One exception: if there is no room for the
+        close_notify of a TLS socket, our FIN is sent after it, and the object keeps its descriptor
+        until then.)
 
-        While the thread is behind, because submitters keep the interpreter busy, a call takes some
-        milliseconds longer, and the thread catches up.
+        If the thread is behind, because submitters keep the interpreter busy, the call takes some
+        milliseconds longer, so that the thread catches up.
 
         Args:
-            sock: A stream socket; see `graceful_close`. gevent's and eventlet's are taken, too.
+            sock: A stream socket; see `graceful_close`. gevent's and eventlet's are accepted, too.
 
         Returns:
             The future of the result. It cannot be cancelled. Its callbacks run in the Reaper's
-            thread, and everybody waits while they do. If the close fails by a bug, the connection
-            is closed at once, and the future has the exception. A KeyboardInterrupt closes it
-            at once and is raised.
+            thread and block the Reaper while they run. If the close fails because of a bug, the
+            connection is closed immediately, and the future has the exception. On KeyboardInterrupt
+            the connection is closed immediately and the exception propagates.
 
         Raises:
             TypeError: `sock` is not a stream socket.
@@ -186,33 +193,33 @@ class Reaper:
         return future
 
     def stats(self) -> dict[CloseOutcome, int]:
-        """How many connections have ended in which way; every outcome is there."""
+        """Return the number of connections by outcome; every outcome is a key."""
         counted = self._worker.tally.read()
         return {outcome: counted[outcome] for outcome in CloseOutcome}
 
     @property
     def overflowed(self) -> int:
-        """How many connections were let go to make room for others."""
+        """The number of connections that were closed early to make room for others."""
         return self._worker.tally.read()["overflowed"]
 
     def __len__(self) -> int:
-        """How many connections are in flight."""
+        """Return the number of pending connections."""
         return len(self._worker.pending)
 
     def __bool__(self) -> bool:
-        return True  # or an idle one would be taken for none
+        return True  # an idle Reaper has the length 0
 
     def close(self, timeout: float | None = None) -> None:
-        """Take no more connections, finish those in flight, and end the thread.
+        """Accept no more connections, finish the pending ones, and end the thread.
 
-        When this returns, all connections are closed, and nearly all callbacks have run: one
-        that blocks is waited for no longer than a second after the last connection's time.
-        Calling it again is harmless; a callback that calls it does not wait. A KeyboardInterrupt
-        closes all connections at once and is raised.
+        When this returns, all connections are closed, and their callbacks have run. (A callback that
+        blocks is waited for until one second after the last connection's deadline.) Calling it
+        again has no effect; a callback that calls it does not wait. On KeyboardInterrupt all
+        connections are closed immediately and the exception propagates.
 
         Args:
-            timeout: Seconds after which what is unfinished is let go as `on_timeout` says.
-                None: each connection has the time that it was given.
+            timeout: The deadline in seconds for all pending connections; then `on_timeout` applies.
+                None: each connection keeps its own deadline.
 
         Raises:
             TypeError, ValueError: `timeout` is not a number of seconds, 0 or more.
@@ -239,16 +246,15 @@ class Reaper:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close it; at once if the block was left by something foreign: an interrupt, say.
+        """Close the Reaper; immediately after an exception such as KeyboardInterrupt.
 
-        sys.exit() is how a server ends in good order, and a Reaper at the interpreter's exit
-        finishes too.
+        After sys.exit() the pending connections are finished, as at interpreter exit.
         """
         foreign = error is not None and not isinstance(error, (Exception, SystemExit))
         self.close(0 if foreign else None)
 
     def __del__(self) -> None:
-        worker = getattr(self, "_worker", None)  # not there if the arguments were refused
+        worker = getattr(self, "_worker", None)  # missing if the constructor raised
         # At the very end of the interpreter modules lose their names, in any order; all that is in
         # flight was finished before.
         if worker is not None and monotonic is not None:
@@ -256,13 +262,13 @@ class Reaper:
 
 
 class _Worker:
-    """What is behind a Reaper; see the theory of operation above.
+    """The implementation of a Reaper; see the theory of operation above.
 
     Attributes:
-        options: For each connection.
-        pending: The connections in flight, by the id of their object.
-        tally: How many have ended in which way, and how many were let go to make room.
-        closed: It takes no more.
+        options: The options of each connection.
+        pending: The pending connections, by the id of their object.
+        tally: The number of connections by outcome, and of those closed to make room.
+        closed: Whether new connections are rejected.
     """
 
     def __init__(
@@ -282,7 +288,7 @@ class _Worker:
         _WORKERS[id(self)] = self
 
     def _begin_anew(self) -> None:
-        """Nothing has happened yet."""
+        """Set the initial state."""
         self.pending: dict[int, Pending] = {}
         self.tally = _Tally((*CloseOutcome, "overflowed"))
         self.closed = False
@@ -291,27 +297,27 @@ class _Worker:
         self._threads: dict[str, threading.Thread] = {}  # at most one, "the thread"
         self._last_thread: threading.Thread | None = None
         self._loop: CloseLoop | None = None
-        self._pair: list[socket.socket] = []  # a byte for the second wakes the thread
+        self._pair: list[socket.socket] = []  # a byte to the second wakes the thread
         self._waker: socket.socket | None = None  # the first, once it does
-        self._busy: dict[int, bool] = {}  # the threads that open and close just now
+        self._busy: dict[int, bool] = {}  # the threads that are opening or closing descriptors
         self._forking = False
         self._asleep = False
         self._turn_began = math.inf
-        self._end_at = math.inf  # finite: when the last connection is to be let go
+        self._end_at = math.inf  # finite: the deadline of all connections
         self._all_closed = threading.Lock()  # free when the thread's last connection is closed
         self._all_closed.acquire()
 
     # --- in submitters ---
 
     def submit(self, sock: socket.socket, future: CloseFuture | None, peer: object) -> None:
-        """`Reaper.submit`, with a future only for whoever wants one."""
+        """`Reaper.submit`; the future is optional."""
         waits = sock.gettimeout() != 0
         if peer is None and self.on_close is not None:
             peer = _peer_of(sock)
         pending = Pending(self.options, monotonic(), future, peer=peer)
         key = id(pending)
         self.pending[key] = pending
-        if self.closed:  # looked at after the line above: whoever closes waits for `pending`
+        if self.closed:  # read after the line above, because close() waits for `pending`
             del self.pending[key]
             raise RuntimeError(f"the Reaper is closed, and cannot take {sock!r}")
         try:
@@ -337,7 +343,7 @@ class _Worker:
         self._have_it_served(waits)
 
     def _drop(self, dropped: list[Pending], sock: socket.socket | None = None) -> None:
-        """Close at once: something foreign happened."""
+        """Close immediately, after a bug or an interrupt."""
         for pending in dropped:
             pending.abandon(sock)
             self.pending.pop(id(pending), None)
@@ -356,7 +362,7 @@ class _Worker:
             time.sleep(_GIVE_WAY)
 
     def _start(self) -> bool:
-        """Start the thread, unless another submitter does. False: none can be had."""
+        """Start the thread, unless another submitter does. False: it cannot be started."""
         if not _exiting:
             _finish_at_the_end_of_workers()
             try:
@@ -365,27 +371,27 @@ class _Worker:
                     target=self._run, name="graceful-close reaper", daemon=True
                 ).start()
             except RuntimeError:
-                pass  # no thread to be had: a limit, the exit, a subinterpreter without daemons
+                pass  # no thread available: a limit, the exit, a subinterpreter without daemons
             else:
                 return True
         return bool(self._threads)
 
     def _take(self, into: list[Pending]) -> Step | None:
-        """Move the first of the queue to `into`; its next step, or None: the queue is empty.
+        """Move the first connection of the queue to `into`; return its next step, None if empty.
 
-        Whatever a signal's exception interrupts, it is in one of the two.
+        If a signal's exception interrupts this, the connection is in one of the two.
         """
         taken: list[tuple[Pending, Step]] = []
         try:
             taken.extend(map(_POP_FIRST, (self._queue,)))
         except IndexError:
-            return None  # the other one was faster
+            return None  # another thread was faster
         finally:
             into.extend(pending for pending, _ in taken)
         return taken[0][1] if taken else None
 
     def _close_here(self, waits: bool) -> None:
-        """Close what is in the queue in this thread, and wait for it unless that must not be."""
+        """Close the connections in the queue in this thread; wait for them if `waits`."""
         taken: list[Pending] = []
         try:
             while (step := self._take(taken)) is not None:
@@ -395,7 +401,7 @@ class _Worker:
                         step = pending.machine.time_is_up(monotonic(), self.options.on_timeout)
                     drive(pending, step)
                     outcome: CloseResult | Exception = pending.let_go()
-                except Exception as error:  # noqa: BLE001 (for whoever asks the future)
+                except Exception as error:  # noqa: BLE001 (it goes to the future)
                     pending.abandon()
                     outcome = error
                 self._note(pending, outcome)
@@ -406,7 +412,7 @@ class _Worker:
         self._report()
 
     def _make_room(self) -> None:
-        """More are pending than may be: let go of those for which the thread had no time."""
+        """Close queued connections early if more than `max_sockets` are pending."""
         taken: list[Pending] = []
         try:
             self._enter()
@@ -433,9 +439,9 @@ class _Worker:
             self.wake()  # to report them
 
     def _enter(self) -> None:
-        """From here until `_leave` this thread opens and closes: nobody forks meanwhile.
+        """Mark this thread as opening and closing descriptors until `_leave`; forks wait.
 
-        A child would hold a descriptor that is just being closed, and that no object has any more.
+        Otherwise a child could inherit a descriptor that is being closed and that no object has.
         """
         me = threading.get_ident()
         self._busy[me] = True
@@ -454,23 +460,23 @@ class _Worker:
             try:
                 waker.send(b"\0")
             except OSError:
-                pass  # EWOULDBLOCK: it has enough to wake for. EBADF: it is gone
+                pass  # EWOULDBLOCK: enough bytes are pending. EBADF: closed
 
     def end(self, seconds: float) -> None:
-        """Finish, and let go after `seconds` of what is unfinished then."""
+        """Finish all connections within `seconds`."""
         self._end_at = min(self._end_at, monotonic() + seconds)
         self.wake()
 
     def join(self) -> None:
-        """Wait for the end that was ordered, unless it is the thread itself that asks."""
+        """Wait for the end of the thread, unless the calling thread is the thread itself."""
         give_up_at = monotonic() + _GRACE
         while self.pending and not self._threads and monotonic() < give_up_at:
-            time.sleep(_GIVE_WAY)  # another submitter is starting it
+            time.sleep(_GIVE_WAY)  # another submitter is starting the thread
         thread = self._threads.get("the thread", self._last_thread)
         if thread is threading.current_thread():
             return
         if thread is None or not thread.is_alive():
-            self._drop(list(self.pending.values()))  # somebody was interrupted
+            self._drop(list(self.pending.values()))  # a submitter was interrupted
             return
         while self.pending and (left := self._end_at - monotonic()) > 0:
             if self._all_closed.acquire(timeout=min(left, LONGEST_WAIT)):
@@ -478,7 +484,7 @@ class _Worker:
                 break
         thread.join(_GRACE)
         if thread.is_alive():
-            # A callback keeps it. Close what it has; it finds that out if it comes back.
+            # A callback blocks the thread. Close its connections; it notices if the callback returns.
             for pending in list(self.pending.values()):
                 pending.let_go_at_once(self.options.on_timeout)
 
@@ -502,13 +508,13 @@ class _Worker:
                 loop.wake_for(pair[1].fileno())
                 self._waker = pair[0]
             except OSError:
-                pass  # EMFILE, ENFILE, ENOMEM: it looks at its queue from time to time
+                pass  # EMFILE, ENFILE, ENOMEM: the thread polls its queue
             self._serve(loop, pair)
         except BaseException as bug:
             self._fail(bug)
             raise
         finally:
-            # Another thread may have begun by now, and have its own.
+            # Another thread may have started, with sockets of its own.
             self._turn_began = math.inf
             self._enter()
             if self._pair is pair:
@@ -534,9 +540,9 @@ class _Worker:
                 return
             most = len(loop) + 1
             if busy and self._rest and loop.wake_at > monotonic() + self._rest:
-                # Whoever hands over one connection hands over the next soon. To be woken for
-                # each, and to wait for each, costs half as much again as closing it does.
-                time.sleep(self._rest)  # the module's, if gevent has patched it since
+                # More submissions are likely soon. One wake-up and one wait for each would cost half
+                # as much as the close itself.
+                time.sleep(self._rest)  # by the module, because gevent may have patched it
                 events = loop.wait(0, most)
                 continue
             self._asleep = True
@@ -547,16 +553,16 @@ class _Worker:
                 try:
                     pair[1].recv(4096)
                 except OSError:
-                    pass  # EWOULDBLOCK: it was not by us that it was woken
+                    pass  # EWOULDBLOCK: woken by a connection
 
     def _turn(self, loop: CloseLoop, events: list[tuple[int, bool]]) -> None:
-        """Close what can be closed now."""
+        """Close the connections that can be closed now."""
         for _ in range(len(self._queue)):
             try:
                 pending, step = self._queue.popleft()
             except IndexError:
                 break  # a submitter made room
-            # The peer's FIN is often there by now, and to look costs less than to wait.
+            # The peer's FIN has often arrived by now, and a poll costs less than a wait.
             loop.add(pending, DRAIN if step is WAIT_READABLE else step)
         loop.serve(events, math.inf)
         for _ in range(len(loop) - self._max_sockets):
@@ -570,9 +576,9 @@ class _Worker:
         return self._end_at < math.inf and not self.pending and not self._queue
 
     def _goes_on(self) -> bool:
-        """Whether the thread serves a submitter who came at the last moment."""
+        """Whether the thread continues, because of a submission at the last moment."""
         me = self._threads.pop("the thread")
-        # Looked at after the line above: a submitter enters `pending` before it looks for a thread.
+        # Read after the line above: a submitter adds to `pending` before it looks for a thread.
         if self.pending and self._threads.setdefault("the thread", me) is me:
             return True
         self._tell_all_closed()
@@ -582,10 +588,10 @@ class _Worker:
         try:
             self._all_closed.release()
         except RuntimeError:
-            pass  # it was told before
+            pass  # already released
 
     def _note(self, pending: Pending, outcome: CloseResult | Exception) -> None:
-        """A connection has ended."""
+        """Record the end of a connection."""
         if isinstance(outcome, CloseResult):
             self.tally.add(outcome.outcome)
         if pending.key is not None or self.on_close is not None:
@@ -593,13 +599,13 @@ class _Worker:
         self.pending.pop(id(pending), None)
 
     def _report(self) -> None:
-        """Tell whoever wants to know; what they do then belongs to the caller."""
+        """Settle the futures and call `on_close`."""
         self.tally.add_up()
         while self._ended:
             try:
                 pending, outcome = self._ended.popleft()
             except IndexError:
-                return  # another thread closes, too
+                return  # another thread reports, too
             future: CloseFuture | None = pending.key
             if future is not None:
                 _call(future.settle, outcome)
@@ -607,7 +613,7 @@ class _Worker:
                 _call(self.on_close, outcome)
 
     def _fail(self, bug: BaseException) -> None:
-        """Strand nobody: close all, and let their futures have the exception."""
+        """Close all connections after a bug, and set the exception on their futures."""
         self._threads.clear()
         self._queue.clear()
         for pending in list(self.pending.values()):
@@ -619,7 +625,7 @@ class _Worker:
     # --- around a fork ---
 
     def disown(self) -> None:
-        """In a forked child: release our copies of the descriptors, and touch nothing else."""
+        """In a forked child: release our copies of the descriptors, and change nothing else."""
         for pending in list(self.pending.values()):
             pending.disown()
         if self._loop is not None:
@@ -629,7 +635,7 @@ class _Worker:
         self._begin_anew()
 
     def pause(self) -> None:
-        """Before a fork: let no descriptor be in the middle of its close."""
+        """Before a fork: wait until no descriptor is being closed."""
         self._forking = True
         give_up_at = monotonic() + _GRACE
         me = threading.get_ident()
@@ -641,27 +647,27 @@ class _Worker:
 
 
 class _Tally:
-    """Numbers to which every thread may add 1, and a signal handler that interrupts one at it.
+    """Counters that threads and interrupting signal handlers can increment.
 
-    `number += 1` reads, adds and writes, and loses what others have written meanwhile. So who adds
-    appends to a deque, which is one step, and whoever finds nobody else at it adds up.
+    `number += 1` reads, adds and writes, and loses the increments of other threads in between. So
+    `add` appends to a deque, which is one step, and one thread at a time adds up.
 
     Args:
-        names: What is counted.
+        names: The names of the counters.
     """
 
     def __init__(self, names: tuple[CloseOutcome | str, ...]) -> None:
         self._sums = dict.fromkeys(names, 0)
         self._new: deque[CloseOutcome | str] = deque()
-        self._adding: dict[str, object] = {}  # empty, or one entry: somebody adds up
+        self._adding: dict[str, object] = {}  # empty, or one entry while a thread adds up
 
     def add(self, name: CloseOutcome | str) -> None:
         self._new.append(name)
 
     def add_up(self) -> None:
-        me = object()  # not the thread: a handler in the midst of this one is somebody else
+        me = object()  # not the thread: a signal handler that interrupts it is another adder
         try:
-            # Looked at again afterwards: who was refused has appended before, and relies on us.
+            # Checked again afterwards: a rejected adder has appended before, and relies on us.
             while self._new and self._adding.setdefault("by", me) is me:
                 while self._new:
                     self._sums[self._new.popleft()] += 1
@@ -672,7 +678,7 @@ class _Tally:
 
     def read(self) -> dict[CloseOutcome | str, int]:
         self.add_up()
-        for _ in range(_GIVE_WAY_TIMES):  # bounded: it may be the one that we interrupt
+        for _ in range(_GIVE_WAY_TIMES):  # bounded: the adder may be the code that we interrupt
             if not self._adding:
                 break
             time.sleep(_GIVE_WAY)
@@ -680,11 +686,11 @@ class _Tally:
 
 
 def _call(callback: Callable[[Any], object], outcome: object) -> None:
-    """Call what belongs to the caller; no SystemExit of its may end the Reaper's thread."""
+    """Call the caller's function; its SystemExit must not end the Reaper's thread."""
     try:
         callback(outcome)
     except BaseException as error:
-        # Where no thread could be had, this is the main thread, and the exception a signal's.
+        # Without a thread, this is the main thread, and the exception may be a signal's.
         if (
             not isinstance(error, Exception)
             and threading.current_thread() is threading.main_thread()
@@ -699,19 +705,19 @@ def _peer_of(sock: socket.socket) -> object:
     try:
         return sock.getpeername()
     except OSError:
-        return None  # ENOTCONN: never connected, or reset by now
+        return None  # ENOTCONN: never connected, or already reset
 
 
 def hand_over(sock: socket.socket, reaper: Reaper, peer: object = None) -> bool:
-    """Have whoever closes a stream socket leave it to a Reaper.
+    """Move the connection of a stream socket to a Reaper.
 
     Args:
-        sock: It is to be closed afterwards all the same, but has no descriptor any more.
-        reaper: Who closes the connection.
+        sock: Has no descriptor afterwards. The caller still closes the object.
+        reaper: The Reaper that closes the connection.
         peer: The peer's address, if it is known.
 
     Returns:
-        False: it is closed, or SO_LINGER {1, 0} says that it is to be aborted.
+        False: `sock` is closed, or its SO_LINGER is {1, 0}, so the caller must abort it.
     """
     linger = _platform.HERE.linger
     try:
@@ -720,19 +726,19 @@ def hand_over(sock: socket.socket, reaper: Reaper, peer: object = None) -> bool:
     except OSError:
         if sock.fileno() == -1:
             return False
-        # ENOPROTOOPT: a stream that knows no SO_LINGER
+        # ENOPROTOOPT: a stream without SO_LINGER
     worker = reaper._worker  # pyright: ignore[reportPrivateUsage]
     try:
         worker.submit(sock, None, peer)
     except RuntimeError:
-        # The Reaper is closed already. Now whoever closes must wait, unless it is an event loop.
+        # The Reaper is closed. The calling thread waits, unless it runs an event loop.
         seconds = 0.0 if sock.gettimeout() == 0 else 5.0
         close_on(Options(seconds), sock)
     return True
 
 
 def leave_to(reaper: Reaper, pending: Pending, step: Step) -> None:
-    """Have a Reaper go on with a close of which `step` is next. It is not closed yet."""
+    """Let an open Reaper continue a close; `step` is its next step."""
     reaper._worker.go_on_with(pending, step)  # pyright: ignore[reportPrivateUsage]
 
 
@@ -746,12 +752,12 @@ _exiting = False
 
 
 def _all_workers() -> list[_Worker]:
-    # Not values(), which another thread may disturb.
+    # Not values(), because another thread may change the dictionary.
     return [worker for ref in _WORKERS.valuerefs() if (worker := ref()) is not None]
 
 
 def end_all() -> None:
-    """At the exit of the interpreter: all of them together, each within its time."""
+    """At interpreter exit: finish all Reapers together, each within its timeout."""
     workers = _all_workers()
     for worker in workers:
         worker.end(worker.options.timeout)
@@ -765,7 +771,7 @@ def _exit() -> None:
     end_all()
 
 
-# Handlers run last in, first out: whoever registers one later than this may still submit in it.
+# Handlers run last in, first out: a handler that is registered later than this can still submit.
 atexit.register(_exit)
 
 
@@ -773,7 +779,7 @@ _registered_with: set[object] = set()  # the registries of finalizers, which a f
 
 
 def _finish_at_the_end_of_workers() -> None:
-    """A worker of multiprocessing ends by os._exit(), without atexit, but runs these."""
+    """Register a finalizer: a multiprocessing worker ends with os._exit(), without atexit."""
     util = sys.modules.get("multiprocessing.util")
     if util is not None and util not in _registered_with:
         _registered_with.add(util)
