@@ -1,4 +1,4 @@
-"""Waiting on many sockets at once, each for what its machine waits for."""
+"""Selectors: waiting on many sockets at the same time, each for its own event."""
 
 from __future__ import annotations
 
@@ -11,64 +11,64 @@ from time import monotonic
 
 from ._teardown import WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE, Step
 
-# How many events are taken at a time. Arbitrary: enough to spread the cost of the call, and
-# a few milliseconds of work at most, after which an event loop that we share gets its turn.
+# How many events are taken at a time. Heuristic: enough to spread the cost of the call, and at most a
+# few milliseconds of work, after which a shared event loop gets its turn.
 MOST_EVENTS = 128
 
-# In seconds: poll() counts milliseconds in an int. Whoever has longer waits again.
+# In seconds: poll() counts milliseconds in an int. A longer wait is repeated.
 LONGEST_WAIT = 1_000_000.0
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    # To whom something happened, and whether it is input, or an error.
+    # Descriptors with an event, and whether the event is input or an error.
     Events = list[tuple[int, bool]]
 
     class Selector(Protocol):
         """Descriptors, each armed for the end of one wait at a time."""
 
         def arm(self, number: int, step: Step, known: bool) -> None:
-            """Tell once when `step`, a wait, ends by an event; WAIT_ACK: tell every time.
+            """Report one event that ends `step`, a wait; with WAIT_ACK, report every event.
 
             Args:
                 number: The descriptor.
                 step: WAIT_READABLE, WAIT_WRITABLE, WAIT_EITHER or WAIT_ACK.
-                known: It was armed before.
+                known: Whether the descriptor was armed before.
 
             Raises:
-                OSError: The system has no room for one more (ENOMEM, ENOSPC), or WAIT_ACK, and
-                    nothing here tells of acknowledgements (EOPNOTSUPP).
+                OSError: The system has no room for one more (ENOMEM, ENOSPC), or `step` is
+                    WAIT_ACK and the system does not report acknowledgements (EOPNOTSUPP).
             """
             ...
 
         def forget(self, number: int) -> None:
-            """Disarm, as must be done before an armed descriptor is closed."""
+            """Disarm; required before an armed descriptor is closed."""
             ...
 
         def wait(self, seconds: float, most: int = MOST_EVENTS) -> Events:
-            """Sleep, at most so long, until something happens to one that is armed.
+            """Sleep until an armed descriptor has an event.
 
             Args:
-                seconds: How long, 0 or more.
-                most: How many events are wanted at the most; more are left for the next call.
+                seconds: The longest sleep, 0 or more.
+                most: The largest number of events; others are left for the next call.
             """
             ...
 
         def fileno(self) -> int:
-            """What can be waited on in the place of all; -1: there is no such thing."""
+            """Return a descriptor that is readable when there is an event, or -1."""
             ...
 
         def close(self) -> None:
-            """Give back what descriptor it has of its own."""
+            """Release the selector's own descriptor."""
             ...
 
 
-# What one select() takes on Windows, FD_SETSIZE in CPython's selectmodule.c.
+# The limit of one select() on Windows, FD_SETSIZE in CPython's selectmodule.c.
 _SELECTABLE = 512
 
-# Where one select() cannot take all, look at each chunk so often. Arbitrary: a fiftieth of a second
-# more for a close, against some percent of a processor.
+# The polling interval if one select() is not enough. Heuristic: a fiftieth of a second more for a
+# close, against some percent of a processor.
 _LOOK_EVERY = 0.02
 
 
@@ -80,11 +80,11 @@ _EVENTS_OF = {
 
 
 def _no_watch() -> OSError:
-    return OSError(errno.EOPNOTSUPP, "acknowledgements wake nobody here")
+    return OSError(errno.EOPNOTSUPP, "acknowledgements are not reported here")
 
 
 class Portable:
-    """What `selectors` has to offer; acknowledgements wake nobody."""
+    """A selector of the module `selectors`; acknowledgements are not reported."""
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
@@ -101,7 +101,7 @@ class Portable:
 
     def wait(self, seconds: float, most: int = MOST_EVENTS) -> Events:
         if not self._selector.get_map():
-            time.sleep(min(seconds, LONGEST_WAIT))  # all pause
+            time.sleep(min(seconds, LONGEST_WAIT))  # all connections are in a pause
             return []
         numbers = [key.fd for key, _ in self._selector.select(min(seconds, LONGEST_WAIT))]
         for number in numbers:
@@ -117,10 +117,10 @@ class Portable:
 
 
 class ChunkedSelect:
-    """select(), where there is nothing better (Windows), in chunks that it can take."""
+    """select() in chunks within its limit, for Windows."""
 
     def __init__(self) -> None:
-        self._armed: dict[int, int] = {}  # for which events
+        self._armed: dict[int, int] = {}  # descriptor: events
 
     def arm(self, number: int, step: Step, known: bool) -> None:
         if step is WAIT_ACK:
@@ -151,7 +151,7 @@ class ChunkedSelect:
         try:
             readable, writable, _ = select.select(readers, writers, [], timeout)
         except OSError:
-            # EBADF, WSAENOTSOCK: another thread closed one of them, who is to hear of it.
+            # EBADF, WSAENOTSOCK: another thread closed one of them, which is to be reported.
             if len(chunk) == 1:
                 return chunk
             half = len(chunk) // 2
@@ -166,13 +166,13 @@ class ChunkedSelect:
 
 
 def new_selector() -> Selector:
-    """The best of this system.
+    """Return the best selector of this system.
 
-    It takes one descriptor. Where none is left (EMFILE, ENFILE), poll() does, which takes none:
-    a wait for acknowledgements is then one that looks again after pauses.
+    It uses one descriptor. If none is left (EMFILE, ENFILE), the result is a poll() selector, which
+    uses none; a wait for acknowledgements then polls.
     """
     try:
-        # Looked for late, because gevent and eventlet take epoll away.
+        # Looked up late, because gevent and eventlet remove epoll.
         if sys.platform == "linux" and hasattr(select, "epoll"):
             return Epoll()
         if issubclass(selectors.DefaultSelector, selectors.SelectSelector):
@@ -185,16 +185,16 @@ def new_selector() -> Selector:
 if sys.platform == "linux":
 
     class Epoll:
-        """epoll(7): those to whom nothing happens cost nothing, and acknowledgements wake it.
+        """epoll(7): idle descriptors cost nothing, and acknowledgements wake it.
 
         Linux wakes every sleeper on a socket when the FIN is acknowledged (FIN_WAIT1 to FIN_WAIT2,
-        tcp_rcv_state_process()), but to a poll() nothing has changed then: a socket that is shut
-        for writing counts as writable all the time. An edge-triggered epoll reports the wake-up
-        itself. Its first wait returns at once, with the edge of being added.
+        tcp_rcv_state_process()). A poll() does not return then, because a socket that is shut down
+        for writing always counts as writable. An edge-triggered epoll reports the wake-up itself.
+        Its first wait returns immediately, with the event of being added.
         """
 
-        # Once, so that a descriptor which had its event may be closed with no further call:
-        # were it armed, a dup would keep it in the list, and its events coming.
+        # One-shot, so that a descriptor with an event can be closed without another call. If it were
+        # armed, a dup would keep it in the list, with further events.
         _READABLE = select.EPOLLIN | select.EPOLLONESHOT
         _WRITABLE = select.EPOLLOUT | select.EPOLLONESHOT
         _EITHER = select.EPOLLIN | select.EPOLLOUT | select.EPOLLONESHOT
@@ -219,8 +219,8 @@ if sys.platform == "linux":
             try:
                 self._register(number, events)
             except FileExistsError:
-                # A dup kept the connection in the list when an earlier owner of this very
-                # number was closed; and was dup'd to it again.
+                # A dup kept the connection in the list when an earlier descriptor with this number
+                # was closed, and was then duplicated to this number again.
                 self._modify(number, events)
 
         def forget(self, number: int) -> None:
