@@ -1,4 +1,4 @@
-"""The future of a close, which few ever look at."""
+"""The future of a close, which most callers ignore."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _PATIENCE = 1.0
 
 
 class CloseFuture(StockFuture):
-    """A Future whose parts are made when somebody first asks it something.
+    """A Future whose parts are created when it is first used.
 
-    The stock one begins with a lock, a condition and two lists, 1,600 bytes of them, and a server
-    throws most of them away unasked. So `Future.__init__` is not called here. What it would have
-    made is looked for in the object, is not found, and comes from a stock Future that is made
-    then. No lock is taken: whoever settles stores the outcome and then looks whether anybody has
-    asked, and whoever asks first looks for an outcome afterwards. One of the two sees the other.
+    The standard Future creates a lock, a condition and two lists, 1,600 bytes, and a server discards
+    most futures unused. So `Future.__init__` is not called. When an attribute is looked up and not
+    found, it comes from a standard Future that is created then. No lock is needed: `settle` stores
+    the outcome and then checks whether the future is used, and the first use checks the outcome
+    afterwards. One of the two sees the other.
     """
 
     __slots__ = ("_outcome",)
@@ -36,7 +36,7 @@ class CloseFuture(StockFuture):
         self._outcome: CloseResult | BaseException | None = None
 
     def settle(self, outcome: CloseResult | BaseException) -> None:
-        """Keep the outcome, and run the callbacks of those who have asked."""
+        """Store the outcome, and run the callbacks if the future is used."""
         self._outcome = outcome
         stock = self.__dict__.get("_stock")
         if stock is None:
@@ -57,21 +57,23 @@ class CloseFuture(StockFuture):
             else:
                 self.set_exception(outcome)
         except InvalidStateError:
-            # An asker was faster, who may have told itself between its look and its wait.
+            # Another thread was faster, which may have done so between its look and its wait.
             with self._condition:
                 self._condition.notify_all()
         finally:
             made.pop("_telling", None)
 
     def __getattr__(self, name: str) -> Any:
-        # Python comes here for what it does not find.
+        # Python calls this for an attribute that is not found.
         made = self.__dict__
         if "_stock" not in made:
             stock: StockFuture = Future()
             stock.set_running_or_notify_cancel()
-            made.setdefault("_stock", stock)  # in one step: another thread may ask, too
-        # It has its own state from when it was told, which a signal's exception may have prevented.
-        # Every method of a Future begins with the condition, and holds it from then on.
+            made.setdefault(
+                "_stock", stock
+            )  # in one step, because another thread may do the same
+        # The object has its own state after `_tell`, which a signal's exception may have prevented.
+        # Every method of a Future looks up the condition first, and holds it from then on.
         outcome = self._outcome
         untold = "_state" not in made and made.get("_telling") != threading.get_ident()
         if name == "_condition" and untold and outcome is not None:
