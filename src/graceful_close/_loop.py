@@ -1,4 +1,4 @@
-"""Many connections on their way out, and one wait for all of them."""
+"""A loop that closes many connections with one wait for all of them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from ._result import CloseResult
     from ._selector import Events
 
-# How many are looked at in one turn because their time is up. Arbitrary: a few milliseconds of
-# work, after which an event loop that we share gets its turn.
+# How many deadlines are handled in one turn. Heuristic: a few milliseconds of work, after which a
+# shared event loop gets its turn.
 _ALARMS = 128
 
-# Alarms that may be out of date before it is worth sorting them out. Arbitrary.
+# How many obsolete alarms are kept before the heap is rebuilt. Heuristic.
 _FEW = 64
 
 
@@ -34,9 +34,9 @@ class Pending(Connection):
     """A connection in a `CloseLoop`.
 
     Args:
-        options: As for `Connection`, as are the rest.
-        now: From when its deadlines count.
-        key: Whatever whoever added it wants to find again at its end.
+        options: As for `Connection`, as are the others.
+        now: The time from which its deadlines count.
+        key: An object of the code that added the connection, for use at its end.
     """
 
     __slots__ = ("alarm", "armed", "key", "known", "number")
@@ -46,42 +46,42 @@ class Pending(Connection):
         self.key = key
         self.number = -1
         self.armed: Step | None = None  # the wait whose end the selector reports
-        self.known = False  # to the selector
-        self.alarm = math.inf  # the earliest reading of the clock at which it is looked at
+        self.known = False  # whether the selector has it
+        self.alarm = math.inf  # the time of its next entry in the heap
 
 
 class CloseLoop:
-    """Closes connections; whoever owns it decides when to wait and for how long.
+    """Closes connections; its owner decides when to wait and for how long.
 
-    Not safe for use from several threads at once, but for `wait`.
+    Not thread-safe, except for `wait`.
 
     Args:
-        ended: Called with each connection that has ended and its result; or with the exception
-            that ended it, if it was a bug. Its socket is closed by then.
+        ended: Called with each connection that has ended, and with its result or (after a bug) its
+            exception. The socket is closed by then.
     """
 
     def __init__(self, ended: Callable[[Pending, CloseResult | Exception], object]) -> None:
         self._ended = ended
         self._selector = new_selector()
         self._waker = -1
-        self._pending: dict[int, Pending] = {}  # by descriptor, in the order of their coming
-        self._unfinished: set[Pending] = set()  # read their fill, and have more to read
+        self._pending: dict[int, Pending] = {}  # by descriptor, oldest first
+        self._unfinished: set[Pending] = set()  # interrupted after many reads in a row
         self._alarms: list[tuple[float, int]] = []  # a heap, of (when, descriptor)
 
     def __len__(self) -> int:
         return len(self._pending)
 
     def __iter__(self) -> Iterator[Pending]:
-        """All that are left, in the order in which they were added."""
+        """Iterate over the remaining connections, oldest first."""
         return iter(list(self._pending.values()))
 
     def fileno(self) -> int:
-        """What becomes readable when `turn` has something to do before `wake_at`, or -1."""
+        """Return a descriptor that is readable when `turn` has work before `wake_at`, or -1."""
         return self._selector.fileno()
 
     @property
     def wake_at(self) -> float:
-        """The latest reading of the clock at which `turn` must be called."""
+        """The latest time at which `turn` must be called."""
         if self._unfinished:
             return 0.0
         return self._alarms[0][0] if self._alarms else math.inf
@@ -90,16 +90,16 @@ class CloseLoop:
         """Begin to close a socket."""
         try:
             step = pending.begin(sock)
-        except Exception as failure:  # noqa: BLE001 (whatever it is, others are not to blame)
+        except Exception as failure:  # noqa: BLE001 (any failure; the other connections continue)
             pending.abandon(sock)
             self._ended(pending, failure)
         else:
             self.add(pending, step)
 
     def add(self, pending: Pending, step: Step) -> None:
-        """Go on with a close that has begun, and of which `step` is next."""
+        """Add a close that has begun; `step` is its next step."""
         if step is not LET_GO and pending.sock.fileno() == -1:
-            gone = OSError(errno.EBADF, "closed by somebody else")
+            gone = OSError(errno.EBADF, "closed by another thread")
             step = pending.waited(PAUSE, gone)
         if step is LET_GO:
             self._end(pending)
@@ -109,20 +109,20 @@ class CloseLoop:
         self._go_on(pending, step)
 
     def hurry(self, pending: Pending, on_timeout: LingerPolicy) -> None:
-        """End a connection now, as if its time were up."""
+        """End a connection now, as at its deadline."""
         self._go_on(pending, pending.machine.time_is_up(monotonic(), on_timeout))
 
     def oldest(self) -> Pending:
-        """The connection that was added first of all that are left."""
+        """Return the oldest of the remaining connections."""
         return next(iter(self._pending.values()))
 
     def wake_for(self, number: int) -> None:
-        """Let `wait` return when a descriptor of somebody else's is readable."""
+        """Make `wait` return when a descriptor of the owner is readable."""
         self._waker = number
         self._selector.arm(number, WAIT_READABLE, known=False)
 
     def turn(self, until: float) -> None:
-        """Wait for the first event, or until `until`, and carry out what follows."""
+        """Wait for the first event, or until `until`, and handle the events."""
         self.serve(self.wait(until))
 
     def wait(self, until: float, most: int = MOST_EVENTS) -> Events:
@@ -134,7 +134,7 @@ class CloseLoop:
 
         Args:
             events: What `wait` returned.
-            most: How many deadlines are served at the most; more are left for the next turn.
+            most: The largest number of deadlines handled; others are left for the next turn.
         """
         unfinished, self._unfinished = self._unfinished, set()
         for pending in unfinished:
@@ -154,7 +154,7 @@ class CloseLoop:
             when, number = heapq.heappop(self._alarms)
             late = self._pending.get(number)
             if late is None or late.alarm != when:
-                continue  # it has ended, and the number may be another's
+                continue  # it has ended, and another connection may have the number
             late.alarm = math.inf
             if late.wake_at <= now:
                 self._go_on(late, late.waited(PAUSE))
@@ -162,20 +162,20 @@ class CloseLoop:
                 self._set_alarm(late)
 
     def remove(self, pending: Pending) -> None:
-        """Close one at once, without lingering; nothing is told of its end."""
+        """Close one connection immediately, without lingering and without a report."""
         self._forget(pending)
         pending.abandon()
 
     def close(self) -> None:
-        """Close all that are left at once, without lingering; nothing is told of their ends."""
+        """Close all connections immediately, without lingering and without reports."""
         for pending in self:
             self.remove(pending)
         self._selector.close()
 
     def disown(self) -> None:
-        """In a forked child: release our copies of the descriptors, and touch nothing else.
+        """In a forked child: release our copies of the descriptors, and change nothing else.
 
-        The epoll behind the selector is the parent's, too: what is told to it counts there.
+        The parent shares the selector's epoll: changes to it would affect the parent.
         """
         for pending in self:
             pending.disown()
@@ -186,7 +186,7 @@ class CloseLoop:
             pass  # EBADF: a kqueue is not inherited (kqueue(2))
 
     def _go_on(self, pending: Pending, step: Step) -> None:
-        """Carry out `step` and what follows from it, until there is something to wait for."""
+        """Execute `step` and the following steps, until a step is a wait."""
         try:
             while True:
                 step = pending.carry_out(step)
@@ -202,7 +202,7 @@ class CloseLoop:
                         continue
                 self._set_alarm(pending)
                 return
-        except Exception as failure:  # noqa: BLE001 (whatever it is, others are not to blame)
+        except Exception as failure:  # noqa: BLE001 (any failure; the other connections continue)
             self.remove(pending)
             self._ended(pending, failure)
         else:
@@ -213,7 +213,7 @@ class CloseLoop:
         self._ended(pending, pending.let_go())
 
     def _arm(self, pending: Pending, step: Step) -> Step | None:
-        """Have the end of a wait reported. If that is not to be had: what to do instead."""
+        """Arm the selector for a wait. If that fails, return the next step."""
         try:
             self._selector.arm(pending.number, step, pending.known)
         except OSError as error:
@@ -228,17 +228,17 @@ class CloseLoop:
             try:
                 self._selector.forget(pending.number)
             except OSError:
-                pass  # EBADF, ENOENT: the descriptor was closed from under us
+                pass  # EBADF, ENOENT: another thread closed the descriptor
 
     def _set_alarm(self, pending: Pending) -> None:
-        """See to it that it is looked at when its wait is over."""
+        """Add the end of its wait to the heap."""
         when = pending.wake_at
         if when < pending.alarm:
             pending.alarm = when
             alarms = self._alarms
             heapq.heappush(alarms, (when, pending.number))
             if len(alarms) > 2 * len(self._pending) + _FEW:
-                # Most are of connections that ended long before: a server would collect
-                # them for as long as a timeout.
+                # Most belong to connections that have ended: a server would accumulate them for the
+                # length of a timeout.
                 self._alarms = [(one.alarm, one.number) for one in self._pending.values()]
                 heapq.heapify(self._alarms)
