@@ -1,4 +1,4 @@
-"""A socket and its machine: what every driver does between two waits."""
+"""A socket and its state machine: the work of every driver between two waits."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ if TYPE_CHECKING:
     # What has become of a framework's session: what a close_notify gave, or what has yet to be sent.
     CloseNotify = tuple[bool | None, bool | None] | LastRecords | None
 
-# Python repeats an interrupted call by itself (PEP 475); elsewhere EINTR means the same.
+# Python repeats an interrupted call itself (PEP 475); EINTR from elsewhere means the same.
 NOT_NOW = (ErrorKind.WOULD_BLOCK, ErrorKind.INTERRUPTED)
 
-# Reads in a row before a driver with other connections gets its turn. Arbitrary: each takes at
-# most what a receive buffer holds, and so many take about a millisecond.
+# Reads in a row before the driver's other connections get a turn. Heuristic: each read takes at most
+# the content of a receive buffer, and this many take about a millisecond.
 READS_IN_A_ROW = 8
 
 
 class Connection:
     """The close of one socket.
 
-    A driver waits where the machine says to, reports that by `waited`, and hands every other step
-    to `carry_out`:
+    A driver executes the waits of the state machine, reports them with `waited`, and passes every
+    other step to `carry_out`:
 
         connection = Connection(options, monotonic())
         try:
@@ -69,23 +69,23 @@ class Connection:
             connection.abandon(sock)
             raise
 
-    Whatever exception comes out of that is foreign: a KeyboardInterrupt, a cancellation, a bug.
+    An exception in this code is a KeyboardInterrupt, a cancellation or a bug.
 
     Args:
-        options: What the caller asked for.
+        options: The options of the close.
         now: A reading of time.monotonic(), from which the deadlines count.
-        one_of_many: The driver serves others too; see `Teardown`.
-        abort: Throw the connection away.
-        close_notify: What becomes of the close_notify, if that is not for the socket to say.
+        one_of_many: The driver has other connections, too; see `Teardown`.
+        abort: Discard the connection.
+        close_notify: The close_notify, if the socket itself does not send it.
         peer: The peer's address, for the result.
-        fin_sent: shutdown(SHUT_WR) was called for this close already.
+        fin_sent: shutdown(SHUT_WR) was already called for this close.
         flush, stood: As for `Teardown`.
 
     Attributes:
-        held: The object that has the descriptor, alone in a list; empty before `begin`.
-        machine: Decides.
+        held: A list with the object that has the descriptor; empty before `begin`.
+        machine: The state machine.
         options: As above.
-        close_notify: As above; whoever flushes may know it later.
+        close_notify: As above; the flush may set it later.
     """
 
     __slots__ = (
@@ -146,7 +146,7 @@ class Connection:
 
     @property
     def machine(self) -> Teardown:
-        """The machine, which is made when something happens that the first look cannot decide."""
+        """The state machine, created when the first look cannot decide the outcome."""
         machine = self._machine
         if machine is None:
             self._begin_with_machine()
@@ -158,13 +158,13 @@ class Connection:
 
     @property
     def wake_at(self) -> float:
-        """The latest reading of the clock at which a wait must end."""
+        """The time at which a wait must end."""
         if self._machine is not None:
             return self._machine.wake_at
         return self._now + min(self.options.timeout, self.options.idle_timeout)
 
     def begin(self, sock: socket.socket) -> Step:
-        """Take the descriptor; the first step. LET_GO: the socket was closed already."""
+        """Take the descriptor; return the first step. LET_GO: the socket was already closed."""
         held = self.held
         self._unflushed = not self.abort and has_open_writer(sock)
         secured = speaks_tls(sock)
@@ -190,7 +190,7 @@ class Connection:
         return self._begin_plain(held[0], view)
 
     def _begin_plain(self, sock: socket.socket, view: View) -> Step:
-        """The first steps of a close that may end at its first look."""
+        """Execute the first steps of a close that may end at its first look."""
         self._state = state = read_state(sock, view)
         options = self.options
         if not may_end_at_first_look(options, view, state):
@@ -200,19 +200,19 @@ class Connection:
         except OSError as error:
             self._begin_with_machine()
             return self.machine.shut(self._now, error)
-        # An idle time begins with a count, and that comes after a first read.
+        # An idle time begins with a count, which follows a first read.
         waits = self._one_of_many and options.timeout and options.idle_timeout == math.inf
         return WAIT_READABLE if waits and state is OPEN else DRAIN
 
     def _begin_with_machine(self) -> Step:
-        """Make the machine, and tell it where the connection stands."""
+        """Create the state machine, and report the state of the connection."""
         self._machine = machine = self._new_machine(tls=False)
         step = machine.start()
         known = step is LOOK or self._state is TcpState.LISTENING
         return machine.looked(self._state, self._now) if known else step
 
     def _first_look(self) -> Step:
-        """Read once: the peer's FIN, and all is acknowledged? Else a machine is to decide."""
+        """Read once. LET_GO: the peer's FIN, and everything acknowledged. Else use the machine."""
         sock, view, limit = self.held[0], self._view, self.options.drain_limit
         try:
             count = self._drain.read(sock, None if limit is None else limit + 1)
@@ -232,10 +232,10 @@ class Connection:
         return self.machine.received(count, monotonic())
 
     def _may_wait_without_machine(self) -> bool:
-        """Whether there is nothing to wait for but the peer's FIN, and nobody waited before."""
+        """Whether this is the first wait, and only the peer's FIN is missing."""
         if self._looked_in_vain or monotonic() >= self.wake_at:
             return False
-        # An idle time begins with a count: acknowledgements are signs of life, too.
+        # An idle time begins with a count, because acknowledgements restart it, too.
         waits_long = self.options.idle_timeout == math.inf
         return waits_long or count_unacked(self.held[0], self._view) == 0
 
@@ -256,11 +256,11 @@ class Connection:
         return machine
 
     def carry_out(self, step: Step) -> Step:
-        """Carry out `step`, and what follows from it, without ever waiting.
+        """Execute `step` and the following steps, without waiting.
 
         Returns:
-            The next step that waits; LET_GO; or DRAIN after many reads in a row, so that
-            others get their turn.
+            The next step that is a wait; LET_GO; or DRAIN after many reads in a row, so that other
+            connections get a turn.
         """
         if step is DRAIN and self._machine is None:
             step = self._first_look()
@@ -306,11 +306,11 @@ class Connection:
     def waited(
         self, step: Step, error: OSError | None = None, *, readable: bool = True
     ) -> Step:
-        """A wait is over.
+        """Report the end of a wait.
 
         Args:
-            step: What was waited for.
-            error: What the waiting failed by.
+            step: The wait.
+            error: The error of the wait, if it failed.
             readable: As for `Teardown.woke`.
         """
         now = monotonic()
@@ -330,13 +330,13 @@ class Connection:
         return (None, None) if session is None else session.send(sock)
 
     def _end_session(self) -> None:
-        """From here on the descriptor is ours alone."""
+        """Release the caller's object: from now on only we have the descriptor."""
         session, self._session = self._session, None
         if session is not None:
             session.end()
 
     def _report_failure(self, step: Step, error: OSError) -> Step:
-        """Tell the machine what `step` failed by."""
+        """Report the error of `step` to the state machine."""
         now = monotonic()
         if step is DRAIN and error_kind(error) in NOT_NOW:
             return self.machine.would_block(now)
@@ -347,7 +347,7 @@ class Connection:
         return self.machine.failed(error, now)
 
     def let_go(self) -> CloseResult:
-        """Release the descriptor as the machine decided. What LET_GO asks for."""
+        """Release the descriptor as the machine decided; the step LET_GO."""
         machine = self._machine
         error: OSError | None = None
         if machine is None:
@@ -371,10 +371,10 @@ class Connection:
         return machine.released(monotonic(), error)
 
     def abandon(self, sock: socket.socket | None = None) -> None:
-        """Close at once: something foreign happened. An abort resets all the same, as does a flush.
+        """Close immediately, after an interrupt or a bug. During an abort or a flush, reset.
 
         Args:
-            sock: What `begin` was called with, or was about to be; None: it has come through.
+            sock: The argument of `begin`, which may have been interrupted; None: `begin` returned.
         """
         cut = self._machine is not None and self._machine.is_flushing
         policy = LingerPolicy.ABORT if self.abort or cut else LingerPolicy.BACKGROUND
@@ -384,20 +384,20 @@ class Connection:
         if session is not None:
             session.end()
         elif sock is not None and sock.fileno() != -1:
-            detach_session(sock)  # this was interrupted in the middle of that
+            detach_session(sock)  # interrupted during this call
         if sock is not None:
             forget_session(sock)
         for held in self.held:
             close_socket(held, policy, view_of(held))
 
     def let_go_at_once(self, policy: LingerPolicy) -> None:
-        """Close, whoever should have done so: the driver's thread is kept from it."""
+        """Close in another thread, because the driver's thread is blocked."""
         self._end_session()
         for sock in self.held:
             close_socket(sock, policy, getattr(self, "_view", None))
 
     def disown(self) -> None:
-        """In a forked child: release our copy of the descriptor, and touch nothing else."""
+        """In a forked child: release our copy of the descriptor, and change nothing else."""
         self._end_session()
         for sock in self.held:
             close_socket(sock, None)
