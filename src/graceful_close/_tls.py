@@ -1,13 +1,13 @@
-"""TLS: say close_notify, then leave the rest to the raw sequence.
+"""TLS: sending close_notify before the close sequence of the raw connection.
 
-close_notify ends one direction and needs no answer (RFC 8446, section 6.1). It is sent once, and
-nobody waits for the peer's. What the peer still sends is thrown away undecrypted.
+close_notify ends one direction and needs no answer (RFC 8446, section 6.1). It is sent once, without
+waiting for the peer's. Further input is discarded without decryption.
 
-Only sockets of the ssl module are known here. An `ssl.SSLObject` over `MemoryBIO` is no socket:
-its owner calls its `unwrap()`, sends what that leaves in the outgoing BIO, and hands in the plain
-socket. An SSLSocket holds no unsent data back: what send() took, the kernel has.
+The module supports the sockets of the ssl module. An `ssl.SSLObject` over `MemoryBIO` is not a
+socket: its owner calls `unwrap()`, sends the content of the outgoing BIO, and passes the plain
+socket. An SSLSocket holds no unsent data: the kernel has everything that send() accepted.
 
-No other thread may be using the TLS socket meanwhile; OpenSSL does not allow it.
+No other thread may use the TLS socket during the call; OpenSSL does not permit it.
 """
 
 from __future__ import annotations
@@ -32,47 +32,47 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-# By name, because importing ssl costs more than the rest of the package, and because gevent may
-# have put its own class in the place of the one that the socket was made with.
+# By name, because importing ssl takes longer than the rest of the package, and because gevent may have
+# replaced the class with which the socket was created.
 _TLS_CLASSES = (("ssl", "SSLSocket"), ("gevent.ssl", "SSLSocket"))
 
-# A kernel reports these once: after OpenSSL has read one, no later call will.
+# A kernel reports these once: after OpenSSL has read one, no later call reports it.
 _REPORTED_ONCE = (ErrorKind.RESET, ErrorKind.CLOSED)
 
-# EPIPE, and no signal: a program that has SIGPIPE at its default is not to die of a close.
+# EPIPE without a signal: with SIGPIPE at its default, a close must not kill the program.
 MSG_NOSIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
 
 
 def speaks_tls(sock: socket.socket) -> bool:
-    """Whether this is a TLS socket of the ssl module, or of gevent's."""
+    """Whether this is a TLS socket of the ssl module or of gevent."""
     return _class_of(sock) is not None
 
 
 def send_close_notify(sock: socket.socket) -> tuple[bool | None, bool | None]:
-    """Send close_notify, once in a session's life, and do not wait for the peer's.
+    """Send close_notify, once for a session, without waiting for the peer's.
 
     Returns:
-        Whether ours is out (None: there is no TLS session to end), and whether the peer's was
-        there (False: its stream was cut without one; None: nobody looked that far).
+        Whether ours was sent (None: there is no TLS session to end), and whether the peer's had
+        arrived (False: its stream ended without one; None: not known).
 
     Raises:
-        BlockingIOError: There is no room for it in the send buffer; try again when there is.
-        OSError: The connection is gone: reset, lost, or closed by another thread.
+        BlockingIOError: The send buffer has no room; try again when it has.
+        OSError: The connection is over: reset, lost, or closed by another thread.
     """
     tls = _class_of(sock)
     if tls is None or not isinstance(sock, tls):
         return None, None
     try:
-        # Before the handshake there is neither. An error that ended a session takes the first.
+        # Before the handshake both are None. After an error that ended a session the first is None.
         if tls.version(sock) is None and tls.get_channel_binding(sock) is None:
             return None, None
         error = pending_error(sock)
         if error is not None and _is_over(sock):
-            raise error  # OpenSSL would take it from the socket, and not always tell
+            raise error  # OpenSSL would take it from the socket, and not always report it
         blocking = sock.gettimeout() is None
-        # OpenSSL knows no MSG_DONTWAIT, so the descriptor itself must not block, and every dup
-        # shares that: a blocking one gets its mode back at once. With a timeout, even of 0, it
-        # should not be blocking anyway, but a dup may have made it so.
+        # OpenSSL does not support MSG_DONTWAIT, so the descriptor itself must not block. Every dup
+        # shares the mode, so a blocking socket gets its mode back immediately. With a timeout, even
+        # of 0, the descriptor should not block anyway, but a dup may have changed the mode.
         sock.settimeout(0)
         try:
             return _without_sigpipe(lambda: _send(sock, tls))
@@ -80,42 +80,42 @@ def send_close_notify(sock: socket.socket) -> tuple[bool | None, bool | None]:
             if blocking:
                 sock.settimeout(None)
     except (AttributeError, ValueError):
-        return None, None  # another thread has just closed or unwrapped it
+        return None, None  # another thread has closed or unwrapped it
 
 
 def _is_over(sock: socket.socket) -> bool:
-    """Whether a pending error has ended the connection, and not just told of one segment."""
+    """Whether a pending error has ended the connection, and not only affected one segment."""
     if not isinstance(sock, _socket.socket):
-        return True  # gevent's, whose state nobody reads here
+        return True  # gevent's, whose state is not read
     return read_state(sock, view_of(sock)) in (None, TcpState.OVER, TcpState.NEVER_OPEN)
 
 
 def _send(sock: SSLSocket, tls: type[SSLSocket]) -> tuple[bool | None, bool | None]:
-    import ssl  # the caller has it: see _class_of()
+    import ssl  # already imported: see _class_of()
 
     try:
-        # Writes nothing, and says what stands in the way (SSL_write_ex(3)): a record of which
-        # only a part is out (only its owner could finish it), or an error that ended the session.
-        # unwrap() would guess, because SSL_shutdown() then fails without touching the socket.
+        # Writes nothing, and reports what prevents a write (SSL_write_ex(3)): a half-written record
+        # (only its owner could finish it), or an error that ended the session. unwrap() would not
+        # report it, because SSL_shutdown() then fails without using the socket.
         tls.send(sock, b"")
     except OSError as error:
         if getattr(error, "reason", None) != "PROTOCOL_IS_SHUTDOWN":
             return False, None
-        # It was begun before: by us, and there was no room, or by the caller.
+        # It was begun before: by us, without room, or by the caller.
     try:
-        # Calls SSL_shutdown() twice: the first sends ours, the second looks for the peer's.
+        # Calls SSL_shutdown() twice: the first call sends ours, the second reads the peer's.
         tls.unwrap(sock)
     except ssl.SSLWantWriteError:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
     except ssl.SSLError as error:
         return _after(error)
     except OSError as error:
-        # EPIPE: shut for writing before, which is no news of the connection.
+        # EPIPE: shut down for writing before, which says nothing about the connection.
         lost = not isinstance(error, (ssl.SSLError, BrokenPipeError))
         if lost and error_kind(error) in (*_REPORTED_ONCE, ErrorKind.LOST):
             raise
         return False, None
-    # gevent, and everybody under this option, take the bare end of the stream for a close_notify.
+    # gevent, and every socket with this option, treats a bare end of the stream as a close_notify.
     cannot_tell = not isinstance(sock, _socket.socket) or (
         sock.context.options & getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     )
@@ -123,7 +123,7 @@ def _send(sock: SSLSocket, tls: type[SSLSocket]) -> tuple[bool | None, bool | No
 
 
 def _after(error: SSLError) -> tuple[bool, bool | None]:
-    """What unwrap() has done when it says `error`."""
+    """Return what unwrap() has done when it raises `error`."""
     import ssl
 
     if isinstance(error, ssl.SSLWantReadError):
@@ -131,16 +131,16 @@ def _after(error: SSLError) -> tuple[bool, bool | None]:
     if isinstance(error, ssl.SSLEOFError):
         return True, False
     if isinstance(error, ssl.SSLZeroReturnError):
-        return False, True  # the peer's was there, and ours failed
-    # The second call fails over what the peer sends (APPLICATION_DATA_AFTER_CLOSE_NOTIFY), or did
-    # so before; the first only if the caller's own unwrap() met a record that is half out. Reasons
+        return False, True  # the peer's had arrived, and ours failed
+    # The second call fails because of the peer's data (APPLICATION_DATA_AFTER_CLOSE_NOTIFY), or did
+    # so before. The first fails only if the caller's own unwrap() found a half-written record. Reasons
     # that are newer than the OpenSSL that Python was built with have no name, and are None.
     ours_failed = isinstance(error, ssl.SSLSyscallError) or error.reason == "BAD_WRITE_RETRY"
     return not ours_failed, None
 
 
 def _without_sigpipe(call: Callable[[], T]) -> T:
-    """Call with SIGPIPE blocked, where it would kill: OpenSSL writes without MSG_NOSIGNAL."""
+    """Call with SIGPIPE blocked if it would kill: OpenSSL writes without MSG_NOSIGNAL."""
     if sys.platform == "win32" or signal.getsignal(signal.SIGPIPE) is not signal.SIG_DFL:
         return call()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
@@ -149,16 +149,16 @@ def _without_sigpipe(call: Callable[[], T]) -> T:
     finally:
         if signal.SIGPIPE not in before:
             if signal.SIGPIPE in signal.sigpending() and hasattr(signal, "sigtimedwait"):
-                signal.sigtimedwait({signal.SIGPIPE}, 0)  # ours, which is this thread's
+                signal.sigtimedwait({signal.SIGPIPE}, 0)  # the one that we caused, for this thread
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Session:
-    """The TLS session of a caller's socket, held until its close_notify is out.
+    """The TLS session of a caller's socket, held until its close_notify is sent.
 
-    OpenSSL writes by the number of the descriptor, and only while the caller's object has it. So
-    the descriptor stays there until then. A makefile() object keeps it open meanwhile: a close()
-    of the caller's counts only when the last of those is closed.
+    OpenSSL writes to the number of the descriptor, and only while the caller's object has it. So the
+    descriptor stays in the object until then. A makefile() object keeps it open during this time: a
+    close() by the caller takes effect when the last makefile() object is closed.
     """
 
     __slots__ = ("_file", "_sock")
@@ -174,13 +174,13 @@ class Session:
         return send_close_notify(self._sock)
 
     def end(self) -> None:
-        """Take descriptor and session out of the caller's object. The descriptor stays open."""
+        """Take the descriptor and the session out of the caller's object; it stays open."""
         detach_session(self._sock)
         self._file.close()
 
 
 def detach_session(sock: socket.socket) -> None:
-    """Take descriptor and TLS session out of a socket object; the descriptor stays open."""
+    """Take the descriptor and the session out of a socket object; the descriptor stays open."""
     if isinstance(sock, _socket.socket):
         sock.detach()
     else:
@@ -189,12 +189,12 @@ def detach_session(sock: socket.socket) -> None:
 
 
 class LastRecords:
-    """What a TLS session has yet to say that a framework speaks, made in memory.
+    """The final records of a framework's TLS session, created in memory.
 
     Args:
-        records: They have close_notify at their end, if `notified` is true.
-        notified: As in `CloseResult`, once they are out.
-        peer_notified: The same.
+        records: Unsent records; close_notify is at their end, if `notified` is true.
+        notified: As in `CloseResult`, after they are sent.
+        peer_notified: As in `CloseResult`.
     """
 
     __slots__ = ("_left", "_notified", "peer_notified")
@@ -211,37 +211,37 @@ class LastRecords:
         try:
             while self._left:
                 self._left = self._left[sock.send(self._left, MSG_NOSIGNAL) :]
-        except BrokenPipeError:  # shut for writing before, which is no news of the connection
+        except BrokenPipeError:  # shut down for writing before, not an end of the connection
             return False, self.peer_notified
         return self._notified, self.peer_notified
 
 
 def forget_session(sock: socket.socket) -> None:
-    """Take the TLS session out of a socket object that is closed.
+    """Take the TLS session out of a closed socket object.
 
-    OpenSSL keeps the descriptor's number and would go on using it, whoever has it by then.
+    OpenSSL keeps the number of the descriptor and would use it, although another object may have it.
     """
     tls = _class_of(sock)
     if tls is None or not isinstance(sock, tls):
         return
     try:
-        tls.shutdown(sock, socket.SHUT_WR)  # forgets first, and then finds nothing to shut down
+        tls.shutdown(sock, socket.SHUT_WR)  # drops the session, then fails
     except OSError:
         pass  # EBADF
 
 
 def _class_of(sock: socket.socket) -> type[SSLSocket] | None:
-    """The class itself, because a subclass may have made something else of its methods."""
+    """Return the class itself, because a subclass may override its methods."""
     kind = type(sock)
     return tls_class_above(kind) if hasattr(kind, "do_handshake") else None
 
 
-# Classes come and go with listeners, and none may stay for having been looked at.
+# Weak, because listeners create classes, which must be collected with them.
 _known: WeakKeyDictionary[type, type[SSLSocket] | None] = WeakKeyDictionary()
 
 
 def tls_class_above(kind: type[socket.socket]) -> type[SSLSocket] | None:
-    """The class of TLS sockets that a class is, or comes from."""
+    """Return the class of TLS sockets that a class is, or derives from."""
     try:
         return _known[kind]
     except KeyError:
