@@ -1,47 +1,49 @@
-"""The close sequence, decided without touching a socket.
+"""The close sequence as a state machine that touches no socket.
 
-`Teardown` is told what happened and answers with the next `Step`. A driver (blocking, many
-sockets at once, asyncio, trio) carries steps out and reports; it decides nothing. One close of
-a TCP connection whose peer answers reads like this:
+`Teardown` receives reports and returns the next `Step`. A driver (blocking, many sockets, asyncio,
+trio) executes the steps and reports the results; it decides nothing. An example, the close of a TCP
+connection whose peer answers:
 
     driver                            machine
     ------                            -------
     start()                       ->  LOOK            is there a connection, and in which state?
-    looked(OPEN, now)             ->  SHUT_WR         our FIN goes out
-    shut(now)                     ->  DRAIN           read and throw away
+    looked(OPEN, now)             ->  SHUT_WR         our FIN is sent
+    shut(now)                     ->  DRAIN           read and discard
     would_block(now)              ->  WAIT_READABLE   until `wake_at` at the latest
     woke(now)                     ->  DRAIN
     received(5_000, now)          ->  WAIT_READABLE
     woke(now)                     ->  DRAIN
     received(0, now)              ->  LOOK            the end of the stream: is it the peer's FIN?
-    looked(BOTH_FINS, now)        ->  COUNT           has the peer all of ours?
-    counted(0, now)               ->  LET_GO          as `linger_policy` says
+    looked(BOTH_FINS, now)        ->  COUNT           is everything acknowledged?
+    counted(0, now)               ->  LET_GO          close with `linger_policy`
     released(now)                     the CloseResult
 
 Theory of operation
 -------------------
-A close goes through phases, each of which may be missing:
+A close has these phases, some of which may be missing:
 
-0. *Flush*: FLUSH until the kernel has what an event loop's transport or stream still holds.
-1. *Standing*: LOOK. No connection, no close.
-2. *close_notify*: under TLS, SEND_CLOSE_NOTIFY until there is room for it.
-3. *Peer first*: with `peer_first`, drain until the peer's FIN or until that time is over.
+0. *Flush*: FLUSH until the buffer of an event loop's transport or stream is written to the kernel.
+1. *Standing*: LOOK. Without a connection there is nothing to close.
+2. *close_notify*: with TLS, SEND_CLOSE_NOTIFY until there is room for it.
+3. *Peer first*: with `peer_first`, drain until the peer's FIN or until this time is over.
 4. *Our FIN*: SHUT_WR.
 5. *Drain*: DRAIN and WAIT until the peer's FIN (and, for DELIVERED, only until everything is
    acknowledged).
 6. *Acknowledgement*: COUNT and WAIT_ACK until our last byte is acknowledged.
 7. *Release*: LET_GO.
 
-In each of them `deadline` and `idle_at` bound every wait; in the flush both begin again whenever
-4 KiB have moved, so that silence is the bound there and not the total. An abort is phase 1 and
-then 7, and so is a flush that is given up or was cut short: what the peer has is not the whole.
+`deadline` and `idle_at` limit every wait in every phase. In the flush both begin again whenever 4 KiB
+have moved, so that the silence is limited there, and not the total time. An abort has the phases 1
+and 7. A flush that was given up or cut short continues with phase 7, because the peer has only a part
+of the data.
 
-What counts as proof: the peer's FIN is a *state* of the connection (LOOK), because recv() returns
-0 also after the caller's own SHUT_RD; that everything arrived is a count of 0 in a state in which
-the kernel counts; a reset is an error that the kernel reported. An outcome is decided once
-(`_outcome`); after that the machine at most asks for a last count, and nothing can change it.
+The proofs: the peer's FIN is a *state* of the connection (LOOK), because recv() returns 0 after the
+caller's own SHUT_RD, too. Delivery is a count of 0 in a state in which the kernel counts. A reset is
+an error that the kernel reported. An outcome is decided once (`_outcome`); after that the machine
+requests at most one last count, and the outcome does not change.
 
-RFC 9112, section 9.6 is why a server does this; RFC 9293, section 3.6 is why it works.
+RFC 9112, section 9.6 recommends the sequence to servers; RFC 9293, section 3.6 defines half-closed
+connections.
 """
 
 from __future__ import annotations
@@ -59,12 +61,11 @@ if TYPE_CHECKING:
 
 
 class Step(enum.Enum):
-    """What the driver does next, and how it reports."""
+    """The next step of the driver, and the report that follows."""
 
     FLUSH = enum.auto()
-    """Have whoever holds what was written put it into the kernel, and throw input away meanwhile.
-    Wait until something has moved, or until `wake_at`. Report flushing(), flushed(), cut_short()
-    or failed()."""
+    """Write the event loop's buffer to the kernel, and discard input during that time. Wait until
+    bytes have moved, or until `wake_at`. Report flushing(), flushed(), cut_short() or failed()."""
 
     LOOK = enum.auto()
     """Read the state of the connection. Report looked()."""
@@ -77,11 +78,11 @@ class Step(enum.Enum):
     """shutdown(SHUT_WR). Report shut(), with the error if it failed."""
 
     DRAIN = enum.auto()
-    """Read once without waiting, at most `allowance` bytes, and throw it away.
+    """Read once without waiting, at most `allowance` bytes, and discard them.
     Report received(), would_block() or failed()."""
 
     COUNT = enum.auto()
-    """Count the unacknowledged bytes. Report counted(); None where nobody can know."""
+    """Count the unacknowledged bytes. Report counted(); None if the count is not known."""
 
     READ_ERROR = enum.auto()
     """Take the socket's pending error (SO_ERROR). Report pending_error(), or no_error()."""
@@ -99,17 +100,17 @@ class Step(enum.Enum):
     """Wait until there is input, or output is possible, or until `wake_at`. Report woke()."""
 
     WAIT_ACK = enum.auto()
-    """Wait until anything at all changes, input or acknowledgement, or until `wake_at`.
-    Report woke(), or cannot_watch() if the system has no such watch to spare."""
+    """Wait until there is input or a new acknowledgement, or until `wake_at`. Report woke(), or
+    cannot_watch() if this system or its limits do not permit the wait."""
 
     PAUSE = enum.auto()
     """Do nothing until `wake_at`. Report woke()."""
 
     LET_GO = enum.auto()
-    """The end: release the descriptor as `linger_policy` says. Report released()."""
+    """The end: release the descriptor with `linger_policy`. Report released()."""
 
 
-# By their own names, because an enum's member costs more to look up than most of what follows.
+# Module globals, because looking up a member of an enum takes longer than most of the code below.
 FLUSH = Step.FLUSH
 LOOK = Step.LOOK
 SEND_CLOSE_NOTIFY = Step.SEND_CLOSE_NOTIFY
@@ -142,38 +143,38 @@ ACCEPTING = TcpState.ACCEPTING
 OVER = TcpState.OVER
 NEVER_OPEN = TcpState.NEVER_OPEN
 
-# In these the peer's FIN is among what was received. A connection that is over, and whose end the
-# caller has not read yet, ended by it too: a reset would have been reported by recv().
+# In these states the peer's FIN was received. A connection that is over, and whose end the caller has
+# not read yet, ended with the peer's FIN, too: recv() would have reported a reset.
 PEER_FIN_SEEN = frozenset({PEER_FIN, TcpState.BOTH_FINS, OVER})
 _NO_CONNECTION = frozenset({TcpState.LISTENING, TcpState.CONNECTING})
 
-# How long to pause between two looks at the acknowledgements where nothing wakes us. Arbitrary:
-# the first is about a fast network's round trip, and the last keeps a wait of seconds at some
-# dozens of looks while costing it at most a twentieth of a second.
+# The pauses between two polls for acknowledgements if no event wakes us. Heuristic: the first is about
+# a round trip in a fast network. The longest limits a wait of seconds to some dozens of polls, and
+# delays its end by at most a twentieth of a second.
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
 
-# What must move for a flush to have more time. Arbitrary: a peer that takes less in a timeout of
-# seconds is slower than any modem, and 10 MB at this pace would take hours.
+# The bytes that must move for a flush to get more time. Heuristic: a peer that reads less in a timeout
+# of seconds is slower than any modem, and 10 MB at this speed would take hours.
 _LEAST_PROGRESS = 4096
 
-# Input counts as progress, because a peer may send all of its request before it reads; but not
-# without end. Arbitrary: more than any upload that a server refuses early.
+# Input counts as progress up to this limit, because a peer may send its whole request before it
+# reads. Heuristic: more than any upload that a server rejects early.
 _MOST_INPUT = 1 << 30
 
-# Wake-ups in a row that brought nothing, and that no time was up for. One is another reader who was
-# faster. From the second the error queue is suspected; if that does not help, time wakes us.
+# Wake-ups in a row without an event and before a deadline. The cause of one may be another reader that
+# was faster. From the second on the error queue is cleared; if that does not help, we poll.
 _SUSPICIOUS = 2
 _HOPELESS = 4
 
 
 def may_end_at_first_look(options: Options, view: View, state: TcpState | None) -> bool:
-    """Whether a close can end without a machine, if its first look finds everything over.
+    """Whether a close can end without a state machine, if its first look finds the end.
 
-    Nearly all closes go the same way: our FIN goes out, the next thing to come is the peer's, and
-    everything is acknowledged then. The driver sends our FIN, reads once, and if that, the state
-    and the count say so, `closed_by_peer` is the result. Whatever else it meets is told to a
-    machine, which would have answered the same (tests/test_first_look.py).
+    Most closes follow the same sequence: our FIN, then the peer's FIN, and everything is
+    acknowledged. The driver sends our FIN and reads once. If the read, the state and the count
+    confirm the sequence, `closed_by_peer` is the result. All other events are reported to a state
+    machine, which would return the same result for this sequence (tests/test_first_look.py).
     """
     return (
         (state is OPEN or state is PEER_FIN)
@@ -191,7 +192,7 @@ def closed_by_peer(
     unflushed: bool,
     peer: object,
 ) -> CloseResult:
-    """The result of a close that ended at its first look."""
+    """Return the result of a close that ended at its first look."""
     if error is not None:
         error = error.with_traceback(None)
     return CloseResult(
@@ -202,30 +203,30 @@ def closed_by_peer(
 class Teardown:
     """The close of one connection.
 
-    Reports other than the one that the last step asked for are the driver's mistake; whatever
-    comes, the machine never waits past its deadline, and after LET_GO asks for nothing else.
+    A report that does not match the last step is a bug of the driver. With any report the machine
+    never waits after its deadline, and after LET_GO it requests no other step.
 
     Args:
-        options: What the caller asked for.
-        now: Seconds on a clock that never goes back; every report brings a newer reading.
+        options: The options of the close.
+        now: Seconds on a monotonic clock; every report has a newer reading.
         view: What the system shows of this connection.
         tls: Begin with close_notify.
-        one_of_many: The driver serves others too. It learns of input without a system call for
-            each socket, so that a wait costs it less than a read that finds nothing; and it
-            cannot let the kernel's linger hold it up.
-        abort: Throw the connection away.
-        unflushed: A makefile() object of the caller's is open, and what it may hold is not sent.
-        fin_sent: The driver has sent our FIN already.
-        flush: Begin with what an event loop's transport or stream holds.
-        stood: There was a connection when the close began; if there is none any more, it was reset.
+        one_of_many: The driver has other connections, too. Its selector reports input without a
+            system call for each socket, so that a wait is cheaper than a read without input. It
+            must not block in the kernel's linger.
+        abort: Discard the connection.
+        unflushed: A makefile() object of the caller is open, and its buffer is not sent.
+        fin_sent: The driver has already sent our FIN.
+        flush: Begin with the buffer of an event loop's transport or stream.
+        stood: There was a connection when the close began; a later absence means a reset.
 
     Attributes:
-        wake_at: The latest reading of the clock at which a wait must end.
-        allowance: The most bytes that the next DRAIN may read; None: as many as it likes.
+        wake_at: The time at which a wait must end.
+        allowance: The largest number of bytes for the next DRAIN; None: no limit.
         linger_policy: At LET_GO, the policy to close with; None: the connection is over on both
-            sides and no policy can matter.
-        linger_seconds: With a policy of TIMED, for how long.
-        wake_readers: At LET_GO, whoever waits for input is to read the end of the stream.
+            sides, and the policy has no effect.
+        linger_seconds: With TIMED, the number of seconds.
+        wake_readers: At LET_GO, whether threads that wait for input read the end of the stream.
         peer: The peer's address, for the result.
     """
 
@@ -292,11 +293,11 @@ class Teardown:
         self._abort = abort
         self._abort_outcome = ABORTED
         self._flushing = flush
-        self._moved = 0  # of what is flushed and drained, when the deadlines began
-        self._held: int | None = 0  # bytes above the kernel, which are lost if we let go
+        self._moved = 0  # bytes flushed and drained when the deadlines began
+        self._held: int | None = 0  # bytes above the kernel, which a close loses
         self._stood = stood
         self._unflushed = unflushed
-        # Is it the acknowledgement that we were asked to see, and can we?
+        # Whether the acknowledgement ends the close, and is visible.
         self._wants_acks = view.acks is not None and options.until is DELIVERED
         self._started = self._deadline = self._idle_at = self.wake_at = now
         self._peer_first_until = now + options.peer_first if options.peer_first else 0.0
@@ -308,14 +309,14 @@ class Teardown:
         self._state: TcpState | None = None
         self._first_looked = False
         self._recounting = False
-        self._stale = False  # the count is from before the peer's FIN, and proves nothing
+        self._stale = False  # the count is older than the peer's FIN, and proves nothing
         self._notifying = tls and not abort
         self._notified: bool | None = None
         self._peer_notified: bool | None = None
         self._fin_sent = fin_sent
         self._peer_fin = False
         self._peer_first: bool | None = None
-        self._deaf = False  # recv() returns 0, and the peer's FIN has not come
+        self._deaf = False  # recv() returns 0 although the peer's FIN has not arrived
         self._over = False
 
         limit = options.drain_limit
@@ -332,17 +333,17 @@ class Teardown:
     # --- reports: what happened --------------------------------------------------------------
 
     def start(self) -> Step:
-        """Nothing happened yet."""
+        """Return the first step."""
         return FLUSH if self._flushing else self._ask_standing(self._started)
 
     def flushing(self, flushed: int, drained: int, held: int | None, now: float) -> Step:
-        """FLUSH goes on.
+        """FLUSH is in progress.
 
         Args:
-            flushed: Bytes that the framework's buffers and the kernel's have lost so far.
-            drained: Bytes that were read and thrown away so far.
-            held: Bytes that are above the kernel; None: nobody knows.
-            now: A reading of the clock.
+            flushed: Bytes that have left the buffers of the framework and the kernel so far.
+            drained: Bytes that were read and discarded so far.
+            held: Bytes that are above the kernel; None: not known.
+            now: The current time.
         """
         if self._outcome:
             return self._conclude()
@@ -370,12 +371,12 @@ class Teardown:
         """FLUSH is over, and the kernel has everything.
 
         Args:
-            drained: Bytes that were read and thrown away.
-            now: A reading of the clock.
-            waited: It took its time, which is not to be that of the rest.
-            fin_sent: Our FIN went out with it.
-            notified: Our close_notify went out with it, or did not; and the peer's came, or False
-                or None as for `notified`.
+            drained: Bytes that were read and discarded.
+            now: The current time.
+            waited: The flush waited; the deadlines begin again for the rest.
+            fin_sent: The flush sent our FIN.
+            notified: Whether the flush sent our close_notify, and whether the peer's arrived, as
+                for `notified`.
         """
         if self._outcome:
             return self._conclude()
@@ -396,9 +397,9 @@ class Teardown:
         """FLUSH is over, and the kernel will never have everything.
 
         Args:
-            held: Bytes that were above the kernel; None: nobody knows.
-            error: What the result is to say.
-            now: A reading of the clock.
+            held: Bytes that were above the kernel; None: not known.
+            error: The error for the result.
+            now: The current time.
         """
         if self._outcome:
             return self._conclude()
@@ -407,17 +408,17 @@ class Teardown:
         return self._give_up_flush(TIMED_OUT, notified=False)
 
     def looked(self, state: TcpState | None, now: float) -> Step:
-        """LOOK found the connection in `state`; None: that cannot be known."""
+        """LOOK found the connection in `state`; None: not known."""
         if self._over or (self._outcome and not self._recounting):
             return self._conclude()
         if state is OPEN and self._fin_sent:
-            state = None  # a kernel that shows this after our FIN does not tell (gVisor)
+            state = None  # this kernel does not update the state (gVisor)
         self._state = state
         if not self._first_looked:
             self._first_looked = True
             return self._stand(state, now)
         if state is NEVER_OPEN:
-            # The handshake failed, and nothing was ever sent.
+            # The handshake failed, and no data was sent.
             self._recounting = self._fin_sent = False
             return READ_ERROR if self._outcome is None else self._conclude()
         if state is PEER_FIN and self._peer_first is None:
@@ -425,10 +426,10 @@ class Teardown:
         if self._recounting:
             self._recounting = False
             return COUNT if state is not ACCEPTING else self._uncounted(now)
-        # recv() has returned 0. Where no state is shown, that is all the proof there is.
+        # recv() has returned 0. If the system shows no state, there is no other proof.
         if state is None or state in PEER_FIN_SEEN:
             if self._deaf and state is OVER:
-                # Whatever came after the caller's SHUT_RD was answered with RST, by either side.
+                # Input after the caller's SHUT_RD was answered with RST, by one of the sides.
                 self._deaf = False
                 self._peer_fin = True
                 self._stale = True
@@ -441,16 +442,17 @@ class Teardown:
         return self._ask_count() if self._view.acks is not None else self._rest(now)
 
     def peer_close_notify(self, received: bool | None) -> None:
-        """What is known of the peer's close_notify before ours is out."""
+        """Record the peer's close_notify before ours is sent."""
         self._peer_notified = received
 
     def notified(self, sent: bool | None, now: float, received: bool | None = None) -> Step:
-        """The close_notify is out, or can never go out.
+        """The close_notify was sent, or cannot be sent.
 
         Args:
-            sent: It is out; None: there was no TLS session to end.
-            now: A reading of the clock.
-            received: The peer's has come; False: its stream was cut; None: nobody looked.
+            sent: Whether it was sent; None: there was no TLS session to end.
+            now: The current time.
+            received: Whether the peer's has arrived; False: its stream ended without one; None: not
+                known.
         """
         if self._outcome:
             return self._conclude()
@@ -463,11 +465,11 @@ class Teardown:
 
     def notify_would_block(self, now: float) -> Step:
         """There was no room for the close_notify."""
-        # When the time is up our FIN goes out all the same: it needs no room, and a peer that
-        # sees it without a close_notify knows that the stream was cut (RFC 8446, section 6.1).
+        # At the deadline our FIN is sent nevertheless: it needs no room, and a peer that reads it
+        # without a close_notify knows that the stream is truncated (RFC 8446, section 6.1).
         if self._outcome or now >= self._deadline:
             return self.notified(False, now)
-        # A peer that sends all before it reads makes no room as long as nobody reads.
+        # A peer that sends everything before it reads makes no room until we read.
         return self._without_room(now) if self._peer_fin or self._deaf else DRAIN
 
     def shut(self, now: float, error: OSError | None = None) -> Step:
@@ -477,14 +479,14 @@ class Teardown:
         if error is None:
             self._fin_sent = True
         elif error_kind(error) is ErrorKind.NOT_CONNECTED:
-            # Not the end of the story: after a reset the error proper is still to be read, and
-            # macOS says this of a second SHUT_WR on a connection that lives.
+            # Not the end: after a reset the actual error is still to be read, and macOS returns this
+            # error for a second SHUT_WR on an open connection.
             self._error = error.with_traceback(None)
         else:
             return self.failed(error, now)
         if self._peer_fin:
             return self._after_the_peers_fin(now)
-        # An idle time begins with a count, and that comes after a first read.
+        # An idle time begins with a count, which follows a first read.
         counts = self._view.acks is not None and self._options.idle_timeout < math.inf
         patient = self._one_of_many and now < self.wake_at and self._state is not PEER_FIN
         patient = patient and not self._options.peer_first  # a read shows that ours was first
@@ -493,7 +495,7 @@ class Teardown:
         return DRAIN
 
     def received(self, count: int, now: float) -> Step:
-        """DRAIN threw `count` bytes away; 0 is the end of the stream."""
+        """DRAIN discarded `count` bytes; 0 is the end of the stream."""
         if self._outcome:
             return self._conclude()
         self._idle_wakes = 0
@@ -516,11 +518,11 @@ class Teardown:
             return self._let_the_peer_be_first(now)
         if now >= self._deadline:
             return self._look_and_conclude(TIMED_OUT)
-        # WAIT_ACK sleeps on an edge: nothing may be left unread before it.
+        # WAIT_ACK is edge-triggered: all input must be read before it.
         return DRAIN if self._follows_acks() else self._sleep(now)
 
     def would_block(self, now: float) -> Step:
-        """DRAIN found nothing to read for now."""
+        """DRAIN found no input."""
         if self._outcome:
             return self._conclude()
         if self._idle_wakes == _SUSPICIOUS and self._view.error_queue:
@@ -531,13 +533,13 @@ class Teardown:
         if self._peer_first_until:
             return self._let_the_peer_be_first(now)
         self._it_lives()
-        # Ours is out, and there is no end of the peer's stream yet.
+        # Our FIN was sent, and the peer's FIN has not arrived.
         if self._state is not None and self._peer_first is None and not self._deaf:
             self._peer_first = False
         view, options = self._view, self._options
         if view.acks is not None:
-            # Acknowledgements are signs of life too, so an idle time begins with a count; and
-            # whatever the end, a fresh count goes into the result.
+            # Acknowledgements restart the idle time, so an idle time begins with a count. At the end
+            # a new count goes into the result.
             baseline = self._unacked is None and options.idle_timeout < math.inf
             late = now >= min(self._deadline, self._idle_at)
             if baseline or late or self._follows_acks():
@@ -546,7 +548,7 @@ class Teardown:
             self.linger_seconds = self._deadline - now
             if self.linger_seconds > 0:
                 self.linger_policy = LingerPolicy.TIMED
-                return self._conclude(TIMED_OUT)  # unless released() knows better
+                return self._conclude(TIMED_OUT)  # unless released() reports a reset
         return self._rest(now)
 
     def cleared(self, now: float) -> Step:
@@ -563,7 +565,7 @@ class Teardown:
                 knows. Not every error ends the connection (IP_RECVERR): if it goes on, it is reset.
 
         Raises:
-            OSError: `error`, if it can only be a bug of ours.
+            OSError: `error`, if only a bug of this library can cause it.
         """
         if self._outcome:
             return self._conclude()
@@ -575,7 +577,7 @@ class Teardown:
         if held != 0:
             self._on_timeout = LingerPolicy.ABORT
         outcome = self._outcome_of(kind)
-        self._error = error.with_traceback(None)  # a traceback would keep the socket alive
+        self._error = error.with_traceback(None)  # a traceback would refer to the socket
         if self._notifying:
             self._notifying, self._notified = False, False
         return self._look_and_conclude(outcome)
@@ -585,7 +587,7 @@ class Teardown:
         if self._over:
             return LET_GO
         if self._view.acks is None or (self._state is NEVER_OPEN and unacked != 0):
-            unacked = None  # the kernel's count of a connection that never was means nothing
+            unacked = None  # without a connection the kernel's count has no meaning
         if unacked is not None:
             unacked = None if self._held is None else unacked + self._held
         before, self._unacked = self._unacked, unacked
@@ -604,20 +606,21 @@ class Teardown:
     def pending_error(self, error: OSError, state: TcpState | None, now: float) -> Step:
         """READ_ERROR found `error`, with the connection in `state`.
 
-        SO_ERROR also gives what an ICMP message said of one segment (`sk_err_soft` in Linux's
-        tcp_v4_err()): TCP goes on trying then (RFC 1122, section 4.2.3.9), and nothing has ended.
+        SO_ERROR also reports an ICMP message about one segment (`sk_err_soft` in Linux's
+        tcp_v4_err()). TCP then continues to try (RFC 1122, section 4.2.3.9), and the connection has
+        not ended.
         """
         if state is None or state in (OVER, NEVER_OPEN):
             return self.failed(error, now)
         return self.no_error(now)
 
     def no_error(self, now: float) -> Step:
-        """READ_ERROR found nothing that has ended the connection."""
+        """READ_ERROR found no error that has ended the connection."""
         if self._outcome:
             return self._conclude()
         if not self._fin_sent:
-            # It was over before we came, and how is not to be known any more. If it stood, who
-            # read until the end was told of a reset in our place.
+            # The connection was over before the call, and its end is no longer visible. If it stood,
+            # the code that read until the end has already taken the reset.
             return self._look_and_conclude(PEER_RESET if self._stood else NOT_CONNECTED)
         if self._stale:
             self._stale = False
@@ -626,7 +629,7 @@ class Teardown:
         return self._conclude(self._success()) if proven else self._rest(now)
 
     def woke(self, now: float, *, readable: bool = True) -> Step:
-        """A wait is over; `readable`: for all the driver knows, there is input or an error."""
+        """A wait is over; `readable`: there may be input or an error."""
         if self._outcome:
             return self._conclude()
         if now < self.wake_at and self._idle_wakes < _HOPELESS:
@@ -643,23 +646,23 @@ class Teardown:
         return self._ask_count()
 
     def time_is_up(self, now: float, on_timeout: LingerPolicy) -> Step:
-        """The driver can wait no longer, and wants `on_timeout` done. No step waits any more."""
+        """The driver ends the close now, with `on_timeout`. No later step is a wait."""
         self._deadline = self.wake_at = min(self._deadline, now)
         self._on_timeout = on_timeout
         return self.woke(now)
 
     def cannot_watch(self, now: float) -> Step:
-        """WAIT_ACK is not to be had: no epoll on this system, or no descriptor left for it."""
+        """WAIT_ACK is not available: no epoll on this system, or no descriptor left for it."""
         self._watchable = False
         if self._outcome:
             return self._conclude()
         return self._let_the_peer_be_first(now) if self._peer_first_until else self._rest(now)
 
     def released(self, now: float, error: OSError | None = None) -> CloseResult:
-        """The descriptor is gone; `error` is what close() failed by.
+        """The descriptor is released; `error` is the error of close(), if any.
 
-        Whatever close() says, the descriptor is gone (close(2)): its errors are information. A
-        machine that was never asked for a step closes what had no descriptor any more.
+        The descriptor is released even if close() fails (close(2)): its errors are information. If
+        no step was requested before, the socket had no descriptor.
         """
         outcome = self._outcome or ALREADY_CLOSED
         if error is not None:
@@ -713,7 +716,7 @@ class Teardown:
         return LOOK if self._view.state is not None or self._abort else self._begin(now)
 
     def _stand(self, state: TcpState | None, now: float) -> Step:
-        """The first look: is there a connection to end?"""
+        """Decide after the first look whether there is a connection to close."""
         if state in _NO_CONNECTION:
             self._unacked = 0 if state is TcpState.LISTENING else None
             return self._conclude(NOT_CONNECTED)
@@ -732,7 +735,7 @@ class Teardown:
         return self._look_and_conclude(self._abort_outcome)
 
     def _begin(self, now: float) -> Step:
-        """The next phase before our FIN, or that."""
+        """Begin the next phase up to our FIN."""
         if self._notifying:
             return SEND_CLOSE_NOTIFY
         gone = self._peer_fin or self._state in (OVER, NEVER_OPEN)
@@ -742,7 +745,7 @@ class Teardown:
         return self.shut(now) if self._fin_sent else SHUT_WR
 
     def _let_the_peer_be_first(self, now: float) -> Step:
-        """All is read for now: wait for the peer's FIN before ours, or do not wait any more."""
+        """All input is read: wait for the peer's FIN before ours, or stop waiting."""
         until = min(self._peer_first_until, self._deadline, self._idle_at)
         if now >= until or self._peer_fin:
             self._peer_first_until = 0.0
@@ -753,7 +756,7 @@ class Teardown:
         return WAIT_READABLE if self._idle_wakes < _HOPELESS else self._nap(now)
 
     def _it_lives(self) -> None:
-        """There is a connection, whatever shutdown() said: an earlier FIN is ours."""
+        """There is a connection, although shutdown() failed: an earlier FIN was ours."""
         waits = self._notifying or self._peer_first_until
         if not (self._fin_sent or waits or self._state is NEVER_OPEN):
             self._fin_sent = True
@@ -772,21 +775,21 @@ class Teardown:
         return self._ask_count() if self._view.acks is not None else self._conclude(PEER_CLOSED)
 
     def _ask_count(self) -> Step:
-        """Count, if the kernel does: during the handshake of a Fast Open server it says 0."""
+        """Count if the kernel counts: in the handshake of a Fast Open server it returns 0."""
         if self._state is ACCEPTING:
             self._recounting = True
             return LOOK
         return COUNT
 
     def _uncounted(self, now: float) -> Step:
-        """The handshake goes on, and nothing is known."""
+        """The handshake is still in progress, and the count is not known."""
         if self._outcome:
             return self._conclude()
         return self._wait_for_room_or_give_up(now) if self._notifying else self._rest(now)
 
     def _judge(self, unacked: int | None, now: float) -> Step:
-        """What a count proves."""
-        if unacked is None:  # it should have known, but does not: do without
+        """Decide what a count proves."""
+        if unacked is None:  # not known, against expectation: continue without
             # The state may come to say that all is acknowledged, and of that nothing wakes us.
             self._wants_acks = self._wants_acks and self._view.state is not None
             self._watchable = False
@@ -794,15 +797,15 @@ class Teardown:
         survives = self._view.count_survives_reset and self._fin_sent
         if unacked == 0 and survives and (self._wants_acks or self._peer_fin):
             return self._conclude(self._success())
-        # Once the FIN is read, recv() says no more than that: a reset shows in SO_ERROR alone.
-        # And where a reset empties the queue, 0 proves nothing before SO_ERROR was asked.
+        # After the FIN, recv() always returns 0: only SO_ERROR reports a reset. And if a reset empties
+        # the queue, 0 proves nothing before SO_ERROR was read.
         if self._peer_fin or (unacked == 0 and self._wants_acks):
             return READ_ERROR
         return self._rest(now)
 
     def _without_room(self, now: float) -> Step:
-        """All is read, and there is no room for the close_notify: count, or do without."""
-        # Acknowledgements are signs of life before they make room.
+        """All input is read, and there is no room for the close_notify: count, or continue."""
+        # Acknowledgements restart the idle time before they make room.
         counts = self._view.acks is not None and self._options.idle_timeout < math.inf
         if counts and (self._unacked is None or now >= self._idle_at):
             return self._ask_count()
@@ -812,15 +815,15 @@ class Teardown:
         return self._wait_for_room(now) if now < self._idle_at else self.notified(False, now)
 
     def _wait_for_room(self, now: float) -> Step:
-        """Wait until the close_notify can go out."""
+        """Wait until there is room for the close_notify."""
         self.wake_at = min(self._deadline, self._idle_at)
         if self._idle_wakes >= _HOPELESS:
             return self._nap(now)
-        # After the end of the stream the socket is readable for good: waiting for it would spin.
+        # After the end of the stream the socket is always readable: a wait for input would spin.
         return WAIT_WRITABLE if self._peer_fin or self._deaf else WAIT_EITHER
 
     def _follows_acks(self) -> bool:
-        """Whether the next wait is to end with an acknowledgement, too."""
+        """Whether an acknowledgement should end the next wait, too."""
         if self._wants_acks or self._peer_fin or self._deaf:
             return True
         return bool(self._unacked) and self._options.idle_timeout < math.inf
@@ -829,7 +832,7 @@ class Teardown:
         return DELIVERED if self._wants_acks else PEER_CLOSED
 
     def _rest(self, now: float) -> Step:
-        """All is read and counted for now: give up, or wait."""
+        """All input is read and counted: end at a deadline, or wait."""
         if now >= self._deadline:
             return self._conclude(TIMED_OUT)
         if now >= self._idle_at:
@@ -843,36 +846,36 @@ class Teardown:
         return self._watch_state(now)
 
     def _watch_state(self, now: float) -> Step:
-        """Wait for the acknowledgement or the peer's FIN, which the kernel's edge reports."""
+        """Wait for the acknowledgement or the peer's FIN, with an edge-triggered wait."""
         if self._watchable:
             return WAIT_ACK
-        # After the end of the stream the socket is readable for good: waiting for it would spin.
+        # After the end of the stream the socket is always readable: a wait for input would spin.
         spins = self._peer_fin or self._deaf or self._idle_wakes >= _HOPELESS
         if not (self._wants_acks or spins):
-            return WAIT_READABLE  # then an acknowledgement is noticed when the idle time is up
+            return WAIT_READABLE  # an acknowledgement is then noticed at the idle deadline
         step = self._nap(now)
         return step if spins else WAIT_READABLE
 
     def _nap(self, now: float) -> Step:
-        """Let time wake us, because nothing else does."""
+        """Poll after a pause, because no event wakes us."""
         self.wake_at = min(self.wake_at, now + self._pause)
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
         return PAUSE
 
     def _outcome_of(self, kind: ErrorKind) -> CloseOutcome:
-        """What the connection's own error says about its end."""
+        """Return the outcome for an error of the connection."""
         if kind is ErrorKind.CLOSED:
             return ALREADY_CLOSED
         if self._state is NEVER_OPEN or (self._abort and kind is not ErrorKind.RESET):
-            return NOT_CONNECTED  # there was nothing to end, or nothing left to abort
+            return NOT_CONNECTED  # there was no connection to close or to abort
         if kind is ErrorKind.REFUSED:
-            # Of a connect(); on an established connection an ICMP message says it, too.
+            # The error of a connect(). An ICMP message reports it for an open connection, too.
             found_none = self._view.state is None and self._error is not None
             return NOT_CONNECTED if found_none and not self._fin_sent else TIMED_OUT
         return _OUTCOMES[kind]
 
     def _look_and_conclude(self, outcome: CloseOutcome) -> Step:
-        """The end is decided; count once more what we leave behind, if the count is true."""
+        """Set the outcome, and count the unacknowledged bytes once more if the count is valid."""
         self._outcome = outcome
         view = self._view
         if outcome is ALREADY_CLOSED:
@@ -899,23 +902,23 @@ class Teardown:
         if outcome is self._abort_outcome and self._abort:
             return LingerPolicy.ABORT
         if outcome is IDLE_TIMED_OUT and self._unacked is None:
-            # A peer that is slow to acknowledge looks like one that is silent.
+            # A peer that acknowledges slowly cannot be distinguished from a silent one.
             return LingerPolicy.BACKGROUND
         if outcome in (TIMED_OUT, IDLE_TIMED_OUT, DRAIN_LIMIT):
             return self._on_timeout
-        return None  # the connection is gone: nothing is left to linger for
+        return None  # the connection is over: there is no data to linger for
 
 
 _OUTCOMES = {
     ErrorKind.RESET: PEER_RESET,
     ErrorKind.NOT_CONNECTED: NOT_CONNECTED,
     ErrorKind.LOST: TIMED_OUT,
-    # No step fails by these for good.
+    # Steps do not fail permanently with these.
     ErrorKind.WOULD_BLOCK: TIMED_OUT,
     ErrorKind.INTERRUPTED: TIMED_OUT,
 }
 
 
 def already_closed(seconds: float) -> CloseResult:
-    """The result of a close that found nothing to close, `seconds` after it was called."""
+    """Return the result of a close without a connection, `seconds` after the call."""
     return CloseResult(ALREADY_CLOSED, seconds, 0, None, None)
