@@ -197,10 +197,13 @@ ELSEWHERE = {
     "TLSStream": f"{ANYIO}anyio.streams.tls.TLSStream",
     "TracebackType": f"{PYTHON}types.html#types.TracebackType",
     "UNIXSocketStream": f"{ANYIO}anyio.abc.UNIXSocketStream",
+    "WSGIApplication": f"{PYTHON}wsgiref.html#wsgiref.types.WSGIApplication",
     "anyio.ClosedResourceError": f"{ANYIO}anyio.ClosedResourceError",
     "anyio.abc.SocketStream": f"{ANYIO}anyio.abc.SocketStream",
     "asyncio.StreamWriter": f"{PYTHON}asyncio-stream.html#asyncio.StreamWriter",
     "asyncio.Transport": f"{PYTHON}asyncio-protocol.html#asyncio.Transport",
+    "collections.abc.Awaitable": f"{PYTHON}collections.abc.html#collections.abc.Awaitable",
+    "collections.abc.Callable": f"{PYTHON}collections.abc.html#collections.abc.Callable",
     "close_request": f"{PYTHON}socketserver.html#socketserver.BaseServer",
     "https_compatible": f"{TRIO}trio.SSLStream",
     "max_children": f"{PYTHON}socketserver.html#socketserver.ForkingMixIn",
@@ -208,6 +211,7 @@ ELSEWHERE = {
     "socket.socket": f"{PYTHON}socket.html#socket.socket",
     "socket.socket.accept": f"{PYTHON}socket.html#socket.socket.accept",
     "ssl_shutdown_timeout": f"{PYTHON}asyncio-eventloop.html#asyncio.loop.create_connection",
+    "socket_timeout": "https://eventlet.readthedocs.io/en/latest/modules/wsgi.html",
     "ssl.SSLContext": f"{PYTHON}ssl.html#ssl.SSLContext",
     "standard_compatible": f"{ANYIO}anyio.streams.tls.TLSStream",
     "sslsocket_class": f"{PYTHON}ssl.html#ssl.SSLContext.sslsocket_class",
@@ -217,6 +221,8 @@ ELSEWHERE = {
     "trio.SocketStream": f"{TRIO}trio.SocketStream",
     "trio.socket": f"{TRIO}module-trio.socket",
     "trio.socket.SocketType": f"{TRIO}trio.socket.SocketType",
+    "wsgi.file_wrapper": "https://peps.python.org/pep-3333/#optional-platform-specific-file-handling",
+    "wsgi.input_terminated": "https://wsgi.readthedocs.io/en/latest/proposals-2.0.html",
 }
 
 

@@ -364,10 +364,12 @@ def test_the_how_tos_handler_that_raises(
         ".trio",
         ".anyio",
         ".socketserver",
+        ".asgi",
         ".gunicorn",
         ".uvicorn",
         ".waitress",
         ".werkzeug",
+        ".wsgi",
     ],
     ids=lambda name: name or "top",
 )

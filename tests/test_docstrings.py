@@ -25,6 +25,8 @@ MODULES = [
     "graceful_close.uvicorn",
     "graceful_close.waitress",
     "graceful_close.werkzeug",
+    "graceful_close.asgi",
+    "graceful_close.wsgi",
 ]
 
 SECTIONS = ("Args", "Attributes", "Notes", "Raises", "Returns", "Source", "Yields")

@@ -113,18 +113,19 @@ async def close_on(
     flush: Flush | None = None,
     stood: bool = False,
 ) -> CloseResult:
-    """`graceful_close` in an event loop, with everything checked.
+    """`graceful_close` in an event loop, with validated arguments.
 
-    A cancellation closes at once, without lingering, and is raised.
+    On cancellation the socket is closed immediately, without lingering, and the exception
+    propagates.
 
     Args:
-        options: What the caller asked for.
-        sock: What to close.
-        wait: How to wait.
-        since: From when the deadlines count; None: from now.
+        options: The options of the close.
+        sock: The socket to close.
+        wait: The waits of the event loop.
+        since: The time from which the deadlines count; None: now.
         close_notify: As for `Connection`.
-        abort: Throw the connection away.
-        flush: What has to be flushed first.
+        abort: Discard the connection.
+        flush: The buffer to flush first.
         stood: As for `Teardown`.
     """
     connection = Connection(

@@ -78,7 +78,7 @@ def close_all_on(
     since: float | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[CloseResult]:
-    """`close_all` with everything checked; `since`: from when the deadlines count, if not now."""
+    """`close_all` with validated arguments; the deadlines count from `since`, or from now."""
     try:
         with Batch(options, socks, since) as batch:
             for _ in batch.begin():

@@ -5,10 +5,10 @@
     app = DrainMiddleware(app)
 
 An application that replies before it has read the request (401, 413) leaves the rest of it to the
-server. Servers close then, and a close over unread input makes the kernel reset the connection:
-the client sees "connection reset", and nginx says 502. The middleware reads the rest, after the
-reply and before the server is told that the reply has ended. It uses nothing but ASGI's receive()
-and send(), so it works on every server, event loop and transport.
+server. Servers then close, and a close with unread input makes the kernel reset the connection: the
+client sees "connection reset", and nginx returns 502. The middleware reads the rest after the reply,
+and before it sends the end of the reply to the server. It uses only ASGI's receive() and send(), so
+it works with every server, event loop and transport.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from ._options import Options
 from ._request_body import DrainBounds, announces_body, expects_continue
 
-# What asgiref.typing, Starlette and the servers write differently.
+# asgiref.typing, Starlette and the servers define these types differently.
 Message = Any
 Scope = Any
 Receive = Callable[[], Awaitable[Message]]
@@ -35,40 +35,39 @@ _BODIES = ("http.response.body", "http.response.zerocopysend")
 
 
 class DrainMiddleware:
-    """Reads what an application left unread of a request, before the server closes.
+    """Reads the unread rest of a request before the server closes the connection.
 
-    The reply goes out first, all of it: its end alone is told to the server after the drain,
-    because a server gives no more of a request after that. (A reply of one piece is given a
-    Content-Length if it has none. A client that reads a longer one without it waits for the
-    end of the drain to know that it is over.)
+    The whole reply is sent first; only its end is sent after the drain, because a server delivers
+    no more of a request after the end of the reply. (A reply in one piece gets a Content-Length if
+    it has none. A client that reads a longer reply without a Content-Length waits for the end of
+    the drain.)
 
-    A request without a body, one that was read, a websocket and a lifespan pass through. So does
-    HTTP/2 and HTTP/3, where a stream ends without the connection. If the application raises before
-    it has replied, the rest is read before the server replies in its place. Background tasks of
-    an application run after the drain.
+    Requests without a body, requests that were read, websockets and lifespans pass through, and so
+    do HTTP/2 and HTTP/3, where a stream ends without the connection. If the application raises
+    before it has replied, the rest is read before the server sends its own reply. Background tasks
+    of an application run after the drain.
 
-    A client that asked by `Expect: 100-continue` is not invited to send what nobody wants to read;
-    a server that has invited it is served as usual.
+    A client that sent `Expect: 100-continue` is not invited to send a body that is not needed. If the
+    server has already invited it, the body is drained as usual.
 
     Args:
         app: An ASGI 3 application.
         timeout: Seconds for the drain of one request, 0 or more.
-        idle_timeout: Seconds without an arrival, after which the client is not waited for. None:
-            there is no such bound.
-        drain_limit: How many bytes are read, 0 or more. None: there is no such bound.
-        before_reply: Read the rest before the reply and not after it, for a server that sends
-            nothing before it has the end of a reply. Then a client that sends more than the
-            bounds allow gets its reply late and may lose it.
+        idle_timeout: Stop waiting after this many seconds without input. None: no limit.
+        drain_limit: The largest number of bytes to read, 0 or more. None: no limit.
+        before_reply: Read the rest before the reply instead of after it, for a server that sends
+            nothing before it has the end of a reply. A client that sends more than the limits
+            permit then gets its reply late and may lose it.
 
     Raises:
-        TypeError, ValueError: An argument is not what is said here.
+        TypeError, ValueError: An argument has the wrong type or is out of range.
 
     Notes:
-        A request is held for as long as the drain takes: a task, and no thread. When a bound is
-        reached, the server closes as it would have done without this.
+        The drain occupies a task, and no thread. When a limit is reached, the server closes as it
+        does without the middleware.
     """
 
-    def __init__(  # noqa: D107 (the class says it)
+    def __init__(  # noqa: D107 (the docstring is that of the class)
         self,
         app: ASGIApp,
         *,

@@ -445,7 +445,7 @@ async def _drive(
         await loop.run_in_executor(None, drive, connection, step)
         return connection.let_go()
     except BaseException:
-        connection.abandon(sock)  # the thread finds out by its deadline
+        connection.abandon(sock)  # the thread notices at its deadline
         raise
 
 

@@ -5,8 +5,8 @@
     app = DrainMiddleware(app)
 
 An application that replies before it has read the request (401, 413) leaves the rest of it to the
-server. Servers close then, and a close over unread input makes the kernel reset the connection:
-the client sees "connection reset", and nginx says 502. The middleware reads the rest after the
+server. Servers then close, and a close with unread input makes the kernel reset the connection: the
+client sees "connection reset", and nginx returns 502. The middleware reads the rest after the
 reply, in the iterable's close(), which a server calls before it closes (PEP 3333).
 """
 
@@ -31,35 +31,34 @@ if TYPE_CHECKING:
 
 __all__ = ["DrainMiddleware"]
 
-# How much is read at a time, so that a client that sends less in `idle_timeout` counts as silent.
-# Arbitrary: a 56k modem sends it in less than a second, and reads this short cost a server nothing.
+# The size of one read. A client that sends less in `idle_timeout` counts as silent. Heuristic: a 56k
+# modem sends this in less than a second, and such short reads cost a server nothing.
 _PIECE = 4096
 
 
 class DrainMiddleware:
-    """Reads what an application left unread of a request, before the server closes.
+    """Reads the unread rest of a request before the server closes the connection.
 
-    The server sends the whole reply first; then it calls the iterable's close(), and there the
-    rest is read. A request without a body, or whose body was read, passes through. If the
-    application raises before it has replied, the rest is read before the server replies in its
-    place.
+    The server sends the whole reply first, and then calls the iterable's close(), which reads the
+    rest. A request without a body, or whose body was read, passes through. If the application raises
+    before it has replied, the rest is read before the server sends its own reply.
 
-    A client that asked by `Expect: 100-continue` is not invited to send what nobody wants to read.
-    A server that has invited it already is served as usual if its connection is known (below), and
-    so is cheroot, which always invites.
+    A client that sent `Expect: 100-continue` is not invited to send a body that is not needed. If the
+    server has already invited it, the body is drained as usual if the connection is known (below),
+    and in cheroot, which always invites.
 
     Args:
         app: A WSGI application.
         timeout: Seconds for the drain of one request, 0 or more.
-        idle_timeout: Seconds without 4 KiB arriving, after which the client is not waited for.
-            None: there is no such bound.
-        drain_limit: How many bytes are read, 0 or more. None: there is no such bound.
+        idle_timeout: Stop waiting after this many seconds in which fewer than 4 KiB arrived. None:
+            no limit.
+        drain_limit: The largest number of bytes to read, 0 or more. None: no limit.
 
     Raises:
-        TypeError, ValueError: An argument is not what is said here.
+        TypeError, ValueError: An argument has the wrong type or is out of range.
 
     Notes:
-        The worker (a process, a thread, a greenlet) is held for as long as the drain takes.
+        The drain occupies the worker (a process, a thread, a greenlet).
 
         WSGI knows no read with a timeout. gunicorn and servers made of http.server's parts
         (wsgiref, werkzeug, Django's runserver) show the connection, and the drain ends in time by a
