@@ -115,6 +115,8 @@ def keep_colons(
 ALIASES = {
     "Until": "Literal[CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED]",
     "OnTimeout": "Literal[LingerPolicy.BACKGROUND, LingerPolicy.ABORT]",
+    "Factory": "Callable[[], asyncio.BaseProtocol]",
+    "L": "asyncio.AbstractEventLoop",
 }
 
 
@@ -139,8 +141,12 @@ def spell_out(
         stream = re.search(r"^    Stream = (.+)$", source, re.MULTILINE)
         if stream is not None:
             aliases["Stream"] = aliases["S"] = stream[1]
-    names = "|".join(aliases)
-    return re.sub(rf"\b({names})\b", lambda it: aliases[it[1]], arguments), returns
+    name_of_one = re.compile(rf"\b({'|'.join(aliases)})\b")
+
+    def without_aliases(text: str) -> str:
+        return name_of_one.sub(lambda found: aliases[found[1]], text)
+
+    return without_aliases(arguments), returns and without_aliases(returns)
 
 
 def take_from_repository(app: Sphinx, name: str, source: list[str]) -> None:
@@ -200,10 +206,17 @@ ELSEWHERE = {
     "WSGIApplication": f"{PYTHON}wsgiref.html#wsgiref.types.WSGIApplication",
     "anyio.ClosedResourceError": f"{ANYIO}anyio.ClosedResourceError",
     "anyio.abc.SocketStream": f"{ANYIO}anyio.abc.SocketStream",
+    "asyncio.AbstractEventLoop": f"{PYTHON}asyncio-eventloop.html#asyncio.AbstractEventLoop",
+    "asyncio.BaseProtocol": f"{PYTHON}asyncio-protocol.html#asyncio.BaseProtocol",
+    "asyncio.Protocol": f"{PYTHON}asyncio-protocol.html#asyncio.Protocol",
+    "asyncio.SelectorEventLoop": f"{PYTHON}asyncio-eventloop.html#asyncio.SelectorEventLoop",
     "asyncio.StreamWriter": f"{PYTHON}asyncio-stream.html#asyncio.StreamWriter",
     "asyncio.Transport": f"{PYTHON}asyncio-protocol.html#asyncio.Transport",
     "collections.abc.Awaitable": f"{PYTHON}collections.abc.html#collections.abc.Awaitable",
     "collections.abc.Callable": f"{PYTHON}collections.abc.html#collections.abc.Callable",
+    "asyncio.events.AbstractEventLoop": (
+        f"{PYTHON}asyncio-eventloop.html#asyncio.AbstractEventLoop"
+    ),
     "close_request": f"{PYTHON}socketserver.html#socketserver.BaseServer",
     "https_compatible": f"{TRIO}trio.SSLStream",
     "max_children": f"{PYTHON}socketserver.html#socketserver.ForkingMixIn",
@@ -221,6 +234,7 @@ ELSEWHERE = {
     "trio.SocketStream": f"{TRIO}trio.SocketStream",
     "trio.socket": f"{TRIO}module-trio.socket",
     "trio.socket.SocketType": f"{TRIO}trio.socket.SocketType",
+    "uvloop.Loop": "https://uvloop.readthedocs.io/api/index.html#uvloop.Loop",
     "wsgi.file_wrapper": "https://peps.python.org/pep-3333/#optional-platform-specific-file-handling",
     "wsgi.input_terminated": "https://wsgi.readthedocs.io/en/latest/proposals-2.0.html",
 }

@@ -1,4 +1,4 @@
-"""A transport whose close() is somebody else's; everything else is the transport's own."""
+"""A proxy for a transport, with another close()."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class TransportProxy(asyncio.Transport):
-    """What a server's protocol is given in the place of its transport.
+    """The object that a server's protocol gets instead of its transport.
 
-    Reading and writing cost one call more. What arrives does not come through here: the transport
-    below calls the server's protocol itself.
+    Reading and writing cost one additional call. Input does not pass through the proxy: the
+    transport below calls the server's protocol itself.
 
     Args:
         plain: The transport below.
-        close: Closes it. What it returns has taken the protocol's place; None: nobody has.
+        close: Closes the transport. Its result has replaced the protocol; None: not replaced.
 
     Attributes:
         plain: The transport below.
@@ -40,7 +40,7 @@ class TransportProxy(asyncio.Transport):
         self._taken_by: TransportTakeover | None = None
 
     def close(self) -> None:
-        # One that is closing has been told to, or does it because the peer has ended.
+        # A transport that is closing was closed before, or closes because the peer has ended.
         if not self.plain.is_closing():
             self._taken_by = self._close(self.plain)
 
@@ -51,10 +51,10 @@ class TransportProxy(asyncio.Transport):
         self.plain.abort()
 
     def over(self, plain: asyncio.Transport) -> TransportProxy:
-        """The same for another transport: TLS's, say, over this one."""
+        """Return a proxy for another transport, for example that of TLS over this one."""
         return type(self)(plain, self._close)
 
-    # --- the protocol, in whose place somebody else stands after close() ---
+    # --- the protocol, which is replaced after close() ---
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self.plain.get_protocol() if self._taken_by is None else self._taken_by.owner
@@ -65,7 +65,7 @@ class TransportProxy(asyncio.Transport):
         else:
             self._taken_by.owner = protocol
 
-    # --- reading, which is somebody else's after close() ---
+    # --- reading, which belongs to the takeover after close() ---
 
     def is_reading(self) -> bool:
         return self._taken_by is None and self.plain.is_reading()

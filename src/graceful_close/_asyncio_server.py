@@ -1,4 +1,4 @@
-"""Servers on an event loop whose connections close gracefully, whatever protocol closes them."""
+"""Servers on an event loop whose protocols close their connections gracefully."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 L = TypeVar("L", bound=asyncio.AbstractEventLoop)
 
-# As a Reaper's, which has the connection when the transport is through.
+# The defaults of a Reaper, which gets the connection after the transport.
 _TIMEOUT = 30.0
 _IDLE_TIMEOUT = 5.0
 
@@ -37,52 +37,56 @@ _IDLE_TIMEOUT = 5.0
 def graceful_factory(
     protocol_factory: Factory, **options: Unpack[CloseOptions]
 ) -> Callable[[], asyncio.Protocol]:
-    """A protocol factory whose protocols get transports that close gracefully.
+    """Return a protocol factory whose protocols get transports that close gracefully.
 
-    For `create_server()` and `create_unix_server()` of any loop, asyncio's and uvloop's:
+    For `create_server()` and `create_unix_server()` of any loop of asyncio or uvloop:
 
         server = await loop.create_server(graceful_factory(Protocol), host, port)
 
-    The protocol is the same as ever, and so is all that its transport does, but for close(): that
-    returns at once as ever, and `connection_lost()` follows as ever, when the transport has flushed. Then
-    a Reaper has the connection, sends our FIN and reads and throws away what the peer still sends,
-    until its FIN. What the transport holds is flushed as `graceful_close.asyncio.graceful_close`
-    does it, TLS's close_notify included. abort() is as ever.
+    Only the transport's close() changes. It still returns immediately, and `connection_lost()` still
+    follows when the transport has flushed. Then a Reaper takes the connection, sends our FIN, and
+    reads and discards input until the peer's FIN. The buffer of the transport, with TLS's
+    close_notify, is flushed as by `graceful_close.asyncio.graceful_close`. abort() is unchanged.
 
     Args:
-        protocol_factory: The server's own.
-        options: Those of `graceful_close.graceful_close`; `timeout` is 30 and `idle_timeout` 5
-            where they are not given.
+        protocol_factory: The server's own factory.
+        options: Those of `graceful_close.graceful_close`; the defaults are 30 seconds for
+            `timeout` and 5 seconds for `idle_timeout`.
 
     Raises:
-        TypeError, ValueError: An argument is not what it says there.
+        TypeError, ValueError: An argument has the wrong type or is out of range.
 
     Notes:
-        The Reaper finishes at the exit of the interpreter, and a transport that has not flushed
-        when the loop is closed does not. A loop of `graceful_loop` lets a server wait for both, and
-        takes these transports for `start_tls()`, which uvloop's own refuses.
-        On Windows' ProactorEventLoop a TLS transport closes as ever.
+        The Reaper finishes at interpreter exit. A transport that has not flushed when the loop is
+        closed does not finish. With a loop of `graceful_loop` a server waits for both, and
+        `start_tls()` accepts these transports, which uvloop's own rejects.
+        On Windows' ProactorEventLoop the close of a TLS transport is unchanged.
+
+    .. versionadded:: 0.2.0
     """
     return _Closes(options).wrap(protocol_factory)
 
 
 def graceful_loop(loop_class: type[L], **options: Unpack[CloseOptions]) -> type[L]:
-    """A class of event loops whose servers close their connections gracefully.
+    """Return a class of event loops whose servers close their connections gracefully.
 
-    For servers that take the loop from you, and nothing else:
+    For servers that accept an event loop only:
 
         Loop = graceful_loop(uvloop.Loop, timeout=10)  # uvicorn app:app --loop module:Loop
         asyncio.Runner(loop_factory=Loop)
 
-    What `create_server()` and `create_unix_server()` are given goes through `graceful_factory`. Their
-    servers' `wait_closed()` waits for the closes in flight, too. All else is the loop's own.
+    `create_server()` and `create_unix_server()` pass their protocol factory through
+    `graceful_factory`. `wait_closed()` of their servers waits for the pending closes, too. Everything
+    else is unchanged.
 
     Args:
-        loop_class: `asyncio.SelectorEventLoop`, `uvloop.Loop`, or another.
+        loop_class: `asyncio.SelectorEventLoop`, `uvloop.Loop`, or another class.
         options: As for `graceful_factory`, for all servers.
 
     Raises:
-        TypeError, ValueError: An argument is not what it says there.
+        TypeError, ValueError: An argument has the wrong type or is out of range.
+
+    .. versionadded:: 0.2.0
     """
     Options(**options)
     bases = (_GracefulLoop, loop_class)
@@ -92,7 +96,7 @@ def graceful_loop(loop_class: type[L], **options: Unpack[CloseOptions]) -> type[
 
 
 class _GracefulLoop:
-    """What stands before the loop's own class."""
+    """A mixin before the loop's own class."""
 
     _options: CloseOptions
 
@@ -135,7 +139,7 @@ class _Closes:
     def wrap(self, protocol_factory: Factory) -> Callable[[], asyncio.Protocol]:
         def introduced() -> asyncio.Protocol:
             protocol = protocol_factory()
-            # One that is graceful already keeps its own options.
+            # A protocol that is already graceful keeps its options.
             return (
                 protocol
                 if isinstance(protocol, _Introduction)
@@ -145,7 +149,7 @@ class _Closes:
         return introduced
 
     def close(self, transport: asyncio.Transport) -> TransportTakeover | None:
-        """Close a transport; connection_lost() follows, and the rest is done behind its back."""
+        """Close a transport; connection_lost() follows, and the dup is closed separately."""
         takeover = self._take_over(transport)
         if takeover is None:
             transport.close()
@@ -157,16 +161,16 @@ class _Closes:
             flushing = asyncio.create_task(self._flush(takeover))
             self._flushing.add(flushing)
             flushing.add_done_callback(self._flushing.discard)
-            # Also one that never began. Nothing is left to drop where it went well.
+            # Also for a task that never began. After a success there is nothing to drop.
             flushing.add_done_callback(lambda _: takeover.drop())
         return takeover
 
     def _take_over(self, transport: asyncio.Transport) -> TransportTakeover | None:
-        """Take the dup; None: nothing can be done behind the transport's back."""
+        """Take the dup; None: the transport closes without us."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            return None  # whose loop has ended, and nobody can wait
+            return None  # the loop has ended, so waiting is not possible
         sock = open_socket_of(transport)
         if sock is None or not (can_watch(loop) or info_of(transport, "ssl_object") is None):
             return None

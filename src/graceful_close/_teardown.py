@@ -559,10 +559,10 @@ class Teardown:
         """A step or a wait failed.
 
         Args:
-            error: What it failed by.
-            now: A reading of the clock.
-            held: Bytes that a flush has not brought to the kernel, which are lost; None: nobody
-                knows. Not every error ends the connection (IP_RECVERR): if it goes on, it is reset.
+            error: Its error.
+            now: The current time.
+            held: Bytes that a flush has not written to the kernel, which are lost; None: not known.
+                Not every error ends the connection (IP_RECVERR): a remaining connection is reset.
 
         Raises:
             OSError: `error`, if only a bug of this library can cause it.

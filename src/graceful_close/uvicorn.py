@@ -1,12 +1,12 @@
-"""Event loops by name, for uvicorn and what is built on it.
+"""Event loops by name, for uvicorn and servers based on it.
 
     uvicorn app:app --loop graceful_close.uvicorn:new_loop
 
-Connections close gracefully then; see `graceful_close.asyncio.graceful_loop`. All else is as it was:
-uvloop, TCP and UNIX sockets, TLS, websockets, `--workers`, `--reload`. When it stops, uvicorn waits
-for the closes in flight: at most for `--timeout-graceful-shutdown`, and for 30 seconds without that,
-or until the peer has been silent for 5. Where that is too long, GRACEFUL_CLOSE_TIMEOUT and
-GRACEFUL_CLOSE_IDLE_TIMEOUT in the environment say other numbers of seconds.
+Connections then close gracefully; see `graceful_close.asyncio.graceful_loop`. Everything else is
+unchanged: uvloop, TCP and UNIX sockets, TLS, websockets, `--workers`, `--reload`. When uvicorn stops,
+it waits for the pending closes: at most `--timeout-graceful-shutdown`, or without the option 30 seconds,
+or 5 seconds of silence of the peer. The variables GRACEFUL_CLOSE_TIMEOUT and
+GRACEFUL_CLOSE_IDLE_TIMEOUT of the environment change these two, in seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["new_asyncio_loop", "new_loop", "new_uvloop"]
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """A graceful loop: uvloop's if it is installed, asyncio's if not.
+    """Return a graceful loop: uvloop's if it is installed, otherwise asyncio's.
 
     Raises:
         ValueError: A variable of the environment is not a number of seconds, 0 or more.
@@ -32,7 +32,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 def new_asyncio_loop() -> asyncio.AbstractEventLoop:
-    """A graceful `asyncio.SelectorEventLoop`.
+    """Return a graceful `asyncio.SelectorEventLoop`.
 
     Raises:
         ValueError: A variable of the environment is not a number of seconds, 0 or more.
@@ -41,7 +41,7 @@ def new_asyncio_loop() -> asyncio.AbstractEventLoop:
 
 
 def new_uvloop() -> asyncio.AbstractEventLoop:
-    """A graceful `uvloop.Loop`.
+    """Return a graceful `uvloop.Loop`.
 
     Raises:
         ImportError: uvloop is not installed.
