@@ -103,7 +103,9 @@ every_callable = pytest.mark.parametrize("name", CALLABLES)
 def section(doc: str, title: str) -> str:
     """One section of a docstring, without its indentation."""
     titles = "|".join(SECTIONS)
-    found = re.search(rf"^{title}:(.*?)(?=^(?:{titles}):|\Z)", doc, re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^{title}:(.*?)(?=^(?:{titles}):|^\.\. |\Z)", doc, re.MULTILINE | re.DOTALL
+    )
     return textwrap.dedent(found[1].strip("\n")) if found else ""
 
 

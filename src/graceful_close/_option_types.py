@@ -26,6 +26,8 @@ class CloseOptions(TypedDict, total=False):
             return graceful_close(sock, **options)
 
     Every key is optional.
+
+    .. versionadded:: 0.2.0
     """
 
     timeout: float
@@ -43,6 +45,8 @@ class ReaperOptions(CloseOptions, total=False):
             return GracefulListener(("127.0.0.1", port), **options)
 
     Every key is optional.
+
+    .. versionadded:: 0.2.0
     """
 
     max_sockets: int | None

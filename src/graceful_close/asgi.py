@@ -65,6 +65,8 @@ class DrainMiddleware:
     Notes:
         The drain occupies a task, and no thread. When a limit is reached, the server closes as it
         does without the middleware.
+
+    .. versionadded:: 0.2.0
     """
 
     def __init__(  # noqa: D107 (the docstring is that of the class)

@@ -71,6 +71,8 @@ class DrainMiddleware:
         (`wsgi.input_terminated`): gunicorn, werkzeug, waitress, gevent, cheroot.
 
         A reply made by `wsgi.file_wrapper` is sent as any other iterable if the request has a body.
+
+    .. versionadded:: 0.2.0
     """
 
     def __init__(  # noqa: D107 (the class says it)
