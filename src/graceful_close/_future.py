@@ -16,7 +16,7 @@ else:
     StockFuture = Future
 
 
-# Seconds. Arbitrary: whoever asks holds the condition for microseconds.
+# Seconds. Heuristic: other threads hold the condition for microseconds.
 _PATIENCE = 1.0
 
 
@@ -41,8 +41,8 @@ class CloseFuture(StockFuture):
         stock = self.__dict__.get("_stock")
         if stock is None:
             return
-        # A signal's exception can leave an asker's thread with the condition held for good, because
-        # `with` takes it in more than one step. The next to ask in that thread is told the outcome.
+        # A signal's exception can leave another thread with the condition held forever, because `with`
+        # takes it in more than one step. The next call in that thread then settles the future.
         lock = stock._condition
         if lock.acquire(timeout=_PATIENCE):
             lock.release()  # callbacks must not run under it

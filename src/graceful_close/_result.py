@@ -164,13 +164,13 @@ class CloseResult(Record):
 
     @property
     def notified(self) -> bool | None:
-        """TLS: whether our close_notify was handed to the kernel whole.
+        """TLS: whether our close_notify was written to the kernel completely.
 
-        True also if the caller's own unwrap() had sent it and was not answered. False: it was
-        not, or the connection failed meanwhile; the peer must take the stream for cut. None:
-        there was no TLS session to end: no TLS, no handshake, an abort, or the caller's own
-        unwrap() or shutdown() had ended it. Or it cannot be known: asyncio's transport of an
-        AF_UNIX stream was given up while it flushed.
+        True also if the caller's own unwrap() had sent it and got no answer. False: it was not
+        written, or the connection failed before; the peer must treat the stream as truncated.
+        None: there was no TLS session to end (no TLS, no handshake, an abort), or the caller's own
+        unwrap() or shutdown() had ended it. Also None if it is not known, because the flush of
+        asyncio's transport for an AF_UNIX stream was given up.
         """
         return self._notified
 

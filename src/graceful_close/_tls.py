@@ -149,7 +149,7 @@ def _without_sigpipe(call: Callable[[], T]) -> T:
     finally:
         if signal.SIGPIPE not in before:
             if signal.SIGPIPE in signal.sigpending() and hasattr(signal, "sigtimedwait"):
-                signal.sigtimedwait({signal.SIGPIPE}, 0)  # the one that we caused, for this thread
+                signal.sigtimedwait({signal.SIGPIPE}, 0)  # our own, for this thread
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
