@@ -25,6 +25,7 @@ SHOWN_IN = {
     "graceful_close.trio": "in_trio.py",
     "graceful_close.anyio": "in_anyio.py",
     "graceful_close.socketserver": "in_socketserver.py",
+    "graceful_close.uvicorn": "in_uvicorn.py",
 }
 
 

@@ -14,6 +14,8 @@ from graceful_close.asyncio import (
     close_all,
     closing,
     graceful_close,
+    graceful_factory,
+    graceful_loop,
     timed_linger_close,
 )
 
@@ -50,6 +52,18 @@ async def one_in_a_block(writer: asyncio.StreamWriter, sock: socket.socket) -> i
     async with block as stream:
         assert_type(stream, socket.socket)
         return 1  # if it swallowed exceptions, a `return` would be missing after it
+
+
+async def servers(loop: asyncio.AbstractEventLoop) -> asyncio.SelectorEventLoop:
+    await loop.create_server(graceful_factory(asyncio.Protocol, timeout=10), "localhost", 8080)
+    await loop.create_unix_server(graceful_factory(asyncio.Protocol))
+    made = graceful_loop(asyncio.SelectorEventLoop, idle_timeout=1)
+    with asyncio.Runner(loop_factory=made) as runner:
+        runner.get_loop()
+    graceful_factory(asyncio.Protocol())  # type: ignore[arg-type]
+    graceful_loop(asyncio.Protocol)  # type: ignore[type-var]
+    graceful_loop(asyncio.SelectorEventLoop, patience=5)  # type: ignore[call-arg]
+    return made()
 
 
 async def refused(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
