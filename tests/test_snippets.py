@@ -38,6 +38,14 @@ def run_block(page: Path, line: int) -> dict[str, Any]:
     return names
 
 
+def run_page(page: Path) -> dict[str, Any]:
+    """Run every block of the page, one after the other."""
+    names: dict[str, Any] = {"__name__": page.stem}
+    for line, block in python_blocks(page).items():
+        exec(compile("\n" * line + block, str(page), "exec", dont_inherit=True), names)
+    return names
+
+
 def block_of(page: Path, name: str) -> dict[str, Any]:
     """Run the one block that defines a name."""
     definition = re.compile(rf"^(async def|def|class) {name}\b|^{name} = ", re.MULTILINE)
