@@ -22,7 +22,7 @@ _TRIES = 20
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end what was started
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended
     given = _arguments()
     cells: list[Cell] = []
     if given.again:
@@ -31,7 +31,11 @@ def main() -> None:
             for file in given.again
             for kept in json.loads(file.read_text())["cells"]
         )
-        cells = list({cell.what: cell for cell in read}.values())
+        order = list(UPSTREAMS)
+        cells = sorted(
+            {cell.what: cell for cell in read}.values(),
+            key=lambda cell: order.index(cell.upstream),
+        )
     else:
         upstreams = [name for name in given.upstreams if not _left_out(name, _missing(name))]
         proxies = [

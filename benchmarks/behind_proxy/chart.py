@@ -36,7 +36,7 @@ def draw(cells: list[Cell]) -> str:
         drawing, columns = drawing_of(len(by_proxy), height=1.1 + 0.34 * len(servers))
         for axes, (proxy, here) in zip(columns, by_proxy.items(), strict=True):
             _column(axes, here, servers)
-            axes.set_title(proxy, fontsize=9.5)
+            axes.set_title(proxy, fontsize=8.5)
             if axes is not columns[0]:
                 axes.set_yticks([])
         drawing.suptitle(_TITLE, x=0.01, ha="left", fontsize=11.5, fontweight="bold")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .measure import Cell
 
 _LONG = 400  # characters
+_HARDLY = 0.1
 
 
 def fragment(cells: list[Cell], command: str) -> str:
@@ -46,15 +47,17 @@ def _count(cell: Cell) -> str:
 
 
 def _sums(cells: list[Cell]) -> str:
-    lines: list[str] = []
-    for side, says in zip(SIDES, ("As started", "Afterwards"), strict=True):
-        here = [cell for cell in cells if cell.side == side]
-        ends = sum((cell.ends for cell in here), Counter[str]())
-        lost = ", ".join(f"{kind}: {count:,}" for kind, count in ends.most_common())
-        lines.append(
-            f"- {says}: {sum(cell.right for cell in here):,} of "
-            f"{sum(cell.tries for cell in here):,} replies were right; {lost or 'none was lost'}."
-        )
+    """A row for each proxy: right replies before and after, and what became of the others."""
+    lines = [_row(["proxy", "as started", "afterwards"]), "| --- | --- | --- |"]
+    for proxy in [*dict.fromkeys(cell.proxy for cell in cells), None]:
+        row = ["all" if proxy is None else proxy]
+        for side in SIDES:
+            here = [c for c in cells if c.side == side and proxy in (None, c.proxy)]
+            ends = sum((cell.ends for cell in here), Counter[str]())
+            right, tries = sum(cell.right for cell in here), sum(cell.tries for cell in here)
+            lost = [f"{kind}: {count:,}" for kind, count in ends.most_common()]
+            row.append(", ".join([f"{right:,} of {tries:,}", *lost]))
+        lines.append(_row(row))
     return "\n".join(lines)
 
 
@@ -76,15 +79,17 @@ def logs(cells: list[Cell]) -> str:
 
 
 def lines_of(cells: list[Cell]) -> str:
-    """A line of each kind that is there before and not after, as it stands in the log.
+    """A line of each kind that is there before and hardly after, as it stands in the log.
 
     Shortened, where a proxy says very much.
     """
-    after = {kind for cell in cells if cell.side == SIDES[1] for kind in cell.log}
+    before, after = (
+        sum((cell.log for cell in cells if cell.side == side), Counter[str]()) for side in SIDES
+    )
     found: dict[tuple[str, str], str] = {}
     for cell in cells:
         for kind, line in cell.lines.items():
-            if kind not in after:
+            if after[kind] < before[kind] * _HARDLY:
                 found.setdefault((cell.proxy.partition(",")[0], kind), line)
     return "\n".join(
         line if len(line) <= _LONG else f"{line[:_LONG]}..." for line in found.values()

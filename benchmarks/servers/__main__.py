@@ -33,7 +33,7 @@ _TRIES = 5
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end what was started
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended
     given = _arguments()
     if given.again:
         read = (

@@ -170,12 +170,6 @@ COMMANDS = {
     "hypercorn -k trio": Command(
         "hypercorn -k trio -b {host}:{port} plain_asgi:app", ("hypercorn", "trio")
     ),
-    "socketify": Command(
-        "python -m socketify plain_asgi:app --host {host} --port {port}",
-        ("socketify",),
-        _DRAIN_FIRST,
-        graceful="before_reply",
-    ),
     "granian --interface asgi": Command(
         f"{_GRANIAN} --interface asgi plain_asgi:app",
         ("granian",),
