@@ -65,6 +65,8 @@ print("127.0.0.1:{port} is to come", flush=True)
     started = Server(Recipe(needs, ("-W", "ignore", "-c", program)))
     try:
         await_listener(started)
+        if needs == "cherrypy":
+            started.await_output(rb"Bus STARTED")  # before that it dies of SIGTERM
         yield started
     finally:
         started.kill()

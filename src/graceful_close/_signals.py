@@ -26,6 +26,8 @@ def exit_at_sigterm() -> None:
     A handler that is there already is kept, and so is SIG_IGN. A server that sets its own later
     replaces this one. Calling it again is harmless. A child that is forked afterwards inherits it.
 
+    On asyncio `loop.add_signal_handler` is better: SystemExit comes in the middle of a callback.
+
     Raises:
         ValueError: Nobody handles SIGTERM, and this is not the main thread of the main
             interpreter, which alone may change that.
