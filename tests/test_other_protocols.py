@@ -89,8 +89,8 @@ key = [asyncssh.generate_private_key("ssh-ed25519")]
 class Server(asyncssh.SSHServer):
     def connection_made(self, connection):
         reason = "too many of you"
-        asyncio.get_running_loop().call_later(
-            0.1, connection.disconnect, asyncssh.DISC_TOO_MANY_CONNECTIONS, reason
+        asyncio.get_running_loop().call_soon(
+            connection.disconnect, asyncssh.DISC_TOO_MANY_CONNECTIONS, reason
         )
 
 async def serve():
