@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import html
+import keyword
 import re
 import sys
 from importlib import metadata
@@ -197,7 +198,13 @@ PYTHON = "https://docs.python.org/3/library/"
 TRIO = "https://trio.readthedocs.io/en/stable/reference-io.html#"
 TRIO_CORE = "https://trio.readthedocs.io/en/stable/reference-core.html#"
 ANYIO = "https://anyio.readthedocs.io/en/stable/api.html#"
+WAITRESS = "https://docs.pylonsproject.org/projects/waitress/en/stable/"
+WERKZEUG = "https://werkzeug.palletsprojects.com/en/stable/serving/#"
 ELSEWHERE = {
+    **dict.fromkeys(
+        ("host", "listen", "port", "sockets", "threads", "unix_socket"),
+        f"{WAITRESS}arguments.html",
+    ),
     "Future": f"{PYTHON}concurrent.futures.html#concurrent.futures.Future",
     "SSLContext.wrap_socket": f"{PYTHON}ssl.html#ssl.SSLContext.wrap_socket",
     "TLSStream": f"{ANYIO}anyio.streams.tls.TLSStream",
@@ -235,6 +242,8 @@ ELSEWHERE = {
     "trio.socket": f"{TRIO}module-trio.socket",
     "trio.socket.SocketType": f"{TRIO}trio.socket.SocketType",
     "uvloop.Loop": "https://uvloop.readthedocs.io/api/index.html#uvloop.Loop",
+    "waitress.serve": f"{WAITRESS}api.html#waitress.serve",
+    "werkzeug.serving.run_simple": f"{WERKZEUG}werkzeug.serving.run_simple",
     "wsgi.file_wrapper": "https://peps.python.org/pep-3333/#optional-platform-specific-file-handling",
     "wsgi.input_terminated": "https://wsgi.readthedocs.io/en/latest/proposals-2.0.html",
 }
@@ -252,13 +261,16 @@ def link_elsewhere(
         return link
     if node["reftype"] != "obj":
         return None
-    # An attribute that a result has, wherever it is mentioned.
+    # A name of the package, or an attribute of a result, wherever it is mentioned.
     python = cast("PythonDomain", env.get_domain("py"))
-    found = python.objects.get(f"graceful_close.CloseResult.{target}")
-    if found is not None:
-        return make_refnode(
-            app.builder, node["refdoc"], found.docname, found.node_id, contents, target
-        )
+    for owner in ("graceful_close", "graceful_close.CloseResult"):
+        found = python.objects.get(f"{owner}.{target}")
+        if found is not None:
+            return make_refnode(
+                app.builder, node["refdoc"], found.docname, found.node_id, contents, target
+            )
+    if keyword.iskeyword(target):
+        return contents
     is_a_name = re.fullmatch(r"[\w.]+", target) is not None
     return contents if not is_a_name or target in arguments_of(env) else None
 

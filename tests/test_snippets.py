@@ -18,10 +18,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 HOW_TO = ROOT / "docs/how-to.md"
 
 
-# Pages whose blocks need the imports of those before them.
-READ_FROM_THE_TOP = {"servers.md"}
-
-
 def python_blocks(page: Path) -> dict[int, str]:
     """The page's Python, by the line of each block."""
     text = page.read_text(encoding="utf-8")
@@ -32,9 +28,8 @@ def python_blocks(page: Path) -> dict[int, str]:
 def run_block(page: Path, line: int) -> dict[str, Any]:
     """Run the block that begins at this line, and nothing before it."""
     names: dict[str, Any] = {"__name__": page.stem}
-    for at, block in python_blocks(page).items():
-        if at == line or (at < line and page.name in READ_FROM_THE_TOP):
-            exec(compile("\n" * at + block, str(page), "exec", dont_inherit=True), names)
+    source = "\n" * line + python_blocks(page)[line]
+    exec(compile(source, str(page), "exec", dont_inherit=True), names)
     return names
 
 

@@ -67,8 +67,8 @@ class GracefulListener(socket.socket):
     is garbage-collected while open is closed plainly, with Python's usual warning.
 
     Closing the listener does not affect its connections. `reaper` continues until it is closed, or
-    until the interpreter exits. After that, a close() waits in the calling thread, at most 5
-    seconds, or not at all if the socket is non-blocking.
+    until the interpreter exits. If `reaper` is closed, a close() waits in the calling thread, at most
+    5 seconds, or not at all if the socket is non-blocking.
 
     Args:
         address: As for `socket.create_server`, as are the next four.
@@ -88,9 +88,9 @@ class GracefulListener(socket.socket):
         OSError: As for `socket.create_server`.
 
     Notes:
-        A connection that was accepted before a fork has two holders afterwards, parent and child.
-        close() drops the reference of whoever calls it, and no more, as a plain socket's does:
-        the one that serves it ends it by `graceful_close`. For socketserver.ForkingMixIn, which
+        A connection that was accepted before a fork has two holders, parent and child. close()
+        removes only the reference of the calling process, as with a plain socket; the process that
+        serves the connection ends it with `graceful_close`. For socketserver.ForkingMixIn, which
         accepts in one process and serves in the other, see `graceful_close.socketserver`.
 
         `dup()` gives a plain socket, and the connection, which has two owners from then on, is
@@ -246,10 +246,9 @@ class GracefulListener(socket.socket):
         """As for any socket.
 
         Raises:
-            TypeError: It is an event loop that asks, and accepts without accept(): uvloop, rloop.
+            TypeError: Called by an event loop that bypasses `accept()`: uvloop, rloop.
         """
-        # Every loop's create_server() does this before it takes the number, and after that
-        # nothing more is heard of it.
+        # Every loop's create_server() begins with this call, and then uses the descriptor only.
         if not flag and "asyncio" in sys.modules and (loop := _loop_without_accept()):
             raise TypeError(
                 f"{loop!r} takes the descriptor, and does not accept through a GracefulListener. "

@@ -44,7 +44,7 @@ def close_socket(
             _reset(sock)
         elif policy is not None:
             _set_policy(sock, policy, seconds)
-            # Only the last reference resets: who sleeps in recv() must let go of its own.
+            # Only the last reference resets: a thread in recv() must release its own.
             wake_readers = wake_readers or policy is LingerPolicy.ABORT
         if wake_readers:
             _shut_for_reading(sock)

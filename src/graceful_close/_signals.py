@@ -1,4 +1,4 @@
-"""How a process ends at SIGTERM."""
+"""The exit of a process at SIGTERM."""
 
 from __future__ import annotations
 
@@ -8,34 +8,39 @@ from time import monotonic
 
 __all__ = ["exit_at_sigterm"]
 
-# A master and its supervisor may both tell a worker to end. What comes so soon after the first is
-# the same order. Arbitrary: longer than any of them takes to pass it on, shorter than patience.
+# A supervisor and a master may both send SIGTERM to a worker. A second signal within this time counts
+# as the same request. Heuristic: longer than the master needs to forward the signal.
 _SAME_ORDER = 1.0
 
 _ordered_at = -math.inf
 
 
 def exit_at_sigterm() -> None:
-    """Have SIGTERM end the program as `sys.exit()` does, so that closes in flight are finished.
+    """Let SIGTERM end the program like `sys.exit()`, so that pending closes are finished.
 
-    SIGTERM is how systemd, Docker, Kubernetes and shells stop a server. Where nobody handles it,
-    it kills the process at once, and every connection that is still being closed is reset. After
-    this call it raises SystemExit in the main thread: `with` blocks and `finally` are left as at
-    any exit, and every `Reaper` finishes what it has, within its `timeout`. The exit status is 0.
+        exit_at_sigterm()
+        server.serve_forever()
 
-    A handler that is there already is kept, and so is SIG_IGN. A server that sets its own later
-    replaces this one. Calling it again is harmless. A child that is forked afterwards inherits it.
+    systemd, Docker, Kubernetes and shells stop a server with SIGTERM. Without a handler SIGTERM kills
+    the process immediately, and every connection that is being closed is reset. After this call
+    SIGTERM raises SystemExit in the main thread: `with` blocks and `finally` clauses run as at any
+    exit, and every `Reaper` finishes its connections within its `timeout`. The exit status is 0.
+
+    An existing handler is kept, and so is SIG_IGN. A server that sets its own handler later replaces
+    this one. Calling this again has no effect. Forked children inherit the handler.
 
     On asyncio `loop.add_signal_handler` is better: SystemExit comes in the middle of a callback.
 
     Raises:
-        ValueError: Nobody handles SIGTERM, and this is not the main thread of the main
-            interpreter, which alone may change that.
+        ValueError: SIGTERM has no handler, and this is not the main thread of the main
+            interpreter, which alone may set one.
 
     Notes:
-        A SIGTERM that follows another within a second is ignored: a supervisor sends one to
-        a worker, and the worker's master sends the next. One that comes later raises SystemExit
-        again, also while Reapers are finishing, which then let go at once.
+        A SIGTERM within a second after another is ignored, because a worker may get one from its
+        supervisor and one from its master. A later SIGTERM raises SystemExit again. If Reapers are
+        finishing then, they close their connections immediately.
+
+    .. versionadded:: 0.2.0
     """
     import signal  # not with the package: it makes enums of all of them
 

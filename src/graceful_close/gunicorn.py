@@ -106,10 +106,10 @@ def post_worker_init(worker: Any) -> None:
 
 
 def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
-    """Close where gunicorn would read on for up to two seconds, or would close abruptly.
+    """Close before gunicorn would drain for up to two seconds, or would close abruptly.
 
-    The sync worker reads on before it closes, and serves nobody meanwhile. gevent's and
-    eventlet's close at once.
+    The sync worker drains before it closes, and serves no other client during that time. The workers
+    of gevent and eventlet close immediately.
 
     Args:
         worker: The worker.
@@ -121,7 +121,7 @@ def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None
         return  # it failed before the reply began, and gunicorn has yet to answer 500
     if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
         return  # the connection serves other streams, too
-    sock = environ.get("gunicorn.socket")  # there is none in ASGI
+    sock = environ.get("gunicorn.socket")  # None in ASGI
     if _listeners and worker.cfg.worker_class_str == "sync":
         sock.close()
     elif sock is not None and _reaper_for_greenlets and response.should_close():

@@ -21,22 +21,22 @@ __all__ = ["GracefulRequestHandler"]
 
 
 class GracefulRequestHandler(WSGIRequestHandler):
-    """Serves a connection as ever, and leaves it to a Reaper in the end.
+    """Serves a connection as usual, and then moves it to a Reaper.
 
-    werkzeug reads what is left of a request by itself, as long as the next byte comes within
-    10 ms. Over a network it seldom does.
+    werkzeug itself reads the rest of a request while the next byte arrives within 10 ms. Over a
+    network it often arrives later.
 
     Attributes:
-        reaper: Where the connections go. A subclass may set it.
+        reaper: The Reaper that closes the connections. A subclass may set it.
     """
 
     reaper: ClassVar[Reaper] = Reaper()
 
     def finish(self) -> None:
-        """End one connection, and do not wait for it. The server finds it closed."""
+        """End one connection, without waiting. The server then finds it closed."""
         super().finish()
         if sys.exc_info()[0] is not None:
-            return  # half a reply is no reply, and the server is about to close it
+            return  # half a reply is not a reply, and the server closes next
         hand_over(self.connection, self.reaper, self.client_address)
         if self.server.multiprocess:
-            self.reaper.close()  # this is a child, which ends without another word
+            self.reaper.close()  # this is a child, which exits without cleaning up
