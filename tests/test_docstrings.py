@@ -167,6 +167,13 @@ def test_every_member_of_an_enum_is_followed_by_what_it_means(name: str) -> None
             assert isinstance(after.value, ast.Constant), ast.unparse(statement)
 
 
+@pytest.mark.parametrize("name", dict(public()))
+def test_it_has_an_example(name: str) -> None:
+    doc = inspect.getdoc(dict(public())[name]) or ""
+    before_the_sections = re.split(rf"^(?:{'|'.join(SECTIONS)}):", doc, flags=re.MULTILINE)[0]
+    assert re.search(r"^ {4}\S", before_the_sections, re.MULTILINE)
+
+
 @every_callable
 def test_every_argument_is_described_and_nothing_else_is(name: str) -> None:
     each = CALLABLES[name]

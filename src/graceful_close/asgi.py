@@ -37,6 +37,8 @@ _BODIES = ("http.response.body", "http.response.zerocopysend")
 class DrainMiddleware:
     """Reads the unread rest of a request before the server closes the connection.
 
+        app = DrainMiddleware(app, timeout=10)
+
     The whole reply is sent first; only its end is sent after the drain, because a server delivers
     no more of a request after the end of the reply. (A reply in one piece gets a Content-Length if
     it has none. A client that reads a longer reply without a Content-Length waits for the end of

@@ -43,14 +43,17 @@ _reaper_for_greenlets: list[Callable[[], Reaper]] = []
 
 
 def post_fork(server: Any, worker: Any, **options: Unpack[ReaperOptions]) -> None:
-    """Have the connections of a worker, which was forked just now, close gracefully.
+    """Make the connections of a newly forked worker close gracefully.
 
-    The workers sync, gthread, tornado, asgi, uvicorn_worker's and aiohttp's accept through a
-    `GracefulListener` afterwards. Where asgi and uvicorn_worker would run uvloop, they
-    run asyncio's own event loop: uvloop does not accept through a listener.
+        def post_fork(server, worker):  # in gunicorn.conf.py
+            graceful_close.gunicorn.post_fork(server, worker, timeout=8)
 
-    gevent and eventlet accept below the socket object. There `post_request` does what can be
-    done, and a warning says so in gunicorn's log.
+    The workers sync, gthread, tornado, asgi, and those of uvicorn_worker and aiohttp then accept
+    through a `GracefulListener`. If asgi and uvicorn_worker are configured for uvloop, they run
+    asyncio's own event loop instead, because uvloop bypasses the listener.
+
+    gevent and eventlet accept below the socket object. For them only `post_request` has an effect,
+    and a warning in gunicorn's log says so.
 
     Args:
         server: gunicorn's arbiter.
@@ -58,7 +61,7 @@ def post_fork(server: Any, worker: Any, **options: Unpack[ReaperOptions]) -> Non
         options: Those of `Reaper`.
 
     Raises:
-        TypeError, ValueError: An option is not what `Reaper` takes.
+        TypeError, ValueError: As for `Reaper`.
     """
     reaper = Reaper(**options)
     _listeners.clear()
@@ -94,12 +97,15 @@ def post_fork(server: Any, worker: Any, **options: Unpack[ReaperOptions]) -> Non
 
 
 def post_worker_init(worker: Any) -> None:
-    """Have a worker that dies of SIGTERM exit instead, and finish what is being closed.
+    """Make a worker exit at SIGTERM instead of being killed, so that it finishes pending closes.
 
-    gunicorn's own workers handle SIGTERM. uvicorn_worker's raises it once more when it is done.
+        def post_worker_init(worker):  # in gunicorn.conf.py
+            graceful_close.gunicorn.post_worker_init(worker)
+
+    gunicorn's own workers handle SIGTERM. uvicorn_worker's raises SIGTERM again at its end.
 
     Args:
-        worker: The worker, not looked at.
+        worker: The worker, unused.
     """
     del worker
     exit_at_sigterm()
@@ -108,17 +114,20 @@ def post_worker_init(worker: Any) -> None:
 def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
     """Close before gunicorn would drain for up to two seconds, or would close abruptly.
 
+        def post_request(worker, request, environ, response):  # in gunicorn.conf.py
+            graceful_close.gunicorn.post_request(worker, request, environ, response)
+
     The sync worker drains before it closes, and serves no other client during that time. The workers
     of gevent and eventlet close immediately.
 
     Args:
         worker: The worker.
-        request: The request, not looked at.
-        environ: Of WSGI. gunicorn puts the connection into it.
-        response: What has been sent.
+        request: The request, unused.
+        environ: WSGI's environment, in which gunicorn puts the connection.
+        response: The response that was sent.
     """
     if not environ or response is None or not response.headers_sent:
-        return  # it failed before the reply began, and gunicorn has yet to answer 500
+        return  # no reply was begun, and gunicorn sends a 500 next
     if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
         return  # the connection serves other streams, too
     sock = environ.get("gunicorn.socket")  # None in ASGI
@@ -131,14 +140,17 @@ def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None
 def ssl_context(
     conf: Any, default_ssl_context_factory: Callable[[], ssl.SSLContext]
 ) -> ssl.SSLContext:
-    """Make the context for TLS, so that what it wraps closes gracefully too.
+    """Create the context for TLS, so that its sockets close gracefully, too.
+
+        def ssl_context(conf, default_ssl_context_factory):  # in gunicorn.conf.py
+            return graceful_close.gunicorn.ssl_context(conf, default_ssl_context_factory)
 
     Args:
         conf: gunicorn's configuration.
-        default_ssl_context_factory: What makes the context. One's own will do.
+        default_ssl_context_factory: The function that creates the context, gunicorn's or your own.
 
     Returns:
-        The context that it made.
+        The context.
 
     Raises:
         TypeError: As `GracefulListener.tls`.

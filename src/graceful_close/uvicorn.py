@@ -22,6 +22,8 @@ __all__ = ["new_asyncio_loop", "new_loop", "new_uvloop"]
 def new_loop() -> asyncio.AbstractEventLoop:
     """Return a graceful loop: uvloop's if it is installed, otherwise asyncio's.
 
+        uvicorn app:app --loop graceful_close.uvicorn:new_loop
+
     Raises:
         ValueError: A variable of the environment is not a number of seconds, 0 or more.
     """
@@ -34,6 +36,8 @@ def new_loop() -> asyncio.AbstractEventLoop:
 def new_asyncio_loop() -> asyncio.AbstractEventLoop:
     """Return a graceful `asyncio.SelectorEventLoop`.
 
+        uvicorn app:app --loop graceful_close.uvicorn:new_asyncio_loop
+
     Raises:
         ValueError: A variable of the environment is not a number of seconds, 0 or more.
     """
@@ -42,6 +46,8 @@ def new_asyncio_loop() -> asyncio.AbstractEventLoop:
 
 def new_uvloop() -> asyncio.AbstractEventLoop:
     """Return a graceful `uvloop.Loop`.
+
+        uvicorn app:app --loop graceful_close.uvicorn:new_uvloop
 
     Raises:
         ImportError: uvloop is not installed.

@@ -30,7 +30,9 @@ __all__ = ["serve", "serve_paste"]
 
 
 def serve(app: WSGIApplication, **settings: Any) -> None:
-    """Serve until SIGTERM or an interrupt, then finish what is being closed.
+    """Serve until SIGTERM or an interrupt, then finish the pending closes.
+
+        serve(app, listen="127.0.0.1:8080")
 
     Args:
         app: A WSGI application.
@@ -39,7 +41,7 @@ def serve(app: WSGIApplication, **settings: Any) -> None:
 
     Raises:
         ValueError: As `waitress.serve`.
-        OSError: The address cannot be had.
+        OSError: The address is not available.
 
     Notes:
         In the main thread it calls `graceful_close.exit_at_sigterm`.
@@ -59,13 +61,15 @@ def serve(app: WSGIApplication, **settings: Any) -> None:
 def serve_paste(app: WSGIApplication, global_conf: Any, **settings: Any) -> int:
     """The entry point for pserve, `egg:graceful-close#waitress`.
 
+        use = egg:graceful-close#waitress
+
     Args:
         app: A WSGI application.
         global_conf: Paste's, unused.
         settings: Those of `serve`.
 
     Returns:
-        0, when it has ended.
+        0, after the end of the server.
 
     Raises:
         ValueError, OSError: As `serve`.

@@ -23,6 +23,8 @@ __all__ = ["GracefulRequestHandler"]
 class GracefulRequestHandler(WSGIRequestHandler):
     """Serves a connection as usual, and then moves it to a Reaper.
 
+        app.run(request_handler=GracefulRequestHandler)
+
     werkzeug itself reads the rest of a request while the next byte arrives within 10 ms. Over a
     network it often arrives later.
 

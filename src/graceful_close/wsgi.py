@@ -39,6 +39,8 @@ _PIECE = 4096
 class DrainMiddleware:
     """Reads the unread rest of a request before the server closes the connection.
 
+        app = DrainMiddleware(app, timeout=10)
+
     The server sends the whole reply first, and then calls the iterable's close(), which reads the
     rest. A request without a body, or whose body was read, passes through. If the application raises
     before it has replied, the rest is read before the server sends its own reply.
