@@ -144,6 +144,17 @@ def promises_and_contract(session: nox.Session) -> None:
     promises(session)
 
 
+@nox.session
+def pyodide(session: nox.Session) -> None:
+    """What the library says on Emscripten, where there are no connections. It needs npm."""
+    session.install("-e", ".")
+    folder = session.create_tmp()
+    session.run("npm", "install", "--silent", "--prefix", folder, "pyodide", external=True)
+    (found,) = Path(session.virtualenv.location).glob("**/typing_extensions.py")
+    there = ("elsewhere/pyodide.mjs", folder, "src", str(found))
+    session.run("node", *there, external=True)
+
+
 for place in ELSEWHERE:
     nox.session(name=place)(promises_and_contract)
 for place in ELSEWHERE_PROMISES:

@@ -83,6 +83,17 @@ def test_a_promise_that_hangs_is_broken_and_keeps_nobody() -> None:
     assert "not over" in trial.detail
 
 
+def test_where_no_thread_can_be_started_nothing_is_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    trial = attempt(Promise("it is tried", lambda: "it was"), 1)
+    assert (trial.verdict, trial.detail) == (Verdict.NOT_HERE, "can't start new thread")
+
+
 def test_where_the_time_is_up_nothing_more_is_tried(
     promises: list[Promise], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from graceful_close._platform import HERE, SYSTEMS, ErrorKind, error_kind, identify
+from graceful_close._platform import (
+    HERE,
+    SYSTEMS,
+    ErrorKind,
+    descriptor_limit,
+    error_kind,
+    identify,
+)
 from graceful_close._platform.acks import AckProbe, Field, Ioctl
 
 
@@ -107,6 +114,7 @@ def test_what_a_system_shows_of_a_tcp_connection(
         ("EACCES", ErrorKind.LOST),
         ("ENOPROTOOPT", ErrorKind.LOST),
         ("EIO", ErrorKind.LOST),
+        ("ENOSYS", ErrorKind.NOT_CONNECTED),
     ],
 )
 def test_an_error_number_has_one_meaning(name: str, means: ErrorKind) -> None:
@@ -127,6 +135,13 @@ def test_an_error_number_has_one_meaning(name: str, means: ErrorKind) -> None:
 )
 def test_winsocks_numbers_mean_the_same_on_every_system(number: int, means: ErrorKind) -> None:
     assert error_kind(OSError(number, "winsock")) is means
+
+
+def test_without_the_resource_module_there_is_no_limit_of_descriptors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert descriptor_limit() is None
 
 
 def test_an_error_without_a_number_is_the_networks() -> None:

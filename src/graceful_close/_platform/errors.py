@@ -27,6 +27,8 @@ _POSIX = {
     # recv() on an AF_UNIX stream that is not connected (Linux); anything at all on a connection
     # that is shut in both directions (macOS, illumos).
     "EINVAL": ErrorKind.NOT_CONNECTED,
+    # Emscripten has no shutdown(), and nothing there is ever connected.
+    "ENOSYS": ErrorKind.NOT_CONNECTED,
     "ECONNREFUSED": ErrorKind.REFUSED,
     "ECONNRESET": ErrorKind.RESET,
     # What Linux stores for an RST that comes after the peer's FIN (tcp_reset(), CLOSE_WAIT).

@@ -10,7 +10,10 @@ def descriptor_limit() -> int | None:
     if sys.platform == "win32":
         return None
     else:  # noqa: RET505  (type checkers follow this form)
-        import resource  # not at import time: few need it
+        try:
+            import resource  # not at import time: few need it
+        except ImportError:
+            return None  # Emscripten
 
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return None if soft == resource.RLIM_INFINITY else soft

@@ -97,7 +97,10 @@ def attempt(promise: Promise, patience: float) -> Trial:
     started = monotonic()
     said: list[tuple[Verdict, str]] = []
     thread = threading.Thread(target=lambda: said.append(_outcome(promise)), daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # Emscripten
+        return Trial(promise.sentence, Verdict.NOT_HERE, str(error), 0.0)
     thread.join(patience)
     verdict, detail = said[0] if said else (Verdict.BROKEN, f"not over after {patience:.0f} s")
     return Trial(promise.sentence, verdict, detail, monotonic() - started)
