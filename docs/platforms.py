@@ -45,12 +45,75 @@ TITLES = {
     "wasi": "WASI, Emscripten",
 }
 
+# Where what the library promises was tried (`python -m graceful_close lab --promises`): kernel,
+# processor, Python, and what came out. Each but the last is a place of `python -m elsewhere`.
+PLACES_TRIED = (
+    ("Linux 6.18", "x86-64", "CPython 3.11 to 3.13", "all; the whole suite"),
+    (
+        "Linux 6.18",
+        "x86-64",
+        "CPython 3.14, OpenSSL 3.6",
+        "all; the suite, without gevent, wire and headers",
+    ),
+    ("Linux 6.18", "x86-64", "CPython 3.15, OpenSSL 3.6", "all; the contract"),
+    ("Linux 6.18", "x86-64", "CPython 3.13 without the GIL", "all"),
+    ("Linux 6.18", "x86-64", "PyPy 8.0, Python 3.11", "all"),
+    ("Linux 6.18", "i386", "CPython 3.13", "all; the contract"),
+    ("Linux 6.18", "s390x, emulated", "CPython 3.11", "all; the contract"),
+    ("Linux 6.18", "ppc64el and mips64el, emulated", "CPython 3.11", "all"),
+    ("Linux 6.18", "armhf, arm64 and riscv64, emulated", "CPython 3.13", "all"),
+    (
+        "gVisor of July 2024",
+        "x86-64",
+        "CPython 3.11",
+        "all but one that it has not; the contract",
+    ),
+    (
+        "none: Emscripten",
+        "wasm32, Pyodide",
+        "CPython 3.14",
+        "none can be tried: no connections",
+    ),
+)
+TRIED_ON = "2026-11-27"
+
+PLACES = f"""\
+## Where it was tried
+
+The library has some thirty promises that a user would notice if they were broken: replies that
+arrive, deadlines that are kept, outcomes that are true.
+`python -m graceful_close lab --promises` tries them on the system that it runs on, in some seconds,
+and its exit code is 1 if one is broken. If you run a system that is not in this table, its output is
+worth an issue. On {TRIED_ON}:
+"""
+
+ABOUT_PLACES = """
+*The suite* is all tests, *the contract* those of `tests/contract`: every kind of stream in every driver,
+some 600. All that is not run with each change can be run again by `nox -s` and the name of the place
+(`nox -l`), and is once a week.
+
+- **gVisor** (Google Cloud Run's first generation, GKE Sandbox) has a TCP of its own. It does not count
+  unacknowledged bytes (SIOCOUTQ is ENOPROTOOPT), so `unacked` is mostly `None`; DELIVERED is still seen,
+  by TCP_INFO's state, which is looked at every 1 to 50 ms. It has no `connect()` to AF_UNSPEC: an abort
+  reaches the peer when the last holder of the connection is gone, as on the systems that are not Linux.
+- **Containers** (Docker, Podman, Kubernetes) share the host's kernel: what is said of Linux holds there.
+- **WSL 2** runs Linux's kernel in a virtual machine, and is taken for Linux (Microsoft's
+  documentation; not run). WSL 1 translates Linux's calls to Windows's, and has not been tried.
+- **MPTCP** is Linux's: bytes are counted as for TCP. No option shows the state of such a connection, so
+  `recv()` is the only word about the peer's FIN (the suite runs it where the kernel has it).
+- **Emulators of processors** (qemu-user) pass the host's kernel on. Its counts and errors come through
+  right, but for SO_ERROR on MIPS in qemu 7.2.
+- **PyPy** makes a descriptor blocking when another socket object is made for it; the library makes it
+  nonblocking again.
+
+"""
+
 OPENING = """\
 <!-- Written by docs/platforms.py from the library's own data. Change it there. -->
 
 # Platforms
 
-The tables are generated from the library's own data. The last column of the first table is the *evidence*:
+The tables are generated from the library's own data. The last column of the table of SO_LINGER is the *evidence*:
 
 - **run**: the whole test suite runs on this system.
 - **headers**: a test compiles a probe with the system's own C headers, for the number of targets in parentheses, and
@@ -58,7 +121,9 @@ The tables are generated from the library's own data. The last column of the fir
   system's source code, or in its manual where a note says so.
 - **unverified**: no headers were available. The numbers come from the vendor's documentation, or from the most similar
   system.
+"""
 
+LINGER = """\
 ## SO_LINGER by platform
 """
 
@@ -157,6 +222,7 @@ NOTES = """
 ### WASI, Emscripten
 
 - SO_LINGER does not exist: `get_linger()` and `set_linger()` fail with ENOPROTOOPT, and every close is in the background.
+  Emscripten has no connections either: every close returns NOT_CONNECTED.
 
 ## The targets
 
@@ -173,6 +239,9 @@ def page() -> str:
     return "\n".join(
         [
             OPENING,
+            PLACES,
+            *_table(("kernel", "processor", "Python", "promises held"), PLACES_TRIED),
+            ABOUT_PLACES + LINGER,
             *_table(
                 ("system", "struct linger", "SOL_SOCKET", "option", "seconds", "evidence"),
                 (
