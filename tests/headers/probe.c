@@ -4,6 +4,7 @@
  * leaves it out of the array.
  */
 
+#define _GNU_SOURCE /* for musl's struct tcp_info */
 #include <stddef.h>
 
 #ifdef _WIN32
@@ -80,6 +81,12 @@ const struct fact facts[] = {
     FACT(TCPS_FIN_WAIT_1)
     FACT(TCPS_CLOSING)
     FACT(TCPS_LAST_ACK)
+#endif
+#ifdef __linux__
+    FACT(TCP_INFO)
+    MEMBER(struct tcp_info, tcpi_state)
+    FACT(TCP_FIN_WAIT2)
+    FACT(TCP_TIME_WAIT)
 #endif
 #ifdef __OpenBSD__
     MEMBER(struct tcp_info, tcpi_so_snd_sb_cc)
