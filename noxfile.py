@@ -127,7 +127,16 @@ def wheel(session: nox.Session) -> None:
 
 # Other kernels, processors and Pythons; see elsewhere/__init__.py. They need root on Debian.
 ELSEWHERE = ["gvisor", "i386", "s390x", "python-3.14", "python-3.15"]
-ELSEWHERE_PROMISES = ["armhf", "arm64", "riscv64", "ppc64el", "mips64el", "pypy"]
+ELSEWHERE_PROMISES = [
+    "armhf",
+    "arm64",
+    "riscv64",
+    "ppc64el",
+    "mips64el",
+    "linux-5.10",
+    "linux-6.1",
+    "pypy",
+]
 
 
 def promises(session: nox.Session) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from . import packages, room
+from . import kernels, packages, room
 from .wheels import site
 
 if TYPE_CHECKING:
@@ -72,6 +72,16 @@ def _python(suite: str, package: str, site: Callable[[Path], Path]) -> Place:
     return Place(f"{package} of Debian's {suite}", package, run, site)
 
 
+def _linux(suite: str, version: str) -> Place:
+    """The kernel of a release of Debian's, with a Python of ours."""
+
+    def run(work: Path, command: list[str], site: Path | None) -> int:
+        return kernels.run(work, suite, command, site)
+
+    what = f"Linux {version} of Debian's {suite}, booted"
+    return Place(what, "python3", run, partial(site, python=None))
+
+
 @dataclass(frozen=True)
 class _Processor:
     """Another processor, emulated by qemu unless this one runs its programs.
@@ -122,5 +132,7 @@ PLACES = {
     },
     "python-3.14": _python("sid", "python3.14", partial(site, python="3.14")),
     "python-3.15": _python("sid", "python3.15", partial(site, python="3.15")),
+    "linux-5.10": _linux("bullseye", "5.10"),
+    "linux-6.1": _linux("bookworm", "6.1"),
     "pypy": _python("sid", "pypy3", partial(site, python=None)),
 }

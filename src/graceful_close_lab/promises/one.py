@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from time import monotonic
 
 from graceful_close import (
@@ -237,6 +238,27 @@ def _abort_past_dup() -> str:
     with loopback.connection() as (ours, peer), ours.dup():
         abortive_close(ours)
         _, ending = loopback.read_to_the_end(peer)
+    require(ending is Ending.RST, f"the peer read {ending.value}")
+    return "the peer read RST"
+
+
+@promise("on Linux an abort reaches the peer although a thread sleeps in recv()")
+def _abort_past_sleeper() -> str:
+    if not HERE.tcp.disconnects:
+        raise NotHereError("RST goes out with the last reference")
+    with loopback.connection() as (ours, peer):
+        ours.settimeout(None)
+
+        def sleep() -> None:
+            try:
+                ours.recv(1)
+            except OSError:
+                pass  # ECONNRESET, ECONNABORTED, EBADF: it came late, or was woken by the abort
+
+        with at_the_same_time(sleep):
+            time.sleep(_SHORT)  # nothing tells that it sleeps
+            abortive_close(ours)
+            _, ending = loopback.read_to_the_end(peer)
     require(ending is Ending.RST, f"the peer read {ending.value}")
     return "the peer read RST"
 
