@@ -15,7 +15,7 @@ from .traced_closes import BEGIN, END, WAITS
 _MARK = re.compile(rf'write\(-1, "({BEGIN}|{END})(.*)", \d+\)')
 _CALL = re.compile(r"(\w+)\(")
 
-_MOST = 10
+_MOST = 12
 
 
 def measure() -> list[Figure]:

@@ -29,15 +29,18 @@ from graceful_close import (
     graceful_close,
     timed_linger_close,
 )
+from graceful_close._drain import Drain
 from streams import (
     PATIENCE,
     Connection,
+    await_fin,
     connect,
     connect_many,
     ends_in_reset,
     meanwhile,
     read_all,
     read_and_close,
+    reset,
 )
 
 every_close = pytest.mark.parametrize("close", parts(THREADED))
@@ -146,6 +149,59 @@ def test_a_reader_of_a_peer_that_closes_reads_the_end(tcp: Connection, close: Cl
         result = close(tcp.ours, timeout=PATIENCE)
     assert result.outcome is CloseOutcome.PEER_CLOSED
     assert read == [b""]
+
+
+@contextmanager
+def outrun(
+    sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> Generator[list[bytes | OSError], None, None]:
+    """Another reader is faster each time that the close reads."""
+    read: list[bytes | OSError] = []
+    read_slowly = Drain.read
+
+    def read_after_them(drain: Drain, ours: socket.socket, allowance: int | None) -> int:
+        try:
+            read.append(faster.recv(100, socket.MSG_DONTWAIT))
+        except OSError as error:
+            read.append(error)
+        return read_slowly(drain, ours, allowance)
+
+    with sock.dup() as faster:
+        monkeypatch.setattr(Drain, "read", read_after_them)
+        yield read
+
+
+def reset_at_the_fin(peer: socket.socket) -> None:
+    await_fin(peer)
+    reset(peer)
+
+
+UNTILS = [CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED]
+
+
+@linux
+@every_close
+@pytest.mark.parametrize("peer_first", [0, 0.05])
+def test_a_reset_that_another_was_told_of_is_a_reset(
+    tcp: Connection, close: Close, peer_first: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with outrun(tcp.ours, monkeypatch) as read, meanwhile(reset_at_the_fin, tcp.peer):
+        result = close(tcp.ours, timeout=PATIENCE, peer_first=peer_first)
+    assert any(isinstance(one, ConnectionResetError) for one in read)
+    assert result.outcome is CloseOutcome.PEER_RESET
+    assert not result.clean
+
+
+@linux
+@every_close
+@pytest.mark.parametrize("until", UNTILS)
+def test_an_end_that_another_has_read_is_the_peers_all_the_same(
+    tcp: Connection, close: Close, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with outrun(tcp.ours, monkeypatch), meanwhile(read_and_close, tcp.peer):
+        result = close(tcp.ours, timeout=PATIENCE, until=until)
+    assert result.outcome is until
+    assert result.clean
 
 
 # --- somebody else closes -------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from time import monotonic
 
 from . import _platform
@@ -18,7 +20,9 @@ from ._teardown import (
     DRAIN,
     LET_GO,
     LOOK,
+    NEVER_OPEN,
     OPEN,
+    OVER,
     PEER_FIN,
     PEER_FIN_SEEN,
     READ_ERROR,
@@ -131,12 +135,12 @@ class Connection:
         self._stood = stood
         self._session: Session | None = None
         self._fin_sent = fin_sent
+        self._state: TcpState | None = None
         self._machine: Teardown | None = None
         self._looked_in_vain = False
         self.held: list[socket.socket] = []
 
     _drain: Drain
-    _state: TcpState | None
     _unflushed: bool
     _view: View
 
@@ -227,6 +231,10 @@ class Connection:
             state = self._state
             if state is not PEER_FIN:
                 state = read_state(sock, view, was_open=True)
+                try:
+                    self._require_fin(state)
+                except OSError as error:
+                    return self.machine.failed(error, monotonic())
             if state in PEER_FIN_SEEN and count_unacked(sock, view) == 0:
                 return LET_GO
         return self.machine.received(count, monotonic())
@@ -278,7 +286,7 @@ class Connection:
                         self._drain.read(sock, machine.allowance), monotonic()
                     )
                 elif step is LOOK:
-                    step = machine.looked(standing(sock, view), monotonic())
+                    step = machine.looked(self._look(), monotonic())
                 elif step is COUNT:
                     step = machine.counted(count_unacked(sock, view), monotonic())
                 elif step is SHUT_WR:
@@ -302,6 +310,29 @@ class Connection:
                     return step
             except OSError as error:
                 step = self._report_failure(step, error)
+
+    def _look(self) -> TcpState | None:
+        """How the connection stands."""
+        state = standing(self.held[0], self._view)
+        if self._state is None:
+            self._state = state
+        else:
+            self._require_fin(state)
+        return state
+
+    def _require_fin(self, state: TcpState | None) -> None:
+        """At the end of the stream: did the peer's FIN end it, if it is over?
+
+        A reset is told once. Where others read this connection, one of them may have been told of
+        it; recv() returns 0 to the rest.
+
+        Raises:
+            OSError: It was reset.
+        """
+        end = self._view.end
+        stood = self._state is not OVER and self._state is not NEVER_OPEN
+        if state is OVER and stood and end is not None and end.read(self.held[0]) is False:
+            raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
     def waited(
         self, step: Step, error: OSError | None = None, *, readable: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import socket
 import sys
 
 from .._record import Record
@@ -12,7 +13,6 @@ if sys.platform != "win32":
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from typing import Final
 
 
@@ -115,6 +115,37 @@ class StateProbe(Record):
         return TcpState.OVER if known else TcpState.NEVER_OPEN
 
 
+class EndProbe(Record):
+    """How one system tells whether the end of a stream is the peer's FIN.
+
+    Attributes:
+        level, option: With it set, recvmsg() tells how much there is to read. After a FIN that is
+            1 at least, although there is nothing.
+    """
+
+    __slots__ = ("level", "option")
+
+    def __init__(self, level: int, option: int) -> None:
+        self.level: Final = level
+        self.option: Final = option
+
+    def read(self, sock: socket.socket) -> bool | None:
+        """Whether the FIN has come, at the end of the stream; None: this kernel does not say.
+
+        Raises:
+            OSError: The connection's own error, if nobody was told of it yet.
+        """
+        if sys.platform == "win32":
+            return None
+        else:  # noqa: RET505  (type checkers follow this form)
+            try:
+                sock.setsockopt(self.level, self.option, 1)
+            except OSError:
+                return None
+            told = sock.recvmsg(0, 64, socket.MSG_DONTWAIT)[1]
+            return any(int.from_bytes(count, sys.byteorder) for _, _, count in told)
+
+
 class AckProbe(Record):
     """One system's count of what is not acknowledged.
 
@@ -169,6 +200,7 @@ class View(Record):
         acks: How unacknowledged bytes are counted; None: they cannot be.
         count_survives_reset: The count is still right after a reset.
         state: How the TCP state is read; None: it cannot be.
+        end: How the peer's FIN is told from a reset that another reader was told of.
         kernel_lingers: For want of a count, close() with {1, n} waits in the kernel.
         disconnects: connect() to AF_UNSPEC resets the connection at once, whoever else holds
             its descriptor (connect(2), tcp_disconnect() in Linux's net/ipv4/tcp.c).
@@ -182,6 +214,7 @@ class View(Record):
         "acks",
         "count_survives_reset",
         "state",
+        "end",
         "kernel_lingers",
         "disconnects",
         "truncates",
@@ -194,6 +227,7 @@ class View(Record):
         acks: AckProbe | None = None,
         state: StateProbe | None = None,
         *,
+        end: EndProbe | None = None,
         count_survives_reset: bool = False,
         kernel_lingers: bool = False,
         disconnects: bool = False,
@@ -203,6 +237,7 @@ class View(Record):
     ) -> None:
         self.acks: Final = acks
         self.state: Final = state
+        self.end: Final = end
         self.count_survives_reset: Final = count_survives_reset
         self.kernel_lingers: Final = kernel_lingers
         self.disconnects: Final = disconnects

@@ -6,7 +6,7 @@ import socket
 from functools import cached_property
 
 from .._record import Record, replace
-from .acks import AckProbe, Field, Ioctl, StateProbe, TcpState, View
+from .acks import AckProbe, EndProbe, Field, Ioctl, StateProbe, TcpState, View
 from .linger import LingerOption
 
 TYPE_CHECKING = False
@@ -57,6 +57,7 @@ class System(Record):
             disconnects=self.linux,
             truncates=self.linux,
             error_queue=self.linux,
+            end=_INQ if self.linux else None,
             acked=_BYTES_ACKED if self.linux else None,
         )
 
@@ -75,6 +76,10 @@ TCP = 6  # IPPROTO_TCP, the same everywhere
 
 # tcpi_bytes_acked of TCP_INFO: from Linux 4.1 on (include/uapi/linux/tcp.h).
 _BYTES_ACKED = Field(TCP, 11, offset=120, size=8)
+
+# TCP_INQ and TCP_CM_INQ: from Linux 4.18 on (include/uapi/linux/tcp.h). After a FIN it is 1 where
+# there is nothing to read (tcp_inq_hint() in net/ipv4/tcp.c).
+_INQ = EndProbe(TCP, 36)
 
 # The state is the first byte of TCP_INFO (include/net/tcp_states.h).
 _LINUX_STATE = Field(TCP, 11, offset=0, size=1)
