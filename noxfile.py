@@ -23,12 +23,12 @@ nox.options.sessions = ["lint", "types", "docs", "tests"]
 PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.14t", "pypy3.11"]
 OLDEST = PYTHONS[0]
 
-# pyenv's own `python3.12` only answers if it is told to; what it stands for always does.
+# pyenv's `python3.12` works only if it is enabled; the interpreter behind it always works.
 PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
 os.environ["PATH"] = os.pathsep.join([*map(str, PYENV.glob("3.*/bin")), os.environ["PATH"]])
 
 
-# Tests wait more than they work, so more of them go on at a time than there are processors.
+# Tests mostly wait, so more of them run at a time than there are processors.
 PYTEST = ("pytest", "-n", "4")
 
 

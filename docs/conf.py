@@ -132,7 +132,7 @@ def spell_out(
 ) -> tuple[str, str | None] | None:
     """Write out the aliases in a signature, which exist for type checkers alone."""
     if isinstance(it, type) and issubclass(it, enum.Enum):
-        return "", returns  # nobody calls one
+        return "", returns  # enums are not called
     if not arguments:
         return None
     aliases = dict(ALIASES)

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 VOCABULARY = ROOT / "docs/vocabulary.toml"
-CHECKED = ("*.md", "docs/**/*.md", "benchmarks/*.md", "src/graceful_close/**/*.py")
+CHECKED = (
+    "*.md",
+    "docs/**/*.md",
+    "docs/**/*.py",
+    "benchmarks/*.md",
+    "examples/*.py",
+    "noxfile.py",
+    "src/graceful_close/**/*.py",
+)
 
 # What is not prose, in a page and in a docstring.
 NOT_PROSE = re.compile(

@@ -5,9 +5,9 @@
     PYTHONPATH=src python docs/scale.py reaper --connections 1000000
     PYTHONPATH=src python docs/scale.py orphans --whole-machine
 
-Each table is made by a process in a network namespace of its own, so that whatever it sets there
-is nobody else's, and gone when it ends. `orphans` sets what has no namespace, puts it back, and
-resets the connections of others meanwhile: run it on a machine that nobody else uses.
+Each table is measured by a process in its own network namespace, so that its settings affect no other
+program and end with the process. `orphans` changes a setting of the whole machine, restores it, and
+resets connections of other programs in between: run it on a machine without other users.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def memory() -> None:
     for what, weighed in rounds[0].items():
         size, parts = 0, list[str]()
         for name, each in sorted(weighed):
-            # Whatever others do to a cache meanwhile is no whole number for each of ours.
+            # The activity of other programs is not a whole number for each of our objects.
             count = round(statistics.median(once[what].get((name, each), 0) for once in rounds))
             if count:
                 size += count * each
@@ -116,7 +116,7 @@ def memory() -> None:
 
 
 def reaper(count: int) -> None:
-    """Silent peers that wait in a Reaper, and then close all at once."""
+    """Silent peers that wait in a Reaper, and then close at the same time."""
     _allow(count + 100)
     _set("net.ipv4.ip_local_port_range", "1024 65535")
     _set("net.ipv4.tcp_max_tw_buckets", max(2 * count, 1_000))
@@ -217,7 +217,7 @@ def _overflow(listener: socket.socket, until: Any) -> Sequence[object]:
             for ours, _ in pairs:
                 ours.sendall(b"reply")
             ended = [held.submit(ours) for ours, _ in pairs]
-            if until is CloseOutcome.DELIVERED:  # let go before the peers close
+            if until is CloseOutcome.DELIVERED:  # closed before the peers close
                 for future in ended:
                     future.result(PATIENCE)
             told.update(_last_words(peer, b"") for _, peer in pairs)
@@ -230,7 +230,7 @@ def _overflow(listener: socket.socket, until: Any) -> Sequence[object]:
 
 
 def let_go() -> None:
-    """What a peer is told that goes on sending after the time was up."""
+    """What a peer receives that continues to send after the deadline."""
     rows: list[Sequence[object]] = []
     for parting in (LingerPolicy.BACKGROUND, LingerPolicy.ABORT):
         with _listener() as listener:
@@ -246,7 +246,7 @@ def let_go() -> None:
 
 
 def ports() -> None:
-    """Whoever connects and closes first runs out of ports."""
+    """A client that closes first runs out of ports."""
     _set("net.ipv4.ip_local_port_range", "40000 40099")
     rows: list[Sequence[object]] = []
     with _listener() as listener:
@@ -269,7 +269,7 @@ def ports() -> None:
 
 
 def lifetimes() -> None:
-    """How long the kernel keeps what nobody holds any more."""
+    """How long the kernel keeps connections that no process holds."""
 
     def finish(pair: Pair) -> None:
         pair.ours.shutdown(socket.SHUT_WR)
@@ -386,7 +386,7 @@ def _fill(sock: socket.socket, size: int = 65_536) -> int:
 
 
 def _queued(size: int) -> int:
-    """The memory that a reply takes in the send queue of whoever sent it, overhead included."""
+    """The memory of a reply in the send queue, overhead included."""
     with _listener() as listener:
         ours, peer = _connect(listener)
         with ours, peer:
@@ -403,7 +403,7 @@ def _go_deaf(sock: socket.socket) -> None:
 
 
 def _last_words(peer: socket.socket, words: bytes) -> str:
-    """What a peer is told that reads all, says its last words, and ends its side."""
+    """What a peer receives that reads everything, sends a last message, and closes its side."""
     with peer:
         reply = _read_all(peer, 5)
         try:
@@ -433,7 +433,7 @@ def _words(words: Counter[str]) -> str:
 
 @contextmanager
 def _peers() -> Generator[socket.socket]:
-    """A process that connects when it is told to, says nothing, and closes all at the end."""
+    """A process that connects on request, sends nothing, and closes everything at the end."""
     ours, its = socket.socketpair()
     child = os.fork()
     if child == 0:
@@ -446,7 +446,7 @@ def _peers() -> Generator[socket.socket]:
                     sock = socket.socket()
                     sock.connect((host.rstrip(b"\0").decode(), port))
                     held.append(sock.detach())
-        except OSError as error:  # the parent waits in vain for a connection, and says so
+        except OSError as error:  # the parent reports the missing connection
             print(error, file=sys.stderr, flush=True)
         finally:
             os._exit(0)

@@ -26,7 +26,7 @@ async def head_of(stream: SocketStream) -> bytes:
 
 
 async def answer(stream: SocketStream) -> None:
-    # This is what matters: `closing`, in the place of `async with stream`.
+    # This is what matters: `closing` instead of `async with stream`.
     with contextlib.suppress(anyio.BrokenResourceError):
         async with closing(stream, timeout=30, idle_timeout=5):
             while (head := await head_of(stream)).startswith(b"GET "):

@@ -25,7 +25,7 @@ class GracefulServer(ThreadingHTTPServer):
     def shutdown_request(self, request: socket.socket | tuple[bytes, socket.socket]) -> None:
         """Close: socketserver calls this when the handler is done and has flushed its reply.
 
-        It does so in the connection's own thread: a slow client keeps nobody else waiting.
+        The call runs in the connection's own thread: a slow client does not delay the others.
         """
         if isinstance(request, socket.socket):  # a datagram server has pairs instead
             graceful_close(request, timeout=5)

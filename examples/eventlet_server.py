@@ -35,8 +35,8 @@ class Protocol(wsgi.HttpProtocol):  # type: ignore[misc]
     reaper = Reaper()
     connection: Any
 
-    # This is what matters: eventlet's own begins with shutdown(SHUT_RDWR), after which nobody
-    # can save the reply. It finds the connection closed.
+    # This is what matters: eventlet's own close begins with shutdown(SHUT_RDWR), after which
+    # the reply is lost. Here it finds the connection closed.
     def finish(self) -> None:
         try:
             BaseHTTPRequestHandler.finish(self)

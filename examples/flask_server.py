@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8413, help="0 picks a free one")
     port = parser.parse_args().port
     exit_at_sigterm()
-    # This is what matters. The debugger and the reloader (debug=True) are as ever.
+    # This is what matters. The debugger and the reloader (debug=True) work as usual.
     app.run(port=port, request_handler=GracefulRequestHandler)
 
 

@@ -28,7 +28,7 @@ async def head_of(stream: trio.SocketStream) -> bytes:
 
 
 async def answer(stream: trio.SocketStream) -> None:
-    # This is what matters: `closing`, in the place of `async with stream`.
+    # This is what matters: `closing` instead of `async with stream`.
     with contextlib.suppress(trio.BrokenResourceError):
         async with closing(stream, timeout=30, idle_timeout=5):
             while (head := await head_of(stream)).startswith(b"GET "):

@@ -3,9 +3,9 @@
 
     python examples/twisted_server.py --port 8413
 
-Twisted accepts by itself and closes with shutdown(SHUT_RDWR), so nobody can close in its place.
-What it has is every part of the sequence: end the writing, then read and throw away until the
-peer ends, too, or the time is up.
+Twisted accepts by itself and closes with shutdown(SHUT_RDWR), so another close cannot replace it. But
+it has every part of the sequence: half-close, then read and discard until the peer closes, too, or
+until the deadline.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Refuse(LineReceiver):
 # This is what matters: a wrapper for any protocol, those of twisted.web's Site among them.
 @implementer(IHalfCloseableProtocol)
 class Graceful(ProtocolWrapper):
-    """Goes on reading after the wrapped protocol has closed, for 30 seconds at most."""
+    """Drains after the wrapped protocol has closed, for 30 seconds at most."""
 
     def loseConnection(self) -> None:
         if self.connected and not self.disconnecting:

@@ -2,8 +2,8 @@
 
     python examples/waitress_server.py --port 8413
 
-waitress reads a request whole before it calls the application, so it only answers early when a
-request is too large or malformed. Then it closes at once.
+waitress reads the whole request before it calls the application, so it replies early only if a
+request is too large or malformed. Then it closes immediately.
 """
 
 from __future__ import annotations

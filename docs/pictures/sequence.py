@@ -22,7 +22,7 @@ _LIFELINE: dict[Side, float] = {"left": 236.0, "right": 536.0}
 _TOP = 78.0
 _LABEL_AT = 66.0
 
-# Colours that can be told apart in both modes, and by those who cannot tell red from green.
+# Colours that differ in both modes, and for readers with red-green colour blindness.
 _STYLE = """
     text { font: 12px system-ui, sans-serif; fill: #1f2937 }
     .title { font-size: 15px; font-weight: 600 }
@@ -75,7 +75,7 @@ class Arrow:
 
 @dataclass(frozen=True)
 class Doing:
-    """What a program did, or was told, at a moment."""
+    """A call of a program or its return, at one time."""
 
     at: float
     side: Side
