@@ -10,11 +10,13 @@ import ssl
 import struct
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, nullcontext, suppress
 from itertools import count
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -356,6 +358,7 @@ class Arrangement:
         match self.situation.holder:
             case "reader":
                 self._begin(self._read, stream)
+                _await_sleep(self._threads[-1])
             case "closer":
                 self._begin(_close_soon, stream)
             case _:
@@ -451,6 +454,20 @@ def _version(situation: Situation) -> ssl.TLSVersion:
 
 def _close_soon(stream: socket.socket) -> None:
     stream.close()
+
+
+def _await_sleep(thread: threading.Thread) -> None:
+    """Until it sleeps in the kernel, and not for the interpreter's lock; or has ended."""
+    until = monotonic() + 0.2
+    with suppress(OSError):
+        while thread.is_alive() and monotonic() < until:
+            call = Path(f"/proc/self/task/{thread.native_id}/syscall").read_text().split()[0]
+            if call not in {"running", "-1", *_FUTEX}:
+                return
+            time.sleep(0.0005)
+
+
+_FUTEX = ("202", "98")  # on x86-64, and on most others
 
 
 def _vanish(sock: socket.socket) -> None:

@@ -96,7 +96,8 @@ class Lab:
             neighbours.append(_pair(held))
             probe = run(arrangement, plain=plain)
             neighbours.append(_pair(held))  # which have the number that was given back
-            play.asleep = arrangement.awaits(1.0)
+            asleep = arrangement.awaits(1.0)
+            play.asleep = asleep if play.situation.holder == "reader" else []
             if play.situation.holder == "task" and not arrangement.told:
                 play.asleep.append("task")
             if arrangement.peer is not None:
