@@ -582,6 +582,15 @@ async def test_an_abort_is_a_reset_and_whoever_waits_is_told(kind: str) -> None:
     assert [type(error) for error in met] == [anyio.ClosedResourceError]
 
 
+@on("asyncio", "uvloop")
+async def test_what_a_transport_held_when_it_was_aborted_is_not_known() -> None:
+    async with pair(peer_buffer=4096) as (stream, _):
+        with anyio.move_on_after(0.05):
+            await stream.send(bytes(30_000_000))
+        result = await abortive_close(stream)
+        assert (result.outcome, result.unacked) == (CloseOutcome.ABORTED, None)
+
+
 @in_every_backend
 async def test_a_cancelled_abort_has_happened() -> None:
     async with pair() as (stream, peer):

@@ -142,12 +142,12 @@ class Taken(PendingClose):
     Attributes:
         shared: The stream keeps a descriptor of its own.
         tls: The stream speaks it.
+        closes_late: The stream waits on its descriptor itself, and is closed after the dup.
         flushed: All that the stream held is in the kernel; False: not yet; None: not asked yet.
         failure: What the network told the stream alone.
     """
 
     __slots__ = (
-        "_closes_late",
         "_cut_short",
         "_drain_way",
         "_drained",
@@ -157,6 +157,7 @@ class Taken(PendingClose):
         "_stream_is_closed",
         "_unacked",
         "_waited",
+        "closes_late",
         "failure",
         "flushed",
         "shared",
@@ -182,7 +183,7 @@ class Taken(PendingClose):
         # What is closed while it is waited on stays in the event loop's epoll for as long as a dup
         # lives, and wakes it for ever. A transport waits no more when it is closed; a stream that
         # waits on the socket itself (UNIX) could, on uvloop.
-        self._closes_late = shared and isinstance(end.raw, socket.socket)
+        self.closes_late = shared and isinstance(end.raw, socket.socket)
         self._stream_is_closed = False
         self._cut_short = False  # a send() goes on, and its record will be cut
         self.stood = shared and self._stands()
@@ -239,7 +240,7 @@ class Taken(PendingClose):
 
     async def begin_to_end(self) -> None:
         """All is flushed: close the stream, and have TLS say what it has to say."""
-        if not self._closes_late:
+        if not self.closes_late:
             await self._end.close()
             self._stream_is_closed = True
         if self.tls and self.close_notify is None:

@@ -23,6 +23,7 @@ from ._async import AsyncClosing, TurnFirst, close_each_on, close_on
 from ._blocking import abort_on
 from ._linger import LingerPolicy
 from ._options import Options, options_of, require_seconds
+from ._record import replace
 from ._result import CloseOutcome, CloseResult
 from ._teardown import already_closed
 
@@ -128,8 +129,8 @@ async def abortive_close(stream: Stream) -> CloseResult:
         stream: As for `graceful_close`.
 
     Returns:
-        ABORTED, with the number of bytes that the kernel dropped in `unacked`; or NOT_CONNECTED,
-        PEER_RESET, ALREADY_CLOSED.
+        ABORTED, with the number of bytes that the kernel dropped in `unacked` (None on asyncio, whose
+        transport does not say what it held); or NOT_CONNECTED, PEER_RESET, ALREADY_CLOSED.
 
     Raises:
         TypeError: `stream` has a type that `graceful_close` does not support.
@@ -334,7 +335,12 @@ async def _abort(end: End) -> CloseResult:
     if taken is None:
         result = _closed_before(since)
     else:
+        if taken.closes_late:
+            await end.close()  # or its reader would find the end of the stream first
         result = abort_on(taken.sock)
+        if taken.shared:
+            # What the transport held is dropped too, and it does not say how much that was.
+            result = replace(result, unacked=None)
         await end.close()
     await anyio.lowlevel.cancel_shielded_checkpoint()
     return result

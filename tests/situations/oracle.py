@@ -14,7 +14,7 @@ from .play import Play
 
 # How much later than its bound a close may end: the machine has others to serve. What is late is
 # played again, before it is said.
-_MARGIN = 0.5
+_MARGIN = 1.0
 _PIECE = 4096  # of a transport's buffer, which earns it another `timeout`
 
 # A wait that costs more of the processor than this is none.
@@ -56,6 +56,9 @@ def may_be_compared(situation: Situation) -> bool:
         or situation.on_timeout == "abort"
         or situation.interrupt != "none"
         or situation.peer == "floods"  # which no bounded close reads to its end
+        # Input is answered with RST from then on, whoever closes; it may come sooner or later.
+        or situation.shut in {"reading", "both"}
+        or situation.peer == "has shut reading"
         # Where others have it, or a makefile() object, a plain close() does not end it.
         or situation.holder not in {"nobody", "epoll", "reader", "task"}
         or (situation.driver == "listener" and situation.option == "linger 0")
@@ -169,7 +172,8 @@ def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterato
     match outcome:
         case CloseOutcome.ABORTED:
             ended = situation.shut in {"writing", "both"} or account.left
-            told = ended or account.end == "RST" or not _counts(situation)
+            plain = situation.tls == "none" and situation.family in (*INTERNET, "mapped")
+            told = ended or account.end == "RST" or not plain
             if not situation.aborts or not (told or situation.bare):
                 yield said
             return

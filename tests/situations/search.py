@@ -11,6 +11,7 @@ from .play import Lab
 
 # What was seen once may be the machine's fault, which is busy; what is seen twice in three is ours.
 _TIMES = 3
+_TIMED = {"late", "spins"}
 
 
 def complaints_once(lab: Lab, situation: Situation) -> list[str]:
@@ -31,9 +32,11 @@ def complaints(lab: Lab, situation: Situation) -> tuple[list[str], bool]:
     first = complaints_once(lab, situation)
     if not first:
         return [], False
-    again = [complaints_once(lab, situation) for _ in range(_TIMES - 1)]
-    sure = any(kinds(first) & kinds(other) for other in again)
-    return first, sure
+    again = [kinds(complaints_once(lab, situation)) for _ in range(_TIMES - 1)]
+    most = [kind for kind in kinds(first) if any(kind in other for other in again)]
+    # A busy machine is late each time, but not for long.
+    always = [kind for kind in most if kind not in _TIMED or all(kind in o for o in again)]
+    return first, bool(always)
 
 
 def shrink(situation: Situation, is_wrong: Callable[[Situation], bool]) -> Situation:
