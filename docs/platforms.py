@@ -96,7 +96,7 @@ some 600. All that is not run with each change can be run again by `nox -s` and 
   unacknowledged bytes (SIOCOUTQ is ENOPROTOOPT), so `unacked` is mostly `None`; DELIVERED is still seen,
   by TCP_INFO's state, which is looked at every 1 to 50 ms. It has no `connect()` to AF_UNSPEC: an abort
   reaches the peer when the last holder of the connection is gone, as on the systems that are not Linux.
-- **Containers** (Docker, Podman, Kubernetes) share the host's kernel: what is said of Linux holds there.
+- **Containers** (Docker, Podman, Kubernetes) share the host's kernel, so the rows of Linux apply.
 - **WSL 2** runs Linux's kernel in a virtual machine, and is taken for Linux (Microsoft's
   documentation; not run). WSL 1 translates Linux's calls to Windows's, and has not been tried.
 - **MPTCP** is Linux's: bytes are counted as for TCP. No option shows the state of such a connection, so

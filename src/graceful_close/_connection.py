@@ -321,13 +321,13 @@ class Connection:
         return state
 
     def _require_fin(self, state: TcpState | None) -> None:
-        """At the end of the stream: did the peer's FIN end it, if it is over?
+        """Raise at the end of the stream if a reset, and not the peer's FIN, ended it.
 
-        A reset is told once. Where others read this connection, one of them may have been told of
-        it; recv() returns 0 to the rest.
+        The kernel reports a reset once. If other threads read from this connection, one of them may
+        have received the error; recv() returns 0 to the others.
 
         Raises:
-            OSError: It was reset.
+            OSError: The connection was reset.
         """
         end = self._view.end
         stood = self._state is not OVER and self._state is not NEVER_OPEN

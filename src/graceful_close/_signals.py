@@ -29,7 +29,7 @@ def exit_at_sigterm() -> None:
     An existing handler is kept, and so is SIG_IGN. A server that sets its own handler later replaces
     this one. Calling this again has no effect. Forked children inherit the handler.
 
-    On asyncio `loop.add_signal_handler` is better: SystemExit comes in the middle of a callback.
+    On asyncio, add_signal_handler() of the loop is better: this raises SystemExit inside a callback.
 
     Raises:
         ValueError: SIGTERM has no handler, and this is not the main thread of the main
