@@ -20,6 +20,8 @@ import anyio.lowlevel
 import anyio.streams.stapled
 import pytest
 from anyio.abc import SocketAttribute, SocketStream, UNIXSocketStream
+from anyio.streams.buffered import BufferedByteStream
+from anyio.streams.stapled import StapledByteStream
 from anyio.streams.tls import TLSStream
 
 import descriptors
@@ -374,6 +376,24 @@ async def test_a_reset_says_nothing_of_tls_where_there_is_none() -> None:
         result = await graceful_close(stream, timeout=PATIENCE)
         assert result.outcome is CloseOutcome.PEER_RESET
         assert result.notified is None
+
+
+@pytest.mark.parametrize("over", ["buffered", "stapled", "both"])
+@on("asyncio", "uvloop", "trio")
+async def test_a_wrapper_is_closed_with_what_is_in_it(over: str) -> None:
+    async with pair() as (stream, peer):
+        stapled = StapledByteStream(stream, stream)
+        wrapper: Any = {
+            "buffered": BufferedByteStream(stream),
+            "stapled": stapled,
+            "both": BufferedByteStream(stapled),
+        }[over]
+        await wrapper.send(b"reply")
+        with meanwhile(read_and_close, peer) as heard:
+            result = await graceful_close(wrapper, timeout=PATIENCE)
+        assert (result.outcome, heard) == (CloseOutcome.PEER_CLOSED, [b"reply"])
+        with pytest.raises(anyio.ClosedResourceError):
+            await wrapper.receive()
 
 
 # --- TLS -----------------------------------------------------------------------------------------

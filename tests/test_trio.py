@@ -297,6 +297,26 @@ async def test_a_peer_that_answers_while_others_run_is_not_waited_for(
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
 
 
+@in_trio
+async def test_a_stapled_stream_of_one_stream_twice_is_closed() -> None:
+    async with pair() as (stream, peer):
+        stapled = trio.StapledStream(stream, stream)
+        await stapled.send_all(b"reply")
+        with meanwhile(read_and_close, peer) as heard:
+            result = await graceful_close(stapled, timeout=PATIENCE)
+        assert (result.outcome, heard) == (CloseOutcome.PEER_CLOSED, [b"reply"])
+        with pytest.raises(trio.ClosedResourceError):
+            await stapled.receive_some()
+
+
+@in_trio
+async def test_a_stapled_stream_of_two_is_refused_and_left_alone() -> None:
+    async with pair() as (stream, _), pair() as (other, _):
+        with pytest.raises(TypeError, match="StapledStream"):
+            await graceful_close(trio.StapledStream(stream, other))
+        assert stream.socket.fileno() != -1
+
+
 # --- TLS -----------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,9 @@ SHOWN_IN = {
     "graceful_close.anyio": "in_anyio.py",
     "graceful_close.socketserver": "in_socketserver.py",
     "graceful_close.uvicorn": "in_uvicorn.py",
+    "graceful_close.gunicorn": "in_ready_modules.py",
+    "graceful_close.waitress": "in_ready_modules.py",
+    "graceful_close.werkzeug": "in_ready_modules.py",
 }
 
 

@@ -12,6 +12,8 @@ from time import monotonic
 import anyio
 import anyio.abc
 import anyio.lowlevel
+from anyio.streams.buffered import BufferedByteStream
+from anyio.streams.stapled import StapledByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from ._acks import count_unacked
@@ -29,6 +31,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
+
+    from typing_extensions import TypeIs
 
     from ._connection import Connection
     from ._options import Options
@@ -61,14 +65,21 @@ class End:
         TypeError: It is no stream, or one of something else.
     """
 
-    __slots__ = ("layers", "raw", "stream")
+    __slots__ = ("_wrappers", "layers", "raw", "stream")
 
     def __init__(self, stream: object) -> None:
         self.layers: list[TLSStream] = []
+        self._wrappers: list[BufferedByteStream | StapledByteStream] = []
         below: object = stream
-        while isinstance(below, TLSStream):
-            self.layers.append(below)
-            below = below.transport_stream
+        while True:
+            if isinstance(below, TLSStream):
+                self.layers.append(below)
+                below = below.transport_stream
+            elif isinstance(below, BufferedByteStream) or _is_stapled_of_one(below):
+                self._wrappers.append(below)
+                below = below.receive_stream
+            else:
+                break
         if not isinstance(below, anyio.abc.SocketStream):
             over = f"a TLSStream over a SocketStream is needed, not over {below!r}"
             alone = f"a SocketStream or a TLSStream is needed, not {stream!r}"
@@ -104,6 +115,8 @@ class End:
         """Have the stream let go. Not cancelled by a scope."""
         with anyio.CancelScope(shield=True):
             await self.stream.aclose()
+            for wrapper in self._wrappers:
+                await wrapper.aclose()
             for _ in range(_TURNS_TO_LET_GO):
                 if self.raw is None or self.raw.fileno() == -1:
                     return
@@ -115,6 +128,14 @@ class End:
         if raw is not None and raw.fileno() != -1:
             reset_at_close(raw)
         await self.close()
+
+
+def _is_stapled_of_one(stream: object) -> TypeIs[StapledByteStream]:
+    """Whether a stream sends and receives by one and the same."""
+    if not isinstance(stream, StapledByteStream):
+        return False
+    sends: object = stream.send_stream
+    return sends is stream.receive_stream
 
 
 def _may_be_detached() -> bool:

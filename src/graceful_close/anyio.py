@@ -31,12 +31,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from anyio.streams.buffered import BufferedByteStream
+    from anyio.streams.stapled import StapledByteStream
     from anyio.streams.tls import TLSStream
     from typing_extensions import Unpack
 
     from ._options import CloseOptions, OnTimeout
 
-    Stream = anyio.abc.SocketStream | TLSStream
+    Stream = anyio.abc.SocketStream | TLSStream | BufferedByteStream | StapledByteStream
 
 S = TypeVar("S", bound="Stream")
 
@@ -63,8 +65,9 @@ async def graceful_close(
     cancelled scope, shield the call.
 
     Args:
-        stream: An `anyio.abc.SocketStream` (a `UNIXSocketStream` is one), or a `TLSStream` over
-            one, `standard_compatible` or not.
+        stream: An `anyio.abc.SocketStream` (a `UNIXSocketStream` is one); a `TLSStream` over one,
+            `standard_compatible` or not; a `BufferedByteStream`, or a `StapledByteStream` of one
+            stream twice, over either.
         options: Those of `graceful_close.graceful_close`.
 
     Returns:

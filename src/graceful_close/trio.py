@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from ._options import CloseOptions, OnTimeout
 
-    Stream = trio.SocketStream | trio.SSLStream[Any] | trio.socket.SocketType
+    Stapled = trio.StapledStream[Any, Any]
+    Stream = trio.SocketStream | trio.SSLStream[Any] | Stapled | trio.socket.SocketType
 
     # The arguments of LastRecords.
     LastRecordsOf = tuple[bytes, bool | None, bool | None]
@@ -67,8 +68,8 @@ async def graceful_close(
     cancelled scope, shield the call. A KeyboardInterrupt has the same effect as a cancellation.
 
     Args:
-        stream: A `trio.SocketStream`; a `trio.SSLStream` over one, `https_compatible` or not; or
-            one of `trio.socket`'s stream sockets.
+        stream: A `trio.SocketStream`; a `trio.SSLStream` over one, `https_compatible` or not; a
+            `trio.StapledStream` of one stream twice; or one of `trio.socket`'s stream sockets.
         options: Those of `graceful_close.graceful_close`.
 
     Returns:
@@ -224,9 +225,14 @@ class _End:
         self.layers: list[trio.SSLStream[Any]] = []
         self.raw: trio.socket.SocketType | None = None
         below: Any = stream
-        while _is_session(below):
-            self.layers.append(below)
-            below = below.transport_stream
+        while True:
+            if _is_session(below):
+                self.layers.append(below)
+                below = below.transport_stream
+            elif _is_stapled_of_one(below):
+                below = below.send_stream
+            else:
+                break
         if below is None and self.layers:
             return  # after unwrap(): the connection belongs to the caller
         if isinstance(below, trio.SocketStream):
@@ -257,6 +263,14 @@ class _End:
         with trio.CancelScope(shield=True):
             for layer in self.layers:
                 await trio.aclose_forcefully(layer)
+
+
+def _is_stapled_of_one(stream: Any) -> TypeIs[trio.StapledStream[Any, Any]]:
+    """Whether a stream sends and receives by one and the same."""
+    stapled: Any = stream
+    return (
+        isinstance(stream, trio.StapledStream) and stapled.send_stream is stapled.receive_stream
+    )
 
 
 def _is_session(stream: object) -> TypeIs[trio.SSLStream[Any]]:

@@ -8,6 +8,8 @@ import socket
 from typing import Any, assert_type
 
 import anyio.abc
+from anyio.streams.buffered import BufferedByteStream
+from anyio.streams.stapled import StapledByteStream
 from anyio.streams.tls import TLSStream
 
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
@@ -39,6 +41,8 @@ async def one(
         await timed_linger_close(stream, 2.5, on_timeout=LingerPolicy.ABORT), CloseResult
     )
     assert_type(await abortive_close(session), CloseResult)
+    assert_type(await graceful_close(BufferedByteStream(session)), CloseResult)
+    assert_type(await graceful_close(StapledByteStream(stream, stream)), CloseResult)
     assert_type(await close_all([stream, session, unix], drain_limit=65536), list[CloseResult])
 
 

@@ -37,6 +37,7 @@ async def one(
     assert_type(
         await timed_linger_close(stream, 2.5, on_timeout=LingerPolicy.ABORT), CloseResult
     )
+    assert_type(await graceful_close(trio.StapledStream(stream, stream)), CloseResult)
     assert_type(await abortive_close(session), CloseResult)
     assert_type(await close_all([stream, session, sock], drain_limit=65536), list[CloseResult])
 

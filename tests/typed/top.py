@@ -23,12 +23,15 @@ from graceful_close import (
     abortive_close,
     close_all,
     closing,
+    exit_at_sigterm,
     get_linger,
     graceful_close,
     set_linger,
     timed_linger_close,
     unacked_bytes,
 )
+
+exit_at_sigterm()
 
 # --- closing one connection ------------------------------------------------------------------
 
