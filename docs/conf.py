@@ -227,6 +227,7 @@ ELSEWHERE = {
     "close_request": f"{PYTHON}socketserver.html#socketserver.BaseServer",
     "https_compatible": f"{TRIO}trio.SSLStream",
     "max_children": f"{PYTHON}socketserver.html#socketserver.ForkingMixIn",
+    "loop.add_signal_handler": f"{PYTHON}asyncio-eventloop.html#asyncio.loop.add_signal_handler",
     "socket.create_server": f"{PYTHON}socket.html#socket.create_server",
     "socket.socket": f"{PYTHON}socket.html#socket.socket",
     "socket.socket.accept": f"{PYTHON}socket.html#socket.socket.accept",

@@ -92,15 +92,15 @@ ABOUT_PLACES = """
 some 600. All that is not run with each change can be run again by `nox -s` and the name of the place
 (`nox -l`), and is once a week.
 
-- **gVisor** (Google Cloud Run's first generation, GKE Sandbox) has a TCP of its own. It does not count
-  unacknowledged bytes (SIOCOUTQ is ENOPROTOOPT), so `unacked` is mostly `None`; DELIVERED is still seen,
-  by TCP_INFO's state, which is looked at every 1 to 50 ms. It has no `connect()` to AF_UNSPEC: an abort
-  reaches the peer when the last holder of the connection is gone, as on the systems that are not Linux.
-- **Containers** (Docker, Podman, Kubernetes) share the host's kernel, so the rows of Linux apply.
-- **WSL 2** runs Linux's kernel in a virtual machine, and is taken for Linux (Microsoft's
-  documentation; not run). WSL 1 translates Linux's calls to Windows's, and has not been tried.
+- **gVisor** (Google Cloud Run's first generation, GKE Sandbox) has its own TCP. It does not count
+  unacknowledged bytes (SIOCOUTQ is ENOPROTOOPT), so `unacked` is mostly `None`. DELIVERED is still detected, from the
+  state in TCP_INFO, which is polled every 1 to 50 ms. gVisor has no `connect()` to AF_UNSPEC: the kernel sends the RST of an
+  abort when the last reference is gone, as on systems other than Linux.
+- **Containers** (Docker, Podman, Kubernetes) share the host's kernel: the same applies as for Linux.
+- **WSL 2** runs Linux's kernel in a virtual machine, and is treated as Linux (Microsoft's
+  documentation; not run). WSL 1 translates Linux's calls to those of Windows, and was not tried.
 - **MPTCP** is Linux's: bytes are counted as for TCP. No option shows the state of such a connection, so
-  `recv()` is the only word about the peer's FIN (the suite runs it where the kernel has it).
+  only `recv()` reports the peer's FIN (the suite runs it if the kernel supports it).
 - **Emulators of processors** (qemu-user) pass the host's kernel on. Its counts and errors come through
   right, but for SO_ERROR on MIPS in qemu 7.2.
 - **PyPy** makes a descriptor blocking when another socket object is made for it; the library makes it
