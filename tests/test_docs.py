@@ -405,6 +405,13 @@ def test_the_readme_and_the_page_of_the_figures_agree() -> None:
     assert spared in " ".join(figures.split())
 
 
+def test_the_readme_and_the_page_of_the_proxies_agree() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = " ".join((ROOT / "docs/proxies.md").read_text(encoding="utf-8").split())
+    [share] = re.findall(r"\[(\d+ to \d+ %)\]\(docs/proxies\.md\)", readme)
+    assert f"{share} of the replies became a 502" in page
+
+
 def test_the_summary_of_the_figures_is_taken_from_the_results() -> None:
     def rounded(*numbers: str) -> tuple[str, ...]:
         return tuple(f"{float(number.replace(',', '')):.3g}" for number in numbers)
