@@ -27,7 +27,8 @@ from graceful_close import CloseResult, GracefulListener, LingerPolicy, Reaper, 
 from wire.link import ADDRESSES, Link
 from wire.packets import OURS
 
-from .axes import INTERNET, Situation
+from .axes import Situation
+from .options import options_of
 from .peers import Peer
 from .scripted import Scripted
 
@@ -95,8 +96,6 @@ class Arrangement:
         """Make it, or what there is in its place."""
         situation = self.situation
         if situation.driver in {"Reaper", "listener"}:
-            from .closers import options_of
-
             self.reaper = Reaper(on_close=self.results.append, **options_of(situation))
             self._held.callback(self.reaper.close, 5)
         if situation.bare:
@@ -486,6 +485,3 @@ def _forget(file: Any) -> None:
 def _end_child(child: int) -> None:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-
-
-assert INTERNET == ("tcp4", "tcp6")

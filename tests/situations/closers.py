@@ -26,15 +26,10 @@ import graceful_close.asyncio
 import graceful_close.trio
 from certificates import NAME
 from event_loops import LOOPS as EVENT_LOOPS
-from graceful_close import CloseOutcome, CloseResult, LingerPolicy
+from graceful_close import CloseResult
 
-from .axes import Situation
 from .build import Arrangement
-
-TIMEOUT = 0.3
-PEER_FIRST = 0.1
-SILENCE = 0.1
-LITTLE_DRAIN = 1000
+from .options import options_of
 
 # How long a plain close may take, and a listener's reaper.
 _PATIENCE = 3.0
@@ -48,31 +43,6 @@ class Stop(BaseException):
 
 class RollBack(Exception):  # noqa: N818
     """What a body raises."""
-
-
-def options_of(situation: Situation) -> dict[str, Any]:
-    """What the close is asked for."""
-    if situation.aborts:
-        return {}
-    options: dict[str, Any] = {"timeout": TIMEOUT, "idle_timeout": None}
-    if situation.until == "delivered":
-        options["until"] = CloseOutcome.DELIVERED
-    if situation.on_timeout == "abort":
-        options["on_timeout"] = LingerPolicy.ABORT
-    if situation.peer_first != "no":
-        options["peer_first"] = PEER_FIRST
-    match situation.limit:
-        case "no time":
-            options["timeout"] = 0
-        case "little silence":
-            options["idle_timeout"] = SILENCE
-        case "no drain":
-            options["drain_limit"] = 0
-        case "little drain":
-            options["drain_limit"] = LITTLE_DRAIN
-        case _:
-            pass
-    return options
 
 
 class Probe:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from graceful_close import CloseOutcome, CloseResult
 
 from .axes import INTERNET, Situation
-from .closers import LITTLE_DRAIN, SILENCE, TIMEOUT, options_of
+from .options import LITTLE_DRAIN, SILENCE, options_of
 from .peers import Account
 from .play import Play
 
@@ -167,8 +167,10 @@ def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterato
     if situation.aborts and outcome not in _OF_AN_ABORT:
         yield said
     shut = situation.shut in {"reading", "both"}
-    # For these recv() is all the proof there is, and after SHUT_RD it is none.
-    blind = shut and situation.family in {"unix", "mptcp", "mptcp fallback"}
+    # For these recv() is all the proof there is: after SHUT_RD it is none, nor is it where another
+    # reader may have been told of a reset, which is told once.
+    alone = situation.holder != "reader" and not shut
+    blind = not alone and situation.family in {"unix", "mptcp", "mptcp fallback"}
     match outcome:
         case CloseOutcome.ABORTED:
             ended = situation.shut in {"writing", "both"} or account.left
@@ -182,8 +184,6 @@ def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterato
             if not asked or not has_all(play, account):
                 yield said
         case CloseOutcome.PEER_CLOSED:
-            # A reset of a UNIX socket's is told once, and another reader may have been told.
-            blind = blind or (situation.family == "unix" and situation.holder == "reader")
             if not (account.fin or blind):
                 yield said
         case CloseOutcome.PEER_RESET:
@@ -278,6 +278,3 @@ def _false_order(play: Play, result: CloseResult, account: Account) -> Iterator[
         yield f"notified: not, and the peer was told: {account}"
     if result.peer_notified and not account.tells:
         yield f"notified: by a peer that says nothing: {account}"
-
-
-assert TIMEOUT > SILENCE

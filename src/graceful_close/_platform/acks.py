@@ -142,8 +142,11 @@ class EndProbe(Record):
                 sock.setsockopt(self.level, self.option, 1)
             except OSError:
                 return None
-            told = sock.recvmsg(0, 64, socket.MSG_DONTWAIT)[1]
-            return any(int.from_bytes(count, sys.byteorder) for _, _, count in told)
+            told = sock.recvmsg(0, 256, socket.MSG_DONTWAIT)[1]
+            for level, kind, count in told:
+                if (level, kind) == (self.level, self.option):
+                    return bool(int.from_bytes(count, sys.byteorder))
+            return None
 
 
 class AckProbe(Record):
