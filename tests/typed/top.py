@@ -12,13 +12,17 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Final, Literal, assert_never, assert_type
 
+from typing_extensions import Unpack
+
 from graceful_close import (
+    CloseOptions,
     CloseOutcome,
     CloseResult,
     GracefulListener,
     Linger,
     LingerPolicy,
     Reaper,
+    ReaperOptions,
     UncleanCloseError,
     abortive_close,
     close_all,
@@ -248,6 +252,20 @@ def every_policy(policy: LingerPolicy) -> Literal[0, 1]:
             return 1
         case _:
             assert_never(policy)
+
+
+def passed_on(sock: socket.socket, **options: Unpack[CloseOptions]) -> CloseResult:
+    return graceful_close(sock, **options)
+
+
+def made_with(**options: Unpack[ReaperOptions]) -> Reaper:
+    return Reaper(**options)
+
+
+def passing_on(sock: socket.socket) -> None:
+    assert_type(passed_on(sock, timeout=5, until=CloseOutcome.DELIVERED), CloseResult)
+    assert_type(made_with(max_sockets=10, peer_first=1), Reaper)
+    passed_on(sock, patience=5)  # type: ignore[call-arg]
 
 
 # --- servers that are not ours ---------------------------------------------------------------
