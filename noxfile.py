@@ -20,7 +20,7 @@ nox.options.download_python = "never"  # a Python that is not there is named, an
 nox.options.error_on_missing_interpreters = False
 nox.options.sessions = ["lint", "types", "docs", "tests"]
 
-PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.14t", "pypy3.11"]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15", "3.14t", "pypy3.11"]
 OLDEST = PYTHONS[0]
 
 # pyenv's `python3.12` works only if it is enabled; the interpreter behind it always works.
