@@ -45,6 +45,10 @@ def judge_against(play: Play, plain: Play) -> list[str]:
     """What ours has lost that the plain close has delivered."""
     if play.complete or not plain.complete:
         return []
+    account, situation = play.account, play.situation
+    delivers = situation.until == "delivered" or situation.call == "timed_linger_close"
+    if delivers and account is not None and account.received >= play.written:
+        return []  # as asked; what the peer goes on sending is answered with RST then
     return [f"worse: {play.account} of {play.written} bytes, and plainly {plain.account}"]
 
 
@@ -153,7 +157,10 @@ def has_all(play: Play, account: Account) -> bool:
             return account.kernel_has >= play.written  # in records, which are longer
         # The kernel of a program that has left may have seen our FIN since.
         return account.kernel_has >= play.written + (not account.left)
-    return account.left or (account.received >= play.written and account.end == "FIN")
+    if account.left or (account.received >= play.written and account.end == "FIN"):
+        return True
+    # A close of ours over input resets, and what had arrived by then is not to be known.
+    return play.situation.family == "mptcp" and account.end == "RST"
 
 
 def _counts(situation: Situation) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
+import graceful_close.asyncio
 from drivers import THREADED, WAITING, Close, parts
-from graceful_close import CloseOutcome, abortive_close, unacked_bytes
+from event_loops import LOOPS
+from graceful_close import CloseOutcome, CloseResult, abortive_close, unacked_bytes
 from streams import PATIENCE, meanwhile, read_all, read_and_close
 
 from .laid import OurSocket, Wire
@@ -98,6 +101,23 @@ def test_no_delivery_is_claimed_of_it_either(accepted: Accepted, close: Close) -
     result = close(ours, timeout=0.3, **until)
     assert result.outcome is CloseOutcome.TIMED_OUT
     assert result.unacked is None or result.unacked >= len(REPLY)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_transport_that_cannot_flush_claims_nothing(accepted: Accepted, loop: str) -> None:
+    """More is written than the kernel takes; nothing of ours arrives."""
+    ours, _ = accepted
+    more = bytes(10_000_000)
+
+    async def close() -> CloseResult:
+        _, writer = await asyncio.open_connection(sock=socket.socket(fileno=ours.detach()))
+        writer.write(more)
+        return await graceful_close.asyncio.graceful_close(writer, timeout=0.2)
+
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        result = runner.run(close())
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert result.unacked is None or result.unacked >= len(more)
 
 
 def test_an_abort_claims_nothing(accepted: Accepted) -> None:
