@@ -1540,7 +1540,7 @@ def test_a_wait_is_a_number(name: str, value: Any) -> None:
     [(-1, ValueError), (1.5, TypeError), (True, TypeError), ("9", TypeError)],
 )
 def test_a_drain_limit_is_a_whole_number_of_bytes(value: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"drain_limit must be .*0 or more"):
+    with pytest.raises(error, match=r"drain_limit must be"):
         Options(5.0, drain_limit=value)
 
 

@@ -99,6 +99,7 @@ class _GracefulLoop:
     """A mixin before the loop's own class."""
 
     _options: CloseOptions
+    closes_gracefully = True  # what a GracefulListener asks a loop that takes its descriptor
 
     async def create_server(
         self, protocol_factory: Factory, *args: Any, **kwargs: Any

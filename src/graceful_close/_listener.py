@@ -425,14 +425,16 @@ def _has_peer(sock: socket.socket) -> bool:
 
 
 def _loop_without_accept() -> object:
-    """The event loop that this thread runs just now, unless it is one of asyncio's own."""
+    """The event loop that this thread runs, unless its connections close gracefully."""
     import asyncio
 
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return None
-    return None if isinstance(loop, asyncio.BaseEventLoop) else loop
+    # One of asyncio's own calls accept(); one of `graceful_loop` needs no listener for it.
+    accepts = isinstance(loop, asyncio.BaseEventLoop)
+    return None if accepts or getattr(loop, "closes_gracefully", False) else loop
 
 
 def _refuse_eventlet() -> None:

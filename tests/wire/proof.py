@@ -18,7 +18,7 @@ P = ParamSpec("P")
 Closer = Callable[Concatenate[OurSocket, P], CloseResult]
 
 # How late a wait may end, in seconds: after its deadline, or after the packet it waited for.
-LATE = 0.05
+LATE = 0.15
 
 # The last look at the connection comes this much before the call returns, in seconds, at most.
 # Arbitrary: a close is a few system calls, and two busy processors can stretch them.
