@@ -133,10 +133,11 @@ def _after(error: SSLError) -> tuple[bool, bool | None]:
     if isinstance(error, ssl.SSLZeroReturnError):
         return False, True  # the peer's had arrived, and ours failed
     # The second call fails because of the peer's data (APPLICATION_DATA_AFTER_CLOSE_NOTIFY), or did
-    # so before. The first fails only if the caller's own unwrap() found a half-written record. Reasons
-    # that are newer than the OpenSSL that Python was built with have no name, and are None.
-    ours_failed = isinstance(error, ssl.SSLSyscallError) or error.reason == "BAD_WRITE_RETRY"
-    return not ours_failed, None
+    # so before. The first fails only if the caller's own unwrap() found a half-written record. A
+    # reason that is newer than the OpenSSL that Python was built with has no name, but a library. An
+    # error with neither is not an error of TLS: the connection failed.
+    is_of_tls = error.reason is not None or error.library is not None
+    return is_of_tls and error.reason != "BAD_WRITE_RETRY", None
 
 
 def _without_sigpipe(call: Callable[[], T]) -> T:
