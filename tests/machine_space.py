@@ -26,7 +26,8 @@ from graceful_close import CloseOutcome, LingerPolicy
 from graceful_close._options import Options
 from graceful_close._platform import TcpState, View
 from graceful_close._result import CloseResult
-from graceful_close._teardown import Step, Teardown
+from graceful_close._step import Step
+from graceful_close._teardown import Teardown
 
 ACCEPTING, OPEN, FIN_SENT = TcpState.ACCEPTING, TcpState.OPEN, TcpState.FIN_SENT
 PEER_FIN, BOTH_FINS = TcpState.PEER_FIN, TcpState.BOTH_FINS

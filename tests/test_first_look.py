@@ -14,9 +14,9 @@ from graceful_close._blocking import drive
 from graceful_close._connection import Connection as ClosingConnection
 from graceful_close._options import Options
 from graceful_close._platform import SYSTEMS, TcpState, View
+from graceful_close._step import Step
 from graceful_close._teardown import (
     PEER_FIN_SEEN,
-    Step,
     Teardown,
     closed_by_peer,
     may_end_at_first_look,

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
 from graceful_close._options import Options
 from graceful_close._platform import SYSTEMS, TcpState, View
-from graceful_close._teardown import Step, Teardown, already_closed
+from graceful_close._step import Step
+from graceful_close._teardown import Teardown, already_closed
 
 LINUX = SYSTEMS["linux"].tcp
 BSD = SYSTEMS["macos"].tcp

@@ -18,7 +18,7 @@ import pytest
 
 from graceful_close import CloseOutcome
 from graceful_close._platform import SYSTEMS
-from graceful_close._teardown import Step
+from graceful_close._step import Step
 from machine_space import WAITS, Case, Node, Space
 
 DELIVERED = CloseOutcome.DELIVERED

@@ -32,7 +32,7 @@ from graceful_close import (
 from graceful_close._blocking import close_on
 from graceful_close._connection import Connection as ClosingConnection
 from graceful_close._options import Options
-from graceful_close._teardown import LET_GO, WAIT_EITHER
+from graceful_close._step import LET_GO, WAIT_EITHER
 from signals import Stop, each_moment
 from streams import (
     PATIENCE,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ._connection import Connection
     from ._options import Options
-    from ._teardown import Step
+    from ._step import Step
 
     # The arguments of LastRecords.
     LastRecordsOf = tuple[bytes, bool | None, bool | None]

@@ -9,15 +9,7 @@ from ._close_all import Batch, close_at_once
 from ._connection import Connection
 from ._loop import CloseLoop, Pending
 from ._selector import new_selector
-from ._teardown import (
-    FLUSH,
-    LET_GO,
-    PAUSE,
-    WAIT_ACK,
-    WAIT_EITHER,
-    WAIT_READABLE,
-    WAIT_WRITABLE,
-)
+from ._step import FLUSH, LET_GO, PAUSE, WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +22,7 @@ if TYPE_CHECKING:
     from ._options import Options
     from ._result import CloseResult
     from ._selector import Selector
-    from ._teardown import Step
+    from ._step import Step
 
     class Wait(Protocol):
         """The waits of an event loop. Each wait ends after `seconds`, and is cancellable."""

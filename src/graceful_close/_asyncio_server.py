@@ -12,7 +12,7 @@ from ._loop import Pending
 from ._options import Options
 from ._reaper import Reaper, hand_over, leave_to
 from ._sockets import plain_dup
-from ._teardown import FLUSH
+from ._step import FLUSH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from ._linger import LingerPolicy
 from ._platform import ErrorKind, error_kind
 from ._release import reset_at_close, shut_for_writing
 from ._sockets import plain_dup, view_of
-from ._teardown import FLUSH, PEER_FIN_SEEN
+from ._step import FLUSH
+from ._teardown import PEER_FIN_SEEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from ._connection import Connection
     from ._platform import View
-    from ._teardown import Step, Teardown
+    from ._step import Step
+    from ._teardown import Teardown
 
 
 # Turns of the event loop that are free: others run, and nothing is waited for. A transport with

@@ -15,7 +15,7 @@ from ._options import Options, options_of, require_seconds
 from ._result import CloseOutcome, CloseResult
 from ._selector import LONGEST_WAIT, new_selector
 from ._sockets import require_stream
-from ._teardown import LET_GO, PAUSE, WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE
+from ._step import LET_GO, PAUSE, WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ._options import CloseOptions, OnTimeout, Until
     from ._selector import Selector
-    from ._teardown import Step
+    from ._step import Step
 
 
 def graceful_close(

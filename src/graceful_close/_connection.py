@@ -14,23 +14,25 @@ from ._linger import LingerPolicy
 from ._platform import ErrorKind, TcpState, error_kind
 from ._release import close_socket, shut_for_writing
 from ._sockets import borrow_descriptor, has_open_writer, take_descriptor, view_of
-from ._teardown import (
+from ._step import (
     CLEAR_ERRORS,
     COUNT,
     DRAIN,
     LET_GO,
     LOOK,
-    NEVER_OPEN,
-    OPEN,
-    OVER,
-    PEER_FIN,
-    PEER_FIN_SEEN,
     READ_ERROR,
     SEND_CLOSE_NOTIFY,
     SHUT_WR,
     WAIT_ACK,
     WAIT_READABLE,
     Step,
+)
+from ._teardown import (
+    NEVER_OPEN,
+    OPEN,
+    OVER,
+    PEER_FIN,
+    PEER_FIN_SEEN,
     Teardown,
     closed_by_peer,
     may_end_at_first_look,

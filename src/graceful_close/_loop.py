@@ -9,7 +9,7 @@ from time import monotonic
 
 from ._connection import Connection
 from ._selector import MOST_EVENTS, new_selector
-from ._teardown import DRAIN, LET_GO, PAUSE, WAIT_ACK, WAIT_READABLE, Step
+from ._step import DRAIN, LET_GO, PAUSE, WAIT_ACK, WAIT_READABLE, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

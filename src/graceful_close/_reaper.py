@@ -49,7 +49,7 @@ from ._options import Options, require_count, require_policy, require_seconds
 from ._result import CloseOutcome, CloseResult
 from ._selector import LONGEST_WAIT
 from ._sockets import has_open_writer, require_stream
-from ._teardown import DRAIN, LET_GO, WAIT_READABLE
+from ._step import DRAIN, LET_GO, WAIT_READABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from ._future import CloseFuture
     from ._option_types import ReaperOptions as ReaperOptions  # noqa: PLC0414 (others import it from here)
     from ._options import OnTimeout, Until
-    from ._teardown import Step
+    from ._step import Step
 
 # The default where the number of descriptors is not limited (Windows). Heuristic: the pending closes
 # of a server with ten thousand connections.

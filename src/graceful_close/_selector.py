@@ -9,7 +9,7 @@ import sys
 import time
 from time import monotonic
 
-from ._teardown import WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE, Step
+from ._step import WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE, Step
 
 # How many events are taken at a time. Heuristic: enough to spread the cost of the call, and at most a
 # few milliseconds of work, after which a shared event loop gets its turn.

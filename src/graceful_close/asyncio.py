@@ -35,7 +35,8 @@ from ._options import Options, options_of, require_seconds
 from ._record import replace
 from ._result import CloseOutcome, CloseResult
 from ._sockets import require_stream
-from ._teardown import FLUSH, already_closed
+from ._step import FLUSH
+from ._teardown import already_closed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

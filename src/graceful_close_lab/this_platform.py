@@ -22,7 +22,7 @@ from graceful_close import (
 )
 from graceful_close._platform import HERE
 from graceful_close._selector import new_selector
-from graceful_close._teardown import WAIT_ACK
+from graceful_close._step import WAIT_ACK
 
 from . import loopback
 
