@@ -219,6 +219,9 @@ RULES: dict[str, Broken] = {
     "others who close, read or write what a loop has, break the loop": lambda s: (
         s.holder in {"closer", "reader"} and s.driver not in {"blocking", "Reaper"}
     ),
+    "libuv itself spins over an error queue, and forgets whoever polls": lambda s: (
+        s.driver == "uvloop" and s.tls != "none" and s.option == "timestamping"
+    ),
     "a task is an event loop's, and waits for what there is": lambda s: (
         s.holder == "task" and (s.driver not in LOOPS or s.bare or s.tls == "half")
     ),

@@ -81,12 +81,12 @@ def test_every_choice_is_met() -> None:
 
 
 @pytest.mark.parametrize("reason", RULES)
-def test_every_rule_excludes_something_alone(reason: str) -> None:
+def test_every_rule_excludes_something(reason: str) -> None:
     random = Random(1)
-    for _ in range(3000):
+    for _ in range(30_000):
         chosen = {axis: random.choice(choices) for axis, choices in AXES.items()}
         situation = Situation(
-            **{axis: c for axis, c in chosen.items() if random.random() < 0.3}
+            **{axis: c for axis, c in chosen.items() if random.random() < 0.5}
         )
         if RULES[reason](situation):
             return
