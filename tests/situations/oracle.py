@@ -63,6 +63,7 @@ def may_be_compared(situation: Situation) -> bool:
         # Input is answered with RST from then on, whoever closes; it may come sooner or later.
         or situation.shut in {"reading", "both"}
         or situation.peer == "has shut reading"
+        or situation.script == "closes its window"  # before our FIN or after it, as it happens
         # Where others have it, or a makefile() object, a plain close() does not end it.
         or situation.holder not in {"nobody", "epoll", "reader", "task"}
         or (situation.driver == "listener" and situation.option == "linger 0")
