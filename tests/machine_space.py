@@ -15,9 +15,10 @@ goes on returning 0, and between two waits there is one read's worth of input.
 
 from __future__ import annotations
 
+import enum
 import errno
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -375,6 +376,36 @@ def machine_of(node: Node) -> Teardown:
     return machine
 
 
+class Phase(enum.IntEnum):
+    """How far a close has come; the theory of operation in `_teardown` has the same list."""
+
+    FLUSH = 0
+    STANDING = 1
+    CLOSE_NOTIFY = 2
+    PEER_FIRST = 3
+    OUR_FIN = 4
+    DRAIN = 5
+    ACKNOWLEDGEMENT = 6
+    RELEASE = 7
+
+
+def phase_of(node: Node) -> Phase:
+    machine = machine_of(node)
+    if machine._outcome or node.seen.step is Step.LET_GO:
+        return Phase.RELEASE
+    if machine._flushing:
+        return Phase.FLUSH
+    if not machine._first_looked and node.seen.step is Step.LOOK:
+        return Phase.STANDING
+    if machine._notifying:
+        return Phase.CLOSE_NOTIFY
+    if machine._peer_first_until:
+        return Phase.PEER_FIRST
+    if node.seen.step is Step.SHUT_WR:
+        return Phase.OUR_FIN
+    return Phase.ACKNOWLEDGEMENT if machine._peer_fin else Phase.DRAIN
+
+
 class Space:
     """Everything that can be reached in one case.
 
@@ -584,6 +615,16 @@ class Space:
             self.complain("we are called first, but the peer was", node)
 
     # --- what only the whole shows ---
+
+    def phases(self) -> tuple[Counter[Phase], Counter[tuple[Phase, Phase]]]:
+        """How many states each phase has, and how many reports lead from one to another."""
+        of = [phase_of(node) for node in self.nodes]
+        between = Counter(
+            (of[number], of[after])
+            for number, successors in enumerate(self.edges)
+            for after in successors
+        )
+        return Counter(of), between
 
     def check_ends(self) -> None:
         """Every state has an end in its future, and near once the time is up."""

@@ -161,8 +161,9 @@ def test_who_may_not_look_is_told_what_the_programs_were() -> None:
     code = """
 import os
 from graceful_close_lab import linger_experiments
-os.setuid(65534)
+os.seteuid(65534)
 print(linger_experiments.run(linger_experiments.WAYS[0]).exchange.on_wire)
+os.seteuid(0)  # coverage writes its data in root's folder
 """
     result = run(sys.executable, "-W", "error", "-c", code)
     assert (result.stdout, result.stderr) == ("False\n", "")

@@ -101,6 +101,8 @@ def test_no_story_at_all_breaks_a_promise(case: Case) -> None:
     # And when the time is up, waits included, which all end at once then.
     assert space.longest(lambda node: node.seen.now >= case.timeout) <= 16
     assert space.complaints == {}
+    _, between = space.phases()
+    assert all(before <= after for before, after in between), "no phase comes again"
 
 
 @pytest.mark.parametrize("case", SMALL, ids=_names(SMALL))
