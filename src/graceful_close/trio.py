@@ -33,8 +33,12 @@ if TYPE_CHECKING:
 
     from ._options import CloseOptions, OnTimeout
 
-    Stapled = trio.StapledStream[Any, Any]
-    Stream = trio.SocketStream | trio.SSLStream[Any] | Stapled | trio.socket.SocketType
+    Stream = (
+        trio.SocketStream
+        | trio.SSLStream[Any]
+        | trio.StapledStream[Any, Any]
+        | trio.socket.SocketType
+    )
 
     # The arguments of LastRecords.
     LastRecordsOf = tuple[bytes, bool | None, bool | None]
