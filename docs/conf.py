@@ -139,9 +139,9 @@ def spell_out(
     module = sys.modules.get(name.rpartition(".")[0])
     if module is not None and module.__file__ is not None:
         source = Path(module.__file__).read_text(encoding="utf-8")
-        stream = re.search(r"^    Stream = (.+)$", source, re.MULTILINE)
+        stream = re.search(r"^    Stream = (\([^)]+\)|.+)$", source, re.MULTILINE)
         if stream is not None:
-            aliases["Stream"] = aliases["S"] = stream[1]
+            aliases["Stream"] = aliases["S"] = " ".join(stream[1].strip("()").split())
     name_of_one = re.compile(rf"\b({'|'.join(aliases)})\b")
 
     def without_aliases(text: str) -> str:
@@ -207,6 +207,8 @@ ELSEWHERE = {
     ),
     "Future": f"{PYTHON}concurrent.futures.html#concurrent.futures.Future",
     "SSLContext.wrap_socket": f"{PYTHON}ssl.html#ssl.SSLContext.wrap_socket",
+    "BufferedByteStream": f"{ANYIO}anyio.streams.buffered.BufferedByteStream",
+    "StapledByteStream": f"{ANYIO}anyio.streams.stapled.StapledByteStream",
     "TLSStream": f"{ANYIO}anyio.streams.tls.TLSStream",
     "TracebackType": f"{PYTHON}types.html#types.TracebackType",
     "UNIXSocketStream": f"{ANYIO}anyio.abc.UNIXSocketStream",
@@ -240,6 +242,7 @@ ELSEWHERE = {
     "trio.ClosedResourceError": f"{TRIO_CORE}trio.ClosedResourceError",
     "trio.SSLStream": f"{TRIO}trio.SSLStream",
     "trio.SocketStream": f"{TRIO}trio.SocketStream",
+    "trio.StapledStream": f"{TRIO}trio.StapledStream",
     "trio.socket": f"{TRIO}module-trio.socket",
     "trio.socket.SocketType": f"{TRIO}trio.socket.SocketType",
     "uvloop.Loop": "https://uvloop.readthedocs.io/api/index.html#uvloop.Loop",
