@@ -1,4 +1,4 @@
-"""Taking a connection over from an asyncio transport, by public interfaces alone."""
+"""Take a connection over from an asyncio transport, through public interfaces only."""
 
 from __future__ import annotations
 
@@ -30,25 +30,27 @@ if TYPE_CHECKING:
     from ._teardown import Teardown
 
 
-# Turns of the event loop that are free: others run, and nothing is waited for. A transport with
-# an empty buffer ends in one or two. Arbitrary above that: they cost microseconds.
+# Turns of the event loop without a wait: other tasks run, and nothing is waited for. A transport
+# with an empty buffer ends in one or two turns. Heuristic: a further turn costs microseconds.
 FEW_TURNS = 3
 
-# How many turns to give TLS before its time is looked at. Arbitrary: enough for an ordinary reply.
+# How many turns a TLS transport gets before its deadline is checked. Heuristic: enough for an
+# ordinary reply.
 _TURNS_TO_FLUSH = 20
 
-# In how many turns an aborted transport has ended: one for each layer of TLS, and one. Arbitrary
-# above that, so that nothing waits for ever.
+# The most turns in which an aborted transport ends. One turn for each layer of TLS, and one more,
+# are enough. Heuristic: a larger number, so that the wait is bounded.
 _TURNS_TO_END = 50
 
-# What a TLS transport may have handed down before close(), not yet in the kernel; see TransportTakeover.
+# How many bytes a TLS transport may have passed to the transport below before close(), and which are
+# not in the kernel yet. See TransportTakeover.
 _OUT_OF_SIGHT = 64 << 10
 
-# Turns with room in which the kernel takes nothing, after which nothing can be left. The first may
-# be one in which the transport below has yet to have its own turn.
+# After this many turns in which the kernel has room and takes nothing, no bytes can be left. In the
+# first of these turns the transport below may not have run yet.
 _QUIET_TURNS = 3
 
-# What ends a connection.
+# The kinds of error that end a connection.
 _OF_THE_NETWORK = (
     ErrorKind.RESET,
     ErrorKind.LOST,
@@ -62,17 +64,17 @@ def info_of(transport: asyncio.Transport, name: str) -> Any:
     try:
         return transport.get_extra_info(name)
     except AttributeError:
-        return None  # asyncio's TLS transport forgets everything when it is closed twice
+        return None  # asyncio's TLS transport has no state left when it is closed twice
 
 
 def open_socket_of(transport: asyncio.Transport) -> socket.socket | None:
-    """What stands for a transport's socket, as long as it is open."""
+    """Return the object that represents a transport's socket; None: the socket is closed."""
     sock: socket.socket | None = info_of(transport, "socket")
     return None if sock is None or sock.fileno() == -1 else sock
 
 
 def can_watch(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether the loop waits on descriptors of ours; Windows' ProactorEventLoop does not."""
+    """Whether the loop can wait for our descriptors. Windows' ProactorEventLoop cannot."""
     return type(loop).add_reader is not asyncio.AbstractEventLoop.add_reader
 
 
@@ -92,11 +94,11 @@ async def until_woken(woken: asyncio.Future[None], seconds: float) -> None:
 async def take_over(
     transport: asyncio.Transport, *, or_reset: bool = True
 ) -> TransportTakeover | None:
-    """Take the dup; None: the transport has ended.
+    """Duplicate the descriptor and take the connection over; None: the transport has ended.
 
     Raises:
-        OSError: There is no descriptor for it (EMFILE, ENFILE). The connection is reset, if
-            `or_reset` is true.
+        OSError: No descriptor is available for the dup (EMFILE, ENFILE). The connection is reset
+            if `or_reset` is true.
     """
     sock = open_socket_of(transport)
     if sock is None:
@@ -115,7 +117,7 @@ async def take_over(
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Have a transport reset the connection, with no dup to keep it from lingering."""
+    """Make a transport reset the connection. No dup exists, which would delay the reset."""
     sock = open_socket_of(transport)
     if sock is not None:
         reset_at_close(sock)
@@ -123,68 +125,74 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 class TransportTakeover(asyncio.Protocol):
-    """Stands in the place of a transport's protocol while the transport ends; holds the dup.
+    """Replaces a transport's protocol while the transport ends, and owns the dup.
 
-    What their owner still needs is passed on to the old protocol: connection_lost(), which ends
-    StreamWriter.wait_closed() and whoever reads, and resume_writing(), which ends drain().
+    The takeover forwards to the old protocol the calls that the protocol's owner still needs:
+    connection_lost(), which ends StreamWriter.wait_closed() and pending reads, and
+    resume_writing(), which ends drain().
 
-    A plain transport says by connection_lost() that the kernel has all that it held. One of TLS
-    does not: before that it waits for the peer's close_notify or for `ssl_shutdown_timeout`, and
-    input meanwhile (the rest of an upload) makes asyncio's fail and drop what it holds. So that is
-    kept from reading. Each is watched until the kernel has all, and then aborted:
+    A plain transport calls connection_lost() when the kernel has all bytes that the transport held.
+    A TLS transport first waits for the peer's close_notify or for `ssl_shutdown_timeout`. If input
+    arrives during that wait (the rest of an upload), asyncio's TLS transport fails and drops the
+    bytes that it holds. Therefore asyncio's TLS transport is prevented from reading. A TLS transport
+    is watched until the kernel has all bytes, and is then aborted:
 
-    - After close(), close_notify stands last in the TLS transport's own buffer. All of that goes
-      to the transport below as soon as that holds less than a low-water mark. So once
-      get_write_buffer_size() is 0, what is out of sight is in the transport below.
-    - In every turn of the loop in which there is room, the transport below writes. So when two
-      turns with room have passed in which the kernel took nothing, nothing is left. Where the
-      kernel does not count, as many turns must pass as that buffer can take.
-    - Should that be wrong, the transport below finds our FIN in its way, and fails with EPIPE.
-      Then the peer was not notified, and the result reports it.
+    - After close(), close_notify is the last record in the TLS transport's own buffer. The TLS
+      transport passes the whole buffer to the transport below as soon as the transport below holds
+      less than a low-water mark. So when get_write_buffer_size() returns 0, all bytes that are not
+      in the kernel are in the transport below.
+    - The transport below writes in every turn of the loop in which the kernel has room. So when two
+      turns with room have passed in which the kernel took nothing, no bytes are left. If the kernel
+      does not count written bytes, as many turns must pass as a full buffer of the transport below
+      needs.
+    - If this reasoning is wrong in some case, the transport below writes after our FIN and fails
+      with EPIPE. Then the peer was not notified, and the result reports it.
 
-    A transport that was aborted meanwhile, by whomever, says connection_lost() like one that has
-    flushed. A plain one has only flushed if the kernel took as many bytes as it held. One of TLS
-    ends by itself when the peer's close_notify or its FIN has come, and else was cut.
+    A transport that another caller aborts during the flush calls connection_lost() like a transport
+    that has flushed. A plain transport has flushed only if the kernel took as many bytes as the
+    transport held. A TLS transport ends by itself when the peer's close_notify or FIN has arrived;
+    otherwise it was cut.
 
     Attributes:
-        owner: The old protocol, until it has had its connection_lost().
-        sock: The dup. O_NONBLOCK, SO_LINGER and the FIN are the connection's, not the dup's.
-        tls: Whether the transport speaks it.
-        is_empty: The kernel had all before the transport was closed: it just lets go.
+        owner: The old protocol, until its connection_lost() was called.
+        sock: The dup. O_NONBLOCK, SO_LINGER and the FIN belong to the connection, not to the dup.
+        tls: Whether the transport is a TLS transport.
+        is_empty: The kernel had all bytes before the transport was closed. The transport then only
+            closes its descriptor.
     """
 
     def __init__(self, transport: asyncio.Transport, sock: socket.socket) -> None:
         self.sock = self._sock = sock
         self._drained = 0
         self._fin_sent = False
-        self._waited = False  # something was above the kernel when the close began
+        self._waited = False  # some bytes were not in the kernel when the close began
         self._notified: tuple[bool, bool | None] | None = None
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._session: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         self.tls = self._session is not None
-        # uvloop's throws away what comes after close(), and would not stay paused.
+        # uvloop's TLS transport discards input after close(), and would not stay paused.
         self._fails_over_input = self.tls and isinstance(transport, asyncio.Transport)
         self.is_empty = False
-        self._at_first: int | None = None  # what was flushed when the flush began
-        self._limit = math.inf  # of what may be drained
+        self._at_first: int | None = None  # the value of _flushed() when the flush began
+        self._limit = math.inf  # of the bytes that may be drained
         self._begun = False
         self._watching = False
-        self._turns_left = 0  # with room, until everything must be in the kernel
-        self._written: int | None = None  # to the kernel, when it was last looked at
-        self._owed: int | None = None  # what that must be when a plain transport has flushed
-        self._cut = False  # a sendfile() is going on, whose bytes nobody knows
+        self._turns_left = 0  # with room, after which all bytes must be in the kernel
+        self._written: int | None = None  # bytes in the kernel, when last counted
+        self._owed: int | None = None  # the value of that when a plain transport has flushed
+        self._cut = False  # a sendfile() is in progress, and its bytes are not counted
         self._woken: asyncio.Future[None] | None = None
-        self._lost = False  # the transport has said connection_lost()
+        self._lost = False  # the transport has called connection_lost()
         self._error: Exception | None = None
         self.owner: Any = transport.get_protocol()
         transport.set_protocol(self)
 
     @cached_property
     def _view(self) -> View:
-        return view_of(self._sock)  # asked once: the flush counts in every turn of the loop
+        return view_of(self._sock)  # determined once, because the flush counts in every turn
 
-    # --- what the transport tells ---
+    # --- what the transport calls ---
 
     def data_received(self, data: bytes) -> None:
         pass
@@ -205,14 +213,14 @@ class TransportTakeover(asyncio.Protocol):
     # --- flushing ---
 
     def begin(self) -> None:
-        """Have the transport flush, say its goodbye, and read no more."""
+        """Make the transport flush, send close_notify, and stop reading."""
         if self._begun:
             return
         self._begun = True
         transport = self._transport
         self._cut = _sends_file(transport, self.owner)
         if not self.tls:
-            # One that is closing may have met a reset, and have yet to say so.
+            # A transport that is closing may have met a reset that it has not reported yet.
             ends_well = not transport.is_closing() and not self._cut
             self.is_empty = ends_well and transport.get_write_buffer_size() == 0
             if not self.is_empty:
@@ -220,13 +228,14 @@ class TransportTakeover(asyncio.Protocol):
             transport.close()
             return
         self._written = count_written(self._sock, self._view)
-        # A reader at its limit has paused it, and input lies undecrypted. That would make the
-        # unwrap() in close() fail (APPLICATION_DATA_AFTER_CLOSE_NOTIFY) and send nothing.
+        # A StreamReader at its limit has paused the transport, and input is not decrypted yet. Such
+        # input would make the unwrap() in close() fail (APPLICATION_DATA_AFTER_CLOSE_NOTIFY), and
+        # close_notify would not be sent.
         transport.resume_reading()
-        if not transport.is_closing():  # because asyncio's forgets all in a second close()
+        if not transport.is_closing():  # asyncio's loses its state in a second close()
             transport.close()
         if self._fails_over_input:
-            # Pauses the transport below, before it can read more. TLS transports alone have it.
+            # Pauses the transport below, before it can read more. Only TLS transports have this method.
             tls: Any = transport
             tls.set_read_buffer_limits(high=0)
         out_of_sight = _OUT_OF_SIGHT + transport.get_write_buffer_size()
@@ -240,12 +249,12 @@ class TransportTakeover(asyncio.Protocol):
 
     @property
     def has_ended_well(self) -> bool:
-        """A plain transport that is through, and the kernel has all."""
+        """A plain transport has ended, and the kernel has all bytes that the transport held."""
         return self._lost and self._error is None and not self.tls and not self.was_cut
 
     @property
     def was_cut(self) -> bool:
-        """The transport has dropped what it held, or does so when it ends."""
+        """The transport has dropped the bytes that it held, or drops them when it ends."""
         if self._cut or not self._lost:
             return self._cut
         if self._session is not None:
@@ -256,11 +265,11 @@ class TransportTakeover(asyncio.Protocol):
             )
         written = count_written(self._sock, self._view)
         if written is None or self._owed is None:
-            return False  # nobody knows
+            return False  # unknown
         return written < self._owed
 
     def _peer_has_ended(self) -> bool:
-        """Whether the peer's end of the stream is there, over which the transport ends by itself."""
+        """Whether the peer's FIN has arrived. It makes the transport end by itself."""
         state = read_state(self._sock, self._view)
         if state is not None:
             return state in PEER_FIN_SEEN
@@ -270,14 +279,14 @@ class TransportTakeover(asyncio.Protocol):
             return False  # EWOULDBLOCK
 
     def _is_through(self) -> bool:
-        """There is nothing to wait for: the kernel has all, or will never have it."""
+        """The wait is over: the kernel has all bytes, or never gets them."""
         if self._lost or self._error is not None or self._cut:
             return True
         return self.tls and self._turns_left == 0
 
     async def go_on(self, connection: Connection) -> Step:
         """The flush of `close_on`; see `Flush`."""
-        self._sock = connection.sock  # whose descriptor is the dup's
+        self._sock = connection.sock  # it has the descriptor of the dup
         try:
             return await self._go_on(connection.machine, connection.options.limit)
         except BaseException:
@@ -305,29 +314,29 @@ class TransportTakeover(asyncio.Protocol):
         return step
 
     def _held(self) -> int | None:
-        """How many bytes are above the kernel; None: nobody knows."""
+        """How many bytes are not in the kernel yet; None: unknown."""
         if self.tls:
             return 0 if self._turns_left == 0 else None
         written = count_written(self._sock, self._view)
         if self._cut or written is None or self._owed is None:
-            # One that has ended has forgotten how many it held.
+            # A transport that has ended no longer reports how many bytes it held.
             forgotten = self._lost or self._cut
             return None if forgotten else self._transport.get_write_buffer_size()
         return max(0, self._owed - written)
 
     async def _some_turns(self) -> None:
-        """Let the transport do what it need not wait for."""
+        """Run the loop for a few turns, in which the transport does the work that needs no wait."""
         for _ in range(FEW_TURNS + min(self._turns_left, _TURNS_TO_FLUSH)):
             if self._is_through():
                 return
             await asyncio.sleep(0)
 
     def _flushed(self) -> int:
-        """Bytes that were flushed, give or take a constant."""
+        """The number of flushed bytes, plus a constant."""
         acked = count_acked(self._sock, self._view)
         if acked is not None:
             return acked
-        # What is in neither the transport's buffer nor the kernel's any more.
+        # The bytes that have left both the transport's buffer and the kernel's.
         return -self._transport.get_write_buffer_size() - (self._count_unacked() or 0)
 
     def _count_unacked(self) -> int | None:
@@ -338,8 +347,8 @@ class TransportTakeover(asyncio.Protocol):
             return
         self._watching = True
         if not self.tls or self._fails_over_input:
-            # A peer that sends all before it reads takes nothing while nobody reads. Never two
-            # of us: half of what is encrypted is an error.
+            # A peer that sends everything before it reads accepts nothing until its data is read.
+            # There is never a second reader: a TLS transport that gets only a part of the input fails.
             self._drain_way = drain_of(self._sock, self._view)
             self._loop.add_reader(self._sock.fileno(), self._read)
         if self.tls:
@@ -357,7 +366,7 @@ class TransportTakeover(asyncio.Protocol):
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            # The kernel says it once. All that the transport hears now is EPIPE.
+            # The kernel returns an error once. From now on the transport gets only EPIPE.
             self._error = self._error or error.with_traceback(None)
             self._wake()
             count = 0
@@ -368,7 +377,7 @@ class TransportTakeover(asyncio.Protocol):
             self._loop.remove_reader(self._sock.fileno())
 
     def _count_turn(self) -> None:
-        """There is room in this turn of the loop."""
+        """The kernel has room in this turn of the loop."""
         if self._transport.get_write_buffer_size() == 0:
             before, self._written = self._written, count_written(self._sock, self._view)
             if self._written is None:
@@ -388,11 +397,11 @@ class TransportTakeover(asyncio.Protocol):
     # --- the transport's end ---
 
     async def _conclude(self, machine: Teardown) -> Step:
-        """There is nothing to wait for: tell the machine why."""
+        """The wait is over: report the reason to the machine."""
         self._unwatch()
         if self._failure() is None:
             await self._part()
-        # It may have met a reset in the last moment.
+        # The transport may have met a reset in its last turns.
         error = self._failure()
         now = monotonic()
         if error is None:
@@ -408,10 +417,10 @@ class TransportTakeover(asyncio.Protocol):
         return machine.cut_short(self._held(), error, now)
 
     def _failure(self) -> OSError | None:
-        """What the flush failed by: `_error`, or that it was cut short."""
+        """The error that the flush failed with: `_error`, or one that reports the cut."""
         error = self._error
-        # An error of TLS's own (what the peer sends is no TLS) is no end of the connection, and our
-        # FIN in the transport's way (EPIPE) is our own doing.
+        # An error of TLS itself (the peer's bytes are not TLS) does not end the connection. An EPIPE
+        # after our FIN is caused by our FIN.
         ours = self._fin_sent and isinstance(error, BrokenPipeError)
         goes_on = error is None or ours or (self.tls and not _is_of_the_network(error))
         if goes_on and not self.was_cut:
@@ -421,7 +430,7 @@ class TransportTakeover(asyncio.Protocol):
         return OSError(errno.ECONNABORTED, "the transport was aborted, or sends a file")
 
     async def _part(self) -> None:
-        """Have the transport end without a reset, after it has flushed."""
+        """End the transport without a reset, after it has flushed."""
         if self._session is None:
             await self.end()
             return
@@ -431,16 +440,16 @@ class TransportTakeover(asyncio.Protocol):
                 shut_for_writing(self._sock)
                 self._fin_sent = True
             except OSError:
-                pass  # ENOTCONN: whoever does it again gets it, too
-            for _ in range(FEW_TURNS):  # in which the transport would fail
+                pass  # ENOTCONN: the close sequence calls shutdown() again, and gets it, too
+            for _ in range(FEW_TURNS):  # the transport would fail in these turns
                 await asyncio.sleep(0)
         await self.end()
         self._notified = said and self._error is None, _has_heard_goodbye(self._session)
 
     async def end(self) -> None:
-        """Have the transport let go of its descriptor, and tell its owner."""
+        """Make the transport close its descriptor and call connection_lost() of the owner."""
         self._unwatch()
-        if not self._lost:  # asyncio's transport stumbles over an abort() after its end
+        if not self._lost:  # asyncio's fails later if it is aborted after its end
             self._transport.abort()
         for _ in range(_TURNS_TO_END):
             if self._lost:
@@ -448,7 +457,7 @@ class TransportTakeover(asyncio.Protocol):
             await asyncio.sleep(0)
 
     def drop(self) -> None:
-        """Close at once. A stream that is cut short by that ends in a reset."""
+        """Close immediately. If bytes are lost, the stream ends with a reset."""
         self._unwatch()
         whole = self._lost and self._error is None and not self.was_cut
         close_at_once([self.sock], LingerPolicy.BACKGROUND if whole else LingerPolicy.ABORT)
@@ -457,23 +466,23 @@ class TransportTakeover(asyncio.Protocol):
 
 
 def _sends_file(transport: asyncio.Transport, protocol: object) -> bool:
-    """Whether loop.sendfile() is at work on a transport: it refuses to write even nothing then."""
+    """Whether loop.sendfile() uses a transport. The transport then rejects even an empty write."""
     if (
         type(protocol).__name__ == "_SendfileFallbackProtocol"
-    ):  # TLS, and what has no sendfile()
+    ):  # for TLS, and for files and systems without sendfile()
         return True
     try:
         transport.write(b"")
     except RuntimeError as error:
-        return "sendfile" in str(error)  # not so after write_eof()
+        return "sendfile" in str(error)  # after write_eof() the error is another
     return False
 
 
 def _piece_of(sock: socket.socket) -> int:
-    """How many bytes fit in at least when a socket that was full becomes writable."""
-    # BSD, macOS: SO_SNDLOWAT, which says 1 on Linux and means nothing there (socket(7)). Linux: a
-    # third of the buffer (sk_stream_is_writeable(); unix_writable() wants more), of which its
-    # own overhead takes as much again. Arbitrary: an eighth.
+    """The least number of bytes that fit in when a socket that was full becomes writable."""
+    # BSD, macOS: SO_SNDLOWAT. On Linux SO_SNDLOWAT is 1 and has no effect (socket(7)). Linux: a
+    # third of the buffer (sk_stream_is_writeable(); unix_writable() requires more), of which the
+    # kernel's overhead takes as much again. Heuristic: an eighth.
     try:
         low_water = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDLOWAT)
     except OSError:
@@ -493,7 +502,7 @@ def _is_of_the_network(error: Exception) -> bool:
 
 
 def _has_said_goodbye(session: ssl.SSLObject) -> bool:
-    """Whether close_notify was made. OpenSSL then refuses to write even nothing."""
+    """Whether close_notify was created. OpenSSL then rejects even an empty write."""
     try:
         session.write(b"")
     except OSError as error:
@@ -502,7 +511,7 @@ def _has_said_goodbye(session: ssl.SSLObject) -> bool:
 
 
 def _has_heard_goodbye(session: ssl.SSLObject) -> bool | None:
-    """Whether the peer's close_notify was read; None: nobody looked that far."""
+    """Whether the peer's close_notify was read; None: the input was not read that far."""
     try:
         session.unwrap()
     except OSError:
