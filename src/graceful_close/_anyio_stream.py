@@ -1,4 +1,4 @@
-"""Taking a connection over from an anyio stream, by public interfaces alone."""
+"""Take a connection over from an anyio stream, through public interfaces only."""
 
 from __future__ import annotations
 
@@ -41,28 +41,29 @@ if TYPE_CHECKING:
     # The arguments of LastRecords.
     LastRecordsOf = tuple[bytes, bool | None, bool | None]
 
-# In how many turns of the event loop a closed transport lets go of its descriptor. One or two do;
-# arbitrary above that, so that nothing waits for ever.
+# The most turns of the event loop in which a closed transport closes its descriptor. One or two turns
+# are enough. Heuristic: a larger number, so that the wait is bounded.
 _TURNS_TO_LET_GO = 50
 
-# In how many turns the stream of a connection that is gone knows why. One or two; arbitrary above.
+# The most turns in which the stream of a connection that is gone returns the reason. One or two turns
+# are enough. Heuristic: one more.
 _TURNS_TO_SAY_WHY = 3
 
-# How long a stream has to say whether it holds something back, whatever the timeout. It takes it
-# a turn of the event loop; arbitrary above that, for a loop that is busy.
+# In seconds: how long a stream may take to report whether it holds unsent bytes, whatever the timeout.
+# A stream needs one turn of the event loop. Heuristic: longer, for a loop that is busy.
 _TIME_TO_TELL = 0.1
 
 
 class End:
-    """What there is to close: a stream of a socket's, and the TLS over it, the uppermost first.
+    """The objects to close: the stream of a socket, and the TLS sessions over the stream.
 
     Attributes:
-        layers: The TLS sessions.
-        stream: What is below them.
-        raw: What stands for the stream's socket; None: it has ended.
+        layers: The TLS sessions, the uppermost first.
+        stream: The stream below the sessions.
+        raw: The object that represents the stream's socket; None: the stream has ended.
 
     Raises:
-        TypeError: It is no stream, or one of something else.
+        TypeError: The argument is not a stream, or not the stream of a socket.
     """
 
     __slots__ = ("_wrappers", "layers", "raw", "stream")
@@ -89,30 +90,31 @@ class End:
         try:
             self.raw = below.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610 (no SQL)
         except AttributeError:
-            pass  # uvloop's transport has no socket when it has ended, and anyio asks that
+            pass  # uvloop's transport has no socket when it has ended, and anyio reads the socket
 
     def take(self, options: Options, since: float) -> Taken | None:
-        """Take the descriptor, or a dup where the event loop keeps it. None: it is closed.
+        """Take the descriptor, or a dup if the event loop keeps the descriptor. None: closed.
 
         Raises:
-            OSError: There is no descriptor for the dup (EMFILE, ENFILE).
+            OSError: No descriptor is available for the dup (EMFILE, ENFILE).
         """
         raw = self.raw
         if raw is None or raw.fileno() == -1:
             return None
-        # What asyncio and uvloop show of a transport is no socket.
+        # The object that asyncio and uvloop return for a transport is not a socket.
         if not (isinstance(raw, socket.socket) and _may_be_detached()):
             return Taken(self, plain_dup(raw), options, since, shared=True)
         anyio.notify_closing(raw.fileno())
         held: list[Any] = []
         adopt = partial(_socket.socket, raw.family, raw.type, raw.proto)
-        # In one call, because a signal's exception between two would lose the descriptor.
+        # In one call, because an exception of a signal handler between two calls would leak the
+        # descriptor.
         held.extend(map(adopt, map(_socket.socket.detach, (raw,))))
-        raw.detach()  # finds nothing, but lets the object know that it is closed
+        raw.detach()  # there is no descriptor to detach, but the object is now marked as closed
         return Taken(self, held[0], options, since, shared=False)
 
     async def close(self) -> None:
-        """Have the stream let go. Not cancelled by a scope."""
+        """Close the stream and wait until its descriptor is closed. No scope cancels this."""
         with anyio.CancelScope(shield=True):
             await self.stream.aclose()
             for wrapper in self._wrappers:
@@ -123,7 +125,7 @@ class End:
                 await anyio.lowlevel.cancel_shielded_checkpoint()
 
     async def reset(self) -> None:
-        """Have the stream reset the connection, when there is no descriptor to do it with."""
+        """Make the stream reset the connection, if no descriptor is available for a dup."""
         raw = self.raw
         if raw is not None and raw.fileno() != -1:
             reset_at_close(raw)
@@ -131,7 +133,7 @@ class End:
 
 
 def _is_stapled_of_one(stream: object) -> TypeIs[StapledByteStream]:
-    """Whether a stream sends and receives by one and the same."""
+    """Whether a stapled stream sends and receives through one stream."""
     if not isinstance(stream, StapledByteStream):
         return False
     sends: object = stream.send_stream
@@ -139,11 +141,11 @@ def _is_stapled_of_one(stream: object) -> TypeIs[StapledByteStream]:
 
 
 def _may_be_detached() -> bool:
-    """Whether a stream that is waiting on its socket copes with a descriptor that is gone.
+    """Whether the descriptor may be detached while a stream waits for its socket.
 
-    On trio and on asyncio's own loop. uvloop has to find the descriptor when the wait is over.
+    It may on trio and on asyncio's own loop. uvloop needs the descriptor when the wait is over.
     """
-    asyncio = sys.modules.get("asyncio")  # on trio nobody needs it
+    asyncio = sys.modules.get("asyncio")  # trio does not import it
     if asyncio is None:
         return True
     try:
@@ -156,16 +158,17 @@ def _may_be_detached() -> bool:
 class Taken(PendingClose):
     """A connection that was taken from its stream.
 
-    What the stream still holds of its own is flushed before the close sequence begins. The peer's
-    input is thrown away meanwhile: one that sends all before it reads takes nothing while nobody
-    reads.
+    The stream's own unsent bytes are flushed before the close sequence begins. During the flush the
+    peer's input is read and discarded, because a peer that sends everything before it reads accepts
+    nothing until its data is read.
 
     Attributes:
         shared: The stream keeps a descriptor of its own.
-        tls: The stream speaks it.
-        closes_late: The stream waits on its descriptor itself, and is closed after the dup.
-        flushed: All that the stream held is in the kernel; False: not yet; None: not asked yet.
-        failure: What the network told the stream alone.
+        tls: The stream has a TLS session.
+        closes_late: The stream itself waits for its descriptor, and is closed after the dup.
+        flushed: All bytes that the stream held are in the kernel. False: not yet. None: not checked
+            yet.
+        failure: The network's error that only the stream got.
     """
 
     __slots__ = (
@@ -188,7 +191,7 @@ class Taken(PendingClose):
     def __init__(
         self, end: End, sock: socket.socket, options: Options, since: float, *, shared: bool
     ) -> None:
-        sock.settimeout(0)  # as its framework had it; a new object does not know
+        sock.settimeout(0)  # as the framework had set it; a new object has another value
         super().__init__(options, sock, since)
         self.shared = shared
         self.tls = bool(end.layers)
@@ -201,22 +204,23 @@ class Taken(PendingClose):
         self._flushed = 0
         self._waited = False
         self._unacked: int | None = None
-        # What is closed while it is waited on stays in the event loop's epoll for as long as a dup
-        # lives, and wakes it for ever. A transport waits no more when it is closed; a stream that
-        # waits on the socket itself (UNIX) could, on uvloop.
+        # A descriptor that is closed during a wait stays in the event loop's epoll as long as a dup
+        # exists, and wakes the loop forever. A closed transport no longer waits. A stream that itself
+        # waits for the socket (UNIX) could still wait, on uvloop.
         self.closes_late = shared and isinstance(end.raw, socket.socket)
         self._stream_is_closed = False
-        self._cut_short = False  # a send() goes on, and its record will be cut
+        self._cut_short = False  # a send() is in progress, and its record will be cut
         self.stood = shared and self._stands()
 
     def _stands(self) -> bool:
-        """Whether there is a connection, and our FIN is not out."""
+        """Whether the connection exists, and our FIN was not sent."""
         try:
             self.sock.send(
                 b"", MSG_NOSIGNAL
-            )  # sends nothing, and fails all the same (tcp_sendmsg_locked())
+            )  # sends nothing, but fails like a real send (tcp_sendmsg_locked())
         except OSError as error:
-            # EPIPE: not any more. A reset is told once, so this is ours to remember.
+            # EPIPE: our FIN was sent, or the connection is over. The kernel reports a reset once, so
+            # the reset is kept here.
             if not isinstance(error, BrokenPipeError) and error_kind(error) is ErrorKind.RESET:
                 self._failed(error)
             return False
@@ -226,18 +230,18 @@ class Taken(PendingClose):
         self.failure = error.with_traceback(None)
 
     async def ask(self, seconds: float = _TIME_TO_TELL) -> None:
-        """Ask the stream for so long whether it holds something back."""
+        """Check whether the stream holds unsent bytes; wait for at most `seconds`."""
         scope = anyio.move_on_after(seconds)
         try:
             with scope:
-                # Waits until the transport's buffer is empty, if there is one.
+                # Waits until the transport's buffer is empty, if the stream has a transport.
                 await self._end.stream.send(b"")
         except anyio.BusyResourceError:
             self._cut_short = True
         except anyio.ClosedResourceError:
             pass
         except RuntimeError:
-            pass  # asyncio's transport after write_eof(), which has flushed before its FIN
+            pass  # asyncio's transport after write_eof(); it flushes before its FIN
         except anyio.BrokenResourceError as error:
             if (
                 isinstance(error.__cause__, OSError)
@@ -247,7 +251,7 @@ class Taken(PendingClose):
         self.flushed = not scope.cancelled_caught
 
     async def find_out_why(self) -> None:
-        """If the connection is gone, have the stream say what ended it."""
+        """If the connection is gone, get the error that ended it from the stream."""
         for _ in range(_TURNS_TO_SAY_WHY):
             if not self.shared or self.stood or self.failure is not None:
                 break
@@ -256,11 +260,11 @@ class Taken(PendingClose):
 
     @property
     def is_through(self) -> bool:
-        """There is nothing to flush, and nothing that it failed by."""
+        """The stream has flushed, without an error."""
         return bool(self.flushed) and self.failure is None
 
     async def begin_to_end(self) -> None:
-        """All is flushed: close the stream, and have TLS say what it has to say."""
+        """After the flush: close the stream, and create the final records of TLS."""
         if not self.closes_late:
             await self._end.close()
             self._stream_is_closed = True
@@ -274,7 +278,7 @@ class Taken(PendingClose):
         if not self.flushed and self._waited:
             await self.ask(LOOK_EVERY)
         if self.failure is not None:
-            # A transport that has failed has thrown away what it held, and does not say how much.
+            # A transport that has failed has discarded its bytes, and does not report how many.
             held = None if self.shared else 0
             return machine.failed(self.failure, monotonic(), held)
         if not self.flushed:
@@ -284,7 +288,7 @@ class Taken(PendingClose):
             except OSError as error:
                 return machine.failed(error, monotonic(), None)
             self._flushed += self._acknowledged(sock)
-            # What the stream holds is not known.
+            # The number of bytes that the stream holds is unknown.
             return machine.flushing(self._flushed, self._drained, None, monotonic())
         self.close_notify = None
         await self.begin_to_end()
@@ -293,13 +297,13 @@ class Taken(PendingClose):
         return machine.flushed(self._drained, monotonic(), waited=waited)
 
     def _drain(self, sock: socket.socket, allowance: int | None) -> None:
-        """Throw away what has come in."""
+        """Read and discard the input that has arrived."""
         if self._drain_way is None:
             self._drain_way = drain_of(sock, view_of(sock))
         for _ in range(READS_IN_A_ROW):
             most = None if allowance is None else allowance - self._drained
             if self._peer_ended or most == 0:
-                break  # the machine is to meet it again
+                break  # the machine meets the end, or the limit, again
             try:
                 count = self._drain_way.read(sock, most)
             except OSError as error:
@@ -310,21 +314,21 @@ class Taken(PendingClose):
             self._drained += count
 
     def _acknowledged(self, sock: socket.socket) -> int:
-        """How much less is unacknowledged than when it was asked last."""
+        """How many bytes were acknowledged since the last call."""
         before = self._unacked
         self._unacked = now = count_unacked(sock, view_of(sock))
         return max(0, before - now) if before is not None and now is not None else 0
 
     async def end(self) -> None:
-        """Close the stream if that is not done yet. The dup is closed."""
+        """Close the stream if it is not closed yet. The dup is already closed."""
         if not self._stream_is_closed:
             await self._end.close()
 
     async def drop(self, error: BaseException) -> None:
-        """Close at once. A stream that is cut short by that ends in a reset."""
+        """Close immediately. If bytes are lost, the stream ends with a reset."""
         pending = LingerPolicy.ABORT if self.flushed is False else LingerPolicy.BACKGROUND
         close_at_once([self.sock], pending)
-        if not isinstance(error, GeneratorExit):  # after which nothing may be awaited
+        if not isinstance(error, GeneratorExit):  # after a GeneratorExit, await is not allowed
             await self._end.close()
 
 
@@ -332,14 +336,14 @@ class Taken(PendingClose):
 
 
 class _NothingMore(anyio.ClosedResourceError):
-    """Nothing more has come in; and to a task that should not be there, what it is to read."""
+    """No more input was received. A task that should not be reading gets this as a closed stream."""
 
 
 class _Tap(anyio.abc.ByteStream):
-    """Stands below a TLS session in the place of its connection, and only listens.
+    """Replaces the connection below a TLS session, and collects the records that the session sends.
 
-    A session over the connection itself would wait for it, and could be waiting when the time is
-    up; and it would read on, although all that it reads stands in the way of its close_notify.
+    A session over the connection itself would wait for the connection, possibly past the deadline. It
+    would also read more input, and input prevents its close_notify.
     """
 
     def __init__(self) -> None:
@@ -363,7 +367,7 @@ class _Tap(anyio.abc.ByteStream):
 
 
 async def _last_records(layers: list[TLSStream]) -> LastRecords:
-    """What sessions over each other have to say, in the records of the lowest."""
+    """The final records of all sessions, encrypted by each session below."""
     words = b""
     notified: bool | None = None
     peers: bool | None = None
@@ -376,13 +380,12 @@ async def _last_records(layers: list[TLSStream]) -> LastRecords:
 
 
 async def _ask(session: TLSStream, above: bytes) -> LastRecordsOf:
-    """What one session has to say, after what the one above it has."""
+    """The final records of one session, after the records of the session above."""
     connection, tap = session.transport_stream, _Tap()
     session.transport_stream = tap
     try:
-        # What was read from the connection and not yet from the session stands in the way of its
-        # close_notify (APPLICATION_DATA_AFTER_CLOSE_NOTIFY): unwrap() and aclose() fail over it,
-        # and send nothing.
+        # Input that was read from the connection and not yet from the session prevents close_notify:
+        # unwrap() and aclose() fail (APPLICATION_DATA_AFTER_CLOSE_NOTIFY), and send nothing.
         await _read_out(session)
         if above:
             await session.send(above)
@@ -399,21 +402,21 @@ async def _ask(session: TLSStream, above: bytes) -> LastRecordsOf:
     session_object = session.extra(TLSAttribute.ssl_object)  # noqa: S610 (no SQL)
     options = session_object.context.options
     if options & getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0):
-        peers = None  # the bare end of the stream counts for one
+        peers = None  # an end of the stream without close_notify counts as one
     return bytes(tap.heard), True, peers
 
 
 async def _read_out(session: TLSStream) -> None:
-    """Read what was received."""
+    """Read the input that the session has received."""
     try:
         while True:
             await session.receive()
     except (_NothingMore, anyio.EndOfStream):
-        pass  # unwrap() knows better which end that is
+        pass  # unwrap() distinguishes the kinds of end
 
 
 async def _unwrap(session: TLSStream) -> bool | None:
-    """Say close_notify. Whether the peer's was there; None: nobody looked that far."""
+    """Send close_notify. Returns whether the peer's was read; None: not read that far."""
     try:
         await session.unwrap()
     except _NothingMore:
