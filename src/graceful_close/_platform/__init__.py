@@ -1,8 +1,8 @@
-"""The one home of platform differences: numbers, layouts, units, ranges, errors, probes.
+"""The only place for the differences between systems: numbers, layouts, units, ranges, errors, probes.
 
-All of it is data, for every system the library knows, so that a test (or a reader) can look
-at `SYSTEMS["macos"]` on any machine. `HERE` is the system that is running. Nothing else in the
-package packs a struct, names an option number or lists error numbers.
+The differences are data, for every system that the library knows, so a test (or a reader) can inspect
+`SYSTEMS["macos"]` on any machine. `HERE` is the system on which the program runs. No other module of
+the package packs a struct, names an option number or lists error numbers.
 """
 
 from __future__ import annotations

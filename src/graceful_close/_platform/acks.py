@@ -1,4 +1,4 @@
-"""How to ask a kernel for a connection's state, and for the bytes that are not acknowledged."""
+"""How to query a kernel for a connection's state, and for the number of unacknowledged bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Ioctl(Record):
-    """An int that ioctl() gives."""
+    """An int that ioctl() returns."""
 
     __slots__ = ("number",)
 
@@ -28,14 +28,14 @@ class Ioctl(Record):
         if sys.platform == "win32":
             raise OSError("ioctl() on sockets is not to be had from Python on Windows")
         else:  # noqa: RET506  (type checkers follow this form)
-            # A buffer to write to: for an immutable one fcntl makes a copy and another object.
+            # A mutable buffer, because fcntl copies an immutable buffer and creates another object.
             answer = bytearray(4)
             fcntl.ioctl(sock, self.number, answer)
             return int.from_bytes(answer, sys.byteorder)
 
 
 class Field(Record):
-    """An unsigned number of `size` bytes at `offset` in what getsockopt() gives."""
+    """An unsigned number of `size` bytes at `offset` in the result of getsockopt()."""
 
     __slots__ = ("level", "option", "offset", "size")
 
@@ -49,36 +49,36 @@ class Field(Record):
         end = self.offset + self.size
         answer = sock.getsockopt(self.level, self.option, end)
         if end == 1 and answer:
-            return answer[0]  # a state, which every close asks for
+            return answer[0]  # a state; every close queries it
         if len(answer) < end:
             raise OSError(f"option {self.option} ends before byte {end} on this kernel")
         return int.from_bytes(answer[self.offset : end], sys.byteorder)
 
 
 class TcpState(enum.Enum):
-    """The states of RFC 9293, section 3.3.2, as far as a close has to tell them apart."""
+    """The states of RFC 9293, section 3.3.2, as far as a close must distinguish them."""
 
     LISTENING = enum.auto()
     CONNECTING = enum.auto()  # SYN-SENT
-    ACCEPTING = enum.auto()  # SYN-RECEIVED, which accept() gives to a Fast Open server
+    ACCEPTING = enum.auto()  # SYN-RECEIVED; accept() returns it to a Fast Open server
     OPEN = enum.auto()  # ESTABLISHED
     FIN_SENT = enum.auto()  # FIN-WAIT-1, FIN-WAIT-2
     PEER_FIN = enum.auto()  # CLOSE-WAIT, LAST-ACK: the peer's FIN came before ours
     BOTH_FINS = enum.auto()  # CLOSING, TIME-WAIT
     OVER = enum.auto()  # CLOSED, after a connection
-    NEVER_OPEN = enum.auto()  # CLOSED, and there was no connection
+    NEVER_OPEN = enum.auto()  # CLOSED, without an earlier connection
 
 
 class StateProbe(Record):
-    """How one system tells the state of a TCP connection.
+    """How one system reports the state of a TCP connection.
 
     Attributes:
-        number: The state's number.
-        states: What the numbers mean.
-        established: Fields that are above these values once a connection was established, where
-            the state CLOSED does not say whether one was.
-        filled_in: A field that is above 0 on a kernel that fills those in. On one that does not,
-            CLOSED is taken for the end of a connection, which leaves it to the errors to say.
+        number: The field with the state's number.
+        states: The states, indexed by their numbers.
+        established: Fields, each with a value that the field exceeds if a connection was ever
+            established. Used on systems where CLOSED does not distinguish that.
+        filled_in: A field that is above 0 on a kernel that fills in the fields of `established`. On
+            another kernel CLOSED counts as the end of a connection; errors then show what happened.
     """
 
     __slots__ = ("number", "states", "established", "filled_in")
@@ -96,11 +96,11 @@ class StateProbe(Record):
         self.filled_in: Final = filled_in
 
     def read(self, sock: socket.socket, *, was_open: bool = False) -> TcpState | None:
-        """The state; None: this kernel does not say.
+        """The state; None: this kernel does not report the state.
 
         Args:
             sock: A TCP socket.
-            was_open: It was seen to be connected, so that CLOSED is the end of that.
+            was_open: The socket was connected earlier, so CLOSED is the end of that connection.
         """
         try:
             number = self.number.read(sock)
@@ -116,11 +116,11 @@ class StateProbe(Record):
 
 
 class EndProbe(Record):
-    """How one system tells whether the end of a stream is the peer's FIN.
+    """How one system reports whether the end of a stream is the peer's FIN.
 
     Attributes:
-        level, option: With it set, recvmsg() tells how much there is to read. After a FIN that is
-            1 at least, although there is nothing.
+        level, option: The socket option that makes recvmsg() return the number of readable bytes.
+            After a FIN the number is at least 1, even if there is nothing to read.
     """
 
     __slots__ = ("level", "option")
@@ -130,10 +130,10 @@ class EndProbe(Record):
         self.option: Final = option
 
     def read(self, sock: socket.socket) -> bool | None:
-        """Whether the FIN has come, at the end of the stream; None: this kernel does not say.
+        """Whether the FIN has arrived, at the end of the stream; None: not reported by this kernel.
 
         Raises:
-            OSError: The connection's own error, if nobody was told of it yet.
+            OSError: The connection's own error, if no call has returned the error yet.
         """
         if sys.platform == "win32":
             return None
@@ -150,15 +150,16 @@ class EndProbe(Record):
 
 
 class AckProbe(Record):
-    """One system's count of what is not acknowledged.
+    """One system's count of unacknowledged bytes.
 
     Attributes:
-        queue: The send queue in bytes.
-        state: The TCP state, where the queue does not count the FIN, or a kernel may refuse it.
-        fin_waits_in: The states in which our FIN is sent and not acknowledged, and not counted.
-        all_acked_in: The states that say that all is acknowledged, where the count is refused.
-        survives_reset: The count stays what it was when an RST came. Where it does not, the
-            kernel drops the queue and 0 proves nothing after a reset.
+        queue: How the length of the send queue, in bytes, is read.
+        state: How the TCP state is read, for systems whose queue does not count the FIN or where a
+            kernel may refuse the queue.
+        fin_waits_in: The states in which our FIN was sent and is not acknowledged, and is not counted.
+        all_acked_in: The states in which everything is acknowledged, for kernels that refuse the count.
+        survives_reset: An RST does not change the count. If false, the kernel drops the queue, and a
+            count of 0 proves nothing after a reset.
     """
 
     __slots__ = ("queue", "state", "fin_waits_in", "all_acked_in", "survives_reset")
@@ -178,10 +179,10 @@ class AckProbe(Record):
         self.survives_reset: Final = survives_reset
 
     def read(self, sock: socket.socket) -> int:
-        """Bytes not acknowledged, an unacknowledged FIN counted as one.
+        """The number of unacknowledged bytes; an unacknowledged FIN counts as one byte.
 
         Raises:
-            OSError: The kernel does not say.
+            OSError: The kernel does not report the number.
             ValueError: The socket object is closed.
         """
         state = self.state
@@ -197,19 +198,20 @@ class AckProbe(Record):
 
 
 class View(Record):
-    """What this system shows of one kind of stream.
+    """The capabilities of this system for one kind of stream.
 
     Attributes:
-        acks: How unacknowledged bytes are counted; None: they cannot be.
-        count_survives_reset: The count is still right after a reset.
-        state: How the TCP state is read; None: it cannot be.
-        end: How the peer's FIN is told from a reset that another reader was told of.
-        kernel_lingers: For want of a count, close() with {1, n} waits in the kernel.
-        disconnects: connect() to AF_UNSPEC resets the connection at once, whoever else holds
-            its descriptor (connect(2), tcp_disconnect() in Linux's net/ipv4/tcp.c).
-        truncates: recv() with MSG_TRUNC throws data away inside the kernel (tcp(7)).
-        acked: All that was ever acknowledged; None: this system does not count it.
-        error_queue: An entry in the error queue is POLLERR until MSG_ERRQUEUE takes it
+        acks: How unacknowledged bytes are counted; None: the system cannot count them.
+        count_survives_reset: The count is still correct after a reset.
+        state: How the TCP state is read; None: the system cannot report the state.
+        end: How the peer's FIN is distinguished from a reset that another reader has consumed; None:
+            the system cannot distinguish them.
+        kernel_lingers: The bytes cannot be counted, so close() with {1, n} waits in the kernel.
+        disconnects: connect() to AF_UNSPEC resets the connection immediately, even if other processes
+            hold its descriptor (connect(2), tcp_disconnect() in Linux's net/ipv4/tcp.c).
+        truncates: recv() with MSG_TRUNC discards data inside the kernel (tcp(7)).
+        acked: The number of all bytes ever acknowledged; None: this system does not count them.
+        error_queue: An entry in the error queue causes POLLERR until MSG_ERRQUEUE removes the entry
             (recvmsg(2)).
     """
 

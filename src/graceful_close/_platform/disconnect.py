@@ -1,4 +1,4 @@
-"""Ending a TCP connection itself, rather than one reference to it."""
+"""End a TCP connection itself, instead of one reference to the connection."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import struct
 
 
 def disconnect(sock: socket.socket) -> None:
-    """connect() to AF_UNSPEC: Linux resets the connection at once, for every holder.
+    """connect() to AF_UNSPEC: Linux resets the connection immediately, for every holder.
 
-    The socket module cannot say AF_UNSPEC in an address, so this asks the C library. The caller
-    owns the descriptor: its number must be nobody else's before this returns.
+    The socket module cannot express AF_UNSPEC in an address, so this calls the C library. The caller
+    owns the descriptor: the number must not become another file's before this returns.
 
     Raises:
-        OSError: The kernel refused, or this Python was built without ctypes.
+        OSError: The kernel refused the call, or this Python was built without ctypes.
 
     Source: connect(2); tcp_disconnect() in Linux's net/ipv4/tcp.c.
     """
     try:
-        import ctypes  # heavy, and wanted by nothing else
+        import ctypes  # expensive to import, and used only here
     except ImportError as error:
         raise OSError("this Python has no ctypes") from error
 

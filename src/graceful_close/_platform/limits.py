@@ -1,4 +1,4 @@
-"""How many descriptors a process may have."""
+"""The number of descriptors that a process may have."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import sys
 
 
 def descriptor_limit() -> int | None:
-    """The soft limit of this process (RLIMIT_NOFILE, getrlimit(2)); None: there is none."""
+    """The soft limit of this process (RLIMIT_NOFILE, getrlimit(2)); None: unlimited."""
     if sys.platform == "win32":
         return None
     else:  # noqa: RET505  (type checkers follow this form)
         try:
-            import resource  # not at import time: few need it
+            import resource  # not at import time, because few programs need it
         except ImportError:
             return None  # Emscripten
 

@@ -1,4 +1,4 @@
-"""struct linger, which is not the same struct, option or unit everywhere."""
+"""struct linger: the struct, the option and its unit differ between systems."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 class LingerOption(Record):
-    """How one system is told to linger.
+    """How lingering is configured on one system.
 
     Attributes:
-        level: SOL_SOCKET there.
+        level: SOL_SOCKET on that system.
         number: The option that counts **seconds**: SO_LINGER, or SO_LINGER_SEC on Apple's
             systems, where SO_LINGER counts ticks.
-        layout: struct linger's two members, in the struct module's letters.
-        longest: The most seconds that the kernel keeps without wrapping or refusing.
-        einval_means_gone: The system answers EINVAL to setsockopt() once the connection is
-            shut in both directions (macOS and illumos), not only to a bad value.
+        layout: The two members of struct linger, as a format of the struct module.
+        longest: The largest number of seconds that the kernel stores without overflow or error.
+        einval_means_gone: setsockopt() fails with EINVAL not only for a bad value, but also after
+            the connection was shut down in both directions (macOS and illumos).
     """
 
     __slots__ = ("level", "number", "layout", "longest", "einval_means_gone")
@@ -44,27 +44,27 @@ class LingerOption(Record):
         self.einval_means_gone: Final = einval_means_gone
 
     def pack(self, on: bool, seconds: int) -> bytes:
-        """The struct, as setsockopt() wants it."""
+        """The struct that setsockopt() takes."""
         return struct.pack(self.layout, int(on), seconds)
 
     def unpack(self, raw: bytes) -> tuple[bool, int]:
-        """Whether lingering is on, and the seconds, as getsockopt() answers them.
+        """Whether lingering is on, and the seconds, from the result of getsockopt().
 
-        FreeBSD and DragonFly answer 128 for an `l_onoff` of 1. Linux takes -1 as unsigned,
-        which is about for ever.
+        FreeBSD and DragonFly return 128 for an `l_onoff` of 1. Linux treats -1 as an unsigned number,
+        which is practically forever.
         """
         on, seconds = struct.unpack(self.layout, raw)
         return on != 0, seconds & 0xFFFFFFFF
 
     def whole_seconds(self, seconds: float) -> int:
-        """Round a wait up to what the option can say: 0 would mean "abort"."""
+        """Round a wait up to a value that the option can express, at least 1: 0 would mean "abort"."""
         return min(max(math.ceil(seconds), 1), self.longest)
 
     def get(self, sock: socket.socket) -> tuple[bool, int]:
-        """Ask the kernel.
+        """Read the option from the kernel.
 
         Raises:
-            OSError: The socket is closed, or knows no SO_LINGER (ENOPROTOOPT).
+            OSError: The socket is closed, or does not support SO_LINGER (ENOPROTOOPT).
         """
         return self.unpack(self._read(sock))
 
@@ -77,22 +77,22 @@ class LingerOption(Record):
         try:
             return sock.getsockopt(self.level, self.number, struct.calcsize(self.layout))
         except OSError as error:
-            if error.errno is None:  # Python takes no struct for an option of AF_VSOCK
+            if error.errno is None:  # Python accepts no struct for an option of AF_VSOCK
                 raise _not_known(sock) from error
             raise
 
     def set(self, sock: socket.socket, on: bool, seconds: int) -> None:
-        """Tell the kernel.
+        """Set the option.
 
         Raises:
-            ValueError: The kernel keeps no such time (EDOM on the BSDs and newer macOS,
+            ValueError: The kernel does not accept the time (EDOM on the BSDs and newer macOS,
                 EINVAL on OpenBSD).
-            OSError: ENOTCONN where the system means that by EINVAL; ENOPROTOOPT for a socket
-                that knows no SO_LINGER; else the system's own.
+            OSError: ENOTCONN on systems whose EINVAL means that the connection is over; ENOPROTOOPT
+                for a socket that does not support SO_LINGER; otherwise the system's own error.
         """
         try:
             sock.setsockopt(self.level, self.number, self.pack(on, seconds))
-        except TypeError as error:  # Python takes no struct for an option of AF_VSOCK
+        except TypeError as error:  # Python accepts no struct for an option of AF_VSOCK
             raise _not_known(sock) from error
         except OSError as error:
             if error.errno == errno.EINVAL and self.einval_means_gone:

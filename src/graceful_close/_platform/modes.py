@@ -1,4 +1,4 @@
-"""Whether a descriptor blocks, on an interpreter that forgets it."""
+"""Keep a descriptor nonblocking on an interpreter that makes it blocking."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
-# PyPy's socket(fileno=...) makes the descriptor blocking, for every dup of it (settimeout() in
-# rpython/rlib/rsocket.py's RSocket.__init__). CPython leaves it as it is.
+# PyPy's socket(fileno=...) makes the descriptor blocking, and so every dup of the descriptor
+# (settimeout() in rpython/rlib/rsocket.py's RSocket.__init__). CPython does not change the mode.
 _FORGETS = sys.implementation.name == "pypy"
 
 
 def forgotten_mode(sock: socket.socket) -> bool:
-    """Whether another object for this descriptor would make it blocking, which it is not."""
+    """Whether another object for this nonblocking descriptor would make the descriptor blocking."""
     if not _FORGETS or sys.platform == "win32":
         return False
     else:  # noqa: RET505  (type checkers follow this form)
@@ -24,6 +24,6 @@ def forgotten_mode(sock: socket.socket) -> bool:
 
 
 def restore_mode(sock: socket.socket) -> None:
-    """Make the descriptor nonblocking again, and leave the object as it is."""
+    """Make the descriptor nonblocking again; the object does not change."""
     if sys.platform != "win32":
         os.set_blocking(sock.fileno(), False)

@@ -1,4 +1,4 @@
-"""What each system is like. Where a fact comes from stands beside it."""
+"""The facts about each system. The source of a fact is next to the fact."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 class System(Record):
-    """One operating system (on Linux, one family of processors) as closing sees it.
+    """The facts about one operating system (on Linux: one family of processors) that a close needs.
 
     Attributes:
         name: The key in `SYSTEMS`.
-        linger: How it is told to linger; None: it has no SO_LINGER.
-        acks: How it is asked for unacknowledged bytes; None: it does not say.
-        state: How it is asked for a TCP connection's state; None: it does not say.
-        protocol: Level and number of SO_PROTOCOL, which says what a socket is; None: the system
+        linger: How lingering is configured; None: the system has no SO_LINGER.
+        acks: How unacknowledged bytes are counted; None: the system does not report them.
+        state: How a TCP connection's state is read; None: the system does not report the state.
+        protocol: Level and number of SO_PROTOCOL, which returns a socket's protocol; None: the system
             has no MPTCP.
-        linux: MSG_TRUNC, MSG_ERRQUEUE and connect() to AF_UNSPEC do what Linux documents.
-        tcp, mptcp, other: What a stream of this kind shows.
+        linux: MSG_TRUNC, MSG_ERRQUEUE and connect() to AF_UNSPEC work as Linux documents.
+        tcp, mptcp, other: The capabilities of the system for this kind of stream.
     """
 
     __slots__ = ("name", "linger", "acks", "state", "protocol", "linux", "__dict__")
@@ -63,8 +63,8 @@ class System(Record):
 
     @cached_property
     def mptcp(self) -> View:
-        # mptcp_ioctl() counts as tcp_ioctl() does, but a reset of the first subflow, whose
-        # TCP_INFO is what getsockopt() shows, is not the end of the connection.
+        # mptcp_ioctl() counts like tcp_ioctl(). getsockopt() returns the TCP_INFO of the first subflow,
+        # and a reset of the first subflow does not end the connection.
         return View(self.acks, error_queue=self.linux)
 
     @cached_property
@@ -77,7 +77,7 @@ TCP = 6  # IPPROTO_TCP, the same everywhere
 # tcpi_bytes_acked of TCP_INFO: from Linux 4.1 on (include/uapi/linux/tcp.h).
 _BYTES_ACKED = Field(TCP, 11, offset=120, size=8)
 
-# TCP_INQ and TCP_CM_INQ: from Linux 4.18 on (include/uapi/linux/tcp.h). After a FIN it is 1 where
+# TCP_INQ and TCP_CM_INQ: from Linux 4.18 on (include/uapi/linux/tcp.h). After a FIN the number is 1 if
 # there is nothing to read (tcp_inq_hint() in net/ipv4/tcp.c).
 _INQ = EndProbe(TCP, 36)
 
@@ -86,10 +86,11 @@ _LINUX_STATE = Field(TCP, 11, offset=0, size=1)
 
 
 def _linux_acks(number: int) -> AckProbe:
-    """The send queue by SIOCOUTQ, which is TIOCOUTQ (tcp(7)).
+    """The send queue by SIOCOUTQ, which has the number of TIOCOUTQ (tcp(7)).
 
-    It counts the FIN, is 0 from FIN_WAIT2 on, and keeps its count after a reset (tcp_ioctl():
-    write_seq - snd_una). gVisor has none (ENOPROTOOPT), and says FIN_WAIT2 (5) and TIME_WAIT (6).
+    The count includes the FIN, is 0 from FIN_WAIT2 on, and does not change at a reset (tcp_ioctl():
+    write_seq - snd_una). gVisor does not implement the ioctl (ENOPROTOOPT), but it reports the states
+    FIN_WAIT2 (5) and TIME_WAIT (6).
     """
     return AckProbe(
         Ioctl(number), _LINUX_STATE, all_acked_in=frozenset({5, 6}), survives_reset=True
@@ -103,7 +104,7 @@ _LINUX = System(
     _linux_acks(0x5411),
     # A connection that was established has had a byte acknowledged (tcpi_bytes_acked counts the SYN
     # of a connect()) or received two segments (tcpi_segs_in: the SYN and the ACK of an accept()).
-    # gVisor fills in neither, nor what is never 0 on Linux: tcpi_snd_mss.
+    # gVisor fills in neither field, and it does not fill in tcpi_snd_mss, which is never 0 on Linux.
     StateProbe(
         _LINUX_STATE,
         (
@@ -130,8 +131,8 @@ _LINUX = System(
 
 _BSD_LINGER = LingerOption(level=0xFFFF, number=0x80, layout="ii", longest=32767)
 
-# netinet/tcp_fsm.h of 4.4BSD and its heirs: FIN_WAIT_1, CLOSING, LAST_ACK. Their send queue
-# does not count the FIN, so the state must say whether it is out.
+# netinet/tcp_fsm.h of 4.4BSD and the systems derived from it: FIN_WAIT_1, CLOSING, LAST_ACK. Their send
+# queue does not count the FIN, so the state shows whether the FIN is unacknowledged.
 _BSD_FIN_WAITS = frozenset({6, 7, 8})
 _BSD_STATES = (
     TcpState.OVER,
@@ -147,9 +148,9 @@ _BSD_STATES = (
     TcpState.BOTH_FINS,  # TIME_WAIT
 )
 
-# Apple: SO_LINGER counts ticks, SO_LINGER_SEC (0x1080) seconds, kept as a short of ticks, 100
-# a second: 328 s wraps to no wait (bsd/kern/uipc_socket.c). The queue is SO_NWRITE; the state
-# is the first byte of TCP_CONNECTION_INFO (bsd/netinet/tcp.h).
+# Apple: SO_LINGER counts ticks, and SO_LINGER_SEC (0x1080) counts seconds. The kernel stores a short of
+# ticks, 100 per second, so 328 s overflows to no wait (bsd/kern/uipc_socket.c). The queue is SO_NWRITE;
+# the state is the first byte of TCP_CONNECTION_INFO (bsd/netinet/tcp.h).
 _MACOS = System(
     "macos",
     LingerOption(level=0xFFFF, number=0x1080, layout="ii", longest=327, einval_means_gone=True),
@@ -161,7 +162,7 @@ _MACOS = System(
     StateProbe(Field(TCP, 0x106, offset=0, size=1), _BSD_STATES),
 )
 
-# Windows: two u_shorts (winsock2.h). Two ints are accepted and read as {1, 0}: an abort.
+# Windows: two u_shorts (winsock2.h). Windows accepts two ints and reads them as {1, 0}: an abort.
 _WINDOWS = System(
     "windows", LingerOption(level=0xFFFF, number=0x80, layout="HH", longest=65535)
 )
@@ -186,8 +187,8 @@ _ALL = (
     replace(_MACOS, name="ios"),
     replace(_MACOS, name="tvos"),
     replace(_MACOS, name="watchos"),
-    # FreeBSD and NetBSD: FIONWRITE; the state is the first byte of TCP_INFO. FreeBSD takes up
-    # to 65535 s and wraps over 32767.
+    # FreeBSD and NetBSD: FIONWRITE; the state is the first byte of TCP_INFO. FreeBSD accepts up to
+    # 65535 s and overflows above 32767 s.
     System(
         "freebsd",
         _BSD_LINGER,
@@ -200,10 +201,10 @@ _ALL = (
         AckProbe(Ioctl(0x40046679), Field(TCP, 9, offset=0, size=1), _BSD_FIN_WAITS),
         StateProbe(Field(TCP, 9, offset=0, size=1), _BSD_STATES),
     ),
-    # OpenBSD has the count in TCP_INFO, but tells it to root alone; everybody else reads 0
-    # (tcp_fill_info() in netinet/tcp_usrreq.c). A 0 that proves nothing is not asked for.
+    # OpenBSD has the count in TCP_INFO, but returns it to root only; other users read 0
+    # (tcp_fill_info() in netinet/tcp_usrreq.c). Such a 0 proves nothing, so the count is not queried.
     System("openbsd", _BSD_LINGER),
-    # Nobody has verified these; the layout is the one that their ancestors have.
+    # These are not verified. The layout is that of the systems from which they are derived.
     System("dragonfly", _BSD_LINGER),
     System("haiku", replace(_BSD_LINGER, level=-1, number=0x200)),
     System("aix", _BSD_LINGER),
@@ -212,7 +213,7 @@ _ALL = (
     replace(_WINDOWS, name="cygwin"),
     replace(_WINDOWS, name="msys"),
     System("wasi", linger=None),
-    # A system that we have not heard of: its own numbers, BSD's layout, no claims.
+    # An unknown system: the system's own numbers, BSD's layout, and no further capabilities.
     System(
         "unknown",
         replace(_BSD_LINGER, level=socket.SOL_SOCKET, number=socket.SO_LINGER)
@@ -223,7 +224,7 @@ _ALL = (
 
 SYSTEMS = {system.name: system for system in _ALL}
 
-# sys.platform, without the release that some append ("freebsd14"), to our name.
+# sys.platform, without the release that some systems append ("freebsd14"), to a name in SYSTEMS.
 _PLATFORMS = {
     "darwin": "macos",
     "win32": "windows",
@@ -231,8 +232,8 @@ _PLATFORMS = {
     "emscripten": "wasi",
 }
 
-# uname's machine on Linux to the family of headers. alpha, parisc, sh and xtensa have numbers
-# of their own that nobody here has checked (arch/*/include/uapi/asm/{socket,ioctls}.h).
+# uname's machine on Linux to the family of headers. alpha, parisc, sh and xtensa have numbers of their
+# own, which are not verified (arch/*/include/uapi/asm/{socket,ioctls}.h).
 _MACHINES = {
     "ppc": "linux-ppc",
     "mips": "linux-mips",
