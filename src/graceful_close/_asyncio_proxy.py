@@ -1,4 +1,4 @@
-"""A proxy for a transport, with another close()."""
+"""A proxy for a transport that replaces close()."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class TransportProxy(asyncio.Transport):
 
     Args:
         plain: The transport below.
-        close: Closes the transport. Its result has replaced the protocol; None: not replaced.
+        close: A function that closes the transport. It returns the takeover that has replaced the
+            protocol; None: the protocol was not replaced.
 
     Attributes:
         plain: The transport below.
@@ -40,7 +41,7 @@ class TransportProxy(asyncio.Transport):
         self._taken_by: TransportTakeover | None = None
 
     def close(self) -> None:
-        # A transport that is closing was closed before, or closes because the peer has ended.
+        # A transport that is closing was already closed, or closes because the peer has sent FIN.
         if not self.plain.is_closing():
             self._taken_by = self._close(self.plain)
 
@@ -51,7 +52,7 @@ class TransportProxy(asyncio.Transport):
         self.plain.abort()
 
     def over(self, plain: asyncio.Transport) -> TransportProxy:
-        """Return a proxy for another transport, for example that of TLS over this one."""
+        """Return a proxy for another transport, for example a TLS transport over this one."""
         return type(self)(plain, self._close)
 
     # --- the protocol, which is replaced after close() ---
@@ -65,7 +66,7 @@ class TransportProxy(asyncio.Transport):
         else:
             self._taken_by.owner = protocol
 
-    # --- reading, which belongs to the takeover after close() ---
+    # --- reading, which only the takeover controls after close() ---
 
     def is_reading(self) -> bool:
         return self._taken_by is None and self.plain.is_reading()
@@ -107,7 +108,8 @@ class TransportProxy(asyncio.Transport):
         return self.plain.get_extra_info(name, default)
 
     def __getattr__(self, name: str) -> Any:
-        # What a loop knows of its own: asyncio asks so whether start_tls() and sendfile() will do.
+        # Loops read private attributes of their transports. asyncio so checks whether start_tls() and
+        # sendfile() are supported.
         return getattr(self.plain, name)
 
     def __repr__(self) -> str:

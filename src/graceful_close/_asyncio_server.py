@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 L = TypeVar("L", bound=asyncio.AbstractEventLoop)
 
-# The defaults of a Reaper, which gets the connection after the transport.
+# The defaults of a Reaper. The Reaper gets the connection after the transport has flushed.
 _TIMEOUT = 30.0
 _IDLE_TIMEOUT = 5.0
 
@@ -39,27 +39,28 @@ def graceful_factory(
 ) -> Callable[[], asyncio.Protocol]:
     """Return a protocol factory whose protocols get transports that close gracefully.
 
-    For `create_server()` and `create_unix_server()` of any loop of asyncio or uvloop:
+    Use it with `create_server()` and `create_unix_server()` of any loop of asyncio or uvloop:
 
         server = await loop.create_server(graceful_factory(Protocol), host, port)
 
-    Only the transport's close() changes. It still returns immediately, and `connection_lost()` still
-    follows when the transport has flushed. Then a Reaper takes the connection, sends our FIN, and
-    reads and discards input until the peer's FIN. The buffer of the transport, with TLS's
-    close_notify, is flushed as by `graceful_close.asyncio.graceful_close`. abort() is unchanged.
+    Only the transport's close() changes. close() still returns immediately, and the transport still
+    calls `connection_lost()` when it has flushed. Then a Reaper takes the connection, sends our FIN,
+    and reads and discards input until the peer's FIN. The buffer of the transport, including the
+    close_notify of TLS, is flushed as by `graceful_close.asyncio.graceful_close`. abort() is
+    unchanged.
 
     Args:
         protocol_factory: The server's own factory.
-        options: Those of `graceful_close.graceful_close`; the defaults are 30 seconds for
+        options: The options of `graceful_close.graceful_close`; the defaults are 30 seconds for
             `timeout` and 5 seconds for `idle_timeout`.
 
     Raises:
         TypeError, ValueError: An argument has the wrong type or is out of range.
 
     Notes:
-        The Reaper finishes at interpreter exit. A transport that has not flushed when the loop is
-        closed does not finish. With a loop of `graceful_loop` a server waits for both, and
-        `start_tls()` accepts these transports, which uvloop's own rejects.
+        The Reaper finishes its connections at interpreter exit. A transport that has not flushed when
+        the loop is closed does not finish. With a loop of `graceful_loop` a server waits for both, and
+        `start_tls()` accepts these transports. `start_tls()` of uvloop's own loop rejects them.
         On Windows' ProactorEventLoop the close of a TLS transport is unchanged.
 
     .. versionadded:: 0.2.0
@@ -70,14 +71,14 @@ def graceful_factory(
 def graceful_loop(loop_class: type[L], **options: Unpack[CloseOptions]) -> type[L]:
     """Return a class of event loops whose servers close their connections gracefully.
 
-    For servers that accept an event loop only:
+    Use it with servers that can be configured only with an event loop:
 
         Loop = graceful_loop(uvloop.Loop, timeout=10)  # uvicorn app:app --loop module:Loop
         asyncio.Runner(loop_factory=Loop)
 
     `create_server()` and `create_unix_server()` pass their protocol factory through
-    `graceful_factory`. `wait_closed()` of their servers waits for the pending closes, too. Everything
-    else is unchanged.
+    `graceful_factory`. `wait_closed()` of the returned servers also waits for the pending closes.
+    Everything else is unchanged.
 
     Args:
         loop_class: `asyncio.SelectorEventLoop`, `uvloop.Loop`, or another class.
@@ -99,7 +100,8 @@ class _GracefulLoop:
     """A mixin before the loop's own class."""
 
     _options: CloseOptions
-    closes_gracefully = True  # what a GracefulListener asks a loop that takes its descriptor
+    # A GracefulListener checks this before a loop takes its descriptor.
+    closes_gracefully = True
 
     async def create_server(
         self, protocol_factory: Factory, *args: Any, **kwargs: Any
@@ -150,7 +152,7 @@ class _Closes:
         return introduced
 
     def close(self, transport: asyncio.Transport) -> TransportTakeover | None:
-        """Close a transport; connection_lost() follows, and the dup is closed separately."""
+        """Close a transport. It calls connection_lost() later; the dup is closed separately."""
         takeover = self._take_over(transport)
         if takeover is None:
             transport.close()
@@ -162,16 +164,16 @@ class _Closes:
             flushing = asyncio.create_task(self._flush(takeover))
             self._flushing.add(flushing)
             flushing.add_done_callback(self._flushing.discard)
-            # Also for a task that never began. After a success there is nothing to drop.
+            # Also for a task that never started. After a success drop() has no effect.
             flushing.add_done_callback(lambda _: takeover.drop())
         return takeover
 
     def _take_over(self, transport: asyncio.Transport) -> TransportTakeover | None:
-        """Take the dup; None: the transport closes without us."""
+        """Duplicate the descriptor; None: the transport closes in its own way."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            return None  # the loop has ended, so waiting is not possible
+            return None  # the loop has ended, and nothing can be waited for
         sock = open_socket_of(transport)
         if sock is None or not (can_watch(loop) or info_of(transport, "ssl_object") is None):
             return None
@@ -195,13 +197,13 @@ class _Closes:
 
     def _leave(self, sock: socket.socket) -> None:
         if not hand_over(sock, self._reaper):
-            sock.close()  # it is to be aborted: SO_LINGER {1, 0}
+            sock.close()  # the caller has configured an abort: SO_LINGER {1, 0}
 
     async def wait(self) -> None:
-        """Until all that are in flight now have ended."""
+        """Wait for all closes that are pending now."""
         if self._flushing:
             await asyncio.wait(self._flushing)
-        # A Reaper's close() waits for all that it has. What comes later is another's.
+        # A Reaper's close() waits for all its connections. Later connections go to a new Reaper.
         ending, self._reaper = self._reaper, Reaper(**self._given)
         if len(ending):
             await asyncio.get_running_loop().run_in_executor(None, ending.close)
@@ -210,7 +212,7 @@ class _Closes:
 
 
 class _Introduction(asyncio.Protocol):
-    """A connection's first protocol, which hands its transport on and is out of the way."""
+    """A connection's first protocol. It passes the transport to the server's protocol, once."""
 
     def __init__(self, protocol: asyncio.BaseProtocol, closes: _Closes) -> None:
         self._protocol = protocol
@@ -223,7 +225,7 @@ class _Introduction(asyncio.Protocol):
 
 
 class _Server(asyncio.AbstractServer):
-    """A loop's server, which also waits for the closes in flight."""
+    """A loop's server that also waits for the pending closes."""
 
     def __init__(self, made: asyncio.AbstractServer, closes: _Closes) -> None:
         self._made = made
