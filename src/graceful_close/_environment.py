@@ -1,4 +1,4 @@
-"""Options for those who start a command, and write no code."""
+"""Options for users that start a command and write no code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IDLE_TIMEOUT = "GRACEFUL_CLOSE_IDLE_TIMEOUT"
 
 
 def options_from_environment() -> CloseOptions:
-    """What the environment asks for; a Reaper's own where it says nothing.
+    """Return the options from the environment variables. An unset variable has the Reaper's default.
 
     Raises:
         ValueError: A variable is not a number of seconds, 0 or more.

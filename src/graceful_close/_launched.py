@@ -1,7 +1,7 @@
-"""What `python -m graceful_close run` does in each Python process of the command.
+"""The replacements that `python -m graceful_close run` makes in each Python process of a command.
 
-It replaces `socket.socket.accept`, the class of the server's side of TLS sockets, `uvloop.Loop`, and the
-default of SIGTERM. Importing this changes nothing; `begin()` does.
+They concern `socket.socket.accept`, the class of server-side TLS sockets, `uvloop.Loop`, and the
+default action of SIGTERM. Importing this module changes nothing; `begin()` makes the replacements.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.
 
 
 def begin() -> None:
-    """Replace what is to be replaced, now and when it is imported.
+    """Make the replacements: now, or when the module concerned is imported.
 
     Raises:
-        ValueError: A variable of the environment is not a number of seconds.
+        ValueError: An environment variable is not a number of seconds.
     """
     options = options_from_environment()
     reaper = Reaper(**options)
@@ -69,16 +69,16 @@ def _replace_accept(reaper: Reaper) -> None:
 
 def _is_served(listener: socket.socket) -> bool:
     if socket.socket is not _Stock:
-        return False  # gevent's or eventlet's, whose threads are none
+        return False  # gevent's or eventlet's: their threads are greenlets
     if listener.family not in _FAMILIES or listener.type != socket.SOCK_STREAM:
         return False
-    trio = sys.modules.get("trio.lowlevel")  # trio takes no subclass of socket
+    trio = sys.modules.get("trio.lowlevel")  # trio rejects subclasses of socket
     in_trio = getattr(trio, "in_trio_run", None)
     return trio is None or not (in_trio is None or in_trio())
 
 
 def _die_when_all_are_closed(number: int, _frame: FrameType | None) -> None:
-    """End as SIGTERM's default does, but let the closes in flight end first."""
+    """Wait for the pending closes, then end like the default action of SIGTERM."""
     end_all()
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
@@ -88,14 +88,14 @@ def _die_when_all_are_closed(number: int, _frame: FrameType | None) -> None:
 
 
 def _when_imported(changes: dict[str, Callable[[ModuleType], None]]) -> None:
-    """Change each of these modules when it has been imported."""
+    """Change each of these modules after its import."""
     for name in [name for name in changes if name in sys.modules]:
         changes.pop(name)(sys.modules[name])
     sys.meta_path.insert(0, _Finder(changes))
 
 
 class _Finder:
-    """Finds nothing itself. It has what the others find changed."""
+    """A finder that finds no modules itself. It changes modules that the other finders find."""
 
     def __init__(self, changes: dict[str, Callable[[ModuleType], None]]) -> None:
         self._changes = changes
@@ -116,7 +116,7 @@ class _Finder:
             execute(module)
             try:
                 change(module)
-            except Exception as error:  # noqa: BLE001 (the program goes on without)
+            except Exception as error:  # noqa: BLE001 (the program continues without)
                 sys.stderr.write(f"graceful-close: not in {name}: {error!r}\n")
 
         loader.exec_module = execute_and_change

@@ -16,7 +16,7 @@ _ordered_at = -math.inf
 
 
 def exit_at_sigterm() -> None:
-    """Let SIGTERM end the program like `sys.exit()`, so that pending closes are finished.
+    """Make SIGTERM end the program like `sys.exit()`, so that pending closes are finished.
 
         exit_at_sigterm()
         server.serve_forever()
@@ -29,11 +29,12 @@ def exit_at_sigterm() -> None:
     An existing handler is kept, and so is SIG_IGN. A server that sets its own handler later replaces
     this one. Calling this again has no effect. Forked children inherit the handler.
 
-    On asyncio, add_signal_handler() of the loop is better: this raises SystemExit inside a callback.
+    On asyncio, add_signal_handler() of the loop is better, because the handler that this function sets
+    raises SystemExit inside a callback.
 
     Raises:
-        ValueError: SIGTERM has no handler, and this is not the main thread of the main
-            interpreter, which alone may set one.
+        ValueError: SIGTERM has no handler, and the caller is not in the main thread of the main
+            interpreter. Only that thread may set a handler.
 
     Notes:
         A SIGTERM within a second after another is ignored, because a worker may get one from its
@@ -42,7 +43,7 @@ def exit_at_sigterm() -> None:
 
     .. versionadded:: 0.2.0
     """
-    import signal  # not with the package: it makes enums of all of them
+    import signal  # not with the package, because the import creates enums of all signals
 
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _exit)
