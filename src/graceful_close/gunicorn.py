@@ -1,7 +1,7 @@
 """For gunicorn, as its configuration: `gunicorn -c python:graceful_close.gunicorn app:app`.
 
-These are four of gunicorn's documented server hooks. A configuration file that has none of them
-takes them over in one line, and one that has some calls these from its own:
+These are four of gunicorn's documented server hooks. A configuration file without hooks of its own
+imports them in one line. A configuration file with hooks of its own calls these from its hooks:
 
     from graceful_close.gunicorn import *
 
@@ -11,7 +11,7 @@ takes them over in one line, and one that has some calls these from its own:
     def post_fork(server, worker):
         graceful.post_fork(server, worker, timeout=8)
 
-gunicorn reads one configuration. `-c` on the command line takes the place of a gunicorn.conf.py.
+gunicorn reads one configuration. `-c` on the command line replaces a gunicorn.conf.py.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = ["post_fork", "post_request", "post_worker_init", "ssl_context"]
 
-# What post_fork() has made in this process: gunicorn calls the other hooks with nothing of ours.
+# The listeners that post_fork() has created in this process. gunicorn does not pass them to the other
+# hooks.
 _listeners: list[GracefulListener] = []
 
-# What makes the Reaper of a worker that accepts below the socket object, once. It is not made in
-# post_fork(): gevent has yet to patch, and an unpatched lock would keep the Reaper's greenlet waiting.
+# A function that creates, once, the Reaper of a worker that accepts below the socket object. The Reaper
+# is not created in post_fork(), because gevent patches later, and an unpatched lock would block the
+# Reaper's greenlet.
 _reaper_for_greenlets: list[Callable[[], Reaper]] = []
 
 
@@ -52,13 +54,13 @@ def post_fork(server: Any, worker: Any, **options: Unpack[ReaperOptions]) -> Non
     through a `GracefulListener`. If asgi and uvicorn_worker are configured for uvloop, they run
     asyncio's own event loop instead, because uvloop bypasses the listener.
 
-    gevent and eventlet accept below the socket object. For them only `post_request` has an effect,
-    and a warning in gunicorn's log says so.
+    gevent and eventlet accept below the socket object. With these workers only `post_request` has an
+    effect, and gunicorn's log gets a warning about that.
 
     Args:
         server: gunicorn's arbiter.
         worker: The worker.
-        options: Those of `Reaper`.
+        options: The options of `Reaper`.
 
     Raises:
         TypeError, ValueError: As for `Reaper`.
@@ -102,7 +104,8 @@ def post_worker_init(worker: Any) -> None:
         def post_worker_init(worker):  # in gunicorn.conf.py
             graceful_close.gunicorn.post_worker_init(worker)
 
-    gunicorn's own workers handle SIGTERM. uvicorn_worker's raises SIGTERM again at its end.
+    gunicorn's own workers handle SIGTERM. The worker of uvicorn_worker raises SIGTERM again when it
+    ends.
 
     Args:
         worker: The worker, unused.
@@ -112,7 +115,7 @@ def post_worker_init(worker: Any) -> None:
 
 
 def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
-    """Close before gunicorn would drain for up to two seconds, or would close abruptly.
+    """Close the connection before gunicorn drains for up to two seconds or closes abruptly.
 
         def post_request(worker, request, environ, response):  # in gunicorn.conf.py
             graceful_close.gunicorn.post_request(worker, request, environ, response)
@@ -123,11 +126,11 @@ def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None
     Args:
         worker: The worker.
         request: The request, unused.
-        environ: WSGI's environment, in which gunicorn puts the connection.
+        environ: WSGI's environment, to which gunicorn adds the connection.
         response: The response that was sent.
     """
     if not environ or response is None or not response.headers_sent:
-        return  # no reply was begun, and gunicorn sends a 500 next
+        return  # the reply was not started, and gunicorn sends a 500 next
     if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
         return  # the connection serves other streams, too
     sock = environ.get("gunicorn.socket")  # None in ASGI
@@ -140,7 +143,7 @@ def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None
 def ssl_context(
     conf: Any, default_ssl_context_factory: Callable[[], ssl.SSLContext]
 ) -> ssl.SSLContext:
-    """Create the context for TLS, so that its sockets close gracefully, too.
+    """Create the TLS context, so that TLS sockets close gracefully, too.
 
         def ssl_context(conf, default_ssl_context_factory):  # in gunicorn.conf.py
             return graceful_close.gunicorn.ssl_context(conf, default_ssl_context_factory)
@@ -153,7 +156,7 @@ def ssl_context(
         The context.
 
     Raises:
-        TypeError: As `GracefulListener.tls`.
+        TypeError: As for `GracefulListener.tls`.
     """
     context = default_ssl_context_factory()
     if _listeners:

@@ -4,9 +4,9 @@
 
 Connections then close gracefully; see `graceful_close.asyncio.graceful_loop`. Everything else is
 unchanged: uvloop, TCP and UNIX sockets, TLS, websockets, `--workers`, `--reload`. When uvicorn stops,
-it waits for the pending closes: at most `--timeout-graceful-shutdown`, or without the option 30 seconds,
-or 5 seconds of silence of the peer. The variables GRACEFUL_CLOSE_TIMEOUT and
-GRACEFUL_CLOSE_IDLE_TIMEOUT of the environment change these two, in seconds.
+uvicorn waits for the pending closes: at most `--timeout-graceful-shutdown`, or without the option 30
+seconds, or until a peer was silent for 5 seconds. The environment variables GRACEFUL_CLOSE_TIMEOUT and
+GRACEFUL_CLOSE_IDLE_TIMEOUT change the 30 and the 5 seconds.
 """
 
 from __future__ import annotations

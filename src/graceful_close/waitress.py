@@ -4,7 +4,7 @@
 
     serve(app, listen="127.0.0.1:8080")
 
-In the configuration that pserve reads (Pyramid), it is one word:
+In the configuration that pserve reads (Pyramid), change one word:
 
     [server:main]
     use = egg:graceful-close#waitress
@@ -30,21 +30,21 @@ __all__ = ["serve", "serve_paste"]
 
 
 def serve(app: WSGIApplication, **settings: Any) -> None:
-    """Serve until SIGTERM or an interrupt, then finish the pending closes.
+    """Serve until SIGTERM or KeyboardInterrupt, then finish the pending closes.
 
         serve(app, listen="127.0.0.1:8080")
 
     Args:
         app: A WSGI application.
-        settings: Those of `waitress.serve`: `listen`, `host`, `port`, `unix_socket`, `sockets`,
+        settings: The settings of `waitress.serve`: `listen`, `host`, `port`, `unix_socket`, `sockets`,
             `threads` and all others.
 
     Raises:
-        ValueError: As `waitress.serve`.
+        ValueError: As for `waitress.serve`.
         OSError: The address is not available.
 
     Notes:
-        In the main thread it calls `graceful_close.exit_at_sigterm`.
+        In the main thread this function calls `graceful_close.exit_at_sigterm`.
     """
     logging.basicConfig()  # as waitress.serve() does
     dispatchers: dict[int, Any] = {}
@@ -65,14 +65,14 @@ def serve_paste(app: WSGIApplication, global_conf: Any, **settings: Any) -> int:
 
     Args:
         app: A WSGI application.
-        global_conf: Paste's, unused.
-        settings: Those of `serve`.
+        global_conf: Paste's global configuration, unused.
+        settings: The settings of `serve`.
 
     Returns:
-        0, after the end of the server.
+        0, after the server has stopped.
 
     Raises:
-        ValueError, OSError: As `serve`.
+        ValueError, OSError: As for `serve`.
     """
     del global_conf
     serve(app, **settings)

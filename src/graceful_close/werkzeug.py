@@ -2,7 +2,7 @@
 
     app.run(request_handler=GracefulRequestHandler)
 
-`werkzeug.serving.run_simple` takes it too. `flask run` takes no request handler.
+`werkzeug.serving.run_simple` accepts the handler, too. `flask run` accepts no request handler.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class GracefulRequestHandler(WSGIRequestHandler):
 
         app.run(request_handler=GracefulRequestHandler)
 
-    werkzeug itself reads the rest of a request while the next byte arrives within 10 ms. Over a
-    network it often arrives later.
+    werkzeug itself reads the rest of a request as long as the next byte arrives within 10 ms. Over a
+    network the next byte often arrives later.
 
     Attributes:
         reaper: The Reaper that closes the connections. A subclass may set it.
@@ -35,10 +35,10 @@ class GracefulRequestHandler(WSGIRequestHandler):
     reaper: ClassVar[Reaper] = Reaper()
 
     def finish(self) -> None:
-        """End one connection, without waiting. The server then finds it closed."""
+        """Move the connection to the Reaper, without a wait. For the server the socket is closed."""
         super().finish()
         if sys.exc_info()[0] is not None:
-            return  # half a reply is not a reply, and the server closes next
+            return  # the reply may be incomplete, and the server closes next
         hand_over(self.connection, self.reaper, self.client_address)
         if self.server.multiprocess:
-            self.reaper.close()  # this is a child, which exits without cleaning up
+            self.reaper.close()  # a child process exits without cleanup
