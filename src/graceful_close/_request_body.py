@@ -1,4 +1,4 @@
-"""How much of a request a middleware reads and discards, and for how long."""
+"""The bounds within which a middleware reads and discards the rest of a request."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._options import Options
 
-# A client that sent `Expect: 100-continue` sends its body when it is invited, one round trip later,
-# or when it stops waiting for the invitation: after one second, in curl. A body that has not begun
-# one second after the reply does not come.
+# In seconds. A client that sent `Expect: 100-continue` sends its body one round trip after the 100
+# response, or when it stops waiting for the 100 response: after one second, in curl. A body that has
+# not begun one second after the reply does not arrive.
 _UNINVITED = 1.0
 
 
 class DrainBounds:
-    """The deadlines and the limit for reading what is left of one request.
+    """The deadlines and the limit for reading the rest of one request.
 
     Args:
-        options: `timeout` counts from here, `idle_timeout` from each arrival.
+        options: `timeout` counts from now, `idle_timeout` from each arrival.
         now: A reading of the monotonic clock.
         may_not_come: The client may have decided not to send the body.
     """
@@ -32,7 +32,7 @@ class DrainBounds:
         self.left = options.limit  # of the bytes that may be read
 
     def seconds(self, now: float) -> float:
-        """How long the next arrival may take; 0 or less: read no more."""
+        """How many seconds to wait for the next input; 0 or less: stop reading."""
         return min(self._deadline, self._silent_until) - now
 
     def received(self, count: int, now: float) -> None:
@@ -47,5 +47,5 @@ def announces_body(content_length: str, transfer_encoding: str) -> bool:
 
 
 def expects_continue(expect: str) -> bool:
-    """Whether the client waits to be invited (RFC 9110 section 10.1.1)."""
+    """Whether the client waits for a 100 response (RFC 9110 section 10.1.1)."""
     return "100-continue" in expect.lower()

@@ -4,11 +4,11 @@
 
     app = DrainMiddleware(app)
 
-An application that replies before it has read the request (401, 413) leaves the rest of it to the
-server. Servers then close, and a close with unread input makes the kernel reset the connection: the
-client sees "connection reset", and nginx returns 502. The middleware reads the rest after the reply,
-and before it sends the end of the reply to the server. It uses only ASGI's receive() and send(), so
-it works with every server, event loop and transport.
+An application that replies before it has read the request (401, 413) leaves the rest of the request to
+the server. Servers then close, and a close with unread input makes the kernel reset the connection: the
+client reports "connection reset", and nginx returns 502. The middleware reads the rest after the reply,
+and before it sends the end of the reply to the server. The middleware uses only ASGI's receive() and
+send(), so it works with every server, event loop and transport.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 __all__ = ["DrainMiddleware"]
 
-# Of these, the last one of a reply ends it.
+# The types of the messages that end a reply.
 _BODIES = ("http.response.body", "http.response.zerocopysend")
 
 
@@ -39,34 +39,34 @@ class DrainMiddleware:
 
         app = DrainMiddleware(app, timeout=10)
 
-    The whole reply is sent first; only its end is sent after the drain, because a server delivers
-    no more of a request after the end of the reply. (A reply in one piece gets a Content-Length if
-    it has none. A client that reads a longer reply without a Content-Length waits for the end of
-    the drain.)
+    The whole reply is sent first. Only the end of the reply is sent after the drain, because a server
+    delivers no more of a request after the end of the reply. (A reply in one piece gets a
+    Content-Length if it has none. A client that reads a longer reply without a Content-Length waits
+    for the end of the drain.)
 
-    Requests without a body, requests that were read, websockets and lifespans pass through, and so
-    do HTTP/2 and HTTP/3, where a stream ends without the connection. If the application raises
-    before it has replied, the rest is read before the server sends its own reply. Background tasks
-    of an application run after the drain.
+    Requests without a body, requests that were read, websockets and lifespans pass through. HTTP/2 and
+    HTTP/3 pass through, too, because the end of a stream does not end the connection. If the
+    application raises before it has replied, the rest is read before the server sends its own reply.
+    Background tasks of an application run after the drain.
 
-    A client that sent `Expect: 100-continue` is not invited to send a body that is not needed. If the
-    server has already invited it, the body is drained as usual.
+    A client that sent `Expect: 100-continue` gets no 100 response for a body that is not needed. If the
+    server has already sent the 100 response, the body is drained as usual.
 
     Args:
         app: An ASGI 3 application.
         timeout: Seconds for the drain of one request, 0 or more.
         idle_timeout: Stop waiting after this many seconds without input. None: no limit.
         drain_limit: The largest number of bytes to read, 0 or more. None: no limit.
-        before_reply: Read the rest before the reply instead of after it, for a server that sends
-            nothing before it has the end of a reply. A client that sends more than the limits
-            permit then gets its reply late and may lose it.
+        before_reply: Read the rest before the reply instead of after the reply, for a server that
+            sends nothing before it has the end of a reply. A client that sends more than the limits
+            permit then gets its reply late, and may lose the reply.
 
     Raises:
         TypeError, ValueError: An argument has the wrong type or is out of range.
 
     Notes:
         The drain occupies a task, and no thread. When a limit is reached, the server closes as it
-        does without the middleware.
+        would without the middleware.
 
     .. versionadded:: 0.2.0
     """
@@ -110,11 +110,11 @@ class _Exchange:
         self._expects = expects_continue(_header(scope, b"expect"))
         self._before_reply = before_reply and not self._expects
         self._is_head = scope["method"] == "HEAD"
-        self._read = False  # all of the request, or the client has gone
-        self._asked = False  # the application has asked for it
-        self._bounds: DrainBounds | None = None  # once it has begun
-        self._start: Message | None = None  # of a reply that may be given a length
-        self._replied = False  # at least begun to
+        self._read = False  # the whole request was read, or the client has disconnected
+        self._asked = False  # the application has called receive()
+        self._bounds: DrainBounds | None = None  # once the drain has begun
+        self._start: Message | None = None  # of a reply to which a Content-Length may be added
+        self._replied = False  # the reply was at least begun
         self._one_at_a_time = _primitives().Lock()
 
     async def receive(self) -> Message:
@@ -133,7 +133,7 @@ class _Exchange:
             if self._before_reply:
                 await self._drain()
             if not self._read and not self._is_head and _may_have_length(message):
-                # A server sends nothing of it before the first of the body (ASGI's specification).
+                # A server sends no headers before the first part of the body (ASGI's specification).
                 self._start = message
                 return
             self._replied = True
@@ -150,9 +150,9 @@ class _Exchange:
         await self._send(message)
 
     async def drain_unless_replied(self) -> None:
-        """The server is about to reply in the application's place."""
+        """Drain if the application has not replied, because the server then sends its own reply."""
         if self._start is not None:
-            # The application's bug: a start without a body.
+            # A bug of the application: the start of a reply without a body.
             start, self._start = self._start, None
             await self._send(start)
         elif not self._replied and (self._asked or not self._expects):
@@ -174,7 +174,7 @@ class _Exchange:
 
     async def _discard_next(self) -> int:
         async with self._one_at_a_time:
-            # The application may have a task that waits for a disconnect, and reads on its way.
+            # The application may have a task that waits for a disconnect, and that task reads, too.
             return 0 if self._read else len((await self._next()).get("body", b""))
 
 
@@ -191,7 +191,7 @@ def _has_body(scope: Scope) -> bool:
 
 
 def _without_pathsend(scope: Scope) -> Scope:
-    """A file sent by its path begins and ends a reply in one message: nothing comes between."""
+    """Remove pathsend: one message would begin and end a reply, without a drain between."""
     extensions = scope.get("extensions")
     if not extensions or "http.response.pathsend" not in extensions:
         return scope
@@ -200,7 +200,7 @@ def _without_pathsend(scope: Scope) -> Scope:
 
 
 def _may_have_length(start: Message) -> bool:
-    """Whether the start of a reply may be given a Content-Length that it does not have."""
+    """Whether a Content-Length is missing in the start of a reply, and may be added."""
     status = start["status"]
     if status < 200 or status in (204, 304) or start.get("trailers", False):
         return False
@@ -228,7 +228,7 @@ def _in_trio() -> bool:
 
 
 def _primitives() -> Any:
-    """The module with the Lock of whatever runs us."""
+    """The module with the Lock of the running framework, trio or asyncio."""
     if _in_trio():
         return sys.modules["trio"]
     import asyncio
@@ -237,7 +237,7 @@ def _primitives() -> Any:
 
 
 async def _within(seconds: float, receive: Callable[[], Awaitable[int]]) -> int | None:
-    """What `receive` returns, or None if that takes longer than `seconds`."""
+    """The result of `receive`; None: it took longer than `seconds`."""
     if _in_trio():
         with sys.modules["trio"].move_on_after(seconds):
             return await receive()
@@ -250,5 +250,5 @@ async def _within(seconds: float, receive: Callable[[], Awaitable[int]]) -> int 
             return await receive()
     except TimeoutError:
         if not limit.expired():
-            raise  # the server's own
+            raise  # raised by the server
         return None

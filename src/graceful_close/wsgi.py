@@ -4,10 +4,11 @@
 
     app = DrainMiddleware(app)
 
-An application that replies before it has read the request (401, 413) leaves the rest of it to the
-server. Servers then close, and a close with unread input makes the kernel reset the connection: the
-client sees "connection reset", and nginx returns 502. The middleware reads the rest after the
-reply, in the iterable's close(), which a server calls before it closes (PEP 3333).
+An application that replies before it has read the request (401, 413) leaves the rest of the request to
+the server. Servers then close, and a close with unread input makes the kernel reset the connection: the
+client reports "connection reset", and nginx returns 502. The middleware reads the rest after the
+reply, in close() of the iterable. A server calls that close() before it closes the connection (PEP
+3333).
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DrainMiddleware"]
 
-# The size of one read. A client that sends less in `idle_timeout` counts as silent. Heuristic: a 56k
-# modem sends this in less than a second, and such short reads cost a server nothing.
+# The size of one read, in bytes. A client that sends less in `idle_timeout` counts as silent.
+# Heuristic: a 56k modem sends 4 KiB in less than a second, and such short reads cost a server nothing.
 _PIECE = 4096
 
 
@@ -41,13 +42,13 @@ class DrainMiddleware:
 
         app = DrainMiddleware(app, timeout=10)
 
-    The server sends the whole reply first, and then calls the iterable's close(), which reads the
-    rest. A request without a body, or whose body was read, passes through. If the application raises
-    before it has replied, the rest is read before the server sends its own reply.
+    The server sends the whole reply first, and then calls close() of the iterable, which reads the
+    rest. Requests without a body and requests whose body was read pass through. If the application
+    raises before it has replied, the rest is read before the server sends its own reply.
 
-    A client that sent `Expect: 100-continue` is not invited to send a body that is not needed. If the
-    server has already invited it, the body is drained as usual if the connection is known (below),
-    and in cheroot, which always invites.
+    A client that sent `Expect: 100-continue` gets no 100 response for a body that is not needed. If the
+    server has already sent the 100 response, the body is drained as usual if the connection is known
+    (below), and in cheroot, which always sends the 100 response.
 
     Args:
         app: A WSGI application.
@@ -62,22 +63,22 @@ class DrainMiddleware:
     Notes:
         The drain occupies the worker (a process, a thread, a greenlet).
 
-        WSGI knows no read with a timeout. gunicorn and servers made of http.server's parts
-        (wsgiref, werkzeug, Django's runserver) show the connection, and the drain ends in time by a
-        `shutdown(SHUT_RD)`. Elsewhere one read lasts as long as the server allows: 10 seconds of
-        silence in cheroot (`timeout`), 4 in uWSGI (`socket-timeout`); gevent's pywsgi, eventlet
-        (`socket_timeout`) and granian know no bound by default, so put a proxy before those that
-        buffers requests, as nginx does.
+        WSGI has no read with a timeout. gunicorn and servers based on http.server (wsgiref, werkzeug,
+        Django's runserver) give access to the connection, and the drain then ends in time by
+        `shutdown(SHUT_RD)`. In other servers one read lasts as long as the server allows: 10 seconds
+        of silence in cheroot (`timeout`), 4 seconds in uWSGI (`socket-timeout`). gevent's pywsgi,
+        eventlet (`socket_timeout`) and granian have no bound by default, so put a proxy that buffers
+        requests before these servers, as nginx does.
 
-        A request without a Content-Length is read where the server says that wsgi.input ends
+        A request without a Content-Length is read only if the server declares that wsgi.input ends
         (`wsgi.input_terminated`): gunicorn, werkzeug, waitress, gevent, cheroot.
 
-        A reply made by `wsgi.file_wrapper` is sent as any other iterable if the request has a body.
+        A reply made by `wsgi.file_wrapper` is sent like any other iterable if the request has a body.
 
     .. versionadded:: 0.2.0
     """
 
-    def __init__(  # noqa: D107 (the class says it)
+    def __init__(  # noqa: D107 (the docstring is that of the class)
         self,
         app: WSGIApplication,
         *,
@@ -106,7 +107,7 @@ class DrainMiddleware:
 
 
 class _Reply:
-    """What the application returned, with the drain at its end."""
+    """The iterable that the application returned, with a close() that also drains."""
 
     def __init__(self, reply: Iterable[bytes], request: _Request) -> None:
         self._reply = reply
@@ -125,17 +126,17 @@ class _Reply:
 
 
 class _SizedReply(_Reply):
-    """One that says of how many pieces it is; of a single one a server takes the length."""
+    """A reply with a len(). If it has one piece, a server sends the length of the piece."""
 
     def __len__(self) -> int:
-        return len(self._reply)  # type: ignore[arg-type] # __call__ has looked
+        return len(self._reply)  # type: ignore[arg-type] # __call__ has checked
 
 
 class _Request:
-    """wsgi.input, which counts what is read of it.
+    """A wrapper of wsgi.input that counts the bytes read.
 
     Attributes:
-        left: How many bytes are unread; infinite for a chunked body, whose end is its own.
+        left: The number of unread bytes; infinite for a chunked body, which marks its own end.
     """
 
     def __init__(self, options: Options, environ: WSGIEnvironment) -> None:
@@ -143,11 +144,11 @@ class _Request:
         self._input = environ["wsgi.input"]
         self._expects = (
             expects_continue(environ.get("HTTP_EXPECT", ""))
-            # cheroot has sent its 100 before it calls the application, so the body comes.
+            # cheroot sends its 100 response before it calls the application, so the body arrives.
             and not type(self._input).__module__.startswith("cheroot.")
         )
         self._socket: Any = environ.get("gunicorn.socket")
-        self._asked = False  # the application has asked for it
+        self._asked = False  # the application has called a read
         length = environ.get("CONTENT_LENGTH") or ""
         self.left: float = 0
         if length.strip().isdecimal():
@@ -175,7 +176,7 @@ class _Request:
         return iter(self.readline, b"")
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._input, name)  # what this server's input has besides
+        return getattr(self._input, name)  # further attributes of this server's input
 
     def _count(self, data: bytes, size: tuple[int, ...]) -> bytes:
         self.left -= len(data)
@@ -184,18 +185,18 @@ class _Request:
         return data
 
     def drain(self) -> None:
-        """Read the rest, within the bounds. Does nothing the second time."""
+        """Read the rest, within the bounds. A second call has no effect."""
         if self.left <= 0:
             return
         uninvited = self._expects and not self._asked
         with self._connection() as connection:
             if uninvited and connection is None:
-                return  # to read would be to invite
+                return  # a read would make the server send the 100 response
             bounds = DrainBounds(self._options, monotonic(), may_not_come=uninvited)
             try:
                 with _cut_off(connection, bounds):
                     self._discard(bounds)
-            except Exception:  # noqa: BLE001 (the server's own errors, about a reply that is out)
+            except Exception:  # noqa: BLE001 (the server's own errors, after the reply was sent)
                 self.left = 0
 
     def _discard(self, bounds: DrainBounds) -> None:
@@ -205,7 +206,7 @@ class _Request:
 
     @contextmanager
     def _connection(self) -> Generator[socket.socket | None]:
-        """A socket of the connection's, where the server shows it."""
+        """A socket for the connection, if the server gives access to the connection; else None."""
         try:
             shown = self._socket if self._socket is not None else self._input
             number = shown.fileno()
@@ -215,7 +216,7 @@ class _Request:
             yield None
             return
         if sys.platform != "win32":
-            # By socket.setdefaulttimeout(), or on PyPy, a new object changes what the server's has.
+            # After socket.setdefaulttimeout(), or on PyPy, a new object changes the server's mode.
             os.set_blocking(sock.fileno(), blocking)
         with sock:
             yield sock
@@ -223,7 +224,7 @@ class _Request:
 
 @contextmanager
 def _cut_off(connection: socket.socket | None, bounds: DrainBounds) -> Generator[None]:
-    """End a read that lasts too long, by the end of the stream."""
+    """End a read that lasts too long: shutdown(SHUT_RD) ends the stream."""
     if connection is None:
         yield
         return
@@ -236,7 +237,7 @@ def _cut_off(connection: socket.socket | None, bounds: DrainBounds) -> Generator
         try:
             connection.shutdown(socket.SHUT_RD)
         except OSError:
-            pass  # ENOTCONN: the client has gone. ENOTSOCK: it is the file of a gateway
+            pass  # ENOTCONN: the client has gone. ENOTSOCK: the descriptor is a gateway's file
 
     watcher = threading.Thread(target=watch, name="graceful-close drain", daemon=True)
     watcher.start()
