@@ -143,9 +143,9 @@ def _is_stapled_of_one(stream: object) -> TypeIs[StapledByteStream]:
 def _may_be_detached() -> bool:
     """Whether the descriptor may be detached while a stream waits for its socket.
 
-    It may on trio and on asyncio's own loop. uvloop needs the descriptor when the wait is over.
+    True on trio and on asyncio's own loop. uvloop needs the descriptor when the wait is over.
     """
-    asyncio = sys.modules.get("asyncio")  # trio does not import it
+    asyncio = sys.modules.get("asyncio")  # trio does not import asyncio
     if asyncio is None:
         return True
     try:
@@ -342,8 +342,8 @@ class _NothingMore(anyio.ClosedResourceError):
 class _Tap(anyio.abc.ByteStream):
     """Replaces the connection below a TLS session, and collects the records that the session sends.
 
-    A session over the connection itself would wait for the connection, possibly past the deadline. It
-    would also read more input, and input prevents its close_notify.
+    A session over the connection itself would wait for the connection, possibly past the deadline. The
+    session would also read more input, and input prevents close_notify.
     """
 
     def __init__(self) -> None:

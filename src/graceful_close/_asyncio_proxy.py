@@ -22,7 +22,7 @@ class TransportProxy(asyncio.Transport):
 
     Args:
         plain: The transport below.
-        close: A function that closes the transport. It returns the takeover that has replaced the
+        close: A function that closes the transport and returns the takeover that has replaced the
             protocol; None: the protocol was not replaced.
 
     Attributes:

@@ -39,7 +39,8 @@ def graceful_factory(
 ) -> Callable[[], asyncio.Protocol]:
     """Return a protocol factory whose protocols get transports that close gracefully.
 
-    Use it with `create_server()` and `create_unix_server()` of any loop of asyncio or uvloop:
+    Pass the returned factory to `create_server()` or `create_unix_server()` of any loop of asyncio or
+    uvloop:
 
         server = await loop.create_server(graceful_factory(Protocol), host, port)
 
@@ -71,7 +72,7 @@ def graceful_factory(
 def graceful_loop(loop_class: type[L], **options: Unpack[CloseOptions]) -> type[L]:
     """Return a class of event loops whose servers close their connections gracefully.
 
-    Use it with servers that can be configured only with an event loop:
+    Use the class with servers that can be configured only with an event loop:
 
         Loop = graceful_loop(uvloop.Loop, timeout=10)  # uvicorn app:app --loop module:Loop
         asyncio.Runner(loop_factory=Loop)
@@ -152,7 +153,7 @@ class _Closes:
         return introduced
 
     def close(self, transport: asyncio.Transport) -> TransportTakeover | None:
-        """Close a transport. It calls connection_lost() later; the dup is closed separately."""
+        """Close a transport; connection_lost() is called later. The dup is closed separately."""
         takeover = self._take_over(transport)
         if takeover is None:
             transport.close()
@@ -212,7 +213,7 @@ class _Closes:
 
 
 class _Introduction(asyncio.Protocol):
-    """A connection's first protocol. It passes the transport to the server's protocol, once."""
+    """A connection's first protocol, which passes the transport to the server's protocol."""
 
     def __init__(self, protocol: asyncio.BaseProtocol, closes: _Closes) -> None:
         self._protocol = protocol

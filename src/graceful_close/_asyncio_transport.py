@@ -232,7 +232,8 @@ class TransportTakeover(asyncio.Protocol):
         # input would make the unwrap() in close() fail (APPLICATION_DATA_AFTER_CLOSE_NOTIFY), and
         # close_notify would not be sent.
         transport.resume_reading()
-        if not transport.is_closing():  # asyncio's loses its state in a second close()
+        # asyncio's TLS transport loses its state in a second close().
+        if not transport.is_closing():
             transport.close()
         if self._fails_over_input:
             # Pauses the transport below, before it can read more. Only TLS transports have this method.
@@ -269,7 +270,7 @@ class TransportTakeover(asyncio.Protocol):
         return written < self._owed
 
     def _peer_has_ended(self) -> bool:
-        """Whether the peer's FIN has arrived. It makes the transport end by itself."""
+        """Whether the peer's FIN has arrived, which makes the transport end by itself."""
         state = read_state(self._sock, self._view)
         if state is not None:
             return state in PEER_FIN_SEEN
@@ -286,7 +287,7 @@ class TransportTakeover(asyncio.Protocol):
 
     async def go_on(self, connection: Connection) -> Step:
         """The flush of `close_on`; see `Flush`."""
-        self._sock = connection.sock  # it has the descriptor of the dup
+        self._sock = connection.sock  # this object has the dup's descriptor
         try:
             return await self._go_on(connection.machine, connection.options.limit)
         except BaseException:
@@ -440,7 +441,7 @@ class TransportTakeover(asyncio.Protocol):
                 shut_for_writing(self._sock)
                 self._fin_sent = True
             except OSError:
-                pass  # ENOTCONN: the close sequence calls shutdown() again, and gets it, too
+                pass  # ENOTCONN: the close sequence calls shutdown() again, and gets ENOTCONN, too
             for _ in range(FEW_TURNS):  # the transport would fail in these turns
                 await asyncio.sleep(0)
         await self.end()
@@ -449,7 +450,8 @@ class TransportTakeover(asyncio.Protocol):
     async def end(self) -> None:
         """Make the transport close its descriptor and call connection_lost() of the owner."""
         self._unwatch()
-        if not self._lost:  # asyncio's fails later if it is aborted after its end
+        # asyncio's transport fails later, in a callback, if abort() is called after its end.
+        if not self._lost:
             self._transport.abort()
         for _ in range(_TURNS_TO_END):
             if self._lost:

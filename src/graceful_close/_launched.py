@@ -95,7 +95,7 @@ def _when_imported(changes: dict[str, Callable[[ModuleType], None]]) -> None:
 
 
 class _Finder:
-    """A finder that finds no modules itself. It changes modules that the other finders find."""
+    """A finder that finds no modules itself, and changes modules that the other finders find."""
 
     def __init__(self, changes: dict[str, Callable[[ModuleType], None]]) -> None:
         self._changes = changes

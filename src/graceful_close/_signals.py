@@ -26,8 +26,8 @@ def exit_at_sigterm() -> None:
     SIGTERM raises SystemExit in the main thread: `with` blocks and `finally` clauses run as at any
     exit, and every `Reaper` finishes its connections within its `timeout`. The exit status is 0.
 
-    An existing handler is kept, and so is SIG_IGN. A server that sets its own handler later replaces
-    this one. Calling this again has no effect. Forked children inherit the handler.
+    An existing handler is kept, and so is SIG_IGN. If a server sets its own handler later, the server's
+    handler replaces this handler. A second call has no effect. Forked children inherit the handler.
 
     On asyncio, add_signal_handler() of the loop is better, because the handler that this function sets
     raises SystemExit inside a callback.
