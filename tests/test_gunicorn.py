@@ -164,7 +164,7 @@ def test_a_worker_ends_when_the_last_close_has(start: Start, worker: str) -> Non
 def test_uvloop_is_replaced_and_that_is_said(start: Start) -> None:
     pytest.importorskip("uvloop")
     server = start("uvicorn_worker.UvicornWorker", "-c", OURS)
-    server.await_output(rb"the event loop is asyncio's own, in place of 'auto'")
+    server.await_output(rb"the event loop is asyncio's, instead of 'auto'")
 
 
 def test_what_gevent_cannot_do_is_said(start: Start) -> None:

@@ -72,7 +72,7 @@ def post_fork(server: Any, worker: Any, **options: Unpack[ReaperOptions]) -> Non
     if "gunicorn.workers.base_async.AsyncWorker" in kinds:
         worker.log.warning(
             "graceful-close: %s accepts below the socket object. Replies of the application "
-            "are ended gracefully, gunicorn's own (400, 408) are not. What serves here too is "
+            "are ended gracefully, gunicorn's own (400, 408) are not. The alternative is "
             "graceful_close.wsgi.DrainMiddleware around the application.",
             worker.cfg.worker_class_str,
         )
@@ -92,7 +92,7 @@ def post_fork(server: Any, worker: Any, **options: Unpack[ReaperOptions]) -> Non
         loop = worker.config.loop
         worker.config.loop = "asyncio"
     if loop not in {None, "asyncio"}:
-        worker.log.info("graceful-close: the event loop is asyncio's own, in place of %r", loop)
+        worker.log.info("graceful-close: the event loop is asyncio's, instead of %r", loop)
     for listening in worker.sockets:
         listening.sock = GracefulListener.adopt(listening.sock, reaper=reaper)
         _listeners.append(listening.sock)

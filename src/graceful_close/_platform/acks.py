@@ -26,7 +26,7 @@ class Ioctl(Record):
 
     def read(self, sock: socket.socket) -> int:
         if sys.platform == "win32":
-            raise OSError("ioctl() on sockets is not to be had from Python on Windows")
+            raise OSError("Python has no ioctl() for sockets on Windows")
         else:  # noqa: RET506  (type checkers follow this form)
             # A mutable buffer, because fcntl copies an immutable buffer and creates another object.
             answer = bytearray(4)

@@ -100,7 +100,7 @@ class LingerOption(Record):
             if error.errno in (errno.EDOM, errno.EINVAL):
                 raise ValueError(
                     f"this system refused to linger {seconds} s; "
-                    f"it is said to take 1 to {self.longest} s"
+                    f"its documented range is 1 to {self.longest} s"
                 ) from error
             raise
 
