@@ -235,7 +235,7 @@ def test_an_interrupt_ends_it_without_a_traceback() -> None:
     # it is the interpreter that closes the socket.
     command = [sys.executable, "-c", INTERRUPTIBLE, "--only", "linger-timed"]
     lab = Terminal(*command, TERM="dumb")
-    lab.read_until("TIMED close()")
+    lab.read_until("TIMED close()\n")
     lab.program.send_signal(signal.SIGINT)
     written = lab.end()
     assert lab.program.returncode == 130
