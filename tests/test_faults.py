@@ -91,6 +91,34 @@ def test_a_peer_that_is_stopped_acknowledges_but_does_not_close(tcp: Connection)
             assert timed_linger_close(dup, PATIENCE).outcome is CloseOutcome.DELIVERED
 
 
+WITHOUT_ROOM = """
+import resource
+import socket
+from graceful_close import graceful_close, _drain
+
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    peer = socket.create_connection(listener.getsockname())
+    ours = listener.accept()[0]
+peer.sendall(bytes(100_000))
+peer.shutdown(socket.SHUT_WR)
+with open("/proc/self/statm") as status:
+    used = int(status.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (2 << 20), -1))
+try:
+    _drain._untouched()
+except OSError:
+    print(graceful_close(ours, timeout=20).drained)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_where_memory_has_no_room_for_the_mapping_a_small_buffer_drains() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_ROOM], capture_output=True, text=True, check=False
+    )
+    assert (ran.stdout, ran.stderr) == ("100000\n", "")
+
+
 def test_a_child_that_was_forked_before_the_close_does_not_hold_it_up(tcp: Connection) -> None:
     hold, release = os.pipe()
     child = os.fork()
