@@ -250,6 +250,52 @@ def test_sigterm_ends_it_as_ever_but_not_before_the_closes_in_flight(tmp_path: P
         assert server.process.wait(PATIENCE) == -signal.SIGTERM
 
 
+SIGTERM_IN_A_HAND_OVER = """
+import os, signal, socket
+from graceful_close import Reaper, _launched
+
+class Interrupted(socket.socket):
+    def detach(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().detach()
+
+signal.signal(signal.SIGTERM, _launched._die_when_all_are_closed)
+reaper = Reaper(timeout=1000, idle_timeout=None)
+first, peer = socket.socketpair()
+future = reaper.submit(first)
+peer.close()
+future.result()  # its thread runs
+ours, peer = socket.socketpair()
+reaper.submit(Interrupted(fileno=ours.detach()))
+peer.close()
+signal.pause()
+"""
+
+BLOCKED_IN_ACCEPT = """
+import os, signal, socket, threading
+from graceful_close import _launched
+
+_launched.begin()
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    listener.accept()
+"""
+
+
+def test_sigterm_ends_a_server_that_is_blocked_in_accept() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", BLOCKED_IN_ACCEPT], timeout=PATIENCE, check=False
+    )
+    assert ended.returncode == -signal.SIGTERM
+
+
+def test_sigterm_while_a_connection_is_handed_over_does_not_wait_for_itself() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGTERM_IN_A_HAND_OVER], timeout=PATIENCE, check=False
+    )
+    assert ended.returncode == -signal.SIGTERM
+
+
 @pytest.mark.parametrize("module", ["trio", "gevent"])
 def test_what_cannot_be_served_works_as_ever(module: str, tmp_path: Path) -> None:
     pytest.importorskip(module)

@@ -6,6 +6,7 @@ default action of SIGTERM. Importing this module changes nothing; `begin()` make
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from types import FrameType, ModuleType
     from typing import Any
 
+
+# How long SIGTERM is put off while a connection is handed over, in seconds. Heuristic: that takes
+# some microseconds.
+_AGAIN = 0.01
 
 _Stock = socket.socket
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.AF_INET)}
@@ -77,11 +82,26 @@ def _is_served(listener: socket.socket) -> bool:
     return trio is None or not (in_trio is None or in_trio())
 
 
-def _die_when_all_are_closed(number: int, _frame: FrameType | None) -> None:
-    """Wait for the pending closes, then end like the default action of SIGTERM."""
+def _die_when_all_are_closed(number: int, frame: FrameType | None) -> None:
+    """End the process as the default of SIGTERM does, but finish the pending closes first."""
+    if _hands_over(frame):
+        # This thread is handing over a connection, and would wait here for that connection.
+        again = threading.Timer(_AGAIN, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+        return
     end_all()
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
+
+
+def _hands_over(frame: FrameType | None) -> bool:
+    """Whether a signal interrupted a call of a Reaper's."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") == Reaper.__module__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 # --- modules that the program may or may not import ----------------------------------------------
