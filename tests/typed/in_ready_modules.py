@@ -8,6 +8,8 @@ import ssl
 from typing import Any, assert_type
 from wsgiref.types import WSGIApplication
 
+from typing_extensions import override
+
 from graceful_close import Reaper
 from graceful_close.gunicorn import post_fork, post_request, post_worker_init, ssl_context
 from graceful_close.waitress import serve, serve_paste
@@ -35,5 +37,6 @@ class Handler(GracefulRequestHandler):
 
     reaper = Reaper(timeout=8)
 
+    @override
     def finish(self) -> None:
         super().finish()

@@ -255,11 +255,11 @@ def every_policy(policy: LingerPolicy) -> Literal[0, 1]:
 
 
 def passed_on(sock: socket.socket, **options: Unpack[CloseOptions]) -> CloseResult:
-    return graceful_close(sock, **options)
+    return graceful_close(sock, **options)  # pyrefly: ignore[open-unpacking]
 
 
 def made_with(**options: Unpack[ReaperOptions]) -> Reaper:
-    return Reaper(**options)
+    return Reaper(**options)  # pyrefly: ignore[open-unpacking]
 
 
 def passing_on(sock: socket.socket) -> None:
