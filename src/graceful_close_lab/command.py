@@ -106,9 +106,7 @@ def make_parser(only: Collection[str] = tuple(COMMANDS)) -> Parser:
         f"servers lose some. Without a command it is {_DEFAULT}, which takes its options.",
     )
     parser.exit_codes[0] = "all is well; for the others see the help of each command"
-    parser.add_argument(
-        "--version", action="version", version=f"{PROGRAM} {metadata.version('graceful-close')}"
-    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}")
     parser.add_argument(
         "--print-completion",
         action=_PrintCompletion,
@@ -131,6 +129,13 @@ def make_parser(only: Collection[str] = tuple(COMMANDS)) -> Parser:
             module.add_arguments(own)
             own.set_defaults(module=module, parser=own)
     return parser
+
+
+def _version() -> str:
+    try:
+        return metadata.version("graceful-close")
+    except metadata.PackageNotFoundError:
+        return "from its sources, not installed"
 
 
 def _program() -> str:

@@ -77,9 +77,12 @@ TCP = 6  # IPPROTO_TCP, the same everywhere
 # tcpi_bytes_acked of TCP_INFO: from Linux 4.1 on (include/uapi/linux/tcp.h).
 _BYTES_ACKED = Field(TCP, 11, offset=120, size=8)
 
+# tcpi_snd_mss of TCP_INFO, which is never 0 on Linux. gVisor does not fill it in.
+_SND_MSS = Field(TCP, 11, offset=16, size=4)
+
 # TCP_INQ and TCP_CM_INQ: from Linux 4.18 on (include/uapi/linux/tcp.h). After a FIN the number is 1 if
 # there is nothing to read (tcp_inq_hint() in net/ipv4/tcp.c).
-_INQ = EndProbe(TCP, 36)
+_INQ = EndProbe(TCP, 36, filled_in=_SND_MSS)
 
 # The state is the first byte of TCP_INFO (include/net/tcp_states.h).
 _LINUX_STATE = Field(TCP, 11, offset=0, size=1)
@@ -123,7 +126,7 @@ _LINUX = System(
             TcpState.ACCEPTING,  # NEW_SYN_RECV
         ),
         ((_BYTES_ACKED, 0), (Field(TCP, 11, offset=140, size=4), 1)),
-        Field(TCP, 11, offset=16, size=4),
+        _SND_MSS,
     ),
     protocol=(1, 38),
     linux=True,
