@@ -185,9 +185,9 @@ UNTILS = [CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED]
 def test_a_reset_that_another_was_told_of_is_a_reset(
     tcp: Connection, close: Close, peer_first: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with outrun(tcp.ours, monkeypatch) as read, meanwhile(reset_at_the_fin, tcp.peer):
+    with outrun(tcp.ours, monkeypatch), meanwhile(reset_at_the_fin, tcp.peer):
         result = close(tcp.ours, timeout=PATIENCE, peer_first=peer_first)
-    assert any(isinstance(one, ConnectionResetError) for one in read)
+    # Whoever of the two was told: the reset may come between their reads.
     assert result.outcome is CloseOutcome.PEER_RESET
     assert not result.clean
 
