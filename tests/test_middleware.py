@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pytest
 
@@ -176,6 +177,12 @@ class Server:
         finally:
             client.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
     def kill(self) -> None:
         try:
             os.killpg(self.process.pid, signal.SIGKILL)  # its workers, too
@@ -193,9 +200,8 @@ def started(name: str, log: Path, **environment: str) -> Server:
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made = started(request.param, tmp_path_factory.mktemp("server") / "log")
-    yield made
-    made.kill()
+    with started(request.param, tmp_path_factory.mktemp("server") / "log") as made:
+        yield made
 
 
 def ask(server: Server, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
@@ -241,16 +247,13 @@ def test_the_servers_own_reply_for_an_application_that_raises_arrives(server: Se
 
 @pytest.mark.parametrize("name", ["gunicorn", "gunicorn -k gthread", "uvicorn", "wsgiref"])
 def test_the_same_application_loses_replies_without_it(name: str, tmp_path: Path) -> None:
-    server = started(name, tmp_path / "log", EARLY_PLAIN="1")
     lost = 0
-    try:
+    with started(name, tmp_path / "log", EARLY_PLAIN="1") as server:
         for _ in range(10):
             try:
                 ask(server, "/big", {"Connection": "close"})
             except OSError:
                 lost += 1
-    finally:
-        server.kill()
     assert lost
 
 
@@ -259,8 +262,7 @@ BOUNDED = ["gunicorn", "gunicorn -k gthread", "uvicorn", "hypercorn", "wsgiref",
 
 @pytest.mark.parametrize("name", BOUNDED)
 def test_a_client_that_stops_sending_is_not_waited_for(name: str, tmp_path: Path) -> None:
-    server = started(name, tmp_path / "log", EARLY_IDLE_TIMEOUT="0.3")
-    try:
+    with started(name, tmp_path / "log", EARLY_IDLE_TIMEOUT="0.3") as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
             client.sendall(
                 b"POST /small HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -274,16 +276,13 @@ def test_a_client_that_stops_sending_is_not_waited_for(name: str, tmp_path: Path
                 pass  # after the bound it closes as it would have done before
         assert received.endswith(REFUSAL), received
         assert server.exchange("GET", "/") == (200, b"hello\n")
-    finally:
-        server.kill()
 
 
 # Not werkzeug, which reads on by itself.
 @pytest.mark.parametrize("name", [name for name in BOUNDED if name != "werkzeug"])
 def test_the_total_bounds_a_client_that_goes_on_sending(name: str, tmp_path: Path) -> None:
-    server = started(name, tmp_path / "log", EARLY_TIMEOUT="0.5")
-    began = time.monotonic()
-    try:
+    with started(name, tmp_path / "log", EARLY_TIMEOUT="0.5") as server:
+        began = time.monotonic()
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
             client.sendall(
                 b"POST /small HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -296,14 +295,11 @@ def test_the_total_bounds_a_client_that_goes_on_sending(name: str, tmp_path: Pat
             except OSError:
                 pass  # it is over
         assert time.monotonic() < began + PATIENCE
-    finally:
-        server.kill()
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "granian --interface wsgi", "eventlet"])
 def test_a_client_that_waits_to_be_invited_is_not(name: str, tmp_path: Path) -> None:
-    server = started(name, tmp_path / "log")
-    try:
+    with started(name, tmp_path / "log") as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
             client.sendall(
                 b"POST /small HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000000\r\n"
@@ -315,14 +311,11 @@ def test_a_client_that_waits_to_be_invited_is_not(name: str, tmp_path: Path) -> 
                 assert chunk, received
                 received += chunk
         assert received.startswith(b"HTTP/1.1 401"), received
-    finally:
-        server.kill()
 
 
 @pytest.mark.parametrize("name", ["cheroot", "gunicorn", "hypercorn"])
 def test_a_client_that_the_server_has_invited_gets_the_reply(name: str, tmp_path: Path) -> None:
-    server = started(name, tmp_path / "log")
-    try:
+    with started(name, tmp_path / "log") as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
             client.sendall(
                 b"POST /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -335,8 +328,6 @@ def test_a_client_that_the_server_has_invited_gets_the_reply(name: str, tmp_path
                 client.sendall(bytes(5_000_000))
                 assert b" 413 " in replies.readline()
                 assert replies.read().endswith(b"\r\n\r\n" + BIG)
-    finally:
-        server.kill()
 
 
 KEPT = ["gunicorn -k gthread", "uvicorn", "hypercorn", "granian --interface wsgi", "gevent"]
@@ -344,16 +335,16 @@ KEPT = ["gunicorn -k gthread", "uvicorn", "hypercorn", "granian --interface wsgi
 
 @pytest.mark.parametrize("name", KEPT)
 def test_the_connection_is_kept_after_an_early_reply(name: str, tmp_path: Path) -> None:
-    server = started(name, tmp_path / "log")
-    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connections: set[int] = set()
-    try:
+    with (
+        started(name, tmp_path / "log") as server,
+        closing(
+            http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        ) as client,
+    ):
         for path in ("/small", "/big", "/part", "/reads"):
             client.request("POST", path, body=bytes(UPLOAD))
             connections.add(id(client.sock))
             reply = client.getresponse()
             assert (reply.status, reply.read()) == PATHS[path]
         assert len(connections) == 1
-    finally:
-        client.close()
-        server.kill()
