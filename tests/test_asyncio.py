@@ -8,7 +8,6 @@ import functools
 import gc
 import inspect
 import os
-import select
 import socket
 import ssl
 import sys
@@ -25,7 +24,6 @@ from certificates import NAME, client_context, server_context
 from event_loops import LOOPS
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, set_linger
 from graceful_close.asyncio import (
-    _LoopWait,  # pyright: ignore[reportPrivateUsage]
     abortive_close,
     close_all,
     closing,
@@ -938,22 +936,11 @@ async def test_one_that_cannot_be_closed_is_named_and_none_is_touched() -> None:
 
 
 @in_a_loop
-async def test_a_peer_that_answers_while_others_run_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def refuse(_: _LoopWait, descriptor: int, seconds: float) -> None:
-        raise AssertionError(f"waited for {descriptor}, at most {seconds} s")
-
-    async def answer(peer: socket.socket) -> None:
-        while not select.select([peer], [], [], 0)[0]:
-            await asyncio.sleep(0)
-        peer.close()
-
+async def test_a_peer_that_answers_at_once_needs_no_descriptor_of_ours() -> None:
     async with pair("tcp") as (_, writer, peer):
-        client = asyncio.create_task(answer(peer))
-        monkeypatch.setattr(_LoopWait, "readable", refuse)
-        result = await graceful_close(writer, timeout=PATIENCE)
-        await client
+        peer.shutdown(socket.SHUT_WR)
+        with descriptors.none_left():
+            result = await graceful_close(writer, timeout=PATIENCE)
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
 
 
@@ -1092,6 +1079,8 @@ async def test_without_a_descriptor_for_the_dup_the_connection_is_reset(
 ) -> None:
     async with pair(kind) as (_, writer, peer):
         linger_long(writer)
+        if kind == "tcp":
+            writer.write(MEGABYTES)
         async with heartbeat() as worst:
             with descriptors.none_left(), pytest.raises(OSError, match="Too many open files"):
                 await close(writer)
@@ -1099,6 +1088,22 @@ async def test_without_a_descriptor_for_the_dup_the_connection_is_reset(
         with socket.socket(fileno=os.dup(peer.fileno())) as raw:
             raw.settimeout(PATIENCE)
             assert await in_thread(ends_in_reset, raw)
+        assert worst[0] < HELD_UP
+
+
+@in_a_loop
+async def test_without_a_descriptor_a_transport_that_holds_nothing_closes_without_waiting() -> (
+    None
+):
+    async with pair("tcp") as (_, writer, peer):
+        linger_long(writer)
+        writer.write(REPLY)
+        await asyncio.sleep(0)  # uvloop writes at the end of a turn
+        async with heartbeat() as worst:
+            with descriptors.none_left(), pytest.raises(OSError, match="Too many open files"):
+                await graceful_close(writer)
+        assert is_closed(writer)
+        assert await in_thread(read_all, peer) == REPLY
         assert worst[0] < HELD_UP
 
 

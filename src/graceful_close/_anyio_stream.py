@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import math
 import socket
 import ssl
 import sys
@@ -16,26 +17,27 @@ from anyio.streams.buffered import BufferedByteStream
 from anyio.streams.stapled import StapledByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from ._acks import count_unacked
-from ._async import LOOK_EVERY, PendingClose
+from ._acks import count_acked, count_unacked
+from ._async import LOOK_EVERY, Multiplexer, TaskClose
 from ._close_all import close_at_once
 from ._connection import NOT_NOW, READS_IN_A_ROW
 from ._drain import Drain, drain_of
 from ._linger import LingerPolicy
 from ._platform import ErrorKind, error_kind
-from ._release import reset_at_close
+from ._release import set_policy_at_close
 from ._sockets import plain_dup, view_of
 from ._tls import MSG_NOSIGNAL, LastRecords
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from typing import Any
 
     from typing_extensions import TypeIs
 
-    from ._connection import Connection
+    from ._connection import CloseNotify, Connection
     from ._options import Options
+    from ._result import CloseResult
     from ._step import Step
 
     # The arguments of LastRecords.
@@ -128,7 +130,7 @@ class End:
         """Make the stream reset the connection, if no descriptor is available for a dup."""
         raw = self.raw
         if raw is not None and raw.fileno() != -1:
-            reset_at_close(raw)
+            set_policy_at_close(raw, LingerPolicy.ABORT)
         await self.close()
 
 
@@ -145,17 +147,31 @@ def _may_be_detached() -> bool:
 
     True on trio and on asyncio's own loop. uvloop needs the descriptor when the wait is over.
     """
+    loop = _asyncio_loop()
+    return loop is None or isinstance(loop, sys.modules["asyncio"].SelectorEventLoop)
+
+
+def _asyncio_loop() -> Any:
+    """Asyncio's running loop; None: trio runs."""
     asyncio = sys.modules.get("asyncio")  # trio does not import asyncio
-    if asyncio is None:
-        return True
     try:
-        loop = asyncio.get_running_loop()
+        return None if asyncio is None else asyncio.get_running_loop()
     except RuntimeError:
-        return True  # trio
-    return isinstance(loop, asyncio.SelectorEventLoop)
+        return None
 
 
-class Taken(PendingClose):
+def multiplexer() -> Multiplexer:
+    """Return the multiplexer of the running event loop."""
+    if _asyncio_loop() is not None:
+        from ._asyncio_multiplexer import multiplexer as of_loop
+
+        return of_loop()
+    from ._trio_multiplexer import multiplexer as of_run
+
+    return of_run()
+
+
+class Taken:
     """A connection that was taken from its stream.
 
     The stream's own unsent bytes are flushed before the close sequence begins. During the flush the
@@ -163,6 +179,9 @@ class Taken(PendingClose):
     nothing until its data is read.
 
     Attributes:
+        sock: The descriptor, or the dup.
+        close_notify: As for `Connection`.
+        result: How the connection ended; None before the end.
         shared: The stream keeps a descriptor of its own.
         tls: The stream has a TLS session.
         closes_late: The stream itself waits for its descriptor, and is closed after the dup.
@@ -172,19 +191,27 @@ class Taken(PendingClose):
     """
 
     __slots__ = (
+        "_acked_at_first",
         "_cut_short",
         "_drain_way",
         "_drained",
         "_end",
         "_flushed",
+        "_has_counter",
         "_peer_ended",
         "_stream_is_closed",
         "_unacked",
+        "_options",
+        "_since",
+        "_stood",
         "_waited",
+        "close_notify",
         "closes_late",
         "failure",
         "flushed",
+        "result",
         "shared",
+        "sock",
         "tls",
     )
 
@@ -192,7 +219,11 @@ class Taken(PendingClose):
         self, end: End, sock: socket.socket, options: Options, since: float, *, shared: bool
     ) -> None:
         sock.settimeout(0)  # as the framework had set it; a new object has another value
-        super().__init__(options, sock, since)
+        self.sock = sock
+        self.close_notify: CloseNotify = None
+        self.result: CloseResult | None = None
+        self._options = options
+        self._since = since
         self.shared = shared
         self.tls = bool(end.layers)
         self.flushed: bool | None = None
@@ -204,13 +235,15 @@ class Taken(PendingClose):
         self._flushed = 0
         self._waited = False
         self._unacked: int | None = None
+        self._acked_at_first: int | None = None
+        self._has_counter = True
         # A descriptor that is closed during a wait stays in the event loop's epoll as long as a dup
         # exists, and wakes the loop forever. A closed transport no longer waits. A stream that itself
         # waits for the socket (UNIX) could still wait, on uvloop.
         self.closes_late = shared and isinstance(end.raw, socket.socket)
         self._stream_is_closed = False
         self._cut_short = False  # a send() is in progress, and its record will be cut
-        self.stood = shared and self._stands()
+        self._stood = shared and self._stands()
 
     def _stands(self) -> bool:
         """Whether the connection exists, and our FIN was not sent."""
@@ -231,6 +264,9 @@ class Taken(PendingClose):
 
     async def ask(self, seconds: float = _TIME_TO_TELL) -> None:
         """Check whether the stream holds unsent bytes; wait for at most `seconds`."""
+        if not (self.shared or self.tls):
+            self.flushed = True  # a stream of trio holds nothing
+            return
         scope = anyio.move_on_after(seconds)
         try:
             with scope:
@@ -253,7 +289,7 @@ class Taken(PendingClose):
     async def find_out_why(self) -> None:
         """If the connection is gone, get the error that ended it from the stream."""
         for _ in range(_TURNS_TO_SAY_WHY):
-            if not self.shared or self.stood or self.failure is not None:
+            if not self.shared or self._stood or self.failure is not None:
                 break
             await anyio.lowlevel.checkpoint()
             await self.ask()
@@ -262,6 +298,16 @@ class Taken(PendingClose):
     def is_through(self) -> bool:
         """The stream has flushed, without an error."""
         return bool(self.flushed) and self.failure is None
+
+    def begin_close(self, *, flush: bool = False) -> TaskClose:
+        """The close of the connection, which the caller continues."""
+        return TaskClose(
+            self._options,
+            self._since,
+            close_notify=(False, None) if flush and self.tls else self.close_notify,
+            stood=self._stood,
+            flush=flush,
+        )
 
     async def begin_to_end(self) -> None:
         """After the flush: close the stream, and create the final records of TLS."""
@@ -273,10 +319,10 @@ class Taken(PendingClose):
             self.close_notify = (False, None) if cut else await _last_records(self._end.layers)
 
     async def go_on(self, connection: Connection) -> Step:
-        """The flush of `close_on`; see `Flush`."""
+        """One step of the flush; see `Flush`."""
         sock, machine = connection.sock, connection.machine
         if not self.flushed and self._waited:
-            await self.ask(LOOK_EVERY)
+            await self._until_something_moves(sock, max(0.0, machine.wake_at - monotonic()))
         if self.failure is not None:
             # A transport that has failed has discarded its bytes, and does not report how many.
             held = None if self.shared else 0
@@ -287,14 +333,12 @@ class Taken(PendingClose):
                 self._drain(sock, machine.allowance)
             except OSError as error:
                 return machine.failed(error, monotonic(), None)
-            self._flushed += self._acknowledged(sock)
             # The number of bytes that the stream holds is unknown.
-            return machine.flushing(self._flushed, self._drained, None, monotonic())
+            return machine.flushing(self._count_flushed(sock), self._drained, None, monotonic())
         self.close_notify = None
         await self.begin_to_end()
         connection.close_notify = self.close_notify
-        waited = bool(self._flushed or self._drained)
-        return machine.flushed(self._drained, monotonic(), waited=waited)
+        return machine.flushed(self._drained, monotonic(), waited=self._waited)
 
     def _drain(self, sock: socket.socket, allowance: int | None) -> None:
         """Read and discard the input that has arrived."""
@@ -313,11 +357,35 @@ class Taken(PendingClose):
             self._peer_ended = count == 0
             self._drained += count
 
-    def _acknowledged(self, sock: socket.socket) -> int:
-        """How many bytes were acknowledged since the last call."""
-        before = self._unacked
-        self._unacked = now = count_unacked(sock, view_of(sock))
-        return max(0, before - now) if before is not None and now is not None else 0
+    def _count_flushed(self, sock: socket.socket) -> int:
+        """How many bytes were acknowledged since the first call."""
+        view = view_of(sock)
+        acked = count_acked(sock, view)
+        if acked is not None:
+            if self._acked_at_first is None:
+                self._acked_at_first = acked
+            return acked - self._acked_at_first
+        # Only what is seen from one look to the next.
+        self._has_counter = False
+        before, self._unacked = self._unacked, count_unacked(sock, view)
+        if before is not None and self._unacked is not None:
+            self._flushed += max(0, before - self._unacked)
+        return self._flushed
+
+    async def _until_something_moves(self, sock: socket.socket, seconds: float) -> None:
+        """Wait until the stream has flushed, until there is input, or until the time is over."""
+        if not self._has_counter:
+            seconds = min(seconds, LOOK_EVERY)
+        with anyio.move_on_after(seconds):
+            async with anyio.create_task_group() as group:
+
+                async def wake_after(wait: Callable[[], Awaitable[object]]) -> None:
+                    await wait()
+                    group.cancel_scope.cancel()
+
+                if not self._peer_ended:
+                    group.start_soon(wake_after, partial(anyio.wait_readable, sock))
+                await wake_after(partial(self.ask, math.inf))
 
     async def end(self) -> None:
         """Close the stream if it is not closed yet. The dup is already closed."""

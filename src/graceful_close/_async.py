@@ -1,43 +1,37 @@
-"""The driver for event loops, which differ only in how they wait."""
+"""What the event loops share: the pending closes of a loop, in one `CloseLoop` that the loop turns.
+
+Every close of an event loop takes this route:
+
+1. The loop's module begins the close, and awaits the flush if there is one.
+2. `Multiplexer.finish` gives the peer one turn of the event loop. On a fast network the peer of a busy
+   server has closed by then, and nothing has to be watched.
+3. Otherwise the close joins the others in the `CloseLoop`, and its task sleeps until the end.
+
+The event loop watches one descriptor, the selector of the `CloseLoop`, and has one timer, for the next
+deadline of all closes. A subclass for each kind of event loop knows how a task sleeps, and how the
+loop is made to look.
+"""
 
 from __future__ import annotations
 
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
-from ._close_all import Batch, close_at_once
-from ._connection import Connection
+from ._close_all import close_at_once
 from ._loop import CloseLoop, Pending
-from ._selector import new_selector
-from ._step import FLUSH, LET_GO, PAUSE, WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE
+from ._step import FLUSH, LET_GO, WAIT_READABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
-    from typing import Protocol
+    from typing import Any, Protocol
 
-    from ._connection import CloseNotify
+    from ._connection import Connection
     from ._options import Options
     from ._result import CloseResult
-    from ._selector import Selector
     from ._step import Step
-
-    class Wait(Protocol):
-        """The waits of an event loop. Each wait ends after `seconds`, and is cancellable."""
-
-        async def readable(self, descriptor: int, seconds: float) -> None:
-            """Wait until there is input on a descriptor."""
-            ...
-
-        async def writable(self, descriptor: int, seconds: float) -> None:
-            """Wait until there is room for output."""
-            ...
-
-        async def pause(self, seconds: float) -> None:
-            """Wait until the time is over; 0: give other tasks a turn."""
-            ...
 
     class Flush(Protocol):
         """What is above the kernel, and how that gets there."""
@@ -61,221 +55,157 @@ LOOK_EVERY = 0.02
 BATCH = 64
 
 
-class TurnFirst:
-    """A `Wait` whose first wait is one turn of the event loop.
-
-    On a fast network the peer of a busy server has closed after one turn. Watching the descriptor
-    and setting a timer would cost more than the rest of the close.
-
-    Args:
-        wait: The waits after the first.
+class TaskClose(Pending):
+    """A close whose end a task may await.
 
     Attributes:
-        had_a_turn: Whether the first wait is over.
+        outcome: The result, or the exception of a bug; None before the end.
+        waiter: What wakes the task that waits; None: no task waits.
     """
 
-    __slots__ = ("_wait", "had_a_turn")
+    __slots__ = ("outcome", "waiter")
 
-    def __init__(self, wait: Wait) -> None:
-        self._wait = wait
-        self.had_a_turn = False
-
-    async def readable(self, descriptor: int, seconds: float) -> None:
-        if self.had_a_turn:
-            await self._wait.readable(descriptor, seconds)
-        else:
-            await self.pause(0)  # the caller then polls
-
-    async def writable(self, descriptor: int, seconds: float) -> None:
-        await self._wait.writable(descriptor, seconds)
-
-    async def pause(self, seconds: float) -> None:
-        self.had_a_turn = True
-        await self._wait.pause(seconds)
+    def __init__(self, options: Options, now: float, **more: Any) -> None:
+        super().__init__(options, now, **more)
+        self.outcome: CloseResult | Exception | None = None
+        self.waiter: Any = None
 
 
-async def close_on(
-    options: Options,
-    sock: socket.socket,
-    wait: Wait,
-    since: float | None = None,
-    close_notify: CloseNotify = None,
-    *,
-    abort: bool = False,
-    flush: Flush | None = None,
-    stood: bool = False,
-) -> CloseResult:
-    """`graceful_close` in an event loop, with validated arguments.
+class Multiplexer:
+    """The pending closes of one event loop.
 
-    On cancellation the socket is closed immediately, without lingering, and the exception
-    propagates.
-
-    Args:
-        options: The options of the close.
-        sock: The socket to close.
-        wait: The waits of the event loop.
-        since: The time from which the deadlines count; None: now.
-        close_notify: As for `Connection`.
-        abort: Discard the connection.
-        flush: The buffer to flush first.
-        stood: As for `Teardown`.
+    Attributes:
+        closes: The connections; `look` turns them.
     """
-    connection = Connection(
-        options,
-        monotonic() if since is None else since,
-        one_of_many=True,
-        abort=abort,
-        close_notify=close_notify,
-        flush=flush is not None,
-        stood=stood,
-    )
-    watch: Selector | None = None
-    try:
-        step = connection.begin(sock)
-        while (step := connection.carry_out(step)) is not LET_GO:
-            if flush is not None and step is FLUSH:
-                step = await flush.go_on(connection)
-                continue
-            number, wake_at = connection.sock.fileno(), connection.wake_at
-            left = max(0.0, wake_at - monotonic())
-            readable = True
+
+    def __init__(self) -> None:
+        self.closes = CloseLoop(self._ended)
+
+    async def close(
+        self, close: TaskClose, sock: socket.socket, flush: Flush | None = None
+    ) -> CloseResult:
+        """Close a socket, after a flush if there is one.
+
+        On cancellation the socket is closed immediately, without lingering, and the exception
+        propagates.
+        """
+        try:
+            step = close.begin(sock)
+            while step is FLUSH and flush is not None:
+                step = await flush.go_on(close)
+        except BaseException:
+            close.abandon(sock)
+            raise
+        return await self.finish(close, step)
+
+    async def finish(self, close: TaskClose, step: Step) -> CloseResult:
+        """The rest of `close`, after the beginning and the flush; `step` is the next step."""
+        try:
+            await self.turn()
+            if step is WAIT_READABLE:
+                step = close.waited(step)
+            step = close.carry_out(step)
+            if step is LET_GO:
+                return close.let_go()
+        except BaseException:
+            close.abandon()
+            raise
+        self.add(close, step)
+        return await self.end_of(close)
+
+    async def close_each(
+        self, closes: Sequence[tuple[TaskClose, socket.socket]]
+    ) -> list[CloseResult]:
+        """Close many sockets at the same time. The rest as for `finish`.
+
+        Raises:
+            Exception: The first failure, if there was a bug. All sockets are closed by then, the
+                others normally.
+        """
+        failures: list[Exception] = []
+        results: list[CloseResult] = []
+        try:
+            for index, (close, sock) in enumerate(closes):
+                self.closes.begin(close, sock)
+                if index % BATCH == BATCH - 1:
+                    await self.turn()
+            self.schedule()
+            for close, _ in closes:
+                try:
+                    results.append(await self.end_of(close))
+                except Exception as failure:  # noqa: BLE001 (the others continue)
+                    failures.append(failure)
+        except BaseException:
+            for close, _ in closes:
+                self.drop(close)
+            close_at_once([sock for _, sock in closes])
+            raise
+        if failures:
+            raise failures[0]
+        return results
+
+    def add(self, close: TaskClose, step: Step) -> None:
+        """Continue a close in the background; `step` is its next step."""
+        self.closes.add(close, step)
+        self.schedule()
+
+    async def end_of(self, close: TaskClose) -> CloseResult:
+        """Wait for the end of a close that was added.
+
+        Raises:
+            Exception: A bug. The socket is closed.
+        """
+        if close.outcome is None:
             try:
-                if step is WAIT_READABLE:
-                    await wait.readable(number, left)
-                elif step is WAIT_ACK:
-                    if watch is None:
-                        watch = new_selector()
-                        watch.arm(number, WAIT_ACK, known=False)
-                    await wait.readable(watch.fileno(), left)
-                    readable = any(input_ for _, input_ in watch.wait(0))
-                elif step is WAIT_WRITABLE:
-                    await wait.writable(number, left)
-                elif step is WAIT_EITHER:
-                    await _either(number, wake_at, wait)
-                elif step is PAUSE:
-                    await wait.pause(left)
-                else:
-                    await wait.pause(0)  # after many reads, other tasks get a turn
-                    continue
-            except OSError as error:
-                step = connection.waited(step, error)
-            else:
-                step = connection.waited(step, readable=readable)
-        return connection.let_go()
-    except BaseException:
-        # A cancellation or a bug: close immediately, without lingering.
-        connection.abandon(sock)
-        raise
-    finally:
-        if watch is not None:
-            watch.close()
+                await self.park(close)
+            except BaseException:
+                self.drop(close)
+                raise
+        if isinstance(close.outcome, Exception):
+            raise close.outcome
+        return cast("CloseResult", close.outcome)
 
+    def drop(self, close: TaskClose) -> None:
+        """Close a connection immediately, without lingering, if it has begun and not ended."""
+        if close.outcome is None and close.held:
+            self.closes.remove(close)
 
-async def _either(descriptor: int, wake_at: float, wait: Wait) -> None:
-    """Wait until there is input or room for output."""
-    selector = new_selector()
-    try:
-        selector.arm(descriptor, WAIT_EITHER, known=False)
-        await wait_on(selector.fileno(), wake_at, wait)
-    finally:
-        selector.close()
+    def look(self) -> None:
+        """Handle what has happened; the event loop calls this."""
+        self.closes.turn(0)
+        self.schedule()
 
+    def _ended(self, close: Pending, outcome: CloseResult | Exception) -> None:
+        close = cast("TaskClose", close)
+        close.outcome = outcome
+        if close.waiter is not None:
+            self.wake(close)
 
-async def close_all_on(
-    options: Options, socks: list[socket.socket], wait: Wait, since: float
-) -> list[CloseResult]:
-    """`close_all` in an event loop, with validated arguments."""
-    with Batch(options, socks, since) as batch:
-        await _empty(batch.loop, batch.begin(), wait)
-        return batch.results()
+    @property
+    def seconds_left(self) -> float:
+        """How long the event loop may wait before it calls `look`, if nothing happens."""
+        left = max(0.0, self.closes.wake_at - monotonic())
+        if self.closes and self.closes.fileno() == -1:
+            return min(left, LOOK_EVERY)
+        return left
 
+    # --- what differs between event loops ---
 
-async def _empty(loop: CloseLoop, begin: Iterator[object], wait: Wait) -> None:
-    """Turn a loop until it is empty, after `begin` has added its connections."""
-    for index, _ in enumerate(begin):
-        if index % BATCH == BATCH - 1:
-            await wait.pause(0)
-    while loop:
-        await wait_on(loop.fileno(), loop.wake_at, wait)
-        loop.turn(0)
+    async def turn(self) -> None:
+        """Give other tasks a turn."""
+        raise NotImplementedError
 
+    async def park(self, close: TaskClose) -> None:
+        """Sleep until `wake` is called for this close."""
+        raise NotImplementedError
 
-class PendingClose:
-    """A connection for `close_each_on`, and its result; the rest as for `close_on`.
+    def wake(self, close: TaskClose) -> None:
+        """End the sleep of the task that waits for a close."""
+        raise NotImplementedError
 
-    Attributes:
-        result: How the connection ended; None before the end.
-    """
-
-    __slots__ = ("close_notify", "options", "result", "since", "sock", "stood")
-
-    def __init__(
-        self,
-        options: Options,
-        sock: socket.socket,
-        since: float,
-        close_notify: CloseNotify = None,
-        *,
-        stood: bool = False,
-    ) -> None:
-        self.options: Options = options
-        self.stood = stood
-        self.sock = sock
-        self.since: float = since
-        self.close_notify = close_notify
-        self.result: CloseResult | None = None
-
-
-async def close_each_on(closes: Sequence[PendingClose], wait: Wait) -> None:
-    """`close_on` for many connections at the same time; sets the result of each.
-
-    Raises:
-        Exception: The first failure, if there was a bug. All connections are closed by then, the
-            others normally.
-    """
-    failures: list[Exception] = []
-
-    def ended(pending: Pending, outcome: CloseResult | Exception) -> None:
-        if isinstance(outcome, Exception):
-            failures.append(outcome)  # the other connections continue
-        else:
-            pending.key.result = outcome
-
-    def begin() -> Iterator[None]:
-        for one in closes:
-            pending = Pending(
-                one.options, one.since, one, close_notify=one.close_notify, stood=one.stood
-            )
-            loop.begin(pending, one.sock)
-            yield
-
-    loop = CloseLoop(ended)
-    try:
-        await _empty(loop, begin(), wait)
-    except BaseException:
-        close_at_once([one.sock for one in closes])
-        raise
-    finally:
-        loop.close()
-    if failures:
-        raise failures[0]
-
-
-async def wait_on(selector: int, wake_at: float, wait: Wait) -> None:
-    """Wait until a selector has an event, or until `wake_at`.
-
-    Args:
-        selector: The descriptor of the selector, or -1 if it has none and must be polled.
-        wake_at: A reading of time.monotonic().
-        wait: The waits of the event loop.
-    """
-    left = max(0.0, wake_at - monotonic())
-    if left == 0:
-        await wait.pause(0)
-    elif selector == -1:
-        await wait.pause(min(left, LOOK_EVERY))
-    else:
-        await wait.readable(selector, left)
+    def schedule(self) -> None:
+        """Make the event loop call `look`: on an event of the selector, or after `seconds_left`."""
+        raise NotImplementedError
 
 
 class AsyncClosing(Generic[S]):

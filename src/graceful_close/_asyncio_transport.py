@@ -15,13 +15,14 @@ from ._close_all import close_at_once
 from ._drain import drain_of
 from ._linger import LingerPolicy
 from ._platform import ErrorKind, error_kind
-from ._release import reset_at_close, shut_for_writing
+from ._release import set_policy_at_close, shut_for_writing
 from ._sockets import plain_dup, view_of
 from ._step import FLUSH
 from ._teardown import PEER_FIN_SEEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ._connection import Connection
@@ -91,6 +92,14 @@ async def until_woken(woken: asyncio.Future[None], seconds: float) -> None:
         timer.cancel()
 
 
+async def some_turns(until: Callable[[], bool]) -> None:
+    """Run the loop until an aborted transport has ended."""
+    for _ in range(_TURNS_TO_END):
+        if until():
+            return
+        await asyncio.sleep(0)
+
+
 async def take_over(
     transport: asyncio.Transport, *, or_reset: bool = True
 ) -> TransportTakeover | None:
@@ -109,10 +118,7 @@ async def take_over(
         if not or_reset:
             raise
         reset(transport)
-        for _ in range(_TURNS_TO_END):
-            if open_socket_of(transport) is None:
-                break
-            await asyncio.sleep(0)
+        await some_turns(until=lambda: open_socket_of(transport) is None)
         raise
 
 
@@ -120,7 +126,7 @@ def reset(transport: asyncio.Transport) -> None:
     """Make a transport reset the connection. No dup exists, which would delay the reset."""
     sock = open_socket_of(transport)
     if sock is not None:
-        reset_at_close(sock)
+        set_policy_at_close(sock, LingerPolicy.ABORT)
         transport.abort()
 
 
@@ -218,7 +224,7 @@ class TransportTakeover(asyncio.Protocol):
             return
         self._begun = True
         transport = self._transport
-        self._cut = _sends_file(transport, self.owner)
+        self._cut = is_sending_file(transport, self.owner)
         if not self.tls:
             # A transport that is closing may have met a reset that it has not reported yet.
             ends_well = not transport.is_closing() and not self._cut
@@ -286,7 +292,7 @@ class TransportTakeover(asyncio.Protocol):
         return self.tls and self._turns_left == 0
 
     async def go_on(self, connection: Connection) -> Step:
-        """The flush of `close_on`; see `Flush`."""
+        """One step of the flush; see `Flush`."""
         self._sock = connection.sock  # this object has the dup's descriptor
         try:
             return await self._go_on(connection.machine, connection.options.limit)
@@ -453,10 +459,7 @@ class TransportTakeover(asyncio.Protocol):
         # asyncio's transport fails later, in a callback, if abort() is called after its end.
         if not self._lost:
             self._transport.abort()
-        for _ in range(_TURNS_TO_END):
-            if self._lost:
-                return
-            await asyncio.sleep(0)
+        await some_turns(until=lambda: self._lost)
 
     def drop(self) -> None:
         """Close immediately. If bytes are lost, the stream ends with a reset."""
@@ -467,7 +470,7 @@ class TransportTakeover(asyncio.Protocol):
             self._transport.abort()
 
 
-def _sends_file(transport: asyncio.Transport, protocol: object) -> bool:
+def is_sending_file(transport: asyncio.Transport, protocol: object) -> bool:
     """Whether loop.sendfile() uses a transport. The transport then rejects even an empty write."""
     if (
         type(protocol).__name__ == "_SendfileFallbackProtocol"

@@ -86,6 +86,8 @@ class Connection:
         peer: The peer's address, for the result.
         fin_sent: shutdown(SHUT_WR) was already called for this close.
         flush, stood: As for `Teardown`.
+        borrowed: Another object owns the descriptor, and closes it when this close has ended at its
+            first look. Otherwise `adopt` is called before the first wait.
 
     Attributes:
         held: A list with the object that has the descriptor; empty before `begin`.
@@ -108,6 +110,7 @@ class Connection:
         "_unflushed",
         "_view",
         "abort",
+        "borrowed",
         "close_notify",
         "held",
         "options",
@@ -126,8 +129,10 @@ class Connection:
         fin_sent: bool = False,
         flush: bool = False,
         stood: bool = False,
+        borrowed: bool = False,
     ) -> None:
         self.options = options
+        self.borrowed = borrowed
         self._now = now
         self._one_of_many = one_of_many
         self.abort = abort
@@ -185,10 +190,20 @@ class Connection:
         if not held:
             self._machine = Teardown(self.options, self._now, _platform.HERE.other)
             return LET_GO
+        return self._begin_held(tls=tls)
+
+    def begin_own(self, sock: socket.socket) -> Step:
+        """`begin` with a plain object of the driver, which nothing else closes."""
+        self._unflushed = False
+        self.held.append(sock)
+        return self._begin_held(tls=False)
+
+    def _begin_held(self, *, tls: bool) -> Step:
+        held = self.held
         self._view = view = view_of(held[0])
         self._drain = drain_of(held[0], view)
         tls = tls or self.close_notify is not None
-        if tls or self.abort or self._fin_sent or self._flush or self._stood:
+        if tls or self.abort or self._fin_sent or self._flush:
             self._machine = machine = self._new_machine(tls=tls)
             if isinstance(self.close_notify, LastRecords):
                 machine.peer_close_notify(self.close_notify.peer_notified)
@@ -379,12 +394,22 @@ class Connection:
             return self.machine.notify_would_block(now)
         return self.machine.failed(error, now)
 
+    @property
+    def has_machine(self) -> bool:
+        """False after the step LET_GO: the connection ended at its first look."""
+        return self._machine is not None
+
+    def adopt(self, dup: socket.socket) -> None:
+        """Continue on a dup of the descriptor that was borrowed."""
+        borrowed, self.held[0], self.borrowed = self.held[0], dup, False
+        borrowed.detach()
+
     def let_go(self) -> CloseResult:
         """Release the descriptor as the machine decided; the step LET_GO."""
         machine = self._machine
         error: OSError | None = None
         if machine is None:
-            error = close_socket(self.held[0], None)
+            error = self._release(self.held[0], None)
             return closed_by_peer(
                 monotonic() - self._now,
                 True if self._state is PEER_FIN else False if self._looked_in_vain else None,
@@ -421,7 +446,13 @@ class Connection:
         if sock is not None:
             forget_session(sock)
         for held in self.held:
-            close_socket(held, policy, view_of(held))
+            self._release(held, policy)
+
+    def _release(self, sock: socket.socket, policy: LingerPolicy | None) -> OSError | None:
+        if self.borrowed:
+            sock.detach()
+            return None
+        return close_socket(sock, policy, None if policy is None else view_of(sock))
 
     def let_go_at_once(self, policy: LingerPolicy) -> None:
         """Close in another thread, because the driver's thread is blocked."""

@@ -101,8 +101,9 @@ def require_member(name: str, value: Any, *allowed: Enum) -> Any:
         TypeError: It is not a member of that enum.
         ValueError: It is another member.
     """
-    if any(value is member for member in allowed):
-        return value
+    for member in allowed:
+        if value is member:
+            return value
     kind = type(allowed[0])
     names = " or ".join(f"{kind.__name__}.{member.name}" for member in allowed)
     error = ValueError if isinstance(value, kind) else TypeError

@@ -65,12 +65,12 @@ def _reset(sock: socket.socket) -> None:
         _shut_for_reading(sock)
 
 
-def reset_at_close(sock: socket.socket) -> None:
-    """Set the connection to be reset when its owner closes the descriptor."""
+def set_policy_at_close(sock: socket.socket, policy: LingerPolicy) -> None:
+    """Set what happens when the owner of the descriptor closes it: BACKGROUND or ABORT."""
     held: list[socket.socket] = []
     try:
         if borrow_descriptor(sock, held):
-            _set_policy(held[0], LingerPolicy.ABORT, 0)
+            _set_policy(held[0], policy, 0)
     finally:
         for borrowed in held:
             borrowed.detach()

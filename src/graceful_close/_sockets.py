@@ -164,6 +164,14 @@ def borrow_descriptor(sock: socket.socket, into: MutableSequence[socket.socket])
     return True
 
 
+def plain_view(sock: socket.socket) -> socket.socket:
+    """A plain object with the same descriptor. The caller detaches it."""
+    nonblocking = _platform.forgotten_mode(sock)
+    view: socket.socket = _native(fileno=sock.fileno())
+    _never_wait(view, nonblocking)
+    return view
+
+
 def plain_dup(sock: socket.socket) -> socket.socket:
     """A plain socket object with a descriptor of its own, for a connection of an event loop's."""
     if sys.platform == "win32":
@@ -171,9 +179,8 @@ def plain_dup(sock: socket.socket) -> socket.socket:
     else:  # noqa: RET505  (type checkers follow this form)
         # Plain, whatever the loop was given: a subclass may have put a meaning on its dup().
         nonblocking = _platform.forgotten_mode(sock)
-        dup = socket.socket(fileno=os.dup(sock.fileno()))
-        if nonblocking:
-            _platform.restore_mode(dup)
+        dup: socket.socket = _native(fileno=os.dup(sock.fileno()))
+        _never_wait(dup, nonblocking)
         return dup
 
 

@@ -18,8 +18,8 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from ._anyio_stream import End, Taken
-from ._async import AsyncClosing, TurnFirst, close_each_on, close_on
+from ._anyio_stream import End, Taken, multiplexer
+from ._async import AsyncClosing
 from ._blocking import abort_on
 from ._linger import LingerPolicy
 from ._options import Options, options_of, require_seconds
@@ -224,7 +224,6 @@ async def _close(options: Options, end: End, since: float) -> CloseResult:
         return _closed_before(since)
     try:
         await taken.ask()
-        await anyio.lowlevel.checkpoint()
         await taken.find_out_why()
         result = await _finish_alone(taken)
         await taken.end()
@@ -302,24 +301,18 @@ async def _finish_all(all_taken: list[Taken]) -> None:
 async def _finish_together(crowd: list[Taken]) -> None:
     for taken in crowd:
         await taken.begin_to_end()
-    await close_each_on(crowd, _WAIT)
+    closes = [(taken.begin_close(), taken.sock) for taken in crowd]
+    results = await multiplexer().close_each(closes)
+    for taken, result in zip(crowd, results, strict=True):
+        taken.result = result
 
 
 async def _finish_alone(taken: Taken) -> CloseResult:
     flush = None if taken.is_through else taken
     if flush is None:
         await taken.begin_to_end()
-    elif taken.tls:
-        taken.close_notify = (False, None)  # until it is flushed
-    taken.result = result = await close_on(
-        taken.options,
-        taken.sock,
-        TurnFirst(_WAIT),
-        taken.since,
-        taken.close_notify,
-        flush=flush,
-        stood=taken.stood,
-    )
+    close = taken.begin_close(flush=flush is not None)
+    taken.result = result = await multiplexer().close(close, taken.sock, flush)
     return result
 
 
@@ -351,23 +344,3 @@ async def _abort(end: End) -> CloseResult:
 
 def _closed_before(since: float) -> CloseResult:
     return already_closed(monotonic() - since)
-
-
-class _AnyioWait:
-    """The waits of anyio; see `Wait`."""
-
-    __slots__ = ()
-
-    async def readable(self, descriptor: int, seconds: float) -> None:
-        with anyio.move_on_after(seconds):
-            await anyio.wait_readable(descriptor)
-
-    async def writable(self, descriptor: int, seconds: float) -> None:
-        with anyio.move_on_after(seconds):
-            await anyio.wait_writable(descriptor)
-
-    async def pause(self, seconds: float) -> None:
-        await anyio.sleep(seconds)
-
-
-_WAIT = _AnyioWait()

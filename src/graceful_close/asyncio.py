@@ -13,7 +13,9 @@ import socket
 from time import monotonic
 from typing import TypeVar
 
-from ._async import AsyncClosing, TurnFirst, close_all_on, close_on
+from ._async import AsyncClosing, TaskClose
+from ._asyncio_first_look import FirstLook, holds_nothing
+from ._asyncio_multiplexer import multiplexer
 from ._asyncio_proxy import TransportProxy
 from ._asyncio_server import graceful_factory, graceful_loop
 from ._asyncio_transport import (
@@ -23,13 +25,10 @@ from ._asyncio_transport import (
     info_of,
     reset,
     take_over,
-    until_woken,
-    wake,
 )
 from ._blocking import abort_on, drive
 from ._close_all import close_all_on as close_all_in_thread
 from ._close_all import close_at_once
-from ._connection import Connection
 from ._linger import LingerPolicy
 from ._options import Options, options_of, require_seconds
 from ._record import replace
@@ -107,7 +106,8 @@ async def graceful_close(
             wrong type.
         ValueError: An argument is out of range.
         NotImplementedError: A TLS transport of a loop without `add_reader()`.
-        OSError: No descriptor was left for the dup (EMFILE). The connection is reset.
+        OSError: No descriptor was left for the dup (EMFILE). A connection that needed it is reset if
+            the transport held bytes, and otherwise closed without waiting.
 
     Notes:
         `notified` is True when close_notify was written to the kernel. Neither close_notify nor the
@@ -280,7 +280,8 @@ def _require_end(stream: object, *, waited_for: bool = True) -> End:
         require_stream(end)
         return end
     # By their methods, because uvloop's transports do not derive from asyncio.Transport.
-    if not (hasattr(end, "get_protocol") and hasattr(end, "write_eof")):
+    stream_like = hasattr(end, "get_protocol") and hasattr(end, "write_eof")
+    if not stream_like or hasattr(end, "sendto"):  # the latter is UDP's
         raise TypeError(
             f"a StreamWriter, a transport or a stream socket is needed, not {end!r}"
         )
@@ -288,7 +289,7 @@ def _require_end(stream: object, *, waited_for: bool = True) -> End:
     sock = info_of(transport, "socket")
     # A TLS transport that has ended has no socket. A pipe never has one.
     ended = sock is None and transport.is_closing() and info_of(transport, "pipe") is None
-    if not ended and (sock is None or sock.type != socket.SOCK_STREAM):
+    if not ended and sock is None:
         raise TypeError(f"a transport over a stream socket is needed, not {end!r}")
     tls = info_of(transport, "ssl_object") is not None
     if tls and waited_for and not can_watch(asyncio.get_running_loop()):
@@ -307,10 +308,24 @@ async def _close(options: Options, end: End, since: float) -> CloseResult:
     """`graceful_close` with validated arguments."""
     if isinstance(end, socket.socket):
         return await _drive(options, end, since)
+    if holds_nothing(end):
+        return await _close_empty(end, options, since)
     takeover = await take_over(end)
     if takeover is None:
         return _closed_before(since)
     return await _finish(takeover, options, since)
+
+
+async def _close_empty(
+    transport: asyncio.Transport, options: Options, since: float
+) -> CloseResult:
+    first = FirstLook(transport, options, since)
+    await first.look()
+    if first.result is not None:
+        return first.result
+    mux = multiplexer()
+    mux.add(first.close, first.step)
+    return await mux.end_of(first.close)
 
 
 async def _finish(takeover: TransportTakeover, options: Options, since: float) -> CloseResult:
@@ -433,20 +448,20 @@ async def _drive(
     since: float,
     flush: TransportTakeover | None = None,
 ) -> CloseResult:
+    """Close a socket: the dup of a transport, or one that the caller has."""
     loop = asyncio.get_running_loop()
     notified = (False, None) if flush is not None and flush.tls else None
+    close = TaskClose(options, since, close_notify=notified, flush=flush is not None)
     if can_watch(loop):
-        wait = TurnFirst(_LoopWait(loop))
-        return await close_on(options, sock, wait, since, notified, flush=flush)
-    connection = Connection(options, since, flush=flush is not None)
+        return await multiplexer().close(close, sock, flush)
     try:
-        step = connection.begin(sock)
+        step = close.begin(sock)
         while flush is not None and step is FLUSH:
-            step = await flush.go_on(connection)
-        await loop.run_in_executor(None, drive, connection, step)
-        return connection.let_go()
+            step = await flush.go_on(close)
+        await loop.run_in_executor(None, drive, close, step)
+        return close.let_go()
     except BaseException:
-        connection.abandon(sock)  # the thread notices at its deadline
+        close.abandon(sock)  # the thread notices at its deadline
         raise
 
 
@@ -457,33 +472,7 @@ async def _drive_all(
     if not socks:
         return []
     if can_watch(loop):
-        return await close_all_on(options, socks, _LoopWait(loop), since)
+        return await multiplexer().close_each(
+            [(TaskClose(options, since), sock) for sock in socks]
+        )
     return await loop.run_in_executor(None, close_all_in_thread, options, socks, since)
-
-
-class _LoopWait:
-    """The waits of asyncio; see `Wait`."""
-
-    __slots__ = ("_loop",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-
-    async def readable(self, descriptor: int, seconds: float) -> None:
-        woken = self._loop.create_future()
-        self._loop.add_reader(descriptor, wake, woken)
-        try:
-            await until_woken(woken, seconds)
-        finally:
-            self._loop.remove_reader(descriptor)
-
-    async def writable(self, descriptor: int, seconds: float) -> None:
-        woken = self._loop.create_future()
-        self._loop.add_writer(descriptor, wake, woken)
-        try:
-            await until_woken(woken, seconds)
-        finally:
-            self._loop.remove_writer(descriptor)
-
-    async def pause(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)

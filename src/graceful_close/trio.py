@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import trio
 
-from ._async import AsyncClosing, PendingClose, TurnFirst, close_each_on, close_on
+from ._async import AsyncClosing, TaskClose
 from ._blocking import abort_on
 from ._close_all import close_at_once
 from ._linger import LingerPolicy
@@ -23,6 +23,7 @@ from ._options import Options, options_of, require_seconds
 from ._result import CloseOutcome, CloseResult
 from ._teardown import already_closed
 from ._tls import LastRecords
+from ._trio_multiplexer import multiplexer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
         | trio.StapledStream[Any, Any]
         | trio.socket.SocketType
     )
+
+    # What is closed, its close, and its socket.
+    _Taken = tuple["_End", TaskClose, socket.socket]
 
     # The arguments of LastRecords.
     LastRecordsOf = tuple[bytes, bool | None, bool | None]
@@ -298,15 +302,10 @@ async def _close(options: Options, end: _End, since: float) -> CloseResult:
     if sock is None:
         await trio.lowlevel.checkpoint()
         return _closed_before(since)
+    close = TaskClose(options, since)
     if end.layers:
-        pending = PendingClose(options, sock, since)
-        await _begin([(end, pending)])
-        return await close_on(options, sock, _WAIT, since, pending.close_notify)
-    wait = TurnFirst(_WAIT)
-    result = await close_on(options, sock, wait, since)
-    if not wait.had_a_turn:
-        await trio.lowlevel.checkpoint()
-    return result
+        await _begin([(end, close, sock)])
+    return await multiplexer().close(close, sock)
 
 
 @trio.lowlevel.enable_ki_protection
@@ -318,33 +317,30 @@ async def _close_many(options: Options, ends: list[_End], since: float) -> list[
         rival = uppermost.setdefault(id(end.raw), end)
         if len(end.layers) > len(rival.layers):
             uppermost[id(end.raw)] = end
-    pendings: dict[int, PendingClose] = {}
-    for name, end in uppermost.items():
+    taken: list[_Taken] = []
+    for end in uppermost.values():
         sock = end.take()
         if sock is not None:
-            pendings[name] = PendingClose(options, sock, since)
-    await _begin([(uppermost[name], pending) for name, pending in pendings.items()])
-    await close_each_on(list(pendings.values()), _WAIT)
+            taken.append((end, TaskClose(options, since), sock))
+    await _begin(taken)
+    results = await multiplexer().close_each([(close, sock) for _, close, sock in taken])
+    of = {id(end.raw): result for (end, _, _), result in zip(taken, results, strict=True)}
     closed = _closed_before(since)
-    return [
-        pending.result or closed if (pending := pendings.get(id(end.raw))) else closed
-        for end in ends
-    ]
+    return [of.get(id(end.raw), closed) for end in ends]
 
 
-async def _begin(taken: list[tuple[_End, PendingClose]]) -> None:
+async def _begin(taken: list[_Taken]) -> None:
     """Make other tasks leave the streams, and collect the final records of the TLS sessions."""
     try:
         await trio.lowlevel.checkpoint()
-        for end, pending in taken:
+        for end, close, _ in taken:
             if end.layers:
-                pending.close_notify = await _last_records(end.layers)
+                close.close_notify = await _last_records(end.layers)
                 await end.shut()
     except BaseException as error:
-        for _, pending in taken:
-            close_at_once([pending.sock])
+        close_at_once([sock for _, _, sock in taken])
         if not isinstance(error, GeneratorExit):
-            for end, _ in taken:
+            for end, _, _ in taken:
                 await end.shut()
         raise
 
@@ -358,26 +354,6 @@ async def _abort(end: _End) -> CloseResult:
     await end.shut()
     await trio.lowlevel.cancel_shielded_checkpoint()
     return result
-
-
-class _TrioWait:
-    """The waits of trio; see `Wait`."""
-
-    __slots__ = ()
-
-    async def readable(self, descriptor: int, seconds: float) -> None:
-        with trio.move_on_after(seconds):
-            await trio.lowlevel.wait_readable(descriptor)
-
-    async def writable(self, descriptor: int, seconds: float) -> None:
-        with trio.move_on_after(seconds):
-            await trio.lowlevel.wait_writable(descriptor)
-
-    async def pause(self, seconds: float) -> None:
-        await trio.sleep(seconds)
-
-
-_WAIT = _TrioWait()
 
 
 # --- TLS -------------------------------------------------------------------------------------

@@ -1,0 +1,123 @@
+"""The close of a transport that holds nothing: no dup if the peer ends within a turn of the loop.
+
+A plain transport with an empty buffer calls connection_lost() one turn after its close(), and then
+closes its descriptor. Until then the close sequence runs on the transport's own descriptor:
+
+1. `begin()`: the first steps of the sequence, with our FIN; then `transport.close()`.
+2. `connection_lost()`: the first look. If it finds the peer's FIN, and everything is acknowledged,
+   the transport closes the last descriptor. Otherwise the sequence takes a dup, and continues on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from ._async import TaskClose
+from ._asyncio_transport import can_watch, info_of, is_sending_file, some_turns
+from ._linger import LingerPolicy
+from ._release import set_policy_at_close
+from ._sockets import plain_dup, plain_view
+from ._step import LET_GO, WAIT_READABLE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._options import Options
+    from ._result import CloseResult
+    from ._step import Step
+
+
+def holds_nothing(transport: asyncio.Transport) -> bool:
+    """Whether a transport is open and plain, and everything written to it is in the kernel."""
+    return (
+        not transport.is_closing()  # it may have met a reset that it has not reported yet
+        and transport.get_write_buffer_size() == 0
+        and info_of(transport, "ssl_object") is None
+        and not is_sending_file(transport, transport.get_protocol())
+        and can_watch(asyncio.get_running_loop())
+    )
+
+
+class FirstLook(asyncio.Protocol):
+    """Replaces a transport's protocol between its close() and its connection_lost().
+
+    Args:
+        transport: A transport that holds nothing.
+        options: The options of the close.
+        since: A reading of time.monotonic(), from which the deadlines count.
+
+    Attributes:
+        close: The close of the connection; it has a dup if `result` is None.
+        result: How the connection ended; None: not at its first look.
+        step: The next step if `result` is None.
+    """
+
+    step: Step
+
+    def __init__(self, transport: asyncio.Transport, options: Options, since: float) -> None:
+        self.close = TaskClose(options, since, borrowed=True)
+        self.result: CloseResult | None = None
+        self._transport = transport
+        self._owner: Any = transport.get_protocol()
+        self._error: BaseException | None = None
+        self._given_up = False
+
+    async def look(self) -> None:
+        """Close the transport, and wait until it has closed its descriptor.
+
+        Raises:
+            OSError: No descriptor is available for the dup (EMFILE, ENFILE). The transport closes
+                the connection without waiting; it had nothing to lose.
+        """
+        transport, close = self._transport, self.close
+        try:
+            transport.set_protocol(self)
+            self.step = close.begin_own(plain_view(transport.get_extra_info("socket")))
+            transport.close()
+            await some_turns(until=self._has_ended)
+            if self._error is not None:
+                raise self._error
+        except BaseException as error:
+            self._given_up = True
+            close.abandon()
+            if not self._has_ended():
+                transport.abort()
+                if not isinstance(error, GeneratorExit):  # after which nothing may be awaited
+                    await some_turns(until=self._has_ended)
+            raise
+
+    def _has_ended(self) -> bool:
+        return self._owner is None
+
+    # --- what the transport calls ---
+
+    def pause_writing(self) -> None:
+        self._owner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._owner.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        owner, self._owner = self._owner, None
+        try:
+            if not self._given_up:
+                self._look()
+        except BaseException as error:  # noqa: BLE001 (the task that waits gets it)
+            self._error = error
+        finally:
+            owner.connection_lost(exc)
+
+    def _look(self) -> None:
+        close, step = self.close, self.step
+        if step is WAIT_READABLE:
+            step = close.waited(step)
+        self.step = close.carry_out(step)
+        if self.step is LET_GO and not close.has_machine:
+            self.result = close.let_go()
+            return
+        try:
+            close.adopt(plain_dup(close.sock))
+        except OSError:
+            set_policy_at_close(close.sock, LingerPolicy.BACKGROUND)
+            raise

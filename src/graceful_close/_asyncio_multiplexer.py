@@ -1,0 +1,82 @@
+"""The pending closes of one of asyncio's event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from time import monotonic
+from weakref import WeakKeyDictionary, ref
+
+from ._async import Multiplexer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._async import TaskClose
+
+# Weak on both sides: a loop has its multiplexer as a reader, and both end with the loop.
+_known: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[LoopMultiplexer]] = WeakKeyDictionary()
+
+# `last`: the one that this thread used last, because a dictionary of weak keys is slow.
+_here = threading.local()
+
+
+def multiplexer() -> LoopMultiplexer:
+    """Return the multiplexer of the running loop."""
+    loop = asyncio.get_running_loop()
+    last: LoopMultiplexer | None = getattr(_here, "last", _nothing)()
+    if last is not None and last.loop() is loop:
+        return last
+    found = _known.get(loop, _nothing)()
+    if found is None:
+        found = LoopMultiplexer(loop)
+        if found.closes.fileno() == -1:
+            return found  # EMFILE: the next may have a descriptor
+        _known[loop] = ref(found)
+    _here.last = _known[loop]
+    return found
+
+
+def _nothing() -> None:
+    """A weak reference to nothing."""
+
+
+class LoopMultiplexer(Multiplexer):
+    """The closes of a loop that has `add_reader()`.
+
+    Attributes:
+        loop: A weak reference to the loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self.loop = ref(loop)
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_at = math.inf
+        if self.closes.fileno() != -1:
+            loop.add_reader(self.closes.fileno(), self.look)
+
+    async def turn(self) -> None:
+        await asyncio.sleep(0)
+
+    async def park(self, close: TaskClose) -> None:
+        close.waiter = asyncio.get_running_loop().create_future()
+        await close.waiter
+
+    def wake(self, close: TaskClose) -> None:
+        if not close.waiter.done():
+            close.waiter.set_result(None)
+
+    def schedule(self) -> None:
+        # A timer that is too early costs one look; each close would cost a timer otherwise.
+        left = self.seconds_left
+        if left == math.inf or (when := monotonic() + left) >= self._look_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._look_at = when
+        self._timer = asyncio.get_running_loop().call_later(left, self._be_on_time)
+
+    def _be_on_time(self) -> None:
+        self._timer, self._look_at = None, math.inf
+        self.look()
