@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeIs
 
-    from ._connection import CloseNotify, Connection
-    from ._options import Options
+    from ._connection import Connection
     from ._result import CloseResult
     from ._step import Step
 
@@ -94,7 +93,7 @@ class End:
         except AttributeError:
             pass  # uvloop's transport has no socket when it has ended, and anyio reads the socket
 
-    def take(self, options: Options, since: float) -> Taken | None:
+    def take(self, close: TaskClose) -> Taken | None:
         """Take the descriptor, or a dup if the event loop keeps the descriptor. None: closed.
 
         Raises:
@@ -105,7 +104,7 @@ class End:
             return None
         # The object that asyncio and uvloop return for a transport is not a socket.
         if not (isinstance(raw, socket.socket) and _may_be_detached()):
-            return Taken(self, plain_dup(raw), options, since, shared=True)
+            return Taken(self, plain_dup(raw), close, shared=True)
         anyio.notify_closing(raw.fileno())
         held: list[Any] = []
         adopt = partial(_socket.socket, raw.family, raw.type, raw.proto)
@@ -113,7 +112,14 @@ class End:
         # descriptor.
         held.extend(map(adopt, map(_socket.socket.detach, (raw,))))
         raw.detach()  # there is no descriptor to detach, but the object is now marked as closed
-        return Taken(self, held[0], options, since, shared=False)
+        return Taken(self, held[0], close, shared=False)
+
+    def peer(self) -> object:
+        """The peer's address, if it is known."""
+        try:
+            return None if self.raw is None else self.raw.getpeername()
+        except OSError:
+            return None  # ENOTCONN: never connected, or already reset; EBADF
 
     async def close(self) -> None:
         """Close the stream and wait until its descriptor is closed. No scope cancels this."""
@@ -180,7 +186,7 @@ class Taken:
 
     Attributes:
         sock: The descriptor, or the dup.
-        close_notify: As for `Connection`.
+        close: The close of the connection.
         result: How the connection ended; None before the end.
         shared: The stream keeps a descriptor of its own.
         tls: The stream has a TLS session.
@@ -201,11 +207,9 @@ class Taken:
         "_peer_ended",
         "_stream_is_closed",
         "_unacked",
-        "_options",
-        "_since",
-        "_stood",
+        "_moving",
         "_waited",
-        "close_notify",
+        "close",
         "closes_late",
         "failure",
         "flushed",
@@ -216,14 +220,13 @@ class Taken:
     )
 
     def __init__(
-        self, end: End, sock: socket.socket, options: Options, since: float, *, shared: bool
+        self, end: End, sock: socket.socket, close: TaskClose, *, shared: bool
     ) -> None:
         sock.settimeout(0)  # as the framework had set it; a new object has another value
         self.sock = sock
-        self.close_notify: CloseNotify = None
+        self.close = close
         self.result: CloseResult | None = None
-        self._options = options
-        self._since = since
+        self._moving: anyio.CancelScope | None = None
         self.shared = shared
         self.tls = bool(end.layers)
         self.flushed: bool | None = None
@@ -243,7 +246,7 @@ class Taken:
         self.closes_late = shared and isinstance(end.raw, socket.socket)
         self._stream_is_closed = False
         self._cut_short = False  # a send() is in progress, and its record will be cut
-        self._stood = shared and self._stands()
+        close.stood = shared and self._stands()
 
     def _stands(self) -> bool:
         """Whether the connection exists, and our FIN was not sent."""
@@ -289,7 +292,7 @@ class Taken:
     async def find_out_why(self) -> None:
         """If the connection is gone, get the error that ended it from the stream."""
         for _ in range(_TURNS_TO_SAY_WHY):
-            if not self.shared or self._stood or self.failure is not None:
+            if not self.shared or self.close.stood or self.failure is not None:
                 break
             await anyio.lowlevel.checkpoint()
             await self.ask()
@@ -299,24 +302,16 @@ class Taken:
         """The stream has flushed, without an error."""
         return bool(self.flushed) and self.failure is None
 
-    def begin_close(self, *, flush: bool = False) -> TaskClose:
-        """The close of the connection, which the caller continues."""
-        return TaskClose(
-            self._options,
-            self._since,
-            close_notify=(False, None) if flush and self.tls else self.close_notify,
-            stood=self._stood,
-            flush=flush,
-        )
-
     async def begin_to_end(self) -> None:
         """After the flush: close the stream, and create the final records of TLS."""
         if not self.closes_late:
             await self._end.close()
             self._stream_is_closed = True
-        if self.tls and self.close_notify is None:
+        if self.tls and self.close.close_notify is None:
             cut = self._cut_short
-            self.close_notify = (False, None) if cut else await _last_records(self._end.layers)
+            self.close.close_notify = (
+                (False, None) if cut else await _last_records(self._end.layers)
+            )
 
     async def go_on(self, connection: Connection) -> Step:
         """One step of the flush; see `Flush`."""
@@ -335,10 +330,14 @@ class Taken:
                 return machine.failed(error, monotonic(), None)
             # The number of bytes that the stream holds is unknown.
             return machine.flushing(self._count_flushed(sock), self._drained, None, monotonic())
-        self.close_notify = None
+        connection.close_notify = None
         await self.begin_to_end()
-        connection.close_notify = self.close_notify
         return machine.flushed(self._drained, monotonic(), waited=self._waited)
+
+    def wake(self) -> None:
+        """Make `go_on` return now."""
+        if self._moving is not None:
+            self._moving.cancel()
 
     def _drain(self, sock: socket.socket, allowance: int | None) -> None:
         """Read and discard the input that has arrived."""
@@ -376,7 +375,7 @@ class Taken:
         """Wait until the stream has flushed, until there is input, or until the time is over."""
         if not self._has_counter:
             seconds = min(seconds, LOOK_EVERY)
-        with anyio.move_on_after(seconds):
+        with anyio.move_on_after(seconds) as self._moving:
             async with anyio.create_task_group() as group:
 
                 async def wake_after(wait: Callable[[], Awaitable[object]]) -> None:

@@ -14,6 +14,7 @@ loop is made to look.
 
 from __future__ import annotations
 
+import math
 from time import monotonic
 from typing import Generic, TypeVar, cast
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from ._connection import Connection
-    from ._options import Options
+    from ._options import OnTimeout, Options
     from ._result import CloseResult
     from ._step import Step
 
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 
             Called once after the other, with nothing to wait for the first time.
             """
+            ...
+
+        def wake(self) -> None:
+            """Make `go_on` return now."""
             ...
 
 
@@ -61,25 +66,29 @@ class TaskClose(Pending):
     Attributes:
         outcome: The result, or the exception of a bug; None before the end.
         waiter: What wakes the task that waits; None: no task waits.
+        flushed_by: The flush that is in progress.
+        hurried: The policy of `Multiplexer.hurry`; None: not called.
     """
 
-    __slots__ = ("outcome", "waiter")
+    __slots__ = ("flushed_by", "hurried", "outcome", "waiter")
 
     def __init__(self, options: Options, now: float, **more: Any) -> None:
         super().__init__(options, now, **more)
         self.outcome: CloseResult | Exception | None = None
         self.waiter: Any = None
+        self.flushed_by: Flush | None = None
+        self.hurried: OnTimeout | None = None
 
 
 class Multiplexer:
     """The pending closes of one event loop.
 
     Attributes:
-        closes: The connections; `look` turns them.
+        closes: The connections, from the first that waits; `look` turns them.
     """
 
     def __init__(self) -> None:
-        self.closes = CloseLoop(self._ended)
+        self.closes: CloseLoop | None = None
 
     async def close(
         self, close: TaskClose, sock: socket.socket, flush: Flush | None = None
@@ -89,6 +98,7 @@ class Multiplexer:
         On cancellation the socket is closed immediately, without lingering, and the exception
         propagates.
         """
+        close.flush, close.flushed_by = flush is not None, flush
         try:
             step = close.begin(sock)
             while step is FLUSH and flush is not None:
@@ -96,6 +106,7 @@ class Multiplexer:
         except BaseException:
             close.abandon(sock)
             raise
+        close.flushed_by = None
         return await self.finish(close, step)
 
     async def finish(self, close: TaskClose, step: Step) -> CloseResult:
@@ -126,7 +137,7 @@ class Multiplexer:
         results: list[CloseResult] = []
         try:
             for index, (close, sock) in enumerate(closes):
-                self.closes.begin(close, sock)
+                self._ready().begin(close, sock)
                 if index % BATCH == BATCH - 1:
                     await self.turn()
             self.schedule()
@@ -146,8 +157,28 @@ class Multiplexer:
 
     def add(self, close: TaskClose, step: Step) -> None:
         """Continue a close in the background; `step` is its next step."""
-        self.closes.add(close, step)
+        closes = self._ready()
+        closes.add(close, step)
+        if close.hurried is not None and close.outcome is None:
+            closes.hurry(close, close.hurried)
         self.schedule()
+
+    def _ready(self) -> CloseLoop:
+        closes = self.closes
+        # One without a descriptor (EMFILE) is replaced as soon as it is empty.
+        if closes is None or (not closes and closes.fileno() == -1):
+            self.closes = closes = CloseLoop(self._ended)
+            self.begin(closes)
+        return closes
+
+    def hurry(self, close: TaskClose, on_timeout: OnTimeout) -> None:
+        """End a close now, as at its deadline; in its first turns, as soon as it would wait."""
+        close.hurried = on_timeout
+        if close.flushed_by is not None:
+            close.machine.expire(monotonic(), on_timeout)
+            close.flushed_by.wake()
+        elif self.closes is not None and close in self.closes:
+            self.closes.hurry(close, on_timeout)
 
     async def end_of(self, close: TaskClose) -> CloseResult:
         """Wait for the end of a close that was added.
@@ -167,13 +198,14 @@ class Multiplexer:
 
     def drop(self, close: TaskClose) -> None:
         """Close a connection immediately, without lingering, if it has begun and not ended."""
-        if close.outcome is None and close.held:
+        if self.closes is not None and close.outcome is None and close.held:
             self.closes.remove(close)
 
     def look(self) -> None:
         """Handle what has happened; the event loop calls this."""
-        self.closes.turn(0)
-        self.schedule()
+        if self.closes is not None:
+            self.closes.turn(0)
+            self.schedule()
 
     def _ended(self, close: Pending, outcome: CloseResult | Exception) -> None:
         close = cast("TaskClose", close)
@@ -184,10 +216,10 @@ class Multiplexer:
     @property
     def seconds_left(self) -> float:
         """How long the event loop may wait before it calls `look`, if nothing happens."""
+        if not self.closes:
+            return math.inf
         left = max(0.0, self.closes.wake_at - monotonic())
-        if self.closes and self.closes.fileno() == -1:
-            return min(left, LOOK_EVERY)
-        return left
+        return min(left, LOOK_EVERY) if self.closes.fileno() == -1 else left
 
     # --- what differs between event loops ---
 
@@ -203,8 +235,12 @@ class Multiplexer:
         """End the sleep of the task that waits for a close."""
         raise NotImplementedError
 
+    def begin(self, closes: CloseLoop) -> None:
+        """Make the event loop call `look` on every event of a new selector, if it has a descriptor."""
+        raise NotImplementedError
+
     def schedule(self) -> None:
-        """Make the event loop call `look`: on an event of the selector, or after `seconds_left`."""
+        """Make the event loop call `look` after `seconds_left`."""
         raise NotImplementedError
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 
-from ._async import TaskClose
 from ._asyncio_transport import can_watch, info_of, is_sending_file, some_turns
 from ._linger import LingerPolicy
 from ._release import set_policy_at_close
@@ -23,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._options import Options
+    from ._async import TaskClose
     from ._result import CloseResult
     from ._step import Step
 
@@ -44,19 +43,18 @@ class FirstLook(asyncio.Protocol):
 
     Args:
         transport: A transport that holds nothing.
-        options: The options of the close.
-        since: A reading of time.monotonic(), from which the deadlines count.
+        close: The close of the connection. It has a dup if `result` is None.
 
     Attributes:
-        close: The close of the connection; it has a dup if `result` is None.
         result: How the connection ended; None: not at its first look.
         step: The next step if `result` is None.
     """
 
     step: Step
 
-    def __init__(self, transport: asyncio.Transport, options: Options, since: float) -> None:
-        self.close = TaskClose(options, since, borrowed=True)
+    def __init__(self, transport: asyncio.Transport, close: TaskClose) -> None:
+        close.borrowed = True
+        self._close = close
         self.result: CloseResult | None = None
         self._transport = transport
         self._owner: Any = transport.get_protocol()
@@ -70,7 +68,7 @@ class FirstLook(asyncio.Protocol):
             OSError: No descriptor is available for the dup (EMFILE, ENFILE). The transport closes
                 the connection without waiting; it had nothing to lose.
         """
-        transport, close = self._transport, self.close
+        transport, close = self._transport, self._close
         try:
             transport.set_protocol(self)
             self.step = close.begin_own(plain_view(transport.get_extra_info("socket")))
@@ -109,7 +107,7 @@ class FirstLook(asyncio.Protocol):
             owner.connection_lost(exc)
 
     def _look(self) -> None:
-        close, step = self.close, self.step
+        close, step = self._close, self.step
         if step is WAIT_READABLE:
             step = close.waited(step)
         self.step = close.carry_out(step)

@@ -13,6 +13,7 @@ from ._async import Multiplexer
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._async import TaskClose
+    from ._loop import CloseLoop
 
 # Weak on both sides: a loop has its multiplexer as a reader, and both end with the loop.
 _known: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[LoopMultiplexer]] = WeakKeyDictionary()
@@ -30,8 +31,6 @@ def multiplexer() -> LoopMultiplexer:
     found = _known.get(loop, _nothing)()
     if found is None:
         found = LoopMultiplexer(loop)
-        if found.closes.fileno() == -1:
-            return found  # EMFILE: the next may have a descriptor
         _known[loop] = ref(found)
     _here.last = _known[loop]
     return found
@@ -53,8 +52,10 @@ class LoopMultiplexer(Multiplexer):
         self.loop = ref(loop)
         self._timer: asyncio.TimerHandle | None = None
         self._look_at = math.inf
-        if self.closes.fileno() != -1:
-            loop.add_reader(self.closes.fileno(), self.look)
+
+    def begin(self, closes: CloseLoop) -> None:
+        if closes.fileno() != -1:
+            asyncio.get_running_loop().add_reader(closes.fileno(), self.look)
 
     async def turn(self) -> None:
         await asyncio.sleep(0)

@@ -212,7 +212,7 @@ class TransportTakeover(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
         self._error = self._error or exc
-        self._wake()
+        self.wake()
         owner, self.owner = self.owner, None
         owner.connection_lost(exc)
 
@@ -375,11 +375,11 @@ class TransportTakeover(asyncio.Protocol):
         except OSError as error:
             # The kernel returns an error once. From now on the transport gets only EPIPE.
             self._error = self._error or error.with_traceback(None)
-            self._wake()
+            self.wake()
             count = 0
         self._drained += count
         if self._drained > self._limit:
-            self._wake()
+            self.wake()
         if count == 0 or self._drained > self._limit:
             self._loop.remove_reader(self._sock.fileno())
 
@@ -395,9 +395,10 @@ class TransportTakeover(asyncio.Protocol):
                 self._turns_left = max(self._turns_left, _QUIET_TURNS)
         if self._is_through():
             self._loop.remove_writer(self._sock.fileno())
-            self._wake()
+            self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Make `go_on` return now."""
         if self._woken is not None:
             wake(self._woken)
 

@@ -92,29 +92,29 @@ class Connection:
     Attributes:
         held: A list with the object that has the descriptor; empty before `begin`.
         machine: The state machine.
-        options: As above.
-        close_notify: As above; the flush may set it later.
+        abort, borrowed, close_notify, flush, options, peer, stood: As above; a driver may set them
+            until `begin`, and `close_notify` until the end of the flush.
     """
 
     __slots__ = (
         "_drain",
         "_fin_sent",
-        "_flush",
         "_looked_in_vain",
         "_machine",
         "_now",
         "_one_of_many",
         "_session",
         "_state",
-        "_stood",
         "_unflushed",
         "_view",
         "abort",
         "borrowed",
         "close_notify",
+        "flush",
         "held",
         "options",
         "peer",
+        "stood",
     )
 
     def __init__(
@@ -138,8 +138,8 @@ class Connection:
         self.abort = abort
         self.peer = peer
         self.close_notify = close_notify
-        self._flush = flush
-        self._stood = stood
+        self.flush = flush
+        self.stood = stood
         self._session: Session | None = None
         self._fin_sent = fin_sent
         self._state: TcpState | None = None
@@ -150,6 +150,11 @@ class Connection:
     _drain: Drain
     _unflushed: bool
     _view: View
+
+    @property
+    def since(self) -> float:
+        """The time from which the deadlines count."""
+        return self._now
 
     @property
     def sock(self) -> socket.socket:
@@ -203,7 +208,7 @@ class Connection:
         self._view = view = view_of(held[0])
         self._drain = drain_of(held[0], view)
         tls = tls or self.close_notify is not None
-        if tls or self.abort or self._fin_sent or self._flush:
+        if tls or self.abort or self._fin_sent or self.flush:
             self._machine = machine = self._new_machine(tls=tls)
             if isinstance(self.close_notify, LastRecords):
                 machine.peer_close_notify(self.close_notify.peer_notified)
@@ -274,8 +279,8 @@ class Connection:
             abort=self.abort,
             unflushed=self._unflushed,
             fin_sent=self._fin_sent,
-            flush=self._flush,
-            stood=self._stood,
+            flush=self.flush,
+            stood=self.stood,
         )
         machine.peer = self.peer
         return machine

@@ -71,6 +71,9 @@ class CloseLoop:
     def __len__(self) -> int:
         return len(self._pending)
 
+    def __contains__(self, pending: Pending) -> bool:
+        return self._pending.get(pending.number) is pending
+
     def __iter__(self) -> Iterator[Pending]:
         """Iterate over the remaining connections, oldest first."""
         return iter(list(self._pending.values()))

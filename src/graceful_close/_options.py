@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import operator
 
+from . import _platform
 from ._linger import LingerPolicy
 from ._result import CloseOutcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Callable, Container, Iterable
     from enum import Enum
     from typing import Any, Final
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ._option_types import OnTimeout as OnTimeout  # noqa: PLC0414 (others import it from here)
     from ._option_types import ReaperOptions as ReaperOptions  # noqa: PLC0414 (others import it from here)
     from ._option_types import Until as Until  # noqa: PLC0414 (others import it from here)
+    from ._result import CloseResult
 
 
 class Options:
@@ -55,6 +57,49 @@ class Options:
     def limit(self) -> float:
         """`drain_limit` as a number; infinite if it is None."""
         return math.inf if self.drain_limit is None else self.drain_limit
+
+
+# The default where the number of descriptors is not limited (Windows). Heuristic: the pending closes
+# of a server with ten thousand connections.
+_MAX_SOCKETS = 10_000
+
+
+class ReaperSettings:
+    """The validated options of a Reaper. Args are those of `Reaper`.
+
+    Attributes:
+        options: The options of each close.
+
+    Raises:
+        TypeError, ValueError: An argument has the wrong type or is out of range.
+    """
+
+    __slots__ = ("max_sockets", "on_close", "on_overflow", "options")
+
+    def __init__(
+        self,
+        *,
+        timeout: float = 30.0,
+        idle_timeout: float | None = 5.0,
+        drain_limit: int | None = None,
+        until: Until = CloseOutcome.PEER_CLOSED,
+        on_timeout: OnTimeout = LingerPolicy.BACKGROUND,
+        peer_first: float = 0,
+        max_sockets: int | None = None,
+        on_overflow: OnTimeout = LingerPolicy.ABORT,
+        on_close: Callable[[CloseResult], object] | None = None,
+    ) -> None:
+        self.options: Final = Options(
+            timeout, idle_timeout, drain_limit, until, on_timeout, peer_first
+        )
+        self.on_overflow: Final = require_policy("on_overflow", on_overflow)
+        if on_close is not None and not callable(on_close):
+            raise TypeError(f"on_close must be callable, not {on_close!r}")
+        self.on_close: Final = on_close
+        if max_sockets is None:
+            limit = _platform.descriptor_limit()
+            max_sockets = _MAX_SOCKETS if limit is None else max(1, limit // 2)
+        self.max_sockets: Final = require_count("max_sockets", max_sockets, "sockets", least=1)
 
 
 def options_of(call: str, given: CloseOptions) -> Options:

@@ -45,7 +45,7 @@ from . import _platform
 from ._blocking import close_on, drive, warn_unflushed
 from ._linger import LingerPolicy
 from ._loop import CloseLoop, Pending
-from ._options import Options, require_count, require_policy, require_seconds
+from ._options import Options, ReaperSettings, require_seconds
 from ._result import CloseOutcome, CloseResult
 from ._selector import LONGEST_WAIT
 from ._sockets import has_open_writer, require_stream
@@ -62,10 +62,6 @@ if TYPE_CHECKING:
     from ._option_types import ReaperOptions as ReaperOptions  # noqa: PLC0414 (others import it from here)
     from ._options import OnTimeout, Until
     from ._step import Step
-
-# The default where the number of descriptors is not limited (Windows). Heuristic: the pending closes
-# of a server with ten thousand connections.
-_MAX_SOCKETS = 10_000
 
 # The sleep between turns while connections keep arriving. Heuristic: one wake-up then handles many of
 # them, and the descriptors are released soon enough. The sleep is shorter if `max_sockets` could be
@@ -150,16 +146,19 @@ class Reaper:
         # or the child of a fork, may interrupt another thread's import.
         from ._future import CloseFuture
 
-        options = Options(timeout, idle_timeout, drain_limit, until, on_timeout, peer_first)
-        require_policy("on_overflow", on_overflow)
-        if on_close is not None and not callable(on_close):
-            raise TypeError(f"on_close must be callable, not {on_close!r}")
-        if max_sockets is None:
-            limit = _platform.descriptor_limit()
-            max_sockets = _MAX_SOCKETS if limit is None else max(1, limit // 2)
-        require_count("max_sockets", max_sockets, "sockets", least=1)
+        settings = ReaperSettings(
+            timeout=timeout,
+            idle_timeout=idle_timeout,
+            drain_limit=drain_limit,
+            until=until,
+            on_timeout=on_timeout,
+            peer_first=peer_first,
+            max_sockets=max_sockets,
+            on_overflow=on_overflow,
+            on_close=on_close,
+        )
         self._new_future: type[CloseFuture] = CloseFuture
-        self._worker = _Worker(options, max_sockets, on_overflow, on_close)
+        self._worker = _Worker(settings)
 
     def submit(self, sock: socket.socket) -> Future[CloseResult]:
         """Take a connection and close it gracefully, without waiting for the network.
@@ -271,18 +270,12 @@ class _Worker:
         closed: Whether new connections are rejected.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        max_sockets: int,
-        on_overflow: OnTimeout,
-        on_close: Callable[[CloseResult], object] | None,
-    ) -> None:
-        self.options: Final = options
-        self.on_close: Final = on_close
-        self._max_sockets: Final = max_sockets
-        self._on_overflow: Final = on_overflow
-        rest = min(_REST, max_sockets * _SUBMITTED_IN)
+    def __init__(self, settings: ReaperSettings) -> None:
+        self.options: Final = settings.options
+        self.on_close: Final = settings.on_close
+        self._max_sockets: Final = settings.max_sockets
+        self._on_overflow: Final = settings.on_overflow
+        rest = min(_REST, settings.max_sockets * _SUBMITTED_IN)
         self._rest: Final = rest if rest >= _WORTH_IT else 0.0
         self._begin_anew()
         _WORKERS[id(self)] = self

@@ -597,9 +597,13 @@ class Teardown:
 
     def time_is_up(self, now: float, on_timeout: LingerPolicy) -> Step:
         """The driver ends the close now, with `on_timeout`. No later step is a wait."""
+        self.expire(now, on_timeout)
+        return self.woke(now)
+
+    def expire(self, now: float, on_timeout: LingerPolicy) -> None:
+        """Make the deadline that of now, with `on_timeout`, for the next report."""
         self._deadline = self.wake_at = min(self._deadline, now)
         self._on_timeout = on_timeout
-        return self.woke(now)
 
     def cannot_watch(self, now: float) -> Step:
         """WAIT_ACK is not available: no epoll on this system, or no descriptor left for it."""

@@ -12,6 +12,7 @@ from ._async import Multiplexer
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._async import TaskClose
+    from ._loop import CloseLoop
 
 _known: trio.lowlevel.RunVar[RunMultiplexer] = trio.lowlevel.RunVar("graceful_close")
 
@@ -21,10 +22,9 @@ def multiplexer() -> RunMultiplexer:
     try:
         return _known.get()
     except LookupError:
-        found = RunMultiplexer()
-        if found.closes.fileno() != -1:  # otherwise EMFILE: the next may have a descriptor
-            _known.set(found)
-        return found
+        made = RunMultiplexer()
+        _known.set(made)
+        return made
 
 
 class RunMultiplexer(Multiplexer):
@@ -34,21 +34,23 @@ class RunMultiplexer(Multiplexer):
         super().__init__()
         self._look_at = math.inf
         self._sleep = trio.CancelScope()
-        self._runs = False
 
-    async def _run(self) -> None:
-        lasting = self.closes.fileno() != -1
+    def begin(self, closes: CloseLoop) -> None:
+        trio.lowlevel.spawn_system_task(self._turn, closes)
+
+    async def _turn(self, closes: CloseLoop) -> None:
+        has_descriptor = closes.fileno() != -1
         try:
-            while lasting or self.closes:
+            while closes or has_descriptor:
                 with self._sleep:
-                    if lasting:
-                        await trio.lowlevel.wait_readable(self.closes.fileno())
+                    if has_descriptor:
+                        await trio.lowlevel.wait_readable(closes.fileno())
                     else:
                         await trio.sleep_forever()
                 self._sleep, self._look_at = trio.CancelScope(), math.inf
                 self.look()
         finally:
-            self.closes.close()
+            closes.close()
 
     async def turn(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -69,8 +71,5 @@ class RunMultiplexer(Multiplexer):
         left = self.seconds_left
         if left == math.inf or (when := monotonic() + left) >= self._look_at:
             return
-        if not self._runs:
-            self._runs = True
-            trio.lowlevel.spawn_system_task(self._run)
         self._look_at = when
         self._sleep.deadline = trio.current_time() + left

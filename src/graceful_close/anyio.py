@@ -19,7 +19,8 @@ import anyio.abc
 import anyio.lowlevel
 
 from ._anyio_stream import End, Taken, multiplexer
-from ._async import AsyncClosing
+from ._async import AsyncClosing, TaskClose
+from ._async_reaper import AsyncReaper
 from ._blocking import abort_on
 from ._linger import LingerPolicy
 from ._options import Options, options_of, require_seconds
@@ -36,13 +37,21 @@ if TYPE_CHECKING:
     from anyio.streams.tls import TLSStream
     from typing_extensions import Unpack
 
+    from ._async_reaper import Close, Start
     from ._options import CloseOptions, OnTimeout
 
     Stream = anyio.abc.SocketStream | TLSStream | BufferedByteStream | StapledByteStream
 
 S = TypeVar("S", bound="Stream")
 
-__all__ = ["abortive_close", "close_all", "closing", "graceful_close", "timed_linger_close"]
+__all__ = [
+    "Reaper",
+    "abortive_close",
+    "close_all",
+    "closing",
+    "graceful_close",
+    "timed_linger_close",
+]
 
 
 async def graceful_close(
@@ -90,7 +99,7 @@ async def graceful_close(
     """
     since = monotonic()
     checked = options_of("graceful_close", options)
-    return await _close(checked, End(stream), since)
+    return await _close(TaskClose(checked, since), End(stream))
 
 
 async def timed_linger_close(
@@ -116,7 +125,7 @@ async def timed_linger_close(
     since = monotonic()
     require_seconds("seconds", seconds)
     checked = Options(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
-    return await _close(checked, End(stream), since)
+    return await _close(TaskClose(checked, since), End(stream))
 
 
 async def abortive_close(stream: Stream) -> CloseResult:
@@ -210,18 +219,60 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
     ) -> None:
         checked = options_of("closing", options)
         end = End(stream)
-        super().__init__(stream, lambda: _close(checked, end, monotonic()), lambda: _abort(end))
+        super().__init__(
+            stream, lambda: _close(TaskClose(checked, monotonic()), end), lambda: _abort(end)
+        )
+
+
+class Reaper(AsyncReaper["Stream"]):
+    """Closes streams gracefully in the background, for code that cannot wait.
+
+        async with Reaper(timeout=10) as reaper:
+            ...
+            reaper.submit(stream)  # returns at once
+
+    It serves code that must not wait, such as a loop that accepts connections. At the end of the
+    block no stream is accepted any more, and the pending closes are finished, each within its own
+    deadline. When the block is cancelled, they are closed immediately. `len(reaper)` is their
+    number, and `stats()` counts the closed ones by outcome.
+
+    Args:
+        options: Those of `graceful_close.Reaper`: each connection's `timeout` (30 seconds by default),
+            `idle_timeout` (5) and so on; `max_sockets`, the largest number of pending closes, and
+            `on_overflow`, with which the oldest makes room; `on_close`, called with each result.
+
+    Raises:
+        TypeError, ValueError: An option is unknown, has the wrong type, or is out of range.
+
+    Notes:
+        Exceptions of `on_close`, and closes that raise (EMFILE), are logged to `graceful_close`.
+
+    .. versionadded:: 0.2.0
+    """
+
+    def _prepare(self, stream: Stream) -> tuple[Close, Callable[[], object]]:
+        end = End(stream)
+        return partial(_close, end=end), end.peer
+
+    def _new_group(self) -> anyio.abc.TaskGroup:
+        return anyio.create_task_group()
+
+    def _start_in(self, group: anyio.abc.TaskGroup) -> Start:
+        return group.start_soon
+
+    def _hurry(self, close: TaskClose, on_timeout: OnTimeout) -> None:
+        multiplexer().hurry(close, on_timeout)
 
 
 # --- closing ---------------------------------------------------------------------------------
 
 
-async def _close(options: Options, end: End, since: float) -> CloseResult:
+async def _close(close: TaskClose, end: End) -> CloseResult:
     """`graceful_close` with validated arguments."""
-    taken = await _take(end, options, since)
+    taken = await _take(end, close)
     if taken is None:
         await anyio.lowlevel.checkpoint()
-        return _closed_before(since)
+        return _closed_before(close.since)
     try:
         await taken.ask()
         await taken.find_out_why()
@@ -244,7 +295,7 @@ async def _close_many(options: Options, ends: list[End], since: float) -> list[C
     all_taken: dict[int, Taken] = {}
     try:
         for name, end in uppermost.items():
-            taken = end.take(options, since)
+            taken = end.take(TaskClose(options, since))
             if taken is not None:
                 all_taken[name] = taken
         await _finish_all(list(all_taken.values()))
@@ -301,8 +352,7 @@ async def _finish_all(all_taken: list[Taken]) -> None:
 async def _finish_together(crowd: list[Taken]) -> None:
     for taken in crowd:
         await taken.begin_to_end()
-    closes = [(taken.begin_close(), taken.sock) for taken in crowd]
-    results = await multiplexer().close_each(closes)
+    results = await multiplexer().close_each([(taken.close, taken.sock) for taken in crowd])
     for taken, result in zip(crowd, results, strict=True):
         taken.result = result
 
@@ -311,14 +361,15 @@ async def _finish_alone(taken: Taken) -> CloseResult:
     flush = None if taken.is_through else taken
     if flush is None:
         await taken.begin_to_end()
-    close = taken.begin_close(flush=flush is not None)
-    taken.result = result = await multiplexer().close(close, taken.sock, flush)
+    elif taken.tls:
+        taken.close.close_notify = (False, None)  # until it is flushed
+    taken.result = result = await multiplexer().close(taken.close, taken.sock, flush)
     return result
 
 
-async def _take(end: End, options: Options, since: float) -> Taken | None:
+async def _take(end: End, close: TaskClose) -> Taken | None:
     try:
-        return end.take(options, since)
+        return end.take(close)
     except OSError:
         await end.reset()
         raise
@@ -327,7 +378,7 @@ async def _take(end: End, options: Options, since: float) -> Taken | None:
 async def _abort(end: End) -> CloseResult:
     """`abortive_close` with validated arguments. Not cancelled by a scope."""
     since = monotonic()
-    taken = await _take(end, Options(0), since)
+    taken = await _take(end, TaskClose(Options(0), since))
     if taken is None:
         result = _closed_before(since)
     else:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from functools import partial
 from time import monotonic
 from typing import TypeVar
 
 from ._async import AsyncClosing, TaskClose
+from ._async_reaper import AsyncReaper
 from ._asyncio_first_look import FirstLook, holds_nothing
 from ._asyncio_multiplexer import multiplexer
 from ._asyncio_proxy import TransportProxy
@@ -39,11 +41,12 @@ from ._teardown import already_closed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from typing_extensions import Unpack
 
+    from ._async_reaper import Close, Start
     from ._options import CloseOptions, OnTimeout
 
     Stream = asyncio.StreamWriter | asyncio.Transport | socket.socket
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Stream")
 
 __all__ = [
+    "Reaper",
     "abortive_close",
     "close_all",
     "closing",
@@ -120,7 +124,7 @@ async def graceful_close(
     """
     since = monotonic()
     checked = options_of("graceful_close", options)
-    return await _close(checked, _require_end(stream), since)
+    return await _close(TaskClose(checked, since), _require_end(stream))
 
 
 async def timed_linger_close(
@@ -147,7 +151,7 @@ async def timed_linger_close(
     since = monotonic()
     require_seconds("seconds", seconds)
     checked = Options(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
-    return await _close(checked, _require_end(stream), since)
+    return await _close(TaskClose(checked, since), _require_end(stream))
 
 
 async def abortive_close(stream: Stream) -> CloseResult:
@@ -258,9 +262,49 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
         _require_end(stream)  # and again at the end: start_tls() replaces a writer's transport
         super().__init__(
             stream,
-            lambda: _close(checked, _require_end(stream), monotonic()),
+            lambda: _close(TaskClose(checked, monotonic()), _require_end(stream)),
             lambda: abortive_close(stream),
         )
+
+
+class Reaper(AsyncReaper["Stream"]):
+    """Closes streams gracefully in the background, for code that cannot wait.
+
+        async with Reaper(timeout=10) as reaper:
+            ...
+            reaper.submit(transport)  # returns at once
+
+    It serves protocols, which the loop calls and which cannot await. At the end of the block no stream
+    is accepted any more, and the pending closes are finished, each within its own deadline. When the
+    block is cancelled, they are closed immediately. `len(reaper)` is their number, and `stats()` counts the closed ones by outcome.
+
+    Args:
+        options: Those of `graceful_close.Reaper`: each connection's `timeout` (30 seconds by default),
+            `idle_timeout` (5) and so on; `max_sockets`, the largest number of pending closes, and
+            `on_overflow`, with which the oldest makes room; `on_close`, called with each result.
+
+    Raises:
+        TypeError, ValueError: An option is unknown, has the wrong type, or is out of range.
+
+    Notes:
+        Exceptions of `on_close`, and closes that raise (EMFILE), are logged to `graceful_close`.
+
+    .. versionadded:: 0.2.0
+    """
+
+    def _prepare(self, stream: Stream) -> tuple[Close, Callable[[], object]]:
+        end = _require_end(stream)
+        return partial(_close, end=end), partial(_peer_of, end)
+
+    def _new_group(self) -> asyncio.TaskGroup:
+        return asyncio.TaskGroup()
+
+    def _start_in(self, group: asyncio.TaskGroup) -> Start:
+        return lambda run: group.create_task(run())
+
+    def _hurry(self, close: TaskClose, on_timeout: OnTimeout) -> None:
+        if can_watch(asyncio.get_running_loop()):  # otherwise a thread waits until its deadline
+            multiplexer().hurry(close, on_timeout)
 
 
 # --- what can be closed ----------------------------------------------------------------------
@@ -297,6 +341,15 @@ def _require_end(stream: object, *, waited_for: bool = True) -> End:
     return transport
 
 
+def _peer_of(end: End) -> object:
+    if not isinstance(end, socket.socket):
+        return info_of(end, "peername")
+    try:
+        return end.getpeername()
+    except OSError:
+        return None  # ENOTCONN: never connected, or already reset
+
+
 def _closed_before(since: float) -> CloseResult:
     return already_closed(monotonic() - since)
 
@@ -304,36 +357,36 @@ def _closed_before(since: float) -> CloseResult:
 # --- closing one, and many -------------------------------------------------------------------
 
 
-async def _close(options: Options, end: End, since: float) -> CloseResult:
+async def _close(close: TaskClose, end: End) -> CloseResult:
     """`graceful_close` with validated arguments."""
     if isinstance(end, socket.socket):
-        return await _drive(options, end, since)
+        return await _drive(close, end)
     if holds_nothing(end):
-        return await _close_empty(end, options, since)
+        return await _close_empty(close, end)
     takeover = await take_over(end)
     if takeover is None:
-        return _closed_before(since)
-    return await _finish(takeover, options, since)
+        return _closed_before(close.since)
+    return await _finish(takeover, close)
 
 
-async def _close_empty(
-    transport: asyncio.Transport, options: Options, since: float
-) -> CloseResult:
-    first = FirstLook(transport, options, since)
+async def _close_empty(close: TaskClose, transport: asyncio.Transport) -> CloseResult:
+    first = FirstLook(transport, close)
     await first.look()
     if first.result is not None:
         return first.result
     mux = multiplexer()
-    mux.add(first.close, first.step)
-    return await mux.end_of(first.close)
+    mux.add(close, first.step)
+    return await mux.end_of(close)
 
 
-async def _finish(takeover: TransportTakeover, options: Options, since: float) -> CloseResult:
+async def _finish(takeover: TransportTakeover, close: TaskClose) -> CloseResult:
     """Wait for the transport's end, and close the dup on every path."""
     try:
         takeover.begin()
+        if takeover.tls:
+            close.close_notify = (False, None)  # until it is flushed
         flush = None if takeover.is_empty else takeover
-        result = await _drive(options, takeover.sock, since, flush)
+        result = await _drive(close, takeover.sock, flush)
         await takeover.end()
         return result
     except BaseException as error:
@@ -360,7 +413,7 @@ async def _close_many(
             if takeover.has_ended_well:
                 together[name] = takeover.sock
             else:
-                alone[name] = asyncio.create_task(_finish(takeover, options, since))
+                alone[name] = asyncio.create_task(_finish(takeover, TaskClose(options, since)))
 
     async def begin(left: dict[int, End]) -> None:
         """Begin to close all of them, or as many as the free descriptors permit."""
@@ -443,17 +496,13 @@ async def _drop_many(
 
 
 async def _drive(
-    options: Options,
-    sock: socket.socket,
-    since: float,
-    flush: TransportTakeover | None = None,
+    close: TaskClose, sock: socket.socket, flush: TransportTakeover | None = None
 ) -> CloseResult:
     """Close a socket: the dup of a transport, or one that the caller has."""
     loop = asyncio.get_running_loop()
-    notified = (False, None) if flush is not None and flush.tls else None
-    close = TaskClose(options, since, close_notify=notified, flush=flush is not None)
     if can_watch(loop):
         return await multiplexer().close(close, sock, flush)
+    close.flush = flush is not None
     try:
         step = close.begin(sock)
         while flush is not None and step is FLUSH:

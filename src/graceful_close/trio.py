@@ -16,6 +16,7 @@ from typing import TypeVar
 import trio
 
 from ._async import AsyncClosing, TaskClose
+from ._async_reaper import AsyncReaper
 from ._blocking import abort_on
 from ._close_all import close_at_once
 from ._linger import LingerPolicy
@@ -27,11 +28,13 @@ from ._trio_multiplexer import multiplexer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
     from typing import Any
 
     from typing_extensions import TypeIs, Unpack
 
+    from ._async_reaper import Close, Start
     from ._options import CloseOptions, OnTimeout
 
     Stream = (
@@ -49,7 +52,14 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="Stream")
 
-__all__ = ["abortive_close", "close_all", "closing", "graceful_close", "timed_linger_close"]
+__all__ = [
+    "Reaper",
+    "abortive_close",
+    "close_all",
+    "closing",
+    "graceful_close",
+    "timed_linger_close",
+]
 
 # How many turns a task gets to leave a stream whose descriptor was taken. Heuristic: the task is
 # notified once, and needs one turn of trio's scheduler.
@@ -95,7 +105,7 @@ async def graceful_close(
     """
     since = monotonic()
     checked = options_of("graceful_close", options)
-    return await _close(checked, _End(stream), since)
+    return await _close(TaskClose(checked, since), _End(stream))
 
 
 async def timed_linger_close(
@@ -121,7 +131,7 @@ async def timed_linger_close(
     since = monotonic()
     require_seconds("seconds", seconds)
     checked = Options(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
-    return await _close(checked, _End(stream), since)
+    return await _close(TaskClose(checked, since), _End(stream))
 
 
 async def abortive_close(stream: Stream) -> CloseResult:
@@ -214,7 +224,49 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
     ) -> None:
         checked = options_of("closing", options)
         end = _End(stream)
-        super().__init__(stream, lambda: _close(checked, end, monotonic()), lambda: _abort(end))
+        super().__init__(
+            stream, lambda: _close(TaskClose(checked, monotonic()), end), lambda: _abort(end)
+        )
+
+
+class Reaper(AsyncReaper["Stream"]):
+    """Closes streams gracefully in the background, for code that cannot wait.
+
+        async with Reaper(timeout=10) as reaper:
+            ...
+            reaper.submit(stream)  # returns at once
+
+    It serves code that must not wait, such as a loop that accepts connections. At the end of the
+    block no stream is accepted any more, and the pending closes are finished, each within its own
+    deadline. When the block is cancelled, they are closed immediately. `len(reaper)` is their
+    number, and `stats()` counts the closed ones by outcome.
+
+    Args:
+        options: Those of `graceful_close.Reaper`: each connection's `timeout` (30 seconds by default),
+            `idle_timeout` (5) and so on; `max_sockets`, the largest number of pending closes, and
+            `on_overflow`, with which the oldest makes room; `on_close`, called with each result.
+
+    Raises:
+        TypeError, ValueError: An option is unknown, has the wrong type, or is out of range.
+
+    Notes:
+        Exceptions of `on_close`, and closes that raise (EMFILE), are logged to `graceful_close`.
+
+    .. versionadded:: 0.2.0
+    """
+
+    def _prepare(self, stream: Stream) -> tuple[Close, Callable[[], object]]:
+        end = _End(stream)
+        return partial(_close, end=end), end.peer
+
+    def _new_group(self) -> AbstractAsyncContextManager[trio.Nursery]:
+        return trio.open_nursery()
+
+    def _start_in(self, group: trio.Nursery) -> Start:
+        return group.start_soon
+
+    def _hurry(self, close: TaskClose, on_timeout: OnTimeout) -> None:
+        multiplexer().hurry(close, on_timeout)
 
 
 # --- what can be closed ----------------------------------------------------------------------
@@ -266,6 +318,13 @@ class _End:
         sock.settimeout(0)  # as trio's object; the new object has the default
         return sock
 
+    def peer(self) -> object:
+        """The peer's address, if it is known."""
+        try:
+            return None if self.raw is None else self.raw.getpeername()
+        except OSError:
+            return None  # ENOTCONN: never connected, or already reset; EBADF
+
     async def shut(self) -> None:
         """Mark the TLS streams as closed."""
         with trio.CancelScope(shield=True):
@@ -296,13 +355,12 @@ def _closed_before(since: float) -> CloseResult:
 
 
 @trio.lowlevel.enable_ki_protection
-async def _close(options: Options, end: _End, since: float) -> CloseResult:
+async def _close(close: TaskClose, end: _End) -> CloseResult:
     """`graceful_close` with validated arguments."""
     sock = end.take()
     if sock is None:
         await trio.lowlevel.checkpoint()
-        return _closed_before(since)
-    close = TaskClose(options, since)
+        return _closed_before(close.since)
     if end.layers:
         await _begin([(end, close, sock)])
     return await multiplexer().close(close, sock)

@@ -28,6 +28,9 @@ Ask = tuple[str, tuple[float, ...], dict[str, Any]]
 # (our end, the TLS context of a server or None, what to write first, what is asked)
 Driver = Callable[[socket.socket, ssl.SSLContext | None, bytes, Ask], CloseResult]
 
+# How an event loop's module is asked: (the module, the stream, what is asked)
+Closed = Callable[[Any, Any, Ask], Awaitable[CloseResult]]
+
 
 class Stop(Exception):  # noqa: N818  (it is no error)
     """What a body raises so that its stream is rolled back."""
@@ -106,8 +109,24 @@ async def _asked(module: Any, stream: Any, ask: Ask) -> CloseResult:
     return result
 
 
+async def _submitted(module: Any, stream: Any, ask: Ask) -> CloseResult:
+    """By the event loop's own Reaper."""
+    call, _, options = ask
+    if call == "refuse":
+        with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+            module.Reaper(**options)
+        result: CloseResult = await module.abortive_close(stream)
+        return result
+    results: list[CloseResult] = []
+    async with module.Reaper(
+        **{"idle_timeout": None} | options, on_close=results.append
+    ) as owner:
+        owner.submit(stream)
+    return results[0]
+
+
 async def _by_asyncio(
-    ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
+    closed: Closed, ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
 ) -> CloseResult:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
@@ -116,36 +135,38 @@ async def _by_asyncio(
     transport, _ = await loop.connect_accepted_socket(lambda: protocol, ours, ssl=context)
     writer = asyncio.StreamWriter(transport, protocol, reader, loop)
     writer.write(reply)
-    return await _asked(graceful_close.asyncio, writer, ask)
+    return await closed(graceful_close.asyncio, writer, ask)
 
 
 async def _by_trio(
-    ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
+    closed: Closed, ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
 ) -> CloseResult:
     raw = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
     stream = trio.SSLStream(raw, context, server_side=True) if context else raw
     await stream.send_all(reply)
-    return await _asked(graceful_close.trio, stream, ask)
+    return await closed(graceful_close.trio, stream, ask)
 
 
 async def _by_anyio(
-    ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
+    closed: Closed, ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
 ) -> CloseResult:
     raw = await SocketStream.from_socket(ours)
     stream = (
         await TLSStream.wrap(raw, server_side=True, ssl_context=context) if context else raw
     )
     await stream.send(reply)
-    return await _asked(graceful_close.anyio, stream, ask)
+    return await closed(graceful_close.anyio, stream, ask)
 
 
 def _run_by(
-    work: Callable[..., Awaitable[CloseResult]], run: Callable[..., CloseResult]
+    work: Callable[..., Awaitable[CloseResult]],
+    run: Callable[..., CloseResult],
+    closed: Callable[..., Awaitable[CloseResult]] = _asked,
 ) -> Driver:
     def driver(
         ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
     ) -> CloseResult:
-        return run(work, ours, context, reply, ask)
+        return run(work, closed, ours, context, reply, ask)
 
     return driver
 
@@ -179,7 +200,10 @@ DRIVERS: dict[str, Driver] = {
     "trio": _run_by(_by_trio, trio.run),
     "anyio on asyncio": _run_by(_by_anyio, _in_anyio("asyncio")),
     "anyio on trio": _run_by(_by_anyio, _in_anyio("trio")),
+    "asyncio.Reaper": _run_by(_by_asyncio, _in_asyncio, _submitted),
+    "trio.Reaper": _run_by(_by_trio, trio.run, _submitted),
+    "anyio.Reaper": _run_by(_by_anyio, _in_anyio("asyncio"), _submitted),
 }
 
 # These close gracefully and nothing else.
-ONLY_GRACEFUL = {"close_all", "Reaper"}
+ONLY_GRACEFUL = {"close_all", *(name for name in DRIVERS if name.endswith("Reaper"))}

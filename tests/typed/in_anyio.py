@@ -14,6 +14,7 @@ from anyio.streams.tls import TLSStream
 
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
 from graceful_close.anyio import (
+    Reaper,
     abortive_close,
     close_all,
     closing,
@@ -54,6 +55,20 @@ async def one_in_a_block(stream: anyio.abc.SocketStream, session: TLSStream) -> 
     async with block as same_session:
         assert_type(same_session, TLSStream)
         return 1  # if it swallowed exceptions, a `return` would be missing after it
+
+
+async def background(stream: anyio.abc.SocketStream, session: TLSStream) -> None:
+    results: list[CloseResult] = []
+    async with Reaper(max_sockets=10, on_close=results.append) as reaper:
+        assert_type(reaper, Reaper)
+        reaper.submit(stream)
+        reaper.submit(session)
+        reaper.submit(ANYTHING, 5)  # type: ignore[call-arg]
+        reaper.submit(5)  # type: ignore[arg-type]
+    assert_type(reaper.stats(), dict[CloseOutcome, int])
+    assert_type(reaper.overflowed, int)
+    Reaper(patience=5)  # type: ignore[call-arg]
+    Reaper(on_overflow=LingerPolicy.TIMED)  # type: ignore[arg-type]
 
 
 async def refused(stream: anyio.abc.SocketStream, sock: socket.socket) -> None:

@@ -10,6 +10,7 @@ from typing import Any, assert_type
 
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
 from graceful_close.asyncio import (
+    Reaper,
     abortive_close,
     close_all,
     closing,
@@ -64,6 +65,23 @@ async def servers(loop: asyncio.AbstractEventLoop) -> asyncio.SelectorEventLoop:
     graceful_loop(asyncio.Protocol)  # type: ignore[type-var]
     graceful_loop(asyncio.SelectorEventLoop, patience=5)  # type: ignore[call-arg]
     return made()
+
+
+async def background(
+    writer: asyncio.StreamWriter, transport: asyncio.Transport, sock: socket.socket
+) -> None:
+    results: list[CloseResult] = []
+    async with Reaper(max_sockets=10, on_close=results.append) as reaper:
+        assert_type(reaper, Reaper)
+        reaper.submit(writer)
+        reaper.submit(transport)
+        reaper.submit(sock)
+        reaper.submit(ANYTHING, 5)  # type: ignore[call-arg]
+        reaper.submit(5)  # type: ignore[arg-type]
+    assert_type(reaper.stats(), dict[CloseOutcome, int])
+    assert_type(reaper.overflowed, int)
+    Reaper(patience=5)  # type: ignore[call-arg]
+    Reaper(on_overflow=LingerPolicy.TIMED)  # type: ignore[arg-type]
 
 
 async def refused(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
