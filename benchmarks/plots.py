@@ -29,7 +29,11 @@ GROUND = ("#ffffff", "#131416")
 OURS = ("#2563eb", "#60a5fa")
 THEIRS = ("#9ca3af", "#6b7280")
 TARGET = ("#c2410c", "#fb923c")
+TITLE_SIZE = 10.5
 _COLOURS = (INK, FAINT, GROUND, OURS, THEIRS, TARGET)
+
+# Inches. On a phone the letters are still large enough.
+_WIDTH = 5.2
 
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
@@ -39,7 +43,7 @@ SETTINGS: dict[Any, Any] = {
     "text.color": INK[0],
     "axes.edgecolor": FAINT[0],
     "axes.labelcolor": INK[0],
-    "axes.titlesize": 11.5,
+    "axes.titlesize": TITLE_SIZE,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
@@ -59,7 +63,7 @@ def many(figures: Figures) -> Drawing:
     ways |= {figure["against"]: figure["theirs"] for figure in figures}
     _bars(axes, dict(sorted(ways.items(), key=lambda way: way[1])), "close_all", "{:.1f}")
     count = figures[0]["details"]["connections"]
-    axes.set_title(f"Closing {count:,} connections: µs of CPU for each (less is better)")
+    axes.set_title(f"Closing {count:,} connections:\nµs of CPU for each (less is better)")
     return drawing
 
 
@@ -80,6 +84,7 @@ def scaling(figures: Figures) -> Drawing:
         )
     axes.set_xscale("log")
     axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.tick_params(axis="x", labelsize=8.5)
     axes.minorticks_off()
     axes.set_ylim(0, max(points["ours"] + points["theirs"]) * 1.25)
     axes.set_xlabel("connections closed together")
@@ -90,6 +95,7 @@ def scaling(figures: Figures) -> Drawing:
 def silent_peers(figures: Figures) -> Drawing:
     """Time and CPU where 1 % of the peers never answer."""
     drawing, (time, cpu) = drawing_of(2, height=2.3)
+    drawing.set_layout_engine("constrained", wspace=0.1)
     wall, spent = figures[0], figures[1]
     details = wall["details"]
     short, long = details["deadline"], details["longer_deadline"]
@@ -104,12 +110,12 @@ def silent_peers(figures: Figures) -> Drawing:
         None,
         "{:.0f}",
     )
-    cpu.set_title("close_all: ms of CPU in all")
+    cpu.set_title("close_all: ms of CPU")
     drawing.suptitle(
         f"Closing {details['connections']:,} connections, {details['silent']} silent for good",
         x=0.01,
         ha="left",
-        fontsize=11.5,
+        fontsize=TITLE_SIZE,
         fontweight="bold",
     )
     return drawing
@@ -122,7 +128,7 @@ def drain(figures: Figures) -> Drawing:
     ways = {"graceful_close": rates[0]["ours"]}
     ways |= {figure["against"]: figure["theirs"] for figure in rates}
     _bars(axes, ways, "graceful_close", "{:.1f}")
-    axes.set_title("Unread input discarded: GB in a second of CPU (more is better)")
+    axes.set_title("Unread input discarded:\nGB in a second of CPU (more is better)")
     return drawing
 
 
@@ -137,7 +143,7 @@ _PLOTS: dict[str, tuple[str, str, Callable[[Figures], Drawing]]] = {
 
 def drawing_of(columns: int, height: float) -> tuple[Drawing, list[Axes]]:
     """An empty one, `height` inches high."""
-    drawing = Drawing(figsize=(7.6, height), layout="constrained", facecolor=GROUND[0])
+    drawing = Drawing(figsize=(_WIDTH, height), layout="constrained", facecolor=GROUND[0])
     return drawing, [
         drawing.add_subplot(1, columns, column + 1, facecolor="none")
         for column in range(columns)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from docutils import nodes
 from sphinx.util.nodes import make_refnode
+from sphinx.writers.html5 import HTML5Translator
 
 if TYPE_CHECKING:
     from sphinx.addnodes import pending_xref
@@ -42,6 +43,8 @@ exclude_patterns = ["_build", "measured"]  # which pages include
 
 # Markdown: the same links work on GitHub, which makes an anchor of each heading.
 myst_heading_anchors = 3
+
+smartquotes_action = "q"  # "--" is an option or a part of a message
 
 # Docstrings are written for help(): `like this` is code, and a link where a name matches.
 default_role = "py:obj"
@@ -161,6 +164,45 @@ def take_from_repository(app: Sphinx, name: str, source: list[str]) -> None:
         for page, path in REPOSITORY_PAGES.items():
             text = text.replace(f"](../{path}", f"]({page}.md")
         source[0] = text
+
+
+# Letters: how many of a column's longest text stand on one line, unless one word is longer; and how
+# many a phone shows beside each other.
+COLUMN = 20
+PHONE = 52
+
+
+def fit_narrow_screens(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Mark what a phone shows differently; site.css has the rules for it.
+
+    A wide table becomes a block for each row, with the head of the column beside each cell. The
+    lines of commands and messages wrap, except where they are columns.
+    """
+    for table in doctree.findall(nodes.table):
+        rows = [list(row.findall(nodes.entry)) for row in table.findall(nodes.row)]
+        text = [[cell.astext() for cell in row] for row in rows]
+        width = sum(
+            max(min(max(map(len, cells)), COLUMN), *map(len, " ".join(cells).split()))
+            for cells in zip(*text, strict=True)
+        )
+        if len(rows[0]) > 2 and width > PHONE:
+            table["classes"].append("stacks")
+            for row in rows[1:]:
+                for cell, label in zip(row, text[0], strict=True):
+                    cell["label"] = label
+    for block in doctree.findall(nodes.literal_block):
+        columns = re.search(r"\S {2,}\S", block.astext())
+        if block.get("language") == "sh" or (block.get("language") == "text" and not columns):
+            block["classes"].append("wraps")
+
+
+class Translator(HTML5Translator):
+    """Sphinx's, with the labels of cells."""
+
+    def starttag(self, node: Any, tagname: str, *args: Any, **attributes: Any) -> str:
+        if isinstance(node, nodes.entry) and "label" in node:
+            attributes["data-label"] = node["label"]
+        return super().starttag(node, tagname, *args, **attributes)
 
 
 def offer_files(app: Sphinx, name: str, source: list[str]) -> None:
@@ -301,6 +343,8 @@ def remember_arguments(
 def setup(app: Sphinx) -> None:
     app.connect("source-read", take_from_repository, priority=400)
     app.connect("source-read", offer_files)
+    app.connect("doctree-resolved", fit_narrow_screens)
+    app.set_translator("html", Translator)
     app.connect("html-page-context", describe)
     app.connect("missing-reference", link_elsewhere)
     app.connect("autodoc-process-signature", remember_arguments, priority=400)

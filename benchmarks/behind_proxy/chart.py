@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 
-from benchmarks.plots import FAINT, OURS, SETTINGS, TARGET, THEIRS, drawing_of, svg
+from benchmarks.plots import (
+    FAINT,
+    OURS,
+    SETTINGS,
+    TARGET,
+    THEIRS,
+    TITLE_SIZE,
+    drawing_of,
+    svg,
+)
 
 from .measure import SIDES
 
@@ -36,10 +45,10 @@ def draw(cells: list[Cell]) -> str:
         drawing, columns = drawing_of(len(by_proxy), height=1.1 + 0.34 * len(servers))
         for axes, (proxy, here) in zip(columns, by_proxy.items(), strict=True):
             _column(axes, here, servers)
-            axes.set_title(proxy, fontsize=8.5)
+            axes.set_title(proxy.replace(", ", ",\n"), fontsize=8.5)
             if axes is not columns[0]:
                 axes.set_yticks([])
-        drawing.suptitle(_TITLE, x=0.01, ha="left", fontsize=11.5, fontweight="bold")
+        drawing.suptitle(_TITLE, x=0.01, ha="left", fontsize=TITLE_SIZE, fontweight="bold")
         drawing.text(
             0.01, 0.005, "of each pair, as started and below it graceful; orange: 502",
             fontsize=8.5, color=FAINT[0],
@@ -57,7 +66,8 @@ def _column(axes: Axes, cells: list[Cell], servers: list[str]) -> None:
         bad = 100 * cell.ends["502"] / cell.tries
         axes.barh(y, right, height=0.36, color=(OURS if after else THEIRS)[0])
         axes.barh(y, bad, left=right, height=0.36, color=TARGET[0])
-    axes.set_yticks(range(len(servers)), servers)
+    names = [name.replace(" -k ", "\n-k ") for name in servers]
+    axes.set_yticks(range(len(servers)), names)
     axes.set_ylim(len(servers) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xticks([0, 100])

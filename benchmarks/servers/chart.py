@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from .matrix import Cell
 
 # Pixels.
-_WIDTH = 760
-_NAMES = 170  # of the names' column
-_GAP = 34  # between two places
+_WIDTH = 480
+_NAMES = 132  # of the names' column
+_GAP = 12  # between two places
 _ROW = 27
 _BAR = 9
-_TOP = 84
-_NUMBER = 46  # what a number beside a bar takes
+_TOP = 104
+_NUMBER = 42  # what a number beside a bar takes
 
 # Those of docs/pictures and of the other plots.
 _STYLE = """<style>
@@ -38,7 +38,7 @@ _STYLE = """<style>
     }
 </style>"""
 
-_PLACES = {"loopback": "on loopback", "wire": "over a link with 20 ms of delay"}
+_PLACES = {"loopback": "on loopback", "wire": "link, 20 ms of delay"}
 
 
 def draw(cells: list[Cell]) -> str:
@@ -55,12 +55,12 @@ def draw(cells: list[Cell]) -> str:
     own = list(dict.fromkeys(cell.server for cell in drawn if cell.reply is None))
     note += f"; {' and '.join(own)}: a short reply of its own" if own else ""
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}"',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" viewBox="0 0 {_WIDTH} {height}"',
         f' role="img" aria-label="{escape(title)}, by server, before and after">',
         _STYLE,
         '<rect class="ground" width="100%" height="100%"/>',
-        f'<text class="title" x="20" y="28">{escape(title)}</text>',
-        f'<text class="note" x="20" y="46">{escape(note)}</text>',
+        f'<text class="title" x="8" y="24">{escape(title)}</text>',
+        f'<text class="note" x="8" y="42">{escape(note)}</text>',
         *_legend(),
     ]
     wide = (_WIDTH - _NAMES - 20 - _GAP * (len(places) - 1)) / len(places)
@@ -101,10 +101,10 @@ def _bars(cells: list[Cell], left: float, top: float, full: float) -> list[str]:
 
 def _legend() -> list[str]:
     lines: list[str] = []
-    for x, side, says in ((480, "before", "as shipped"), (590, "after", "made graceful")):
+    for x, side, says in ((8, "before", "as shipped"), (108, "after", "made graceful")):
         lines += [
-            f'<rect class="{side}" x="{x}" y="19" width="14" height="{_BAR}"/>',
-            f'<text x="{x + 20}" y="28">{says}</text>',
+            f'<rect class="{side}" x="{x}" y="56" width="14" height="{_BAR}"/>',
+            f'<text x="{x + 20}" y="65">{says}</text>',
         ]
     return lines
 

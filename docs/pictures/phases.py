@@ -16,10 +16,10 @@ sys.path.append(str(HERE.parent.parent / "tests"))
 from machine_space import Phase, Space
 from test_teardown_exhaustive import CASES
 
-STEP, WIDTH, HEIGHT, MARGIN, BASE = 112, 98, 58, 12, 196
+STEP, WIDTH, HEIGHT, LEFT, TOP = 62, 216, 42, 12, 10
 STYLE = """
-svg { color: #1f2328; background: #fff; font: 12px system-ui, sans-serif; }
-@media (prefers-color-scheme: dark) { svg { color: #e6edf3; background: #0d1117; } }
+svg { color: #1f2937; background: #fff; font: 12px system-ui, sans-serif; }
+@media (prefers-color-scheme: dark) { svg { color: #e5e7eb; background: #131416; } }
 text { fill: currentColor; text-anchor: middle; }
 .name { font-weight: 600; }
 .count { opacity: .75; font-size: 11px; }
@@ -42,9 +42,9 @@ def main() -> None:
 
 
 def _drawn(states: Counter[Phase], reports: Counter[tuple[Phase, Phase]]) -> Iterator[str]:
-    width = MARGIN * 2 + STEP * (len(Phase) - 1) + WIDTH
+    bottom = TOP + STEP * (len(Phase) - 1) + HEIGHT
     yield (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 56 {width} {BASE + HEIGHT - 16}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="400" viewBox="0 0 400 {bottom + 44}" '
         f'role="img" aria-label="The phases of a close, and the transitions between them">'
     )
     yield f"<style>{STYLE}</style>"
@@ -55,17 +55,15 @@ def _drawn(states: Counter[Phase], reports: Counter[tuple[Phase, Phase]]) -> Ite
     for before, after in sorted(pair for pair in reports if pair[0] < pair[1]):
         yield _arrow(before, after)
     for phase in Phase:
-        left = MARGIN + STEP * phase
-        middle = left + WIDTH / 2
-        name = phase.name.lower()
-        again = reports[phase, phase]
-        yield f'<rect x="{left}" y="{BASE}" width="{WIDTH}" height="{HEIGHT}" rx="6"/>'
-        yield f'<text class="name" x="{middle}" y="{BASE + 19}">{_title(name)}</text>'
-        yield f'<text class="count" x="{middle}" y="{BASE + 35}">{states[phase]:,} states</text>'
+        top, middle = TOP + STEP * phase, LEFT + WIDTH / 2
+        counts = f"{states[phase]:,} states"
         if phase is not Phase.RELEASE:
-            yield f'<text class="count" x="{middle}" y="{BASE + 50}">{again:,} within</text>'
+            counts += f", {reports[phase, phase]:,} within"
+        yield f'<rect x="{LEFT}" y="{top}" width="{WIDTH}" height="{HEIGHT}" rx="6"/>'
+        yield f'<text class="name" x="{middle}" y="{top + 18}">{_title(phase.name.lower())}</text>'
+        yield f'<text class="count" x="{middle}" y="{top + 34}">{counts}</text>'
     yield (
-        f'<text class="count" x="{width / 2}" y="{BASE + HEIGHT + 26}">{states.total():,} states, '
+        f'<text class="count" x="200" y="{bottom + 28}">{states.total():,} states, '
         f"{reports.total():,} transitions in {len(CASES)} cases; none leads back</text>"
     )
     yield "</svg>"
@@ -81,16 +79,16 @@ def _title(name: str) -> str:
 
 
 def _arrow(before: Phase, after: Phase) -> str:
-    """A straight arrow to the next phase, an arc over those that are left out."""
-    start: float = MARGIN + STEP * before + WIDTH
-    end: float = MARGIN + STEP * after
+    """A straight arrow to the next phase, an arc around those that are left out."""
+    start: float = TOP + STEP * before + HEIGHT
+    end: float = TOP + STEP * after
     if after - before == 1:
-        middle = BASE + HEIGHT / 2
-        return f'<path d="M{start} {middle}H{end - 1}" marker-end="url(#to)"/>'
-    start, end = start - WIDTH * 0.35, end + WIDTH * (0.15 + 0.1 * before)
-    top = BASE - 26 * (after - before)
+        return f'<path d="M{LEFT + WIDTH / 2} {start}V{end - 1}" marker-end="url(#to)"/>'
+    start, end = start - HEIGHT * 0.35, end + HEIGHT * (0.15 + 0.1 * before)
+    right = LEFT + WIDTH
+    far = right + 30 * (after - before)
     return (
-        f'<path d="M{start} {BASE}C{start} {top} {end} {top} {end} {BASE - 1}" '
+        f'<path d="M{right} {start}C{far} {start} {far} {end} {right + 1} {end}" '
         'marker-end="url(#to)"/>'
     )
 

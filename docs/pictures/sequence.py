@@ -17,15 +17,21 @@ _SHORTEST_GAP = 19.0
 _LONGEST_GAP = 54.0
 _PER_SECOND = 1100.0
 
-_WIDTH = 760.0
-_LIFELINE: dict[Side, float] = {"left": 236.0, "right": 536.0}
+# A phone shows the whole width, and its letters are still large enough.
+_WIDTH = 480.0
+_SHOWN = 560  # where there is room
+_LIFELINE: dict[Side, float] = {"left": 202.0, "right": 334.0}
 _TOP = 78.0
-_LABEL_AT = 66.0
+_LABEL_AT = 38.0
+_LOST_AT = 0.65  # of the way; the label ends before it
+_LETTER, _CAPITAL = 6.0, 7.4  # capitals and digits; in the widest of the usual fonts
+_LINE = 13.0
+_LONGEST_LINE = 18  # letters; a longer text continues on a second line, after a comma
 
 # Colours that differ in both modes, and for readers with red-green colour blindness.
 _STYLE = """
     text { font: 12px system-ui, sans-serif; fill: #1f2937 }
-    .title { font-size: 15px; font-weight: 600 }
+    .title { font-size: 14px; font-weight: 600 }
     .who { font-weight: 600; text-anchor: middle }
     .time, .state { font-size: 10.5px; fill: #6b7280 }
     .state { letter-spacing: .02em }
@@ -110,11 +116,12 @@ def draw(exchange: Exchange) -> str:
     height = bottom + 14
     title = escape(exchange.title)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {height:.0f}"',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_SHOWN}" ',
+        f'viewBox="0 0 {_WIDTH:.0f} {height:.0f}"',
         f' role="img" aria-label="{title}">',
         f"<style>{_STYLE}</style>",
         '<rect class="ground" width="100%" height="100%"/>',
-        f'<text class="title" x="20" y="28">{title}</text>',
+        f'<text class="title" x="8" y="24">{title}</text>',
     ]
     whose: dict[Side, str] = {"left": exchange.left, "right": exchange.right}
     for side, who in whose.items():
@@ -138,11 +145,13 @@ def _levels(exchange: Exchange) -> dict[float, float]:
     moments |= {arrow.arrived_at for arrow in exchange.arrows if arrow.arrived_at is not None}
     moments |= {doing.at for doing in exchange.doings}
     moments |= {state.at for state in exchange.states}
+    more = {doing.at: _LINE * (len(_lines(doing.text)) - 1) for doing in exchange.doings}
     level: dict[float, float] = {}
     y, before = _TOP, min(moments)
     for moment in sorted(moments):
         if moment > before:
             y += min(max((moment - before) * _PER_SECOND, _SHORTEST_GAP), _LONGEST_GAP)
+            y += more.get(before, 0.0)
         level[moment] = y
         before = moment
     return level
@@ -168,7 +177,7 @@ def _arrow(arrow: Arrow, level: dict[float, float]) -> str:
     x2 = _LIFELINE[_OTHER[arrow.from_]]
     kind = arrow.kind
     if arrow.arrived_at is None:
-        x2, y2, kind = (x1 + x2) / 2, y1 + 14, f"{kind} lost"
+        x2, y2, kind = x1 + (x2 - x1) * _LOST_AT, y1 + 24, f"{kind} lost"
         end = f'<text class="label" x="{x2:.0f}" y="{y2 + 4:.0f}">&#10005;</text>'
     else:
         y2 = level[arrow.arrived_at]
@@ -196,13 +205,31 @@ def _state(state: State, level: dict[float, float]) -> str:
     )
 
 
+def _lines(text: str) -> list[str]:
+    """A text in one line, or in two if it is long."""
+    if len(text) <= _LONGEST_LINE:
+        return [text]
+    first, comma, second = text.partition(", ")
+    return [first + comma.rstrip(), second] if comma else [text]
+
+
+def _width(line: str) -> float:
+    return sum(_CAPITAL if letter.isupper() or letter.isdigit() else _LETTER for letter in line)
+
+
 def _doing(doing: Doing, level: dict[float, float]) -> str:
-    width = 6.5 * len(doing.text) + 12
+    lines = _lines(doing.text)
+    width = max(map(_width, lines)) + 12
+    height = 16 + _LINE * (len(lines) - 1)
     x = _LIFELINE[doing.side] + (-width - 8 if doing.side == "left" else 8)
     y = level[doing.at]
+    texts = "".join(
+        f'<text class="said" x="{x + 6:.0f}" y="{y + 4 + _LINE * number:.1f}">{escape(line)}</text>'
+        for number, line in enumerate(lines)
+    )
     return (
-        f'<rect class="doing" x="{x:.0f}" y="{y - 8:.1f}" width="{width:.0f}" height="16" rx="4"/>'
-        f'<text class="said" x="{x + 6:.0f}" y="{y + 4:.1f}">{escape(doing.text)}</text>'
+        f'<rect class="doing" x="{x:.0f}" y="{y - 8:.1f}" width="{width:.0f}" '
+        f'height="{height:.0f}" rx="4"/>{texts}'
     )
 
 
@@ -216,7 +243,7 @@ def _clock(exchange: Exchange, level: dict[float, float]) -> list[str]:
         if level[moment] - last >= 13:
             last = level[moment]
             parts.append(
-                f'<text class="time" x="8" y="{last + 4:.1f}">'
+                f'<text class="time" x="2" y="{last + 4:.1f}">'
                 f"{(moment - start) * 1000:.0f} ms</text>"
             )
     return parts
