@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from docutils import nodes
 from sphinx.util.nodes import make_refnode
 from sphinx.writers.html5 import HTML5Translator
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from sphinx.addnodes import pending_xref
@@ -44,8 +45,6 @@ exclude_patterns = ["_build", "measured"]  # which pages include
 # Markdown: the same links work on GitHub, which makes an anchor of each heading.
 myst_heading_anchors = 3
 
-smartquotes_action = "q"  # "--" is an option or a part of a message
-
 # Docstrings are written for help(): `like this` is code, and a link where a name matches.
 default_role = "py:obj"
 autodoc_member_order = "bysource"
@@ -59,6 +58,7 @@ html_theme = "furo"
 html_title = f"graceful-close {release}"
 html_baseurl = urls["Documentation"]
 html_favicon = "_static/favicon.svg"
+templates_path = ["_templates"]
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
@@ -196,13 +196,28 @@ def fit_narrow_screens(app: Sphinx, doctree: nodes.document, page: str) -> None:
             block["classes"].append("wraps")
 
 
-class Translator(HTML5Translator):
-    """Sphinx's, with the labels of cells."""
+# Where a name in `code` may continue on the next line; elsewhere it may not, nor after a hyphen.
+BREAKS = re.compile(r"(?<=[^\W_]{2}[/_.(=:])(?=[^\W_]{2})")
 
+
+class Translator(HTML5Translator):
+    """Sphinx's, with the labels of cells, and names that break between their parts."""
+
+    @override
     def starttag(self, node: Any, tagname: str, *args: Any, **attributes: Any) -> str:
         if isinstance(node, nodes.entry) and "label" in node:
             attributes["data-label"] = node["label"]
         return super().starttag(node, tagname, *args, **attributes)
+
+    @override
+    def visit_Text(self, node: nodes.Text) -> None:
+        already = len(self.body)
+        super().visit_Text(node)
+        for number in range(already, len(self.body)):
+            word = re.fullmatch('<span class="pre">(.*)</span>', self.body[number])
+            if word is not None:
+                parts = BREAKS.sub('</span><wbr><span class="pre">', word[1])
+                self.body[number] = f'<span class="pre">{parts}</span>'
 
 
 def offer_files(app: Sphinx, name: str, source: list[str]) -> None:
