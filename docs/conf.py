@@ -196,7 +196,8 @@ def fit_narrow_screens(app: Sphinx, doctree: nodes.document, page: str) -> None:
             block["classes"].append("wraps")
 
 
-# Where a name in `code` may continue on the next line; elsewhere it may not, nor after a hyphen.
+# Where a long name in `code` may continue on the next line; elsewhere it may not, nor after a hyphen.
+LONG = 24
 BREAKS = re.compile(r"(?<=[^\W_]{2}[/_.(=:])(?=[^\W_]{2})")
 
 
@@ -215,7 +216,7 @@ class Translator(HTML5Translator):
         super().visit_Text(node)
         for number in range(already, len(self.body)):
             word = re.fullmatch('<span class="pre">(.*)</span>', self.body[number])
-            if word is not None:
+            if word is not None and len(word[1]) > LONG:
                 parts = BREAKS.sub('</span><wbr><span class="pre">', word[1])
                 self.body[number] = f'<span class="pre">{parts}</span>'
 

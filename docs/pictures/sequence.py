@@ -20,12 +20,13 @@ _PER_SECOND = 1100.0
 # A phone shows the whole width, and its letters are still large enough.
 _WIDTH = 480.0
 _SHOWN = 560  # where there is room
-_LIFELINE: dict[Side, float] = {"left": 202.0, "right": 334.0}
 _TOP = 78.0
-_LABEL_AT = 38.0
+_CLOCK = 38.0  # of the column with the times
+_LABEL_AT = 42.0
 _LOST_AT = 0.65  # of the way; the label ends before it
 _LETTER, _CAPITAL = 6.0, 7.4  # capitals and digits; in the widest of the usual fonts
 _LINE = 13.0
+_BESIDE = 8.0  # between a lifeline and what stands beside it
 _LONGEST_LINE = 18  # letters; a longer text continues on a second line, after a comma
 
 # Colours that differ in both modes, and for readers with red-green colour blindness.
@@ -111,7 +112,7 @@ class Exchange:
 
 def draw(exchange: Exchange) -> str:
     """The picture, as SVG."""
-    level = _levels(exchange)
+    level, at = _levels(exchange), _lifelines(exchange)
     bottom = max(level.values()) + 26
     height = bottom + 14
     title = escape(exchange.title)
@@ -125,18 +126,29 @@ def draw(exchange: Exchange) -> str:
     ]
     whose: dict[Side, str] = {"left": exchange.left, "right": exchange.right}
     for side, who in whose.items():
-        x = _LIFELINE[side]
+        x = at[side]
         parts.append(f'<text class="who" x="{x:.0f}" y="56">{escape(who)}</text>')
         parts.append(
             f'<line class="life" x1="{x:.0f}" x2="{x:.0f}" y1="64" y2="{bottom:.0f}"/>'
         )
-    parts += _gaps(level)
-    parts += [_arrow(arrow, level) for arrow in exchange.arrows]
-    parts += [_state(state, level) for state in exchange.states]
-    parts += [_doing(doing, level) for doing in exchange.doings]
+    parts += _gaps(level, at)
+    parts += [_arrow(arrow, level, at) for arrow in exchange.arrows]
+    parts += [_state(state, level, at) for state in exchange.states]
+    parts += [_doing(doing, level, at) for doing in exchange.doings]
     parts += _clock(exchange, level)
     parts.append("</svg>")
     return "\n".join(parts) + "\n"
+
+
+def _lifelines(exchange: Exchange) -> dict[Side, float]:
+    """How far from the left each side stands: there is room for what stands beside it."""
+    widths: dict[Side, float] = {"left": 0, "right": _width(exchange.right)}
+    for doing in exchange.doings:
+        widths[doing.side] = max(widths[doing.side], _box_width(doing))
+    for state in exchange.states:
+        widths[state.side] = max(widths[state.side], _width(state.name))
+    left = _CLOCK + widths["left"] + 2 * _BESIDE
+    return {"left": left, "right": _WIDTH - widths["right"] - 2 * _BESIDE}
 
 
 def _levels(exchange: Exchange) -> dict[float, float]:
@@ -157,7 +169,7 @@ def _levels(exchange: Exchange) -> dict[float, float]:
     return level
 
 
-def _gaps(level: dict[float, float]) -> list[str]:
+def _gaps(level: dict[float, float], at: dict[Side, float]) -> list[str]:
     """Break the lifelines where more time went by than there is room for."""
     moments = sorted(level)
     parts: list[str] = []
@@ -167,14 +179,14 @@ def _gaps(level: dict[float, float]) -> list[str]:
             parts += [
                 f'<line class="gap" x1="{x:.0f}" x2="{x:.0f}" y1="{middle - 12:.0f}" '
                 f'y2="{middle + 12:.0f}"/>'
-                for x in _LIFELINE.values()
+                for x in at.values()
             ]
     return parts
 
 
-def _arrow(arrow: Arrow, level: dict[float, float]) -> str:
-    x1, y1 = _LIFELINE[arrow.from_], level[arrow.left_at]
-    x2 = _LIFELINE[_OTHER[arrow.from_]]
+def _arrow(arrow: Arrow, level: dict[float, float], at: dict[Side, float]) -> str:
+    x1, y1 = at[arrow.from_], level[arrow.left_at]
+    x2 = at[_OTHER[arrow.from_]]
     kind = arrow.kind
     if arrow.arrived_at is None:
         x2, y2, kind = x1 + (x2 - x1) * _LOST_AT, y1 + 24, f"{kind} lost"
@@ -196,11 +208,11 @@ def _arrow(arrow: Arrow, level: dict[float, float]) -> str:
     )
 
 
-def _state(state: State, level: dict[float, float]) -> str:
-    outwards = -8 if state.side == "left" else 8
+def _state(state: State, level: dict[float, float], at: dict[Side, float]) -> str:
+    outwards = -_BESIDE if state.side == "left" else _BESIDE
     anchor = "end" if state.side == "left" else "start"
     return (
-        f'<text class="state" text-anchor="{anchor}" x="{_LIFELINE[state.side] + outwards:.0f}" '
+        f'<text class="state" text-anchor="{anchor}" x="{at[state.side] + outwards:.0f}" '
         f'y="{level[state.at] + 4:.1f}">{escape(state.name)}</text>'
     )
 
@@ -213,15 +225,19 @@ def _lines(text: str) -> list[str]:
     return [first + comma.rstrip(), second] if comma else [text]
 
 
+def _box_width(doing: Doing) -> float:
+    return max(map(_width, _lines(doing.text))) + 12
+
+
 def _width(line: str) -> float:
     return sum(_CAPITAL if letter.isupper() or letter.isdigit() else _LETTER for letter in line)
 
 
-def _doing(doing: Doing, level: dict[float, float]) -> str:
+def _doing(doing: Doing, level: dict[float, float], at: dict[Side, float]) -> str:
     lines = _lines(doing.text)
-    width = max(map(_width, lines)) + 12
+    width = _box_width(doing)
     height = 16 + _LINE * (len(lines) - 1)
-    x = _LIFELINE[doing.side] + (-width - 8 if doing.side == "left" else 8)
+    x = at[doing.side] + (-width - _BESIDE if doing.side == "left" else _BESIDE)
     y = level[doing.at]
     texts = "".join(
         f'<text class="said" x="{x + 6:.0f}" y="{y + 4 + _LINE * number:.1f}">{escape(line)}</text>'
