@@ -68,7 +68,8 @@ html_theme_options = {
     "source_branch": "main",
     "source_directory": "docs/",
 }
-pygments_style = "friendly"
+# Both have enough contrast, and colours for diffs.
+pygments_style = "default"
 pygments_dark_style = "github-dark"
 
 # A prompt or an output is not copied with a command.
