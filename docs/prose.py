@@ -103,7 +103,10 @@ def prose_of_docstring(text: str) -> str:
     for line in text.split("\n"):
         if line and not line[0].isspace():
             in_section = re.fullmatch(r"[A-Z][a-z]+:", line) is not None
-        kept.append(line if in_section or not line[:4].isspace() else "")
+        if in_section:
+            kept.append(line.strip())  # indented, and prose
+        else:
+            kept.append("" if line[:4].isspace() else line)
     return prose_of_page("\n".join(kept))
 
 

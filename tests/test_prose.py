@@ -39,6 +39,11 @@ def test_a_habit_that_spans_two_lines_is_found(tmp_path: Path) -> None:
     assert check(tmp_path / "page.md", "The wait goes\non.\n") == ["1: 'goes on'"]
 
 
+def test_a_habit_is_found_in_a_later_paragraph_of_a_section(tmp_path: Path) -> None:
+    notes = "Notes:\n    A fact.\n\n    The wait goes on.\n"
+    assert check(tmp_path / "module.py", f'"""A module.\n\n{notes}"""\n') == ["6: 'goes on'"]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

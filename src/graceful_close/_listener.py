@@ -93,21 +93,20 @@ class GracefulListener(socket.socket):
         serves the connection ends it with `graceful_close`. For socketserver.ForkingMixIn, which
         accepts in one process and serves in the other, see `graceful_close.socketserver`.
 
-        `dup()` gives a plain socket, and the connection, which has two owners from then on, is
-        closed plainly by both. `detach()` gives it away altogether; that is also what
-        `SSLContext.wrap_socket` does, see `tls`. Whoever hands the descriptor's number on
-        (socket.fromfd, socket.send_fds) must use one of the two: close() ends the connection
-        for every holder. Pickling is refused.
+        `dup()` of an accepted socket returns a plain socket. The connection then has two holders,
+        and both close it plainly. `detach()` releases the descriptor; `SSLContext.wrap_socket`
+        does so, too (see `tls`). A program that passes on the number of the descriptor
+        (socket.fromfd, socket.send_fds) must call one of the two first, because close() ends the
+        connection for every holder. Pickling raises TypeError.
 
-        A thread that waits in recv() while another calls `shutdown(SHUT_RDWR)` is not woken by
-        that, but by the peer's end of the stream. What would wake it, SHUT_RD, makes Linux
-        answer whatever the peer still sends with RST (tcp_rcv_state_process(), FIN_WAIT1 and
-        2), and the reply would be lost as ever. A server that must wake its readers when it
-        stops has to want that: `socket.socket.shutdown(sock, socket.SHUT_RDWR)`.
+        `shutdown(SHUT_RDWR)` does not wake a thread that waits in recv(); the peer's FIN does.
+        SHUT_RD would wake the thread, but Linux then answers further input with RST
+        (tcp_rcv_state_process(), FIN_WAIT1 and 2), and the reply is lost. A server that must wake
+        its readers when it stops calls `socket.socket.shutdown(sock, socket.SHUT_RDWR)`.
 
-        What takes the descriptor instead of calling accept() is not served: event loops other
-        than asyncio's own (uvloop, rloop), trio and eventlet, which are refused; asyncio's proactor
-        loop on Windows and gevent's own servers, which are not.
+        The listener has no effect on code that takes its descriptor and does not call accept().
+        Event loops other than asyncio's own (uvloop, rloop), trio and eventlet raise TypeError.
+        asyncio's proactor loop on Windows and gevent's own servers raise nothing.
     """
 
     __slots__ = ("reaper",)
