@@ -20,9 +20,10 @@ from ._step import LET_GO, WAIT_READABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
-    from ._async import TaskClose
+    from ._loop import Pending
     from ._result import CloseResult
     from ._step import Step
 
@@ -46,20 +47,36 @@ class FirstLook(asyncio.Protocol):
         close: The close of the connection. It has a dup if `result` is None.
 
     Attributes:
+        close: As above.
+        owner: The old protocol, until its connection_lost() was called.
         result: How the connection ended; None: not at its first look.
         step: The next step if `result` is None.
+        error: The first look, or the dup, failed with this.
     """
 
     step: Step
 
-    def __init__(self, transport: asyncio.Transport, close: TaskClose) -> None:
+    def __init__(self, transport: asyncio.Transport, close: Pending) -> None:
         close.borrowed = True
-        self._close = close
+        self.owner: Any = transport.get_protocol()
         self.result: CloseResult | None = None
+        self.error: BaseException | None = None
+        self.close = close
         self._transport = transport
-        self._owner: Any = transport.get_protocol()
-        self._error: BaseException | None = None
+        self._then: Callable[[FirstLook], object] | None = None
         self._given_up = False
+
+    def begin(self, then: Callable[[FirstLook], object] | None = None) -> None:
+        """Close the transport; `then` is called after the first look."""
+        transport, close = self._transport, self.close
+        self._then = then
+        try:
+            transport.set_protocol(self)
+            self.step = close.begin_own(plain_view(transport.get_extra_info("socket")))
+            transport.close()
+        except BaseException:
+            self._give_up()
+            raise
 
     async def look(self) -> None:
         """Close the transport, and wait until it has closed its descriptor.
@@ -68,46 +85,49 @@ class FirstLook(asyncio.Protocol):
             OSError: No descriptor is available for the dup (EMFILE, ENFILE). The transport closes
                 the connection without waiting; it had nothing to lose.
         """
-        transport, close = self._transport, self._close
         try:
-            transport.set_protocol(self)
-            self.step = close.begin_own(plain_view(transport.get_extra_info("socket")))
-            transport.close()
+            self.begin()
             await some_turns(until=self._has_ended)
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
         except BaseException as error:
-            self._given_up = True
-            close.abandon()
-            if not self._has_ended():
-                transport.abort()
-                if not isinstance(error, GeneratorExit):  # after which nothing may be awaited
-                    await some_turns(until=self._has_ended)
+            self._give_up()
+            if not isinstance(error, GeneratorExit):  # after which nothing may be awaited
+                await some_turns(until=self._has_ended)
             raise
 
+    def _give_up(self) -> None:
+        """Close immediately, without lingering."""
+        self._given_up = True
+        self.close.abandon()
+        if not self._has_ended():
+            self._transport.abort()
+
     def _has_ended(self) -> bool:
-        return self._owner is None
+        return self.owner is None
 
     # --- what the transport calls ---
 
     def pause_writing(self) -> None:
-        self._owner.pause_writing()
+        self.owner.pause_writing()
 
     def resume_writing(self) -> None:
-        self._owner.resume_writing()
+        self.owner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        owner, self._owner = self._owner, None
+        owner, self.owner = self.owner, None
         try:
             if not self._given_up:
                 self._look()
-        except BaseException as error:  # noqa: BLE001 (the task that waits gets it)
-            self._error = error
+        except BaseException as error:  # noqa: BLE001 (whoever began the close gets it)
+            self.error = error
         finally:
+            if self._then is not None:
+                self._then(self)
             owner.connection_lost(exc)
 
     def _look(self) -> None:
-        close, step = self._close, self.step
+        close, step = self.close, self.step
         if step is WAIT_READABLE:
             step = close.waited(step)
         self.step = close.carry_out(step)

@@ -9,7 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from ._asyncio_first_look import FirstLook
     from ._asyncio_transport import TransportTakeover
+
+    # What has replaced the server's protocol, and keeps it.
+    Taker = TransportTakeover | FirstLook
 
     Data = bytes | bytearray | memoryview[Any]
 
@@ -22,7 +26,7 @@ class TransportProxy(asyncio.Transport):
 
     Args:
         plain: The transport below.
-        close: A function that closes the transport and returns the takeover that has replaced the
+        close: A function that closes the transport and returns the object that has replaced the
             protocol; None: the protocol was not replaced.
 
     Attributes:
@@ -34,11 +38,11 @@ class TransportProxy(asyncio.Transport):
     def __init__(
         self,
         plain: asyncio.Transport,
-        close: Callable[[asyncio.Transport], TransportTakeover | None],
+        close: Callable[[asyncio.Transport], Taker | None],
     ) -> None:
         self.plain = plain
         self._close = close
-        self._taken_by: TransportTakeover | None = None
+        self._taken_by: Taker | None = None
 
     def close(self) -> None:
         # A transport that is closing was already closed, or closes because the peer has sent FIN.

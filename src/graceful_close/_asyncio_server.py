@@ -6,11 +6,18 @@ import asyncio
 from time import monotonic
 from typing import TypeVar, cast
 
+from ._asyncio_first_look import FirstLook, holds_nothing
 from ._asyncio_proxy import TransportProxy
-from ._asyncio_transport import TransportTakeover, can_watch, info_of, open_socket_of
+from ._asyncio_transport import (
+    TransportTakeover,
+    can_watch,
+    info_of,
+    open_socket_of,
+    some_turns,
+)
 from ._loop import Pending
 from ._options import Options
-from ._reaper import Reaper, hand_over, leave_to
+from ._reaper import Reaper, hand_over, leave_to, set_to_abort
 from ._sockets import plain_dup
 from ._step import FLUSH
 
@@ -138,6 +145,7 @@ class _Closes:
         self._given = given
         self._options = Options(**given)
         self._reaper = Reaper(**given)
+        self._looking: set[FirstLook] = set()
         self._flushing: set[asyncio.Task[None]] = set()
 
     def wrap(self, protocol_factory: Factory) -> Callable[[], asyncio.Protocol]:
@@ -152,8 +160,16 @@ class _Closes:
 
         return introduced
 
-    def close(self, transport: asyncio.Transport) -> TransportTakeover | None:
-        """Close a transport; connection_lost() is called later. The dup is closed separately."""
+    def close(self, transport: asyncio.Transport) -> FirstLook | TransportTakeover | None:
+        """Close a transport; connection_lost() is called later. A dup is closed separately."""
+        if _is_running() and holds_nothing(transport):
+            if set_to_abort(transport.get_extra_info("socket")):
+                transport.close()
+                return None
+            first = FirstLook(transport, Pending(self._options, monotonic()))
+            first.begin(self._looked)
+            self._looking.add(first)
+            return first
         takeover = self._take_over(transport)
         if takeover is None:
             transport.close()
@@ -169,14 +185,19 @@ class _Closes:
             flushing.add_done_callback(lambda _: takeover.drop())
         return takeover
 
+    def _looked(self, first: FirstLook) -> None:
+        """The first look of a transport that held nothing."""
+        self._looking.discard(first)
+        if first.result is None and first.error is None:
+            leave_to(self._reaper, first.close, first.step)
+
     def _take_over(self, transport: asyncio.Transport) -> TransportTakeover | None:
         """Duplicate the descriptor; None: the transport closes in its own way."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
+        if not _is_running():
             return None  # the loop has ended, and nothing can be waited for
         sock = open_socket_of(transport)
-        if sock is None or not (can_watch(loop) or info_of(transport, "ssl_object") is None):
+        watched = can_watch(asyncio.get_running_loop())
+        if sock is None or not (watched or info_of(transport, "ssl_object") is None):
             return None
         try:
             return TransportTakeover(transport, plain_dup(sock))
@@ -202,6 +223,7 @@ class _Closes:
 
     async def wait(self) -> None:
         """Wait for all closes that are pending now."""
+        await some_turns(until=lambda: not self._looking)
         if self._flushing:
             await asyncio.wait(self._flushing)
         # A Reaper's close() waits for all its connections. Later connections go to a new Reaper.
@@ -210,6 +232,15 @@ class _Closes:
             await asyncio.get_running_loop().run_in_executor(None, ending.close)
         else:
             ending.close()
+
+
+def _is_running() -> bool:
+    """Whether the loop runs, so that it can wait."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Introduction(asyncio.Protocol):

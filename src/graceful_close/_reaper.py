@@ -712,14 +712,8 @@ def hand_over(sock: socket.socket, reaper: Reaper, peer: object = None) -> bool:
     Returns:
         False: `sock` is closed, or its SO_LINGER is {1, 0}, so the caller must abort it.
     """
-    linger = _platform.HERE.linger
-    try:
-        if linger is not None and linger.aborts(sock):
-            return False
-    except OSError:
-        if sock.fileno() == -1:
-            return False
-        # ENOPROTOOPT: a stream without SO_LINGER
+    if set_to_abort(sock) or sock.fileno() == -1:
+        return False
     worker = reaper._worker  # pyright: ignore[reportPrivateUsage]
     try:
         worker.submit(sock, None, peer)
@@ -728,6 +722,15 @@ def hand_over(sock: socket.socket, reaper: Reaper, peer: object = None) -> bool:
         seconds = 0.0 if sock.gettimeout() == 0 else 5.0
         close_on(Options(seconds), sock)
     return True
+
+
+def set_to_abort(sock: socket.socket) -> bool:
+    """Whether SO_LINGER is {1, 0}, with which the caller has configured an abort."""
+    linger = _platform.HERE.linger
+    try:
+        return linger is not None and linger.aborts(sock)
+    except OSError:
+        return False  # ENOPROTOOPT: a stream without SO_LINGER. EBADF: closed
 
 
 def leave_to(reaper: Reaper, pending: Pending, step: Step) -> None:
