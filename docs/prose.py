@@ -28,7 +28,7 @@ CHECKED = (
     "benchmarks/*.md",
     "examples/*.py",
     "noxfile.py",
-    "src/graceful_close/**/*.py",
+    "src/**/*.py",
 )
 
 # What is not prose, in a page and in a docstring.

@@ -1,4 +1,4 @@
-"""The lab run as the program that it is: in a pipe, and in a terminal of some size."""
+"""Runs the lab as a program: in a pipe, and in a terminal of a given size."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from subprocess import CompletedProcess
 
 THE_LAB = [sys.executable, "-W", "error", "-m", "graceful_close"]
 
-# What a shell starts in the background ignores SIGINT, and so do its children.
+# A program that a shell starts in the background ignores SIGINT, and so do its children.
 INTERRUPTIBLE = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("graceful_close", run_name="__main__")
 """
 
-# The lab promises a small part of it; more than this means that it hangs.
+# Seconds. The lab needs a small part of it; after this time it hangs.
 GIVE_UP = 60
 
-# Of the tests' own surroundings, which are none of the program's business.
+# Variables of the tests' environment that would change the program's output.
 _DROPPED = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TERM", "TTY_COMPATIBLE"}
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 MOVES = re.compile(r"\x1b\[[0-9;?]*[A-Za-ln-z]")
 
 
-def surroundings(**more: str) -> dict[str, str]:
-    """The environment, with nothing in it that says how to draw but `more`."""
+def environment_with(**more: str) -> dict[str, str]:
+    """Return the environment without variables that affect the drawing, except `more`."""
     return {name: value for name, value in os.environ.items() if name not in _DROPPED} | more
 
 
 def run(*command: str, **environment: str) -> CompletedProcess[str]:
-    """Run a program whose output goes into pipes."""
+    """Run a program with pipes as its stdout and stderr."""
     return subprocess.run(
         command,
         capture_output=True,
         text=True,
         timeout=GIVE_UP,
         check=False,
-        env=surroundings(**environment),
+        env=environment_with(**environment),
     )
 
 
 class Terminal:
-    """A program in a terminal: its stdin, stdout and stderr."""
+    """A program with a terminal as its stdin, stdout and stderr."""
 
     def __init__(self, *command: str, columns: int = 80, **environment: str) -> None:
         import termios  # not on Windows
@@ -60,35 +60,37 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env=surroundings(**{"TERM": "xterm-256color"} | environment),
+            env=environment_with(**{"TERM": "xterm-256color"} | environment),
         )
         os.close(theirs)
 
     def read_until(self, words: str) -> None:
-        """Read what it writes until it has written these words."""
+        """Read the output until it contains these words."""
         while words not in self.written:
             assert self._read(), self.written
 
     def end(self) -> str:
-        """Read to the end, wait for it, and give all that it wrote."""
+        """Read to the end, wait for the program, and return the whole output."""
         try:
             while self._read():
                 pass
             self.program.wait(GIVE_UP)
         finally:
-            self.program.kill()  # has ended, if all went well
+            self.program.kill()  # it has ended, unless an error occurred
             self.program.wait()
             os.close(self._screen)
         return self.written
 
     @property
     def written(self) -> str:
-        """What it wrote until now, as it was meant: the terminal made \\r\\n of every \\n."""
+        """The output until now, with the \\r\
+ of the terminal replaced by \
+."""
         return self._written.decode(errors="replace").replace("\r\n", "\n")
 
     def _read(self) -> bool:
         chunk = b""
-        # EIO: Linux says so when the last program has left the terminal.
+        # EIO: Linux reports it after the last program has closed the terminal.
         with suppress(OSError):
             chunk = os.read(self._screen, 65536)
         self._written += chunk
@@ -96,5 +98,5 @@ class Terminal:
 
 
 def lines_of(written: str) -> list[str]:
-    """Every line that ever stood on a screen, without the codes that put it there."""
+    """Return every line that was ever on the screen, without control codes."""
     return re.split(r"[\r\n]", MOVES.sub("\r", COLOURS.sub("", written)))

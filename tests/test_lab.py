@@ -1,4 +1,4 @@
-"""The lab: what `python -m graceful_close` measures, prints and exits with."""
+"""The command `lab`: its findings, its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from graceful_close_lab.linger_experiments import WAYS, LingerRun
 from graceful_close_lab.loopback import Ending
 from graceful_close_lab.lost_reply import Replies
 from graceful_close_lab.report import Report, as_json
-from graceful_close_lab.story import Exchange
 from graceful_close_lab.tables import Column, Table, Words, conclusion, tables
 from graceful_close_lab.this_platform import ThisPlatform, Trial, Verdict, examine
-from lab_program import INTERRUPTIBLE, THE_LAB, Terminal, run, surroundings
+from graceful_close_lab.timeline import Exchange
+from lab_program import INTERRUPTIBLE, THE_LAB, Terminal, environment_with, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,13 +38,13 @@ sys.modules["rich"] = None
 runpy.run_module("graceful_close", run_name="__main__")
 """
 
-# One of each kind, and none of those that wait for a second.
+# One experiment of each kind, none of which waits for a second.
 QUICK = "linger-abort,reply-graceful-close,platform"
 
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, CompletedProcess[str]]:
-    """Two runs at the same time: the lab waits for most of its time."""
+    """Run the lab twice at the same time: most of its time is waiting."""
     commands = {
         "json": [*THE_LAB, "--json"],
         "plain": [sys.executable, "-W", "error", "-c", WITHOUT_RICH, "--only", QUICK],
@@ -70,7 +70,7 @@ def findings(json_run: CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
-def test_the_lab_says_that_all_went_as_promised(
+def test_the_lab_reports_that_every_experiment_went_as_expected(
     json_run: CompletedProcess[str], findings: dict[str, Any]
 ) -> None:
     assert findings["otherwise"] == []
@@ -98,7 +98,7 @@ def test_every_way_to_close_is_tried(findings: dict[str, Any]) -> None:
     ]
 
 
-def test_only_an_abort_loses_what_was_not_sent(findings: dict[str, Any]) -> None:
+def test_only_an_abort_loses_unsent_output(findings: dict[str, Any]) -> None:
     for found in findings["linger_experiments"]:
         if found["way"] in ("ABORT close()", "abortive_close"):
             assert found["received"] < found["written"] == 200_000
@@ -108,7 +108,7 @@ def test_only_an_abort_loses_what_was_not_sent(findings: dict[str, Any]) -> None
             assert found["ending"] == "FIN"
 
 
-def test_our_closers_say_what_became_of_it_and_close_does_not(
+def test_the_functions_of_the_library_return_a_result_and_close_does_not(
     findings: dict[str, Any],
 ) -> None:
     results = [found["result"] for found in findings["linger_experiments"]]
@@ -116,7 +116,7 @@ def test_our_closers_say_what_became_of_it_and_close_does_not(
     assert outcomes == [None, None, None, "TIMED_OUT", "ABORTED", "TIMED_OUT"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's list is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists its connections")
 def test_the_kernel_agrees_with_the_result(findings: dict[str, Any]) -> None:
     for found in findings["linger_experiments"]:
         assert found["before"]["state"] == "ESTABLISHED"
@@ -130,40 +130,40 @@ def test_the_kernel_agrees_with_the_result(findings: dict[str, Any]) -> None:
             assert found["result"]["unacked"] == found["after"]["send_queue"]
 
 
-def test_every_reply_is_accounted_for(findings: dict[str, Any]) -> None:
+def test_every_reply_is_either_complete_or_lost(findings: dict[str, Any]) -> None:
     for found in findings["lost_reply"]:
         assert found["tries"] == 20
         assert found["whole"] + sum(found["lost"].values()) == 20
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what is expected is what Linux does")
+@pytest.mark.skipif(sys.platform != "linux", reason="the expected results are those of Linux")
 def test_no_other_way_to_close_saves_a_reply_on_loopback(findings: dict[str, Any]) -> None:
     whole = {found["way"]: found["whole"] for found in findings["lost_reply"]}
     assert whole.pop("graceful_close") == 20
     assert set(whole.values()) == {0}
 
 
-def test_all_that_the_library_relies_on_works_here(findings: dict[str, Any]) -> None:
+def test_every_feature_that_the_library_relies_on_works_here(findings: dict[str, Any]) -> None:
     for trial in findings["this_platform"]["trials"]:
         assert trial["verdict"] in ("WORKS", "ABSENT"), trial
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="on other systems some things are absent")
-def test_nothing_is_absent_on_linux() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems lack some features")
+def test_no_feature_is_absent_on_linux() -> None:
     assert {trial.verdict for trial in examine().trials} == {Verdict.WORKS}
 
 
-def test_every_experiment_tells_who_did_what(findings: dict[str, Any]) -> None:
+def test_every_experiment_records_the_events_of_both_programs(findings: dict[str, Any]) -> None:
     for found in [*findings["linger_experiments"], *findings["lost_reply"]]:
         events, arrows = found["exchange"]["events"], found["exchange"]["arrows"]
         assert [event["at"] for event in events] == sorted(event["at"] for event in events)
         assert found["way"] in [event["text"] for event in events]
-        for arrow in arrows:  # time does not go back
+        for arrow in arrows:  # times are in order
             assert arrow["seen_at"] is None or 0 <= arrow["sent_at"] <= arrow["seen_at"], arrow
 
 
 def kinds(found: dict[str, Any], *, seen: bool) -> set[tuple[str, str]]:
-    """What was sent by whom, and seen by the other or not."""
+    """Return the sender and kind of each packet that was, or was not, seen."""
     return {
         (arrow["sender"], arrow["kind"])
         for arrow in found["exchange"]["arrows"]
@@ -171,7 +171,7 @@ def kinds(found: dict[str, Any], *, seen: bool) -> set[tuple[str, str]]:
     }
 
 
-def test_the_story_of_a_loss_has_a_reset_in_it_and_no_reply(findings: dict[str, Any]) -> None:
+def test_the_timeline_of_a_loss_has_a_reset_and_no_reply(findings: dict[str, Any]) -> None:
     for found in findings["lost_reply"]:
         if found["way"] == "graceful_close":
             assert kinds(found, seen=False) == set()
@@ -186,8 +186,8 @@ def test_the_story_of_a_loss_has_a_reset_in_it_and_no_reply(findings: dict[str, 
             assert ("SERVER", "RST") in kinds(found, seen=True)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's list is Linux's")
-def test_the_story_of_unsent_output_accounts_for_every_byte(findings: dict[str, Any]) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists its connections")
+def test_the_timeline_of_unsent_output_has_every_byte(findings: dict[str, Any]) -> None:
     for found in findings["linger_experiments"]:
         arrived = [
             int(arrow["text"].split()[0].replace(",", ""))
@@ -198,7 +198,7 @@ def test_the_story_of_unsent_output_accounts_for_every_byte(findings: dict[str, 
         assert ("SERVER", found["ending"]) in kinds(found, seen=True)
 
 
-def test_no_progress_goes_into_a_pipe(
+def test_no_progress_is_written_to_a_pipe(
     json_run: CompletedProcess[str], plain_run: CompletedProcess[str]
 ) -> None:
     assert (json_run.stderr, plain_run.stderr) == ("", "")
@@ -217,7 +217,7 @@ def test_without_rich_it_prints_plain_text(plain_run: CompletedProcess[str]) -> 
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
-def test_a_pipe_gets_no_control_codes_and_no_long_lines(
+def test_the_output_to_a_pipe_has_no_control_codes_and_no_long_lines(
     plain_run: CompletedProcess[str], columns: int
 ) -> None:
     result = run(*THE_LAB, "--only", "linger-abort,reply-close", COLUMNS=str(columns))
@@ -229,10 +229,12 @@ def test_a_pipe_gets_no_control_codes_and_no_long_lines(
     assert max(map(len, plain_run.stdout.splitlines())) <= 80
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a child alone")
-def test_an_interrupt_ends_it_without_a_traceback() -> None:
-    # No warnings as errors here: the signal may come between an accept() and its `with`, and then
-    # it is the interpreter that closes the socket.
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="on Windows SIGINT cannot be sent to one child only"
+)
+def test_an_interrupt_ends_the_lab_without_a_traceback() -> None:
+    # Warnings are not errors here: the signal may arrive between an accept() and its `with`,
+    # and then the interpreter closes the socket.
     command = [sys.executable, "-c", INTERRUPTIBLE, "--only", "linger-timed"]
     lab = Terminal(*command, TERM="dumb")
     lab.read_until("TIMED close()\n")
@@ -242,20 +244,22 @@ def test_an_interrupt_ends_it_without_a_traceback() -> None:
     assert written == "[1/1] unsent output: TIMED close()\n"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a closed pipe has another error there")
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="on Windows a closed pipe raises another error"
+)
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
-def test_a_closed_pipe_ends_it_quietly(unbuffered: str) -> None:
+def test_a_closed_pipe_ends_the_lab_without_a_message(unbuffered: str) -> None:
     command = [*THE_LAB, "--only", "linger-abort,linger-background"]
-    environment = surroundings(PYTHONUNBUFFERED=unbuffered)
+    environment = environment_with(PYTHONUNBUFFERED=unbuffered)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as lab:
         assert lab.stdout is not None
         assert lab.stderr is not None
         lab.stdout.close()
-        said = lab.stderr.read()
+        errors = lab.stderr.read()
     assert lab.returncode == 141
-    assert said == ""
+    assert errors == ""
 
 
 def test_a_mistake_on_the_command_line_is_explained() -> None:
@@ -264,17 +268,17 @@ def test_a_mistake_on_the_command_line_is_explained() -> None:
     assert "usage: python -m graceful_close" in result.stderr
 
 
-def test_an_unknown_experiment_is_refused_with_a_list_of_all(
+def test_an_unknown_experiment_is_rejected_with_a_list_of_all(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["--only", "platform,linger-forever"])
-    said = capsys.readouterr().err
-    assert "no experiment is called 'linger-forever'" in said
-    assert all(name in said for name in NAMES)
+    errors = capsys.readouterr().err
+    assert "unknown experiment 'linger-forever'" in errors
+    assert all(name in errors for name in NAMES)
 
 
-def test_no_name_chooses_everything_and_names_choose_in_the_labs_order() -> None:
+def test_without_names_all_experiments_are_chosen_and_names_keep_the_order_of_the_lab() -> None:
     assert chosen([]) == ALL
     assert [each.name for each in chosen(["platform", "reply-close", "reply-close"])] == [
         "reply-close",
@@ -284,7 +288,9 @@ def test_no_name_chooses_everything_and_names_choose_in_the_labs_order() -> None
     assert len(chosen(["linger", "linger-abort"])) == len(WAYS)
 
 
-def test_names_come_again_or_with_commas(capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_names_are_given_by_repeating_the_option_or_with_commas(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     names = ["--only", "linger-abort,linger-background", "--only", "linger-abortive-close"]
     assert main([*names, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -303,11 +309,11 @@ def test_names_come_again_or_with_commas(capsys: pytest.CaptureFixture[str]) -> 
 NOTHING = Exchange((), ())
 
 
-def made_up(
+def example_report(
     *, received: int = 200_000, whole: int = 20, visible: bool = True, error: str | None = None
 ) -> Report:
-    """A report like one of another day, or of another system."""
-    seen = kernel_view.Standing("ESTABLISHED", 100) if visible else None
+    """Make a report as it could be on another system."""
+    seen = kernel_view.KernelState("ESTABLISHED", 100) if visible else None
     result = CloseResult(CloseOutcome.TIMED_OUT, 1.0, 0, None, OSError(104, "reset"))
     ending = Ending.FIN if received == 200_000 else Ending.RST
     runs = [
@@ -346,8 +352,10 @@ def made_up(
         (200_000, 19, ["reply-graceful-close"]),
     ],
 )
-def test_a_loss_is_said_and_not_hidden(received: int, whole: int, names: list[str]) -> None:
-    report = made_up(received=received, whole=whole)
+def test_a_loss_by_graceful_close_is_reported(
+    received: int, whole: int, names: list[str]
+) -> None:
+    report = example_report(received=received, whole=whole)
     found = json.loads(as_json(report))
     assert found["ok"] is False
     assert found["otherwise"] == names
@@ -357,7 +365,7 @@ def test_a_loss_is_said_and_not_hidden(received: int, whole: int, names: list[st
     assert (lost.good, otherwise.good) == (False, False)
 
 
-def test_an_experiment_that_went_otherwise_is_exit_code_1(
+def test_an_unexpected_result_is_exit_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def close_too_early(sock: socket.socket) -> None:
@@ -375,7 +383,7 @@ def test_an_experiment_that_went_otherwise_is_exit_code_1(
     assert "NOT AS EXPECTED: reply-graceful-close." in capsys.readouterr().out
 
 
-def test_an_abort_that_the_peer_does_not_see_is_not_as_promised() -> None:
+def test_an_abort_without_a_reset_at_the_peer_is_not_as_expected() -> None:
     report = Report(
         (LingerRun("x", "x", False, 0, None, None, None, None, 2, 2, Ending.FIN, NOTHING),)
     )
@@ -383,7 +391,7 @@ def test_an_abort_that_the_peer_does_not_see_is_not_as_promised() -> None:
     assert conclusion(report) == (Words("NOT AS EXPECTED: x.", False),)
 
 
-def test_what_the_library_relies_on_and_does_not_work_is_not_as_promised() -> None:
+def test_a_feature_that_does_not_work_is_not_as_expected() -> None:
     fails = (Trial("it", Verdict.FAILS), Trial("that", Verdict.ABSENT))
     here = ThisPlatform("linux", "Linux", "CPython", None, fails)
     assert Report(this_platform=here).otherwise == ("platform",)
@@ -391,22 +399,22 @@ def test_what_the_library_relies_on_and_does_not_work_is_not_as_promised() -> No
     assert Report(this_platform=absent).otherwise == ()
 
 
-def test_what_the_kernel_does_not_show_is_not_made_up() -> None:
-    seen = tables(made_up())[1]
+def test_a_table_without_kernel_states_has_no_columns_for_them() -> None:
+    seen = tables(example_report())[1]
     assert [column.heading for column in seen.columns][3:5] == ["state", "Send-Q"]
-    unseen = tables(made_up(visible=False))[1]
+    unseen = tables(example_report(visible=False))[1]
     assert "not visible here" in unseen.caption
     assert not {"state", "Send-Q"} & {column.heading for column in unseen.columns}
     assert all(len(row) == len(unseen.columns) for row in unseen.rows)
 
 
-def test_an_error_of_close_stands_where_a_result_would() -> None:
-    table = tables(made_up(error="EWOULDBLOCK"))[1]
+def test_an_error_of_close_is_shown_in_the_column_of_the_result() -> None:
+    table = tables(example_report(error="EWOULDBLOCK"))[1]
     assert table.rows[2][2].text == "EWOULDBLOCK"
 
 
 @pytest.mark.parametrize("width", [20, 31, 40, 60, 72, 79, 80, 120, 200])
-def test_a_table_is_laid_out_in_any_width_and_nothing_is_cut(width: int) -> None:
+def test_a_table_keeps_all_its_text_at_any_width(width: int) -> None:
     awkward = Table(
         "none",
         "A table",
@@ -417,7 +425,7 @@ def test_a_table_is_laid_out_in_any_width_and_nothing_is_cut(width: int) -> None
             (Words("b"), Words(""), Words("")),
         ],
     )
-    for table in (*tables(made_up(whole=7)), awkward):
+    for table in (*tables(example_report(whole=7)), awkward):
         lines = ["".join(piece.text for piece in line) for line in lay_out(table, width)]
         assert max(map(len, lines)) <= width
         assert all(line == line.rstrip() for line in lines)
@@ -430,41 +438,43 @@ def test_a_table_is_laid_out_in_any_width_and_nothing_is_cut(width: int) -> None
 
 
 @pytest.mark.parametrize("width", [30, 40, 60, 80])
-def test_a_command_stays_on_one_line_where_it_fits(width: int) -> None:
+def test_a_command_is_not_broken_if_it_fits_on_a_line(width: int) -> None:
     command = "`uvicorn --loop x:y`"
     lines = wrap(f"Some words before it, {command}, and some words after it.", width)
     assert sum(command in line for line in lines) == 1
     assert max(map(len, lines)) <= width
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's list is Linux's")
-def test_the_kernel_shows_both_ends_of_a_connection_until_it_is_gone() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists its connections")
+def test_the_kernel_lists_both_ends_of_a_connection_until_it_is_gone() -> None:
     with loopback.connection() as (ours, peer):
         here, there = ours.getsockname()[1], peer.getsockname()[1]
-        assert kernel_view.standing(here, there) == kernel_view.Standing("ESTABLISHED", 0)
+        assert kernel_view.kernel_state(here, there) == kernel_view.KernelState(
+            "ESTABLISHED", 0
+        )
         ours.shutdown(socket.SHUT_WR)
         assert peer.recv(1) == b""
-        assert kernel_view.standing(there, here) == kernel_view.Standing("CLOSE_WAIT", 0)
+        assert kernel_view.kernel_state(there, here) == kernel_view.KernelState("CLOSE_WAIT", 0)
         abortive_close(ours)
-        assert kernel_view.standing(here, there) is None
+        assert kernel_view.kernel_state(here, there) is None
 
 
-def test_a_system_without_the_list_shows_nothing(
+def test_without_the_kernels_list_no_state_is_returned(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(kernel_view, "_FILES", (tmp_path / "tcp",))
     with loopback.connection() as (ours, peer):
-        assert kernel_view.standing(ours.getsockname()[1], peer.getsockname()[1]) is None
+        assert kernel_view.kernel_state(ours.getsockname()[1], peer.getsockname()[1]) is None
 
 
-def test_a_stream_that_falls_silent_has_neither_fin_nor_reset() -> None:
+def test_a_silent_stream_ends_with_neither_fin_nor_reset() -> None:
     with loopback.connection() as (ours, peer):
         ours.sendall(b"some")
         peer.settimeout(0.01)
         assert loopback.read_to_the_end(peer) == (4, Ending.NOTHING)
 
 
-def test_a_loopback_that_does_not_work_is_told_in_one_line(
+def test_a_broken_loopback_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""`graceful-close check`: what it says of servers that lose replies, and of others."""
+"""`graceful-close check`: its findings about servers that lose replies, and about others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_server_that_closes_gracefully_loses_nothing() -> None:
         assert each["early"] is True
 
 
-def test_each_kind_of_client_sends_as_much_as_it_does_in_life() -> None:
+def test_each_kind_of_client_sends_as_much_as_the_real_clients() -> None:
     with serving(keeps) as address:
         _, found = check(address)
     sent = {name: {each["sent"] for each in found["tries"] if each["client"] == name}
@@ -59,24 +59,24 @@ def test_each_kind_of_client_sends_as_much_as_it_does_in_life() -> None:
     for name in (*GIVES_UP, "SENDS_FIRST"):
         assert sent[name] == {5_000_000}
     assert max(sent["READS"]) < 5_000_000
-    assert sent["EXPECT"] == {0}  # it was answered before it began
+    assert sent["EXPECT"] == {0}  # the reply arrived before the upload began
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what is expected is what Linux does")
-def test_a_server_that_just_closes_loses_replies() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="the expected results are those of Linux")
+def test_a_server_that_only_calls_close_loses_replies() -> None:
     with serving(loses) as address:
         code, found = check(address)
     assert code == 1
     assert found["verdict"] == "LOST"
-    # The others may win the race, on loopback.
+    # On loopback the other clients may read the reply before the reset.
     assert outcomes(found, *GIVES_UP) == {"RESET"}
     assert found["lost"] >= 6
     details = {each["detail"] for each in found["tries"] if each["outcome"] == "RESET"}
     assert details <= {"ECONNRESET", "EPIPE"}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what is expected is what Linux does")
-def test_a_server_that_loses_only_where_it_is_asked_to_close_is_said_to_do_that() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="the expected results are those of Linux")
+def test_a_server_that_loses_only_when_a_client_requests_a_close_is_reported_as_such() -> None:
     def reads_on_if_kept(sock: socket.socket, head: bytes) -> None:
         (loses if b"Connection: close" in head else keeps)(sock, head)
 
@@ -87,7 +87,7 @@ def test_a_server_that_loses_only_where_it_is_asked_to_close_is_said_to_do_that(
     assert verdicts(found) == dict.fromkeys(CLIENTS, "SURVIVED") | {"CLOSE": "LOST"}
 
 
-def test_a_server_that_reads_all_before_it_answers_was_not_tested() -> None:
+def test_a_server_that_reads_everything_before_it_replies_is_not_tested() -> None:
     with serving(reads_all) as address:
         code, found = check(address, tries=1)
     assert code == 3
@@ -98,23 +98,23 @@ def test_a_server_that_reads_all_before_it_answers_was_not_tested() -> None:
     assert "--upload" in found["remedy"]
 
 
-def test_an_upload_that_fits_into_the_buffers_is_no_test() -> None:
+def test_an_upload_that_fits_into_the_buffers_does_not_test_the_server() -> None:
     with serving(reads_all) as address:
         code, found = check(address, "--upload", "1KiB", tries=1)
     assert (code, outcomes(found)) == (3, {"LATE"})
 
 
-def test_a_port_where_nobody_listens_is_tried_once() -> None:
+def test_a_port_without_a_listener_is_tried_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     code, found = check(f"127.0.0.1:{port}")
     assert code == 4
     assert found["verdict"] == "NOT_CONNECTED"
     assert [each["outcome"] for each in found["tries"]] == ["REFUSED"]
-    assert "start it" in found["remedy"]
+    assert "is the server running" in found["remedy"]
 
 
-def test_a_server_that_says_nothing_hangs_and_costs_one_timeout() -> None:
+def test_a_server_that_never_replies_hangs_for_one_timeout() -> None:
     with serving(says_nothing) as address:
         code, found = check(address, "--timeout", "0.2")
     assert code == 5
@@ -124,7 +124,7 @@ def test_a_server_that_says_nothing_hangs_and_costs_one_timeout() -> None:
     assert "--timeout" in found["remedy"]
 
 
-def test_a_server_that_hangs_now_and_then_has_lost_nothing_by_it() -> None:
+def test_an_occasional_hang_is_not_a_loss() -> None:
     asked: list[bytes] = []
     done = threading.Event()
 
@@ -144,12 +144,12 @@ def test_a_server_that_hangs_now_and_then_has_lost_nothing_by_it() -> None:
     assert verdicts(found) == dict.fromkeys(CLIENTS, "SURVIVED") | {"KEEP_ALIVE": "HUNG"}
 
 
-def test_a_reply_that_waits_behind_a_stuck_upload_hangs() -> None:
+def test_an_unread_reply_during_a_stuck_upload_is_a_hang() -> None:
     done = threading.Event()
 
     def holds(sock: socket.socket, head: bytes) -> None:
         sock.sendall(REPLY)
-        done.wait(PATIENCE)  # and neither reads nor closes meanwhile
+        done.wait(PATIENCE)  # without a read or a close
 
     with serving(holds) as address:
         code, found = check(address, "--timeout", "1.2", tries=1)
@@ -158,10 +158,10 @@ def test_a_reply_that_waits_behind_a_stuck_upload_hangs() -> None:
     assert len(found["tries"]) == 1
     [stuck] = found["tries"]
     assert (stuck["outcome"], stuck["early"], stuck["received"]) == ("TIMED_OUT", True, 0)
-    assert stuck["detail"] == "while it sent the upload, with the reply there"
+    assert stuck["detail"] == "while sending the upload, after the reply had arrived"
 
 
-def test_a_try_that_is_given_up_leaves_no_upload_in_the_kernel() -> None:
+def test_a_try_that_times_out_leaves_no_upload_in_the_kernel() -> None:
     given_up = threading.Event()
     ends: list[str] = []
 
@@ -180,14 +180,14 @@ def test_a_try_that_is_given_up_leaves_no_upload_in_the_kernel() -> None:
     assert ends == ["RST"]
 
 
-def test_an_upload_that_takes_longer_is_not_taken_for_one_that_hangs() -> None:
-    with serving(says_nothing) as address:  # and reads, as fast as it can
+def test_a_slow_upload_is_not_a_hang() -> None:
+    with serving(says_nothing) as address:  # it reads as fast as it can
         code, found = check(address, "--timeout", "0.6", "--upload", "1024GiB")
     assert (code, outcomes(found)) == (3, {"TOO_SLOW"})
     assert "--timeout" in found["remedy"]
 
 
-def test_what_comes_before_a_reply_does_not_make_it_early() -> None:
+def test_an_interim_reply_is_not_an_early_reply() -> None:
     def goes_on(sock: socket.socket, head: bytes) -> None:
         sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         reads_all(sock, head)
@@ -197,7 +197,7 @@ def test_what_comes_before_a_reply_does_not_make_it_early() -> None:
     assert (code, outcomes(found)) == (3, {"LATE"})
 
 
-def test_a_client_that_was_told_to_continue_stops_when_it_is_refused() -> None:
+def test_a_client_stops_its_upload_at_an_error_after_100_continue() -> None:
     def holds_the_end_back(sock: socket.socket, head: bytes) -> None:
         if b"Expect: 100-continue" not in head:
             keeps(sock, head)
@@ -206,7 +206,7 @@ def test_a_client_that_was_told_to_continue_stops_when_it_is_refused() -> None:
         sock.recv(1)
         sock.sendall(REPLY[:-1])
         sock.settimeout(0.3)
-        with contextlib.suppress(TimeoutError):  # as it sends no more
+        with contextlib.suppress(TimeoutError):  # the client has stopped
             while sock.recv(65536):
                 pass
         sock.sendall(REPLY[-1:])
@@ -219,15 +219,15 @@ def test_a_client_that_was_told_to_continue_stops_when_it_is_refused() -> None:
     assert 0 < each["sent"] < 5_000_000
 
 
-def test_a_reply_that_stops_short_is_cut_off() -> None:
+def test_an_incomplete_reply_is_reported_as_truncated() -> None:
     with serving(stops_short) as address:
         code, found = check(address)
     assert (code, outcomes(found)) == (1, {"CUT_OFF"})
     assert {each["received"] for each in found["tries"]} == {len(REPLY) - 1}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what is expected is what Linux does")
-def test_a_server_that_was_never_heard_is_asked_for_its_name() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="the expected results are those of Linux")
+def test_the_name_of_a_server_is_found_by_a_request_without_an_upload() -> None:
     with serving(aborts) as address:
         code, found = check(address)
     assert (code, outcomes(found)) == (1, {"RESET"})
@@ -235,13 +235,13 @@ def test_a_server_that_was_never_heard_is_asked_for_its_name() -> None:
     assert "gunicorn -c python:graceful_close.gunicorn" in found["remedy"]
 
 
-def test_a_server_that_closes_without_a_word_has_lost_no_reply() -> None:
+def test_a_server_that_never_replies_before_its_close_has_lost_no_reply() -> None:
     with serving(closes) as address:
         code, found = check(address)
     assert (code, outcomes(found)) == (3, {"CLOSED"})
 
 
-def test_a_close_without_a_word_is_a_loss_where_others_were_answered() -> None:
+def test_a_close_without_a_reply_is_a_loss_if_other_tries_got_one() -> None:
     asked: list[bytes] = []
 
     def leaves_one_out(sock: socket.socket, head: bytes) -> None:
@@ -254,7 +254,7 @@ def test_a_close_without_a_word_is_a_loss_where_others_were_answered() -> None:
     assert outcomes(found) == {"WHOLE", "MISSING"}
 
 
-def test_what_is_no_http_is_said_to_be_none() -> None:
+def test_a_server_that_does_not_speak_http_is_reported_as_such() -> None:
     with serving(speaks_ssh) as address:
         code, found = check(address)
     assert code == 4
@@ -269,7 +269,7 @@ BY_A_PROXY = b"HTTP/1.1 502 Bad Gateway\r\nServer: nginx/1.27\r\nContent-Length:
 
 
 def answers(reply: bytes, sock: socket.socket, head: bytes) -> None:
-    """Once all of it has been read, as a proxy does."""
+    """Read the whole request, then reply, as a proxy does."""
     length = re.search(rb"Content-Length: (\d+)", head)
     assert length is not None
     left = int(length[1]) - len(head.partition(b"\r\n\r\n")[2])
@@ -294,7 +294,9 @@ def test_a_502_among_other_replies_is_a_loss_by_a_proxy() -> None:
     assert "--connect-to" in found["remedy"]
 
 
-def test_nothing_but_502_is_a_loss_if_a_request_without_an_upload_is_answered() -> None:
+def test_502_for_every_upload_is_a_loss_if_a_request_without_an_upload_gets_another_status() -> (
+    None
+):
     def fails_at_uploads(sock: socket.socket, head: bytes) -> None:
         answers(REPLY if b"Content-Length: 0\r\n" in head else BY_A_PROXY, sock, head)
 
@@ -303,7 +305,7 @@ def test_nothing_but_502_is_a_loss_if_a_request_without_an_upload_is_answered() 
     assert (code, outcomes(found)) == (1, {"BY_PROXY"})
 
 
-def test_nothing_but_502_whatever_is_asked_says_nothing_of_early_replies() -> None:
+def test_502_for_every_request_does_not_test_early_replies() -> None:
     def fails(sock: socket.socket, head: bytes) -> None:
         answers(BY_A_PROXY, sock, head)
 
@@ -312,18 +314,18 @@ def test_nothing_but_502_whatever_is_asked_says_nothing_of_early_replies() -> No
     assert (code, outcomes(found)) == (3, {"LATE"})
 
 
-def test_a_proxy_that_takes_the_upload_first_hides_the_server_behind_it() -> None:
+def test_behind_a_proxy_that_buffers_uploads_the_server_is_not_tested() -> None:
     def takes_all(sock: socket.socket, head: bytes) -> None:
         answers(REPLY.replace(b"waitress", b"nginx/1.27"), sock, head)
 
     with serving(takes_all) as address:
         code, found = check(address, tries=1)
     assert code == 3
-    assert "Ask the server behind it" in found["remedy"]
+    assert "Check the server behind it" in found["remedy"]
     assert "nginx" in found["remedy"]
 
 
-def test_what_was_expected_is_what_counts() -> None:
+def test_only_replies_with_an_expected_status_count() -> None:
     with serving(keeps) as address:
         code, found = check(address, "--expect-status", "401", tries=1)
         assert (code, outcomes(found)) == (3, {"OTHER_STATUS"})
@@ -333,7 +335,7 @@ def test_what_was_expected_is_what_counts() -> None:
         assert (code, outcomes(found)) == (0, {"WHOLE"})
 
 
-def test_a_502_that_was_expected_is_no_loss_and_one_that_was_not_is() -> None:
+def test_a_502_is_a_loss_only_if_it_is_not_expected() -> None:
     def fails(sock: socket.socket, head: bytes) -> None:
         sock.sendall(BY_A_PROXY)
         graceful_close(sock, timeout=PATIENCE)
@@ -349,7 +351,7 @@ def test_a_502_that_was_expected_is_no_loss_and_one_that_was_not_is() -> None:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_tls_is_spoken_and_an_early_reply_is_known_to_be_one(
+def test_over_tls_an_early_reply_is_detected(
     version: ssl.TLSVersion,
 ) -> None:
     with serving(keeps, context=server_context(version)) as address:
@@ -359,34 +361,34 @@ def test_tls_is_spoken_and_an_early_reply_is_known_to_be_one(
     assert all(each["early"] for each in found["tries"])
 
 
-def test_over_tls_a_late_reply_is_known_to_be_late() -> None:
+def test_over_tls_a_late_reply_is_detected() -> None:
     with serving(reads_all, context=server_context(ssl.TLSVersion.TLSv1_3)) as address:
         code, found = check(f"https://{address}/", "--insecure", tries=1)
     assert (code, outcomes(found)) == (3, {"LATE"})
     assert not any(each["early"] for each in found["tries"])
 
 
-def test_over_tls_a_lost_reply_is_known_to_be_lost() -> None:
+def test_over_tls_a_lost_reply_is_detected() -> None:
     with serving(loses, context=server_context(ssl.TLSVersion.TLSv1_3)) as address:
         code, found = check(f"https://{address}/", "--insecure")
     assert code == 1
     assert outcomes(found, *GIVES_UP) <= {"RESET", "CUT_OFF"}
 
 
-def test_over_tls_an_end_that_nobody_vouches_for_cuts_a_reply_off() -> None:
-    def vouches_for_nothing(sock: socket.socket, head: bytes) -> None:
+def test_over_tls_an_end_without_close_notify_truncates_a_reply() -> None:
+    def sends_no_close_notify(sock: socket.socket, head: bytes) -> None:
         sock.sendall(b"HTTP/1.0 413 No\r\n\r\nit ends at the end of the stream")
         with socket.socket(fileno=sock.detach()) as raw:
             graceful_close(raw, timeout=PATIENCE)  # FIN, without a close_notify
 
     context = server_context(ssl.TLSVersion.TLSv1_3)
-    with serving(vouches_for_nothing, context=context) as address:
+    with serving(sends_no_close_notify, context=context) as address:
         code, found = check(f"https://{address}/", "--insecure")
     assert (code, outcomes(found)) == (1, {"CUT_OFF"})
-    assert {each["detail"] for each in found["tries"]} == {"the end without close_notify"}
+    assert {each["detail"] for each in found["tries"]} == {"TLS ended without close_notify"}
 
 
-def test_a_certificate_is_looked_at_unless_it_is_not_to_be() -> None:
+def test_the_certificate_is_verified_without_insecure() -> None:
     with serving(keeps, context=server_context(ssl.TLSVersion.TLSv1_3)) as address:
         code, found = check(f"https://{address}/")
     assert code == 4
@@ -395,28 +397,28 @@ def test_a_certificate_is_looked_at_unless_it_is_not_to_be() -> None:
     assert "--insecure" in found["remedy"]
 
 
-def test_tls_where_there_is_none_is_no_traceback() -> None:
+def test_https_to_a_plain_server_is_reported_without_a_traceback() -> None:
     with serving(keeps) as address:
         code, found = check(f"https://{address}/", "--insecure", "--timeout", "0.3")
     assert (code, outcomes(found)) == (4, {"TLS_FAILED"})
 
 
-def test_a_certificate_of_an_authority_that_was_named_is_trusted(tmp_path: Path) -> None:
+def test_cacert_makes_the_certificate_of_an_authority_trusted(tmp_path: Path) -> None:
     authority = str(authority_file(tmp_path))
     with serving(keeps, context=server_context(ssl.TLSVersion.TLSv1_3)) as address:
         code, found = check(f"https://{address}/", "--cacert", authority, tries=1)
     assert (code, outcomes(found)) == (0, {"WHOLE"})
 
 
-def test_a_tls_port_that_is_asked_in_plain_is_known_to_be_one() -> None:
+def test_a_plain_request_to_a_tls_port_is_detected() -> None:
     with serving(keeps, context=server_context(ssl.TLSVersion.TLSv1_3)) as address:
         code, found = check(address, "--timeout", "2")
     assert code == 4
-    assert [each["detail"] for each in found["tries"]] == ["it speaks TLS"]
+    assert [each["detail"] for each in found["tries"]] == ["the port speaks TLS"]
     assert "write https://" in found["remedy"]
 
 
-def test_a_400_is_a_reply_like_others_where_no_tls_is_spoken() -> None:
+def test_a_400_from_a_plain_server_is_a_normal_reply() -> None:
     def finds_it_bad(sock: socket.socket, head: bytes) -> None:
         if head.startswith(b"POST "):
             sock.sendall(REPLY.replace(b"413 Content Too Large", b"400 Bad Request"))
@@ -427,10 +429,11 @@ def test_a_400_is_a_reply_like_others_where_no_tls_is_spoken() -> None:
     assert (code, outcomes(found)) == (0, {"WHOLE"})
 
 
-# --- where to, and what ------------------------------------------------------------------------
+# --- the address and the request
+# ------------------------------------------------------------------------
 
 
-def test_the_path_and_the_size_are_what_the_server_is_asked() -> None:
+def test_the_request_has_the_path_and_the_size_of_the_options() -> None:
     heads: list[bytes] = []
 
     def keep(sock: socket.socket, head: bytes) -> None:
@@ -453,7 +456,7 @@ def test_the_path_and_the_size_are_what_the_server_is_asked() -> None:
     ] * 2
 
 
-def test_the_method_and_the_fields_are_what_the_server_is_asked_with() -> None:
+def test_the_request_has_the_method_and_the_header_fields_of_the_options() -> None:
     heads: list[bytes] = []
 
     def keep(sock: socket.socket, head: bytes) -> None:
@@ -471,7 +474,7 @@ def test_the_method_and_the_fields_are_what_the_server_is_asked_with() -> None:
         assert b"\r\nauthorization: Bearer x\r\n" in head
 
 
-def test_the_server_behind_a_name_is_asked_by_that_name() -> None:
+def test_a_request_by_connect_to_has_the_host_name_of_the_url() -> None:
     hosts: list[bytes] = []
 
     def keep(sock: socket.socket, head: bytes) -> None:
@@ -487,7 +490,7 @@ def test_the_server_behind_a_name_is_asked_by_that_name() -> None:
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs UNIX sockets")
 @pytest.mark.parametrize(("serve", "expected"), [(keeps, 0), (loses, 1)])
-def test_a_unix_socket_is_asked_as_a_port_is(
+def test_a_server_on_a_unix_socket_is_checked_like_one_on_a_port(
     serve: Serve, expected: int, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "sock")
@@ -497,19 +500,21 @@ def test_a_unix_socket_is_asked_as_a_port_is(
     assert (found["unix_socket"], found["url"]) == (path, "http://localhost:80/")
 
 
-def test_a_unix_socket_that_is_not_there_cannot_be_asked(tmp_path: Path) -> None:
+def test_a_missing_unix_socket_is_reported_as_unreachable(tmp_path: Path) -> None:
     code, found = check("--unix-socket", str(tmp_path / "sock"))
     assert (code, outcomes(found)) == (4, {"UNREACHABLE"})
     assert found["tries"][0]["detail"] == "ENOENT"
 
 
-def test_one_version_of_ip_is_used_if_one_is_named() -> None:
+def test_only_the_named_version_of_ip_is_used() -> None:
     with serving(keeps) as address:
         port = address.rpartition(":")[2]
         assert check(f"localhost:{port}", "-4", tries=1)[0] == 0
         code, found = check(f"localhost:{port}", "--ipv6", tries=1)
     assert code == 4
-    assert found["verdict"] == "NOT_CONNECTED"  # ::1 refuses it, or there is no IPv6
+    assert (
+        found["verdict"] == "NOT_CONNECTED"
+    )  # ::1 refuses the connection, or there is no IPv6
 
 
 def test_ipv6_is_written_in_brackets() -> None:
@@ -522,8 +527,8 @@ def test_ipv6_is_written_in_brackets() -> None:
     assert found["url"] == f"http://{address}/"
 
 
-def test_a_name_that_stands_for_two_addresses_is_tried_at_both() -> None:
-    with serving(keeps) as address:  # IPv4 alone, and localhost may be ::1 first
+def test_a_name_with_two_addresses_is_tried_at_both() -> None:
+    with serving(keeps) as address:  # IPv4 only, and localhost may be ::1 first
         code, _ = check(address.replace("127.0.0.1", "localhost"), tries=1)
     assert code == 0
 
@@ -541,7 +546,7 @@ runpy.run_module("graceful_close", run_name="__main__")
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="its audit events")
-def test_nobody_is_contacted_but_who_was_named() -> None:
+def test_only_the_named_server_is_contacted() -> None:
     def redirects(sock: socket.socket, head: bytes) -> None:
         sock.sendall(
             b"HTTP/1.1 307 Elsewhere\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n"

@@ -1,4 +1,4 @@
-"""The parts of `graceful-close check` by themselves."""
+"""The parts of `graceful-close check`, tested separately."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
         ("bücher.test:80", Address("xn--bcher-kva.test", 80, False, "/")),
     ],
 )
-def test_an_address_is_read_as_it_is_meant(text: str, address: Address) -> None:
+def test_an_address_is_parsed(text: str, address: Address) -> None:
     assert parse(text) == address
 
 
@@ -47,7 +47,7 @@ def test_an_address_is_read_as_it_is_meant(text: str, address: Address) -> None:
         ("1GiB", 1 << 30),
     ],
 )
-def test_a_size_is_read_as_it_is_meant(text: str, size: int) -> None:
+def test_a_size_is_parsed(text: str, size: int) -> None:
     assert _size(text) == size
 
 
@@ -65,7 +65,7 @@ REPLIES = {
 
 
 @pytest.mark.parametrize("data", REPLIES.values(), ids=REPLIES.keys())
-def test_a_reply_is_whole_at_its_last_byte_and_not_before(data: bytes) -> None:
+def test_a_reply_is_complete_at_its_last_byte_and_not_before(data: bytes) -> None:
     reply = Reply()
     for n in range(len(data)):
         assert not reply.whole
@@ -74,12 +74,12 @@ def test_a_reply_is_whole_at_its_last_byte_and_not_before(data: bytes) -> None:
     assert reply.status in (413, 204)
     assert reply.server == "s"
     assert reply.received == len(data)
-    at_once = Reply()
-    at_once.feed(data)
-    assert at_once.whole
+    in_one_part = Reply()
+    in_one_part.feed(data)
+    assert in_one_part.whole
 
 
-def test_a_reply_without_a_length_is_whole_at_the_end_of_the_stream() -> None:
+def test_a_reply_without_a_length_is_complete_at_the_end_of_the_stream() -> None:
     reply = Reply()
     reply.feed(b"HTTP/1.0 500 Oh\r\n\r\nsome, and")
     reply.feed(b" more")
@@ -100,7 +100,7 @@ def test_a_reply_without_a_length_is_whole_at_the_end_of_the_stream() -> None:
         b"HTTP/1.1 413 " + b"x" * 70_000,
     ],
 )
-def test_what_is_no_reply_is_refused(data: bytes) -> None:
+def test_bytes_that_are_not_an_http_reply_are_rejected(data: bytes) -> None:
     with pytest.raises(NotHTTPError):
         Reply().feed(data)
 
@@ -130,13 +130,13 @@ def findings(server: str, outcome: Outcome, client: Client = Client.KEEP_ALIVE) 
         ("gevent/24.2", "graceful_close.wsgi.DrainMiddleware"),
         ("Python/3.11 aiohttp/3.12", "SockSite"),
         ("uWebSockets: 20", "graceful_close.asgi.DrainMiddleware"),
-        ("homemade", "find what you type"),
+        ("homemade", "find your command"),
         ("", "uWSGI, granian, gevent, eventlet"),
-        ("nginx/1.27.0", "Ask the server behind it"),
-        ("Caddy", "Caddy stands between"),
+        ("nginx/1.27.0", "Check the server behind it"),
+        ("Caddy", "Caddy is a proxy"),
     ],
 )
-def test_the_remedy_is_for_the_server_that_it_is(server: str, word: str) -> None:
+def test_the_remedy_is_for_the_servers_software(server: str, word: str) -> None:
     words, link = remedy.advice(findings(server, Outcome.RESET))
     assert word in words
     assert "\n" not in words
@@ -147,15 +147,15 @@ def test_the_remedy_is_for_the_server_that_it_is(server: str, word: str) -> None
 @pytest.mark.parametrize(
     "server", ["daphne", "TwistedWeb/26.10", "Python/3.11 aiohttp/3.12", "Apache/2.4"]
 )
-def test_a_server_that_needs_nothing_is_said_to(server: str, outcome: Outcome) -> None:
+def test_a_server_that_needs_no_fix_is_reported_as_such(server: str, outcome: Outcome) -> None:
     if (server, outcome) == ("Apache/2.4", Outcome.LATE):
-        return  # it may stand before another
-    assert "needs nothing" in remedy.advice(findings(server, outcome)).words
-    assert "needs nothing" not in remedy.advice(findings(server, Outcome.RESET)).words
+        return  # it may be a proxy
+    assert "needs no fix" in remedy.advice(findings(server, outcome)).words
+    assert "needs no fix" not in remedy.advice(findings(server, Outcome.RESET)).words
 
 
 @pytest.mark.parametrize("outcome", Outcome)
-def test_whatever_went_wrong_something_is_advised(outcome: Outcome) -> None:
+def test_every_problem_has_advice(outcome: Outcome) -> None:
     found = findings("", outcome)
     assert bool(remedy.advice(found).words) == (found.verdict is not Verdict.SURVIVED)
 
@@ -173,20 +173,20 @@ def anchors(page: str) -> set[str]:
     "server",
     ["", *(mark for known in remedy.REMEDIES for mark in known.marks), *remedy.PROXIES],
 )
-def test_what_is_advised_has_its_section_in_the_documentation(server: str) -> None:
+def test_every_remedy_links_to_a_section_that_exists(server: str) -> None:
     link = remedy.advice(findings(server, Outcome.RESET)).link
     page, _, section = link.removeprefix(SITE).partition(".html")
     assert section.removeprefix("#") in {"", *anchors(page)}
 
 
-def test_a_reply_lost_by_a_client_as_it_is_by_default_is_lost() -> None:
+def test_a_loss_by_a_client_in_its_default_configuration_is_the_verdict_lost() -> None:
     for client in Client:
         lost = findings("", Outcome.RESET, client).verdict
         assert lost is (Verdict.LOST if client.by_default else Verdict.LOST_FOR_SOME)
 
 
 @pytest.mark.parametrize("text", ["http://localhost:80", "localhost:80/path", "localhost"])
-def test_a_place_to_connect_to_is_a_host_and_a_port_and_no_more(text: str) -> None:
+def test_connect_to_accepts_only_a_host_and_a_port(text: str) -> None:
     with pytest.raises(ValueError, match="is not"):
         connect_to(text)
     assert connect_to("[::1]:8000") == ("::1", 8000)

@@ -1,4 +1,4 @@
-"""`graceful-close check` of real servers, started as people start them."""
+"""`graceful-close check` of real servers, started with their usual commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from wire.link import ADDRESSES, Journey, Link, why_not
 from wire.packets import OURS, PEER, Side
 
 if sys.platform != "linux":
-    pytest.skip("what is expected is what Linux does", allow_module_level=True)
+    pytest.skip("the expected results are those of Linux", allow_module_level=True)
 
 HOST = "127.0.0.1"
 GIVES_UP = {"KEEP_ALIVE": "LOST", "CLOSE": "LOST"}
@@ -34,14 +34,14 @@ def needs(module: str) -> pytest.MarkDecorator:
 
 
 def check_started(name: str) -> tuple[int, dict[str, Any]]:
-    """What `check` finds of a server on this machine."""
+    """Start a server on this machine, and return the findings of `check`."""
     port = free_port()
     with started(commands(HOST, port)[name], (HOST, port)):
         return check(f"{HOST}:{port}")
 
 
 class Refuses(BaseHTTPRequestHandler):
-    """Answers 413 and reads nothing, as http.server is used."""
+    """Replies 413 without reading the body."""
 
     protocol_version = "HTTP/1.1"
 
@@ -76,7 +76,7 @@ def http_server() -> Iterator[Callable[[type[ThreadingHTTPServer]], str]]:
         ends.pop()()
 
 
-def test_http_server_loses_replies_and_with_the_mixin_none(
+def test_http_server_loses_replies_unless_it_has_the_mixin(
     http_server: Callable[[type[ThreadingHTTPServer]], str],
 ) -> None:
     code, found = check(http_server(ThreadingHTTPServer))
@@ -88,7 +88,7 @@ def test_http_server_loses_replies_and_with_the_mixin_none(
 
 
 @needs("uvicorn")
-def test_uvicorn_loses_replies_only_for_clients_that_ask_it_to_close() -> None:
+def test_uvicorn_loses_replies_only_for_clients_that_request_a_close() -> None:
     code, found = check_started("uvicorn")
     assert code == 1
     assert found["verdict"] == "LOST_FOR_SOME"
@@ -97,26 +97,26 @@ def test_uvicorn_loses_replies_only_for_clients_that_ask_it_to_close() -> None:
 
 
 @needs("uvicorn")
-def test_uvicorn_started_as_the_remedy_says_loses_none() -> None:
+def test_uvicorn_started_as_the_remedy_says_loses_no_reply() -> None:
     code, found = check_started("uvicorn, new_loop")
     assert (code, outcomes(found)) == (0, {"WHOLE"})
 
 
 @needs("gunicorn")
-def test_gunicorn_loses_replies_to_whoever_sends_all_first() -> None:
+def test_gunicorn_loses_replies_of_clients_that_send_everything_first() -> None:
     code, found = check_started("gunicorn")
     assert (code, found["server"]) == (1, "gunicorn")
     assert verdicts(found).items() >= GIVES_UP.items()
 
 
 @needs("gunicorn")
-def test_gunicorn_started_as_the_remedy_says_loses_none() -> None:
+def test_gunicorn_started_as_the_remedy_says_loses_no_reply() -> None:
     code, found = check_started("gunicorn, ready module")
     assert (code, outcomes(found)) == (0, {"WHOLE"})
 
 
 @needs("gunicorn")
-def test_gunicorn_on_a_unix_socket_loses_them_too(tmp_path: Path) -> None:
+def test_gunicorn_on_a_unix_socket_loses_replies_too(tmp_path: Path) -> None:
     path = tmp_path / "sock"
     command = commands(HOST, 0)["gunicorn"]
     command[command.index("-b") + 1] = f"unix:{path}"
@@ -131,7 +131,7 @@ needs_nginx = pytest.mark.skipif(shutil.which("nginx") is None, reason="needs ng
 
 @needs("gunicorn")
 @needs_nginx
-def test_what_gunicorn_loses_behind_nginx_is_found_and_blamed_on_the_server_behind(
+def test_a_loss_by_gunicorn_behind_nginx_is_attributed_to_the_server_behind(
     tmp_path: Path,
 ) -> None:
     port = free_port()
@@ -144,19 +144,19 @@ def test_what_gunicorn_loses_behind_nginx_is_found_and_blamed_on_the_server_behi
     assert code == 1
     assert "BY_PROXY" in outcomes(found)
     assert found["verdict"] == "LOST"
-    assert "nginx stands between" in found["remedy"]
+    assert "nginx is a proxy" in found["remedy"]
     assert (behind_code, behind["server"]) == (1, "gunicorn")
 
 
 @needs_nginx
-def test_the_400_of_a_tls_port_that_is_asked_in_plain_is_known_for_what_it_is(
+def test_the_400_of_a_tls_port_to_a_plain_request_is_detected(
     tmp_path: Path,
 ) -> None:
     with nginx_before(f"{HOST}:9", tmp_path, certificate_file(tmp_path)) as port:
         code, found = check(f"{HOST}:{port}")
     assert code == 4
     [each] = found["tries"]
-    assert (each["status"], each["detail"]) == (400, "it speaks TLS")
+    assert (each["status"], each["detail"]) == (400, "the port speaks TLS")
     assert "write https://" in found["remedy"]
 
 
@@ -164,7 +164,7 @@ def test_the_400_of_a_tls_port_that_is_asked_in_plain_is_known_for_what_it_is(
 
 
 class Slow:
-    """Holds every packet for 10 ms: a round trip takes 20."""
+    """Delays every packet by 10 ms: a round trip takes 20 ms."""
 
     def carry(self, raw: bytes, from_: Side, now: float) -> list[Journey]:
         def load(_: float) -> tuple[bytes, Callable[[], None]]:
@@ -191,31 +191,31 @@ def link() -> Generator[Link, None, None]:
 
 
 def check_over(link: Link, name: str) -> tuple[int, dict[str, Any]]:
-    """What `check` finds of a server at the other end of a link."""
+    """Return the findings of `check` about a server at the other end of a link."""
     host, port = ADDRESSES["IPv4"][OURS], 8000
 
     def ask() -> tuple[int, dict[str, Any]]:
         with link.inside(PEER):
             return check(f"{host}:{port}", "--upload", "1MB", tries=8)
 
-    # A process is in the namespace of the thread that starts it.
+    # A process inherits the namespace of the thread that starts it.
     with ThreadPoolExecutor(1) as elsewhere, link.inside(OURS):
         with started(commands(host, port)[name], (host, port)):
             return elsewhere.submit(ask).result()
 
 
 @needs("flask")
-def test_flask_over_a_link_of_20_ms_loses_replies_to_curl(link: Link) -> None:
+def test_flask_loses_replies_of_curl_over_a_link_of_20_ms(link: Link) -> None:
     code, found = check_over(link, "flask run")
     assert code == 1
     assert found["verdict"] == "LOST"
-    # Not every one, on a busy machine: werkzeug waits for 10 ms of its own time.
+    # Not every reply is lost on a busy machine, because werkzeug waits for 10 ms.
     assert verdicts(found)["EXPECT"] == "LOST"
     assert found["local"] is False
     assert "app.wsgi_app = graceful_close.wsgi.DrainMiddleware" in found["remedy"]
 
 
 @needs("flask")
-def test_flask_with_the_remedy_loses_none_over_that_link(link: Link) -> None:
+def test_flask_with_the_remedy_loses_no_reply_over_that_link(link: Link) -> None:
     code, found = check_over(link, "flask run, DrainMiddleware")
     assert (code, outcomes(found)) == (0, {"WHOLE"})

@@ -1,4 +1,4 @@
-"""`graceful-close`, the command line itself: which commands there are, and what is loaded when."""
+"""The command line of `graceful-close`: its commands, and when their modules are loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab_program import THE_LAB, run
 
 ROOT = Path(__file__).parent.parent
 
-# Beside the interpreter, if the package was installed for it.
+# Next to the interpreter, if the package was installed for it.
 SCRIPT = Path(sys.executable).with_name(
     "graceful-close.exe" if sys.platform == "win32" else "graceful-close"
 )
@@ -29,7 +29,7 @@ def test_the_script_and_the_module_are_the_same_program() -> None:
     assert by_script.stdout.split()[2:] == by_module.stdout.split()[4:]
 
 
-def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     version = metadata.version("graceful-close")
@@ -37,23 +37,23 @@ def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
-def test_the_help_tells_every_exit_code(
+def test_the_help_lists_every_exit_code(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])
-    said = capsys.readouterr().out
-    codes = said[said.index("exit codes:") :].splitlines()[1:]
-    told = [int(line.split()[0]) for line in codes if line[2] != " "]
-    assert {0, 2, 130, 141} <= set(told)
-    assert told == sorted(told)
+    output = capsys.readouterr().out
+    codes = output[output.index("exit codes:") :].splitlines()[1:]
+    listed = [int(line.split()[0]) for line in codes if line[2] != " "]
+    assert {0, 2, 130, 141} <= set(listed)
+    assert listed == sorted(listed)
 
 
 def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
-    said = capsys.readouterr().out
-    assert all(f"\n    {name} " in said for name in COMMANDS)
+    output = capsys.readouterr().out
+    assert all(f"\n    {name} " in output for name in COMMANDS)
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "120"])
@@ -67,40 +67,42 @@ def test_the_help_fits_its_terminal(
     assert max(map(len, lines)) <= int(columns)
 
 
-def test_a_command_that_there_is_not_is_refused_with_those_that_there_are(
+def test_an_unknown_command_is_rejected_with_a_list_of_commands(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["chekc"])
-    said = capsys.readouterr().err
-    assert all(name in said for name in COMMANDS)
+    output = capsys.readouterr().err
+    assert all(name in output for name in COMMANDS)
 
 
-def test_options_without_a_command_are_the_labs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_without_a_command_are_those_of_the_lab(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["--list"]) == main(["lab", "--list"]) == 0
-    said = capsys.readouterr().out
-    assert said[: len(said) // 2] == said[len(said) // 2 :]
+    output = capsys.readouterr().out
+    assert output[: len(output) // 2] == output[len(output) // 2 :]
 
 
-def test_a_list_names_every_experiment_and_runs_none(
+def test_list_names_every_experiment_and_runs_none(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from graceful_close_lab.experiments import ALL
 
     assert main(["lab", "--list"]) == 0
-    said = capsys.readouterr().out
-    assert all(f"\n{experiment.name} " in said for experiment in ALL)
+    output = capsys.readouterr().out
+    assert all(f"\n{experiment.name} " in output for experiment in ALL)
 
 
-def test_a_quiet_lab_says_nothing_where_all_went_as_expected(
+def test_a_quiet_lab_prints_nothing_if_everything_went_as_expected(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["lab", "--only", "linger-abort", "--quiet"]) == 0
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "")
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("", "")
 
 
-def test_a_command_is_loaded_when_it_is_asked_for_and_no_other() -> None:
+def test_only_the_command_in_use_is_loaded() -> None:
     code = """
 import sys
 from graceful_close_lab.command import main
@@ -114,7 +116,7 @@ except SystemExit:
     assert "graceful_close_lab.lab_command" not in loaded
 
 
-def test_help_loads_no_command_at_all() -> None:
+def test_help_loads_no_command() -> None:
     code = """
 import sys
 from graceful_close_lab.command import main
@@ -127,14 +129,14 @@ except SystemExit:
     assert not {command.module for command in COMMANDS.values()} & set(loaded)
 
 
-def test_a_program_that_closes_loads_nothing_of_the_lab() -> None:
+def test_a_program_that_closes_connections_loads_no_part_of_the_lab() -> None:
     code = """
 import importlib, pkgutil, socket, sys
 import graceful_close
 for module in pkgutil.walk_packages(graceful_close.__path__, "graceful_close."):
     try:
         importlib.import_module(module.name)
-    except ImportError as missing:  # what it serves is not installed
+    except ImportError as missing:  # the package that it integrates is not installed
         assert "graceful_close" not in str(missing.name)
 ours, peer = socket.socketpair()
 peer.close()
@@ -148,6 +150,6 @@ print(*(name for name in sys.modules if name.startswith("graceful_close")))
     assert not [name for name in names if name.startswith("graceful_close_lab")]
 
 
-def test_the_address_of_the_documentation_is_the_distributions() -> None:
+def test_the_address_of_the_documentation_is_that_of_the_distribution() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project.get("urls", {}).get("Documentation", SITE) == SITE

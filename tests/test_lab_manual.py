@@ -1,4 +1,4 @@
-"""The manual page, and the scripts that complete a command line, say what the parser reads."""
+"""The manual page and the completion scripts have what the parser reads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def every_option() -> set[str]:
     }
 
 
-def test_the_manual_page_is_what_its_generator_writes() -> None:
+def test_the_manual_page_is_up_to_date() -> None:
     written = runpy.run_path(str(DOCS / "manual.py"))["page"]()
     kept = (DOCS / "graceful-close.1").read_text(encoding="utf-8")
     assert kept == written, "run: python docs/manual.py"
@@ -65,7 +65,7 @@ def test_every_option_is_in_the_documentation() -> None:
 
 
 def keys_of(found: Any) -> set[str]:
-    """Every key in it, but those that are words of somebody else."""
+    """Return every key of a JSON value, except the keys of results and errors."""
     if isinstance(found, list):
         return {key for each in found for key in keys_of(each)}  # pyright: ignore[reportUnknownVariableType]
     if not isinstance(found, dict):
@@ -76,7 +76,7 @@ def keys_of(found: Any) -> set[str]:
     return ({*members} - {"schema_version", "ok"}) | inner
 
 
-def test_every_key_of_the_json_is_on_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_key_of_the_json_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     page = (DOCS / "lab.md").read_text(encoding="utf-8")
     assert main(["lab", "--only", "reply-close,linger-abort", "--json"]) == 0
     of_the_lab = keys_of(json.loads(capsys.readouterr().out))
@@ -86,7 +86,9 @@ def test_every_key_of_the_json_is_on_the_page(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh", "fish"])
-def test_a_shell_is_given_every_option(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_completion_script_has_every_option(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("shtab")
     with pytest.raises(SystemExit, match="0"):
         main(["--print-completion", shell])
@@ -99,26 +101,26 @@ def test_bash_completes_an_option(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("shtab")
     with pytest.raises(SystemExit, match="0"):
         main(["--print-completion", "bash"])
-    asked = """
+    commands = """
 COMP_WORDS=(graceful-close check --conn) COMP_CWORD=2
 "$(complete -p graceful-close | sed 's/.* -F \\([^ ]*\\) .*/\\1/')"
 echo "${COMPREPLY[*]}"
 """
     bash = subprocess.run(
-        ["bash"], input=capsys.readouterr().out + asked, capture_output=True, text=True,
+        ["bash"], input=capsys.readouterr().out + commands, capture_output=True, text=True,
         check=True, timeout=30,
     )  # fmt: skip
     assert bash.stdout == "--connect-to\n"
 
 
-def test_a_shell_that_nobody_knows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_shell_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("shtab")
     with pytest.raises(SystemExit, match="2"):
         main(["--print-completion", "ksh"])
-    assert "'ksh' is none of bash, zsh, tcsh, fish" in capsys.readouterr().err
+    assert "unknown shell 'ksh' (choose from bash, zsh, tcsh, fish)" in capsys.readouterr().err
 
 
-def test_without_shtab_completion_says_what_it_needs(
+def test_completion_without_shtab_names_the_extra_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "shtab", None)

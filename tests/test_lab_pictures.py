@@ -1,4 +1,4 @@
-"""The lab's SVG files: which there are, and that every viewer can show them."""
+"""The lab's SVG files: their number, contents and colours."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from graceful_close_lab import files, lost_reply
 from graceful_close_lab.command import main
 from graceful_close_lab.picture import picture
-from graceful_close_lab.story import Kind, Side, Story
 from graceful_close_lab.tables import Column, Table, Words
+from graceful_close_lab.timeline import Kind, Side, Timeline
 from lab_program import THE_LAB, run
 
 pytest.importorskip("rich")
@@ -35,15 +35,15 @@ def drawn(folder: Path) -> CompletedProcess[str]:
 
 
 def texts(drawing: str) -> list[str]:
-    """What it says, in order; ParseError if it is no XML."""
-    said = [
+    """Return the texts of a drawing, in order; ParseError if it is not XML."""
+    printed = [
         "".join(text.itertext()).replace("\xa0", " ").strip()
         for text in ElementTree.fromstring(drawing).iter(f"{SVG}text")
     ]
-    return [text for text in said if text]
+    return [text for text in printed if text]
 
 
-def test_there_is_a_file_for_each_experiment_and_each_table(
+def test_each_experiment_and_each_table_has_a_file(
     drawn: CompletedProcess[str], folder: Path
 ) -> None:
     assert drawn.returncode == 0
@@ -58,15 +58,15 @@ def test_there_is_a_file_for_each_experiment_and_each_table(
     assert sorted(file.name for file in folder.iterdir()) == sorted(
         f"{name}.svg" for name in names
     )
-    said = [line for line in drawn.stderr.splitlines() if line.startswith("wrote ")]
-    assert said == [f"wrote {folder / name}.svg" for name in names]
+    printed = [line for line in drawn.stderr.splitlines() if line.startswith("wrote ")]
+    assert printed == [f"wrote {folder / name}.svg" for name in names]
 
 
-def test_json_is_alone_on_stdout(drawn: CompletedProcess[str]) -> None:
+def test_stdout_has_only_the_json(drawn: CompletedProcess[str]) -> None:
     assert json.loads(drawn.stdout)["ok"] is True
 
 
-def test_every_file_is_an_svg_that_fetches_nothing(
+def test_every_file_is_an_svg_that_loads_nothing(
     drawn: CompletedProcess[str], folder: Path
 ) -> None:
     for file in folder.iterdir():
@@ -81,7 +81,7 @@ def test_every_file_is_an_svg_that_fetches_nothing(
 
 
 def rules(style: str) -> dict[str, str]:
-    """The colours that a style gives to what is filled, by what it is."""
+    """Return the fill colours of a style, by selector."""
     return {
         selector.strip(): colour[1]
         for selectors, body in re.findall(r"([^{}]+)\{([^{}]*)\}", style)
@@ -90,7 +90,7 @@ def rules(style: str) -> dict[str, str]:
     }
 
 
-def test_every_file_has_colours_for_light_and_for_dark(
+def test_every_file_has_colours_for_light_and_dark_themes(
     drawn: CompletedProcess[str], folder: Path
 ) -> None:
     def brightness(colour: str) -> int:
@@ -113,56 +113,58 @@ def test_every_file_has_colours_for_light_and_for_dark(
 def test_the_picture_of_the_lost_reply_shows_the_reset(
     drawn: CompletedProcess[str], folder: Path
 ) -> None:
-    said = texts((folder / "reply-close.svg").read_text(encoding="utf-8"))
-    assert said[:3] == ["unread input: close()", "server", "client"]
-    assert {"RST", "send(reply)", "close()", "the head"} <= set(said)
-    assert "A cross: the program it was sent to never saw it." in said
-    said = texts((folder / "reply-graceful-close.svg").read_text(encoding="utf-8"))
-    assert said.count("FIN") == 2
-    assert "RST" not in said
-    assert any(text.startswith("peer closed, ") for text in said)
+    printed = texts((folder / "reply-close.svg").read_text(encoding="utf-8"))
+    assert printed[:3] == ["unread input: close()", "server", "client"]
+    assert {"RST", "send(reply)", "close()", "the head"} <= set(printed)
+    assert "A cross: the receiving program never saw it." in printed
+    printed = texts((folder / "reply-graceful-close.svg").read_text(encoding="utf-8"))
+    assert printed.count("FIN") == 2
+    assert "RST" not in printed
+    assert any(text.startswith("peer closed, ") for text in printed)
 
 
-def test_the_table_says_what_it_says_on_the_screen(
+def test_the_table_as_svg_has_the_same_text_as_on_the_screen(
     drawn: CompletedProcess[str], folder: Path
 ) -> None:
-    said = texts((folder / "reply.svg").read_text(encoding="utf-8"))
-    assert said[0] == "Unread input: the lost reply"
-    assert said[said.index("close()") + 1 :][0] == "0 of 20"
-    assert said[said.index("graceful_close") + 1 :][0] == "20 of 20"
+    printed = texts((folder / "reply.svg").read_text(encoding="utf-8"))
+    assert printed[0] == "Unread input: the lost reply"
+    assert printed[printed.index("close()") + 1 :][0] == "0 of 20"
+    assert printed[printed.index("graceful_close") + 1 :][0] == "20 of 20"
 
 
-def test_no_label_lies_on_another() -> None:
-    story = Story()
-    now = story.does(Side.SERVER, "all at once")
+def test_no_two_labels_overlap() -> None:
+    timeline = Timeline()
+    now = timeline.add_event(Side.SERVER, "all at the same time")
     for text in ("one", "two", "three"):
-        story.sends(Side.SERVER, Kind.DATA, text, now, now)
-    root = ElementTree.fromstring(picture("labels", story.so_far()))
+        timeline.add_packet(Side.SERVER, Kind.DATA, text, now, now)
+    root = ElementTree.fromstring(picture("labels", timeline.exchange()))
     places = [(text.get("x"), text.get("y")) for text in root.iter(f"{SVG}text")]
     assert len(set(places)) == len(places)
 
 
-def test_what_is_not_xml_is_made_xml() -> None:
-    story = Story()
-    now = story.does(Side.SERVER, "<&>\"'")
-    story.sends(Side.SERVER, Kind.DATA, "</svg>", now, None)
-    assert {"<&>\"'", "</svg>", "a < b & c"} <= set(texts(picture("a < b & c", story.so_far())))
+def test_texts_are_escaped_for_xml() -> None:
+    timeline = Timeline()
+    now = timeline.add_event(Side.SERVER, "<&>\"'")
+    timeline.add_packet(Side.SERVER, Kind.DATA, "</svg>", now, None)
+    assert {"<&>\"'", "</svg>", "a < b & c"} <= set(
+        texts(picture("a < b & c", timeline.exchange()))
+    )
     table = Table("t", "{a} < b & c", "&amp;", (Column("<x>"),), [(Words("{0}"),)])
     assert texts(files.table_picture(table)) == ["{a} < b & c", "&amp;", "<x>", "---", "{0}"]
 
 
-def test_a_folder_that_cannot_be_made_is_a_mistake_and_nothing_is_run(
+def test_a_folder_that_cannot_be_made_is_reported_before_any_experiment(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match="2"):
         main(["--svg", str(tmp_path / "file")])
-    said = capsys.readouterr()
-    assert "argument --svg: " in said.err
-    assert "[ 1/13]" not in said.err
+    printed = capsys.readouterr()
+    assert "argument --svg: " in printed.err
+    assert "[ 1/13]" not in printed.err
 
 
-def test_without_rich_there_are_no_pictures(
+def test_pictures_without_rich_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "rich", None)
@@ -172,7 +174,7 @@ def test_without_rich_there_are_no_pictures(
     assert not (tmp_path / "drawn").exists()
 
 
-def test_the_files_are_named_on_stdout_for_people(
+def test_the_text_output_names_the_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--only", "linger-abort", "--svg", str(tmp_path)]) == 0
@@ -181,6 +183,6 @@ def test_the_files_are_named_on_stdout_for_people(
     )
 
 
-def test_a_try_that_ends_early_has_a_picture_too() -> None:
+def test_a_try_that_ends_early_can_be_drawn() -> None:
     replies = lost_reply.run(lost_reply.WAYS[0], tries=1)
     assert texts(picture(replies.way, replies.exchange))

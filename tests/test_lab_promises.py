@@ -1,4 +1,4 @@
-"""The promises: what `python -m graceful_close lab --promises` tries, prints and exits with."""
+"""`graceful-close lab --promises`: its trials, its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from graceful_close_lab.promises.trying import (
 from lab_program import THE_LAB, run
 
 
-def test_every_promise_is_held_here() -> None:
+def test_every_promise_is_kept_on_this_system() -> None:
     program = run(*THE_LAB, "lab", "--promises")
     place, *lines, summary = filter(None, program.stdout.splitlines())
     assert (program.returncode, program.stderr) == (0, "")
-    assert ", taken for " in place
+    assert ", platform key " in place
     assert len(lines) > 25
     assert summary == f"{len(lines)} promises: {len(lines)} held, 0 broken, 0 not here"
 
 
 def _broken() -> str:
     require(False, "a deadline was missed")
-    return "never said"
+    return "never returned"
 
 
 def _fails() -> str:
@@ -43,13 +43,13 @@ def _not_here() -> str:
 
 @pytest.fixture
 def promises(monkeypatch: pytest.MonkeyPatch) -> list[Promise]:
-    """Promises of a test's own, in the place of the real ones."""
+    """Replace the real promises by those of a test."""
     promises: list[Promise] = []
     monkeypatch.setattr(command, "PROMISES", promises)
     return promises
 
 
-def test_a_broken_promise_is_told_and_counted_and_is_the_exit_code(
+def test_a_broken_promise_is_printed_and_counted_and_sets_the_exit_code(
     promises: list[Promise], capsys: pytest.CaptureFixture[str]
 ) -> None:
     promises += [
@@ -67,7 +67,7 @@ def test_a_broken_promise_is_told_and_counted_and_is_the_exit_code(
     assert summary == "4 promises: 1 held, 2 broken, 1 not here"
 
 
-def test_what_is_not_here_breaks_nothing(
+def test_a_missing_feature_does_not_break_a_promise(
     promises: list[Promise], capsys: pytest.CaptureFixture[str]
 ) -> None:
     promises.append(Promise("one is not here", _not_here))
@@ -75,15 +75,15 @@ def test_what_is_not_here_breaks_nothing(
     assert "1 not here" in capsys.readouterr().out
 
 
-def test_a_promise_that_hangs_is_broken_and_keeps_nobody() -> None:
+def test_a_promise_that_hangs_is_broken_after_its_timeout() -> None:
     hangs = threading.Event()
     trial = attempt(Promise("it ends", lambda: str(hangs.wait())), 0.05)
     hangs.set()
     assert trial.verdict is Verdict.BROKEN
-    assert "not over" in trial.detail
+    assert "not finished" in trial.detail
 
 
-def test_where_no_thread_can_be_started_nothing_is_here(
+def test_without_threads_a_promise_is_not_here(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def no_thread(_: threading.Thread) -> None:
@@ -94,7 +94,7 @@ def test_where_no_thread_can_be_started_nothing_is_here(
     assert (trial.verdict, trial.detail) == (Verdict.NOT_HERE, "can't start new thread")
 
 
-def test_where_the_time_is_up_nothing_more_is_tried(
+def test_after_the_time_is_up_no_more_promises_are_tried(
     promises: list[Promise], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "_FOR_ALL", 0)
@@ -102,12 +102,12 @@ def test_where_the_time_is_up_nothing_more_is_tried(
     assert main(["--promises"]) == 1
 
 
-def test_no_two_promises_are_the_same() -> None:
+def test_all_promises_differ() -> None:
     sentences = [promise.sentence for promise in trying.PROMISES]
     assert len(set(sentences)) == len(sentences)
 
 
-def test_to_require_what_is_so_is_silent_and_else_breaks_the_promise() -> None:
+def test_require_raises_only_if_the_condition_is_false() -> None:
     require(True, "seen")
     with pytest.raises(BrokenError, match="seen"):
         require(False, "seen")

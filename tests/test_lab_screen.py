@@ -1,4 +1,4 @@
-"""The lab in a terminal: what it draws while it runs, and what it leaves behind."""
+"""The lab in a terminal: what it draws while it runs, and what remains at the end."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 from graceful_close_lab import drawing, lost_reply, show
 from graceful_close_lab.command import main
 from graceful_close_lab.report import Report
-from graceful_close_lab.story import Kind, Side, Story
 from graceful_close_lab.tables import conclusion, tables
 from graceful_close_lab.this_platform import examine
+from graceful_close_lab.timeline import Kind, Side, Timeline
 from lab_program import THE_LAB, Terminal, lines_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-8]|9[0-7])[0-9;]*m")
 
 
 class Screen(io.StringIO):
-    """A screen that remembers all that was written to it."""
+    """A terminal that records its output."""
 
     def isatty(self) -> bool:
         return True
@@ -60,13 +60,13 @@ def parts() -> list[Table | Words]:
     return [*tables(report), *conclusion(report)]
 
 
-def test_a_terminal_gets_colour(parts: list[Table | Words]) -> None:
+def test_the_output_in_a_terminal_has_colour(parts: list[Table | Words]) -> None:
     with a_screen("xterm") as screen:
         show.show(parts)
         assert "\x1b[32m2 of 2\x1b[0m" in screen.getvalue()
 
 
-def test_a_terminal_gets_the_same_words_as_a_pipe(
+def test_the_output_in_a_terminal_has_the_same_text_as_in_a_pipe(
     parts: list[Table | Words], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with a_screen("xterm") as screen:
@@ -76,7 +76,7 @@ def test_a_terminal_gets_the_same_words_as_a_pipe(
     assert colourful == capsys.readouterr().out
 
 
-def test_a_dumb_terminal_gets_plain_text(parts: list[Table | Words]) -> None:
+def test_the_output_in_a_dumb_terminal_is_plain_text(parts: list[Table | Words]) -> None:
     with a_screen("dumb") as screen:
         with show.progress(1) as begin:
             begin("a step")
@@ -85,7 +85,7 @@ def test_a_dumb_terminal_gets_plain_text(parts: list[Table | Words]) -> None:
         assert "\x1b" not in screen.getvalue()
 
 
-def test_a_terminal_sees_the_step_that_is_running_and_then_no_more_of_it() -> None:
+def test_progress_in_a_terminal_is_erased_at_the_end() -> None:
     with a_screen("xterm") as screen:
         with show.progress(2) as begin:
             begin("the first step")
@@ -94,39 +94,43 @@ def test_a_terminal_sees_the_step_that_is_running_and_then_no_more_of_it() -> No
         assert screen.getvalue().endswith("\x1b[2K")  # the line is erased
 
 
-def a_story() -> Story:
-    story = Story()
-    story.does(Side.SERVER, "send(reply)")
-    story.does(Side.SERVER, "FIN_WAIT1, Send-Q 175,425", kernel=True)
-    story.does(Side.CLIENT, "says something that is longer than a line has room for")
-    now = story.now()
-    story.sends(Side.SERVER, Kind.RST, "RST", now, now)
-    story.sends(Side.CLIENT, Kind.DATA, "an upload", now, None)
-    return story
+def a_timeline() -> Timeline:
+    timeline = Timeline()
+    timeline.add_event(Side.SERVER, "send(reply)")
+    timeline.add_event(Side.SERVER, "FIN_WAIT1, Send-Q 175,425", kernel=True)
+    timeline.add_event(
+        Side.CLIENT, "reports something that is longer than one line of the drawing"
+    )
+    now = timeline.now()
+    timeline.add_packet(Side.SERVER, Kind.RST, "RST", now, now)
+    timeline.add_packet(Side.CLIENT, Kind.DATA, "an upload", now, None)
+    return timeline
 
 
-@pytest.mark.parametrize("ink", [drawing.ASCII, drawing.LINES], ids=["ascii", "lines"])
+@pytest.mark.parametrize("characters", [drawing.ASCII, drawing.LINES], ids=["ascii", "lines"])
 @pytest.mark.parametrize("width", [33, 40, 80, 200])
-def test_a_drawing_keeps_its_lifelines_straight(width: int, ink: drawing.Ink) -> None:
+def test_the_lifelines_of_a_drawing_are_straight(
+    width: int, characters: drawing.CharacterSet
+) -> None:
     lines = [
         "".join(piece.text for piece in line)
-        for line in drawing.draw(a_story().so_far(), width, ink)
+        for line in drawing.draw(a_timeline().exchange(), width, characters)
     ]
     head, *others = lines
     assert head.split() == ["server", "client"]
     assert {len(line) for line in lines} == {len(head)}
     assert len(head) <= width
-    assert {line[9] for line in others} <= {ink.life, ink.away}
-    assert {line[-1] for line in others} <= {ink.life, ink.home}
+    assert {line[9] for line in others} <= {characters.life, characters.away}
+    assert {line[-1] for line in others} <= {characters.life, characters.home}
     shaft = next(line for line in others if "RST" in line)
-    assert shaft.endswith(ink.right + ink.life)
+    assert shaft.endswith(characters.right + characters.life)
     unseen = next(line for line in others if "an upload" in line)
-    assert unseen[10:].lstrip().startswith(ink.unseen)
-    assert "says something" in " ".join(" ".join(others).split())
+    assert unseen[10:].lstrip().startswith(characters.unseen)
+    assert "reports something" in " ".join(" ".join(others).split())
 
 
 class Kept(NamedTuple):
-    """What a program wrote into its terminal, and how it ended."""
+    """The output of a program in a terminal, and its exit code."""
 
     written: str
     returncode: int
@@ -145,7 +149,7 @@ SETTINGS: dict[str, tuple[int, dict[str, str]]] = {
 
 @pytest.fixture(scope="module")
 def in_terminals() -> dict[str, Kept]:
-    """The lab in a terminal of each kind, all at the same time."""
+    """Run the lab in a terminal of each kind at the same time."""
     if sys.platform == "win32":
         pytest.skip("Windows has no pty")
     quick = [*THE_LAB, "--only", "reply-close"]
@@ -160,7 +164,7 @@ def in_terminals() -> dict[str, Kept]:
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
-def test_nothing_that_it_draws_is_wider_than_the_terminal(
+def test_no_line_of_the_lab_is_wider_than_the_terminal(
     columns: int, in_terminals: dict[str, Kept]
 ) -> None:
     written, returncode = in_terminals[f"{columns} columns"]
@@ -172,14 +176,14 @@ def test_nothing_that_it_draws_is_wider_than_the_terminal(
     assert lines[-2] == "As expected: close() lost 20 of 20."
 
 
-def test_the_cursor_is_back_when_it_ends(in_terminals: dict[str, Kept]) -> None:
+def test_the_cursor_is_visible_after_the_lab(in_terminals: dict[str, Kept]) -> None:
     written = in_terminals["80 columns"].written
     assert "\x1b[?25l" in written
     assert written.rindex(SHOW_CURSOR) > written.rindex("\x1b[?25l")
 
 
 @pytest.mark.parametrize("kind", ["dumb", "dumb, 40 columns"])
-def test_a_dumb_terminal_gets_no_control_codes(
+def test_the_output_in_a_dumb_terminal_has_no_control_codes(
     kind: str, in_terminals: dict[str, Kept]
 ) -> None:
     written, returncode = in_terminals[kind]
@@ -190,12 +194,12 @@ def test_a_dumb_terminal_gets_no_control_codes(
     assert max(map(len, output.splitlines())) <= SETTINGS[kind][0]
 
 
-def test_no_color_is_obeyed(in_terminals: dict[str, Kept]) -> None:
+def test_no_color_turns_colour_off(in_terminals: dict[str, Kept]) -> None:
     assert COLOUR.search(in_terminals["80 columns"].written)
     assert not COLOUR.search(in_terminals["NO_COLOR"].written)
 
 
-def test_a_terminal_that_knows_ascii_alone_gets_ascii_alone(
+def test_the_output_in_an_ascii_terminal_is_ascii(
     in_terminals: dict[str, Kept],
 ) -> None:
     written, returncode = in_terminals["ASCII"]
@@ -214,7 +218,7 @@ def test_each_experiment_is_drawn_while_it_waits() -> None:
 
 
 @needs_pty
-def test_each_drawing_stays_long_enough_to_be_seen_and_then_goes() -> None:
+def test_each_drawing_is_shown_for_half_a_second_and_then_erased() -> None:
     started = monotonic()
     terminal = Terminal(
         *THE_LAB, "--only", "linger-abort,linger-background,linger-abortive-close"
@@ -226,8 +230,8 @@ def test_each_drawing_stays_long_enough_to_be_seen_and_then_goes() -> None:
 
 
 @needs_pty
-def test_an_interrupt_gives_the_terminal_back() -> None:
-    # All of the lab, which has seconds to go when this test comes to read.
+def test_an_interrupt_restores_the_terminal() -> None:
+    # The whole lab, which still runs for seconds when this test reads.
     terminal = Terminal(sys.executable, "-m", "graceful_close")
     terminal.read_until("1 s at most")
     terminal.program.send_signal(signal.SIGINT)
@@ -238,7 +242,7 @@ def test_an_interrupt_gives_the_terminal_back() -> None:
     assert "Unsent output" not in written
 
 
-def test_json_has_no_colours_even_in_a_terminal() -> None:
+def test_json_in_a_terminal_has_no_colours() -> None:
     with a_screen("xterm") as screen:
         assert main(["--only", "linger-abort", "--json"]) == 0
         progress, brace, found = screen.getvalue().partition("{")
@@ -247,10 +251,10 @@ def test_json_has_no_colours_even_in_a_terminal() -> None:
     assert json.loads(brace + found)["ok"] is True
 
 
-def test_a_story_is_told_in_the_order_of_time() -> None:
-    story = Story()
-    first = story.does(Side.SERVER, "one")
-    second = story.does(Side.CLIENT, "two")
-    story.sends(Side.CLIENT, Kind.DATA, "late", second, None)
-    story.sends(Side.SERVER, Kind.DATA, "early", first, second)
-    assert [arrow.text for arrow in story.so_far().arrows] == ["early", "late"]
+def test_a_timeline_is_ordered_by_time() -> None:
+    timeline = Timeline()
+    first = timeline.add_event(Side.SERVER, "one")
+    second = timeline.add_event(Side.CLIENT, "two")
+    timeline.add_packet(Side.CLIENT, Kind.DATA, "late", second, None)
+    timeline.add_packet(Side.SERVER, Kind.DATA, "early", first, second)
+    assert [arrow.text for arrow in timeline.exchange().arrows] == ["early", "late"]

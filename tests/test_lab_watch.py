@@ -1,4 +1,4 @@
-"""watch is held against truth: closes of every kind, which it counts and judges exactly."""
+"""`graceful-close watch` and real closes of every kind, whose number and cost are known."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import Any
 
 import pytest
 
-from lab_program import GIVE_UP, THE_LAB, Terminal, lines_of, surroundings
+from lab_program import GIVE_UP, THE_LAB, Terminal, environment_with, lines_of
 
 if sys.platform != "linux":
-    pytest.skip("only Linux tells of its resets", allow_module_level=True)
+    pytest.skip("only Linux reports its resets", allow_module_level=True)
 
 from graceful_close_lab.watch.tracefs import NoTracingError, Tracing, find_root
 
 HERE = Path(__file__).parent
 
-UNREAD = "closed over unread input"
-DATA = "data came after the close"
-ABORT = "aborted (SO_LINGER 0, or the like)"
+UNREAD = "closed with unread input"
+DATA = "data arrived after the close"
+ABORT = "aborted (SO_LINGER 0, or similar)"
 
-# Of each exchange: how it is to be called, and what it is to cost.
+# The expected kind and cost of each exchange.
 EXPECTED = {
     "read": (UNREAD, "not_lost"),
     "unread": (UNREAD, "lost"),
@@ -48,44 +48,44 @@ EXPECTED = {
 
 
 def why_not() -> str | None:
-    """Why there is nothing to be seen here; None: there is."""
+    """Return why resets cannot be watched here; None: they can."""
     if os.geteuid() != 0:
         return "tracing needs root"
     if shutil.which("unshare") is None or shutil.which("nsenter") is None:
-        return "network namespaces need `unshare` and `nsenter`, of util-linux"
+        return "network namespaces need `unshare` and `nsenter` of util-linux"
     made = subprocess.run(
         ["unshare", "-n", "true"], capture_output=True, text=True, check=False
     )
     if made.returncode != 0:
-        return f"there can be no network namespace: {made.stderr.strip()}"
+        return f"a network namespace cannot be made: {made.stderr.strip()}"
     try:
         with Tracing() as tracing:
             if "TCP_ABORT_ON_CLOSE" not in tracing.symbols("tcp/tcp_send_reset", "reason"):
-                return "this kernel (before 6.12) does not say why it resets"
+                return "this kernel (before 6.12) does not report why it resets"
     except NoTracingError as error:
         return str(error)
     return None
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _can_be_seen() -> None:
+def _watch_is_possible() -> None:
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
 
 
 class Server:
-    """watched_server.py, in a network namespace of its own."""
+    """watched_server.py, in its own network namespace."""
 
     def __init__(self, program: subprocess.Popen[str]) -> None:
         self._program = program
-        told = json.loads(self._line())
-        self.pid: int = told["pid"]
+        started = json.loads(self._line())
+        self.pid: int = started["pid"]
         self.name = Path(f"/proc/{self.pid}/comm").read_text(encoding="ascii").rstrip("\n")
-        self.ports: dict[str, int] = told["ports"]
+        self.ports: dict[str, int] = started["ports"]
 
     def serve(self, *exchanges: str, family: str = "4") -> None:
-        """One after the other; all is over when it returns."""
+        """Run exchanges one after the other; they have ended when it returns."""
         assert self._program.stdin is not None
         for exchange in exchanges:
             self._program.stdin.write(f"{family} {exchange}\n")
@@ -114,30 +114,30 @@ def server() -> Iterator[Server]:
 
 
 def watching(server: Server, *options: str) -> list[str]:
-    """The command that watches in the server's namespace, where others do not disturb it."""
+    """Return the command that watches in the server's network namespace."""
     return ["nsenter", "-n", "-t", str(server.pid), *THE_LAB, "watch", *options]
 
 
 class Watch:
-    """watch, telling in JSON."""
+    """`watch --json`, running."""
 
     def __init__(self, program: subprocess.Popen[str]) -> None:
         self.program = program
         assert program.stdout is not None
         self.start = json.loads(program.stdout.readline())
-        self.instance = ""  # what it is called in tracefs
+        self.instance = ""  # its name in tracefs
         if self.start["traced"]:
             [self.instance] = [name for name in instances() if f"-{program.pid}-" in name]
 
     def end(self, by: signal.Signals = signal.SIGTERM) -> list[dict[str, Any]]:
-        """What it said until it ended; the last is the summary."""
+        """End the watch, and return its lines; the last is the summary."""
         self.program.send_signal(by)
-        told, _ = self.program.communicate(timeout=GIVE_UP)
-        return [json.loads(line) for line in told.splitlines()]
+        output, _ = self.program.communicate(timeout=GIVE_UP)
+        return [json.loads(line) for line in output.splitlines()]
 
 
 def instances() -> set[str]:
-    """What there is in tracefs."""
+    """Return the names of the instances in tracefs."""
     with ExitStack() as held:
         return {path.name for path in (find_root(held) / "instances").iterdir()}
 
@@ -149,7 +149,7 @@ def watch(server: Server, *options: str) -> Generator[Watch]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=surroundings(),
+        env=environment_with(),
     ) as program:
         try:
             yield Watch(program)
@@ -158,7 +158,7 @@ def watch(server: Server, *options: str) -> Generator[Watch]:
 
 
 def counted(rows: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
-    """How many resets by how and cost."""
+    """Return the number of resets by kind and cost."""
     costs = "lost", "may_have_been_lost", "not_lost"
     return {(row["how"], cost): row[cost] for row in rows for cost in costs if row[cost]}
 
@@ -170,11 +170,11 @@ def test_closes_of_every_kind_are_counted_and_judged_exactly(
     with watch(server, "--pid", str(server.pid)) as watched:
         assert watched.start["traced"], watched.start
         expected: dict[tuple[str, str], int] = {}
-        for n, (exchange, told) in enumerate(EXPECTED.items()):
+        for n, (exchange, kind_and_cost) in enumerate(EXPECTED.items()):
             times = 1 + n % 3
             server.serve(*[exchange] * times, family=family)
-            if told is not None:
-                expected[told] = expected.get(told, 0) + times
+            if kind_and_cost is not None:
+                expected[kind_and_cost] = expected.get(kind_and_cost, 0) + times
         *resets, summary = watched.end()
     why = [(line["how"], line["reply"], line["because"]) for line in resets if "how" in line]
     assert counted(summary["rows"]) == expected, why
@@ -182,11 +182,11 @@ def test_closes_of_every_kind_are_counted_and_judged_exactly(
         (server.name, server.pid, server.ports[family])
     }
     assert summary["events_lost"] == summary["notices_lost"] == 0
-    # Every client is a process of its own, so it is left out by --pid.
+    # Every client is a separate process, so --pid excludes it.
     assert summary["resets_by_the_side_that_connected"] == {}
 
 
-def test_the_kernels_counters_are_told_exactly(server: Server) -> None:
+def test_the_kernels_counters_are_reported_exactly(server: Server) -> None:
     with watch(server, "--counters", "--fail-over", "8") as watched:
         assert not watched.start["traced"]
         server.serve(*["unread"] * 3, *["data, unsent"] * 2, *["linger 0, read"] * 4)
@@ -205,7 +205,7 @@ def test_the_kernels_counters_are_told_exactly(server: Server) -> None:
     assert summary["rows"] == []
 
 
-def test_data_that_comes_later_is_the_closers_and_not_of_whoever_sent_it(
+def test_a_reset_by_later_data_is_attributed_to_the_process_that_closed(
     server: Server,
 ) -> None:
     with watch(server, "--port", str(server.ports["4"])) as watched:
@@ -215,21 +215,23 @@ def test_data_that_comes_later_is_the_closers_and_not_of_whoever_sent_it(
     assert (row["pid"], row["lost"]) == (server.pid, 2)
 
 
-def test_who_closed_before_the_watch_began_is_who_listens(server: Server) -> None:
+def test_a_reset_after_a_close_before_the_watch_is_attributed_to_the_listener(
+    server: Server,
+) -> None:
     server.serve("data, released")
     with watch(server, "--pid", str(server.pid)) as watched:
         server.serve("release")
-        *told, summary = watched.end()
-    [reset] = [line for line in told if line["event"] == "reset"]
+        *lines, summary = watched.end()
+    [reset] = [line for line in lines if line["event"] == "reset"]
     assert (reset["process_known_by"], reset["reply"]) == ("listener", "lost")
     assert summary["lost"] == 1
 
 
-def test_a_client_that_resets_loses_no_reply_of_ours(server: Server) -> None:
+def test_a_reset_by_a_client_is_not_a_lost_reply(server: Server) -> None:
     with watch(server) as watched:
         server.serve("client resets")
-        *told, summary = watched.end()
-    here = [line for line in told if line["event"] == "reset" and not line["other_netns"]]
+        *lines, summary = watched.end()
+    here = [line for line in lines if line["event"] == "reset" and not line["other_netns"]]
     [reset] = [line for line in here if line["peer"] == f"127.0.0.1:{server.ports['4']}"]
     assert (reset["how"], reset["reply"]) == (UNREAD, "no reply")
     assert [row for row in summary["rows"] if row["pid"] == reset["pid"]] == []
@@ -237,7 +239,7 @@ def test_a_client_that_resets_loses_no_reply_of_ours(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("limit", "code"), [(1, 1), (2, 0)])
-def test_the_gate_counts_what_was_lost_and_what_may_have_been(
+def test_fail_over_counts_replies_that_were_or_may_have_been_lost(
     server: Server, limit: int, code: int
 ) -> None:
     options = "--fail-over", str(limit), "--pid", str(server.pid)
@@ -248,25 +250,27 @@ def test_the_gate_counts_what_was_lost_and_what_may_have_been(
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_it_and_leaves_nothing(server: Server, by: signal.Signals) -> None:
+def test_a_signal_ends_the_watch_and_removes_its_instance(
+    server: Server, by: signal.Signals
+) -> None:
     with watch(server) as watched:
         assert watched.end(by)[-1]["event"] == "summary"
         assert watched.program.returncode == 0
     assert watched.instance not in instances()
 
 
-def test_a_failure_leaves_nothing(server: Server, tmp_path: Path) -> None:
+def test_a_failure_removes_the_instance(server: Server, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     with watch(server, "--prometheus", str(folder / "file")) as watched:
         shutil.rmtree(folder)
-        _, said = watched.program.communicate(timeout=GIVE_UP)
+        _, errors = watched.program.communicate(timeout=GIVE_UP)
         assert watched.program.returncode == 3
-    assert "No such file" in said
+    assert "No such file" in errors
     assert watched.instance not in instances()
 
 
-def test_nobody_who_reads_ends_it_and_leaves_nothing(server: Server) -> None:
+def test_a_closed_pipe_ends_the_watch_and_removes_its_instance(server: Server) -> None:
     with watch(server, "--pid", str(server.pid)) as watched:
         assert watched.program.stdout is not None
         watched.program.stdout.close()
@@ -275,7 +279,7 @@ def test_nobody_who_reads_ends_it_and_leaves_nothing(server: Server) -> None:
     assert watched.instance not in instances()
 
 
-def test_what_a_killed_one_left_is_removed_by_the_next(server: Server) -> None:
+def test_the_instance_of_a_killed_watch_is_removed_by_the_next_watch(server: Server) -> None:
     with watch(server) as killed:
         killed.program.kill()
         killed.program.wait(GIVE_UP)
@@ -284,7 +288,7 @@ def test_what_a_killed_one_left_is_removed_by_the_next(server: Server) -> None:
         watched.end()
 
 
-def test_events_that_the_kernel_threw_away_are_told(server: Server) -> None:
+def test_events_that_the_kernel_discarded_are_reported(server: Server) -> None:
     with watch(server, "--fail-over", "1000000") as watched, ExitStack() as held:
         instance = find_root(held) / "instances" / watched.instance
         (instance / "buffer_size_kb").write_text("4")
@@ -292,42 +296,42 @@ def test_events_that_the_kernel_threw_away_are_told(server: Server) -> None:
         server.serve(*["unread"] * 200)
         watched.program.send_signal(signal.SIGCONT)
         watched.program.send_signal(signal.SIGTERM)
-        told, said = watched.program.communicate(timeout=GIVE_UP)
+        output, errors = watched.program.communicate(timeout=GIVE_UP)
         assert watched.program.returncode == 3
-    summary = json.loads(told.splitlines()[-1])
+    summary = json.loads(output.splitlines()[-1])
     assert summary["events_lost"] > 0
-    assert "events were lost, so there is no answer" in said
-    assert any("threw" in words for words in summary["reservations"])
+    assert "events were lost, so the number is unknown" in errors
+    assert any("discarded" in words for words in summary["reservations"])
 
 
-def test_a_person_reads_who_lost_how_much(server: Server) -> None:
+def test_the_text_output_has_the_process_and_its_losses(server: Server) -> None:
     command = watching(server, "--port", str(server.ports["4"]), "--pid", str(server.pid))
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=surroundings(COLUMNS="80")
+        command, stdout=subprocess.PIPE, text=True, env=environment_with(COLUMNS="80")
     ) as program:
         try:
             assert program.stdout is not None
             assert program.stdout.readline().startswith("Watching the resets of process ")
             server.serve("unread", "unread", "read")
             program.send_signal(signal.SIGINT)
-            told, _ = program.communicate(timeout=GIVE_UP)
+            output, _ = program.communicate(timeout=GIVE_UP)
         finally:
             program.kill()
     assert program.returncode == 0
-    [row] = [line for line in told.splitlines() if line.endswith(f"  {UNREAD}")]
+    [row] = [line for line in output.splitlines() if line.endswith(f"  {UNREAD}")]
     *_, pid, port, resets, lost, may, kept = row.removesuffix(UNREAD).split()
     assert (int(pid), int(port)) == (server.pid, server.ports["4"])
     assert (resets, lost, may, kept) == ("3", "2", "0", "1")
-    assert "LOST, and proven: 2 replies, in " in told
-    assert f" {server.pid}.\n" in told  # who did
-    assert f"check HOST:{port} tries that server" in told
-    assert max(map(len, told.splitlines())) <= 80 + len(" (closed over unread input)") * 2
+    assert "LOST, and proven: 2 replies, in " in output
+    assert f" {server.pid}.\n" in output  # the process
+    assert f"run `check HOST:{port}`" in output
+    assert max(map(len, output.splitlines())) <= 80 + len(" (closed with unread input)") * 2
 
 
-def test_a_screen_shows_it_live_and_keeps_the_last(server: Server) -> None:
+def test_the_screen_shows_the_tables_live_and_keeps_the_last(server: Server) -> None:
     pytest.importorskip("rich")
     screen = Terminal(*watching(server, "--pid", str(server.pid)), columns=100)
-    screen.read_until("What the kernel counts")
+    screen.read_until("The kernel's counters")
     server.serve("unread")
     screen.read_until(UNREAD)
     screen.program.send_signal(signal.SIGINT)
@@ -336,7 +340,7 @@ def test_a_screen_shows_it_live_and_keeps_the_last(server: Server) -> None:
     assert any(line.startswith("LOST, and proven: 1 reply, in ") for line in lines)
 
 
-def test_prometheus_reads_the_counts(server: Server, tmp_path: Path) -> None:
+def test_prometheus_can_read_the_counts(server: Server, tmp_path: Path) -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
     file = tmp_path / "watch.prom"

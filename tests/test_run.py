@@ -333,11 +333,11 @@ def test_it_says_what_is_replaced_unless_it_is_to_be_quiet() -> None:
     assert run("--quiet", "--", sys.executable, "-c", "pass").stderr == ""
 
 
-def test_it_says_so_where_the_server_is_out_of_reach(tmp_path: Path) -> None:
+def test_a_server_that_does_not_accept_in_python_is_reported(tmp_path: Path) -> None:
     (tmp_path / "granian").write_text("#!/bin/sh\n")
     (tmp_path / "granian").chmod(0o755)
     told = run("--", "granian", PATH=f"{tmp_path}:{os.environ['PATH']}").stderr
-    assert "out of reach" in told
+    assert "not in Python" in told
 
 
 def test_a_command_that_is_not_there_is_said_to_be() -> None:

@@ -1,7 +1,8 @@
-"""A server that closes in the way it is told to, alone in a network namespace; its clients too.
+"""A server that closes connections in a chosen way, and its clients, in a network namespace.
 
-It is a program: `unshare -n python tests/watched_server.py`. It says who it is, reads the names of
-exchanges, one a line, and says "done" after each. The client is another process, forked for each.
+Start it with `unshare -n python tests/watched_server.py`. It prints its pid and ports, reads
+the names of exchanges, one on each line, and prints "done" after each. Each client is a forked
+process.
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ from graceful_close import LingerPolicy, graceful_close, set_linger
 
 REQUEST, REPLY = b"x" * 1000, b"y" * 200
 ALMOST = len(REPLY) - 30
-PATIENCE = 20
+TIMEOUT = 20
 
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1  # linux/sockios.h, linux/if.h
 _POLLRDHUP = 0x2000  # asm-generic/poll.h; select.POLLRDHUP is not everywhere
 
 
-# What a side does with its socket; the other one's steps are awaited on the second.
+# The code of one side: the first socket is its connection, the second synchronises the two
+# sides.
 Side = Callable[[socket.socket, socket.socket], None]
 
 
 class Exchange(NamedTuple):
-    """Both sides; and whether the client stays as long as the server's process."""
+    """Both sides; `client_stays`: the client keeps its connection until the server ends."""
 
     server: Side
     client: Side
@@ -50,10 +52,10 @@ def _await_step(turns: socket.socket) -> None:
 def _await_event(sock: socket.socket, event: int) -> None:
     poll = select.poll()
     poll.register(sock, event)
-    assert poll.poll(PATIENCE * 1000)
+    assert poll.poll(TIMEOUT * 1000)
 
 
-# --- the server's ways to close
+# --- how the server closes
 
 
 def _over_unread_input(reply: bytes) -> Side:
@@ -101,7 +103,7 @@ def _with_linger_0(sock: socket.socket, turns: socket.socket) -> None:
 
 def _gracefully(sock: socket.socket, turns: socket.socket) -> None:
     sock.sendall(REPLY)
-    graceful_close(sock, timeout=PATIENCE)
+    graceful_close(sock, timeout=TIMEOUT)
 
 
 def _after_the_clients_reset(sock: socket.socket, turns: socket.socket) -> None:
@@ -111,7 +113,7 @@ def _after_the_clients_reset(sock: socket.socket, turns: socket.socket) -> None:
     sock.close()
 
 
-# --- and what a client does
+# --- what the client does
 
 
 def _sends_and_then(
@@ -137,14 +139,14 @@ def _stays(sock: socket.socket, turns: socket.socket) -> None:
     _await_step(turns)
     _step(turns)
     turns.settimeout(None)
-    assert turns.recv(1) == b""  # the server is over
+    assert turns.recv(1) == b""  # the server has ended
 
 
 def _sends_on_after(count: int) -> Side:
     def send(sock: socket.socket, turns: socket.socket) -> None:
         _await_step(turns)
         _await_event(sock, _POLLRDHUP)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)  # of their FIN, now
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)  # acknowledge the FIN now
         if count:
             assert len(sock.recv(count, socket.MSG_WAITALL)) == count
         sock.sendall(b"more")
@@ -229,16 +231,18 @@ def main() -> None:
                 else:
                     _end(client, turns)
             print("done", flush=True)
-    for client, turns in reversed(staying):  # the later ones have the turns of those before
+    for client, turns in reversed(
+        staying
+    ):  # later clients inherited the sockets of earlier ones
         _end(client, turns)
 
 
 def _begin(
     listeners: dict[str, socket.socket], family: str, exchange: Exchange
 ) -> tuple[int, socket.socket]:
-    """The number of a client's process, and what it takes turns on."""
+    """Start a client; return its pid, and the socket that synchronises the two sides."""
     ours, its = socket.socketpair()
-    ours.settimeout(PATIENCE)
+    ours.settimeout(TIMEOUT)
     client = os.fork()
     if client:
         its.close()
@@ -246,7 +250,7 @@ def _begin(
     status = 1
     try:
         ours.close()
-        its.settimeout(PATIENCE)
+        its.settimeout(TIMEOUT)
         address = listeners[family].getsockname()[:2]
         for listener in listeners.values():
             listener.close()
@@ -254,7 +258,7 @@ def _begin(
             _step(its)
             exchange.client(sock, its)
         status = 0
-    except BaseException:  # noqa: BLE001 (whatever it is, a child must not run on here)
+    except BaseException:  # noqa: BLE001 (a child must never continue here)
         traceback.print_exc()
     finally:
         os._exit(status)

@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and what is the same for all of them."""
+"""The command line: the list of commands, and what they share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from . import show
-from .parsing import INTERRUPTED, NOBODY_LISTENS, Parser, UsageError
+from .parsing import INTERRUPTED, OUTPUT_CLOSED, Parser, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -19,16 +19,16 @@ PROGRAM = "graceful-close"
 
 
 class Module(Protocol):
-    """What the module of a command has."""
+    """The interface of a command's module."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add its options, its `description`, and, to a `Parser`, its `exit_codes`."""
+        """Add the options, the `description`, and, to a `Parser`, the `exit_codes`."""
 
     def run(self, options: argparse.Namespace) -> int:
-        """Do it, and give the exit code.
+        """Run the command, and return the exit code.
 
         Raises:
-            UsageError: The options do not go together.
+            UsageError: The options contradict each other.
         """
         ...
 
@@ -37,8 +37,8 @@ class Command(NamedTuple):
     """One command.
 
     Attributes:
-        module: Where it is; loaded when it is asked for.
-        summary: A few words.
+        module: The name of the module, which is loaded when the command is used.
+        summary: A short description.
     """
 
     module: str
@@ -47,16 +47,17 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "check": Command(
-        "graceful_close_lab.check.command", "does a server of yours lose its early replies?"
+        "graceful_close_lab.check.command", "test whether your server loses its early replies"
     ),
     "lab": Command(
-        "graceful_close_lab.lab_command", "see on loopback what each way to close does"
+        "graceful_close_lab.lab_command", "show on loopback what each way to close does"
     ),
     "run": Command(
         "graceful_close_lab.run", "start a server whose connections then close gracefully"
     ),
     "watch": Command(
-        "graceful_close_lab.watch.command", "which process of this machine loses replies, now?"
+        "graceful_close_lab.watch.command",
+        "report which processes of this machine lose replies",
     ),
 }
 
@@ -68,11 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: What stands on the command line; None: `sys.argv`.
+        arguments: The command line; None: `sys.argv`.
 
     Returns:
-        The exit code, as the help of each command has it. A mistake on the command line exits
-        with 2 (argparse).
+        The exit code, as listed in the help of each command. A mistake on the command line
+        exits with 2 (argparse).
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or (
@@ -89,29 +90,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(mistake))
     except KeyboardInterrupt:
         return INTERRUPTED
-    except show.NobodyListensError:
-        return NOBODY_LISTENS
+    except show.OutputClosedError:
+        return OUTPUT_CLOSED
 
 
 def make_parser(only: Collection[str] = tuple(COMMANDS)) -> Parser:
-    """The parser of the whole command line.
+    """Make the parser of the whole command line.
 
     Args:
-        only: The commands whose options are wanted; the others are known by name alone, and
+        only: The commands whose options are added. The other commands have only a name, and
             their modules are not loaded.
     """
     parser = Parser(
         prog=_program(),
-        description="End TCP connections right: see what closing does to replies, and which "
-        f"servers lose some. Without a command it is {_DEFAULT}, which takes its options.",
+        description="End TCP connections without losing data: show what closing does to "
+        f"replies, and which servers lose some. Without a command the program runs {_DEFAULT}, "
+        "with the options given.",
     )
-    parser.exit_codes[0] = "all is well; for the others see the help of each command"
+    parser.exit_codes[0] = "success; the help of each command lists its other codes"
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}")
     parser.add_argument(
         "--print-completion",
         action=_PrintCompletion,
         metavar="SHELL",
-        help="print what has a shell complete this command line: bash, zsh, tcsh, fish",
+        help="print a completion script for this shell: bash, zsh, tcsh, fish",
     )
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, parser_class=Parser
@@ -123,7 +125,7 @@ def make_parser(only: Collection[str] = tuple(COMMANDS)) -> Parser:
                 "-q",
                 "--quiet",
                 action="store_true",
-                help="print nothing but what went wrong: the exit code says the rest",
+                help="print only problems: the exit code is the result",
             )
             module = cast("Module", importlib.import_module(command.module))
             module.add_arguments(own)
@@ -144,7 +146,7 @@ def _program() -> str:
 
 
 class _PrintCompletion(argparse.Action):
-    """Print a script for a shell. It is shtab that knows how; it need not be installed."""
+    """Print a completion script for a shell, which shtab writes, if it is installed."""
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""Scripts that have a shell complete the command line."""
+"""Completion scripts for shells."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shtab
 
 _SHELLS = ("bash", "zsh", "tcsh", "fish")
 
-# By what stands for an argument in the help.
+# The keys are the metavars in the help.
 _COMPLETED_AS: dict[str, object] = {
     "FILE": shtab.FILE,
     "SOCKET": shtab.FILE,
@@ -18,19 +18,19 @@ _COMPLETED_AS: dict[str, object] = {
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The script for a shell.
+    """Return the completion script for a shell.
 
     Raises:
         ValueError: The shell is not supported; the message lists those that are.
     """
     if shell not in _SHELLS:
-        raise ValueError(f"{shell!r} is none of {', '.join(_SHELLS)}")
+        raise ValueError(f"unknown shell {shell!r} (choose from {', '.join(_SHELLS)})")
     _complete_files(parser)
     return shtab.complete(parser, shell).rstrip("\n")
 
 
 def _complete_files(parser: argparse.ArgumentParser) -> None:
-    # argparse has no public list of a parser's arguments; shtab reads this one too.
+    # argparse has no public list of a parser's arguments. shtab reads this attribute too.
     actions: list[Any] = parser._actions
     for action in actions:
         if isinstance(action, argparse._SubParsersAction):  # pyright: ignore[reportPrivateUsage]

@@ -1,4 +1,4 @@
-"""Where the documentation is."""
+"""The address of the documentation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ SITE = "https://graceful-close.github.io/graceful-close/"
 
 
 def page(name: str, section: str = "") -> str:
-    """The address of a page.
+    """Return the address of a page.
 
     Args:
-        name: Of its source in `docs`, without `.md`.
-        section: A heading's anchor; empty: the top.
+        name: The name of the page's source in `docs`, without `.md`.
+        section: The anchor of a heading; empty: the top of the page.
     """
     return f"{SITE}{name}.html" + (f"#{section}" if section else "")

@@ -1,4 +1,4 @@
-"""The experiments by their names, and which of them somebody chose."""
+"""The experiments, and the choice of experiments by name."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .report import Finding
-    from .story import Story
+    from .timeline import Timeline
 
 
 class Experiment(NamedTuple):
     """One experiment.
 
     Attributes:
-        name: What the command line and the files call it.
-        group: The name that stands for it and its like.
-        title: What it is, in a few words.
-        run: The doing. It tells a story of itself meanwhile, and raises OSError if the
-            loopback does not work.
+        name: The name on the command line and in file names.
+        group: The name of its group.
+        title: A short description.
+        run: Runs the experiment and records it in the timeline. Raises OSError if the loopback
+            does not work.
     """
 
     name: str
     group: str
     title: str
-    run: Callable[[Story], Finding]
+    run: Callable[[Timeline], Finding]
 
 
-def _examine(_: Story) -> Finding:
+def _examine(_: Timeline) -> Finding:
     return this_platform.examine()
 
 
@@ -54,17 +54,17 @@ ALL = (
     Experiment("platform", "platform", "this platform", _examine),
 )
 
-# Each group before what is in it.
+# Each group precedes its experiments.
 NAMES = tuple(dict.fromkeys(name for each in ALL for name in (each.group, each.name)))
 
 
 def chosen(names: Sequence[str]) -> tuple[Experiment, ...]:
-    """What these names stand for, each once and in the lab's own order; no names: all.
+    """Return the experiments with these names, each once, in the lab's order; no names: all.
 
     Raises:
-        ValueError: There is no such name; the message lists those that there are.
+        ValueError: A name is unknown; the message lists the known names.
     """
     for name in names:
         if name not in NAMES:
-            raise ValueError(f"no experiment is called {name!r}; there are: {', '.join(NAMES)}")
+            raise ValueError(f"unknown experiment {name!r} (choose from {', '.join(NAMES)})")
     return tuple(each for each in ALL if not names or {each.name, each.group} & {*names})

@@ -1,4 +1,4 @@
-"""The report as SVG files: a sequence picture of each experiment, and the tables."""
+"""The report as SVG files: a sequence diagram of each experiment, and the tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 80  # characters
 
-# rich's own frame would have whoever looks at the file fetch a font from elsewhere.
+# The frame of rich loads a font from the network when the file is viewed.
 _FRAME = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 22 {width} {height}" \
 width="{width}" height="{height}" role="img" aria-label="NAME">
 <style>
@@ -42,13 +42,13 @@ width="{width}" height="{height}" role="img" aria-label="NAME">
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Write all that can be drawn of a report into a folder that is there.
+    """Write everything that can be drawn of a report into an existing folder.
 
     Returns:
-        What was written, tables last. A file of that name is replaced.
+        The written files, tables last. Existing files are replaced.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: A file cannot be written.
     """
     drawings = {
         run.name: picture(f"{part}: {run.way}", run.exchange)
@@ -68,7 +68,7 @@ def write(report: Report, folder: Path) -> list[Path]:
 
 
 def table_picture(table: Table) -> str:
-    """A table as SVG, for light and for dark surroundings."""
+    """Draw a table as SVG, for light and dark themes."""
     from rich.console import Console
     from rich.terminal_theme import TerminalTheme
     from rich.text import Text
@@ -78,7 +78,7 @@ def table_picture(table: Table) -> str:
     lines = [text_of(line) for line in lay_out(table, _WIDTH)]
     width = max(line.cell_len for line in lines)
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
-    for line in [*lines, Text()]:  # rich clips each line but the last
+    for line in [*lines, Text()]:  # rich clips every line except the last
         console.print(line)
     black, white = (31, 41, 55), (255, 255, 255)
     # black, red, green, yellow, blue, magenta, cyan, white
@@ -94,7 +94,7 @@ def table_picture(table: Table) -> str:
         [white, (251, 146, 60), (52, 211, 153), *[white] * 5],
     )
     name = table.name
-    # Six tenths of its height is how wide a letter of most such fonts is.
+    # In most monospaced fonts a letter is six tenths as wide as it is high.
     other = console.export_svg(
         theme=dark, code_format="{styles}", font_aspect_ratio=0.6, unique_id=name, clear=False
     )

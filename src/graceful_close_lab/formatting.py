@@ -1,8 +1,8 @@
-"""How a number is written, the same in tables and in drawings."""
+"""The format of numbers, in tables and in drawings."""
 
 from __future__ import annotations
 
 
 def duration(seconds: float) -> str:
-    """A time in a few characters."""
+    """Format a time in a few characters."""
     return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds:.2f} s"

@@ -1,4 +1,4 @@
-"""What the kernel says of a connection, after the program has closed its socket too."""
+"""The kernel's state of a connection, also after the program has closed its socket."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ _FILES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One end of a connection in the kernel's eyes.
+class KernelState:
+    """The kernel's state of one end of a connection.
 
     Attributes:
-        state: The TCP state, by its usual name (RFC 9293, section 3.3.2).
-        send_queue: Bytes that the peer has not acknowledged, an unacknowledged FIN counted as
-            one: what `ss` and `netstat` call Send-Q.
+        state: The name of the TCP state (RFC 9293, section 3.3.2).
+        send_queue: Bytes that the peer has not acknowledged; an unacknowledged FIN counts as
+            one. `ss` and `netstat` call it Send-Q.
     """
 
     state: str
     send_queue: int
 
 
-def standing(port: int, peer_port: int) -> Standing | None:
+def kernel_state(port: int, peer_port: int) -> KernelState | None:
     """Look a connection up by the ports of its two ends.
 
     Args:
-        port: The port of the end that is asked about.
-        peer_port: The other end's.
+        port: The port of the end whose state is returned.
+        peer_port: The port of the other end.
 
     Returns:
-        How it stands; None where the kernel does not show it: there is no such connection, or
-        the system has no list of them to read. Who saw it before and does not now knows that
-        it is gone.
+        The state; None if the kernel does not list the connection: there is no such connection,
+        or the system has no list. If an earlier call returned a state, None means that the
+        connection is gone.
 
     Source: proc_net_tcp.rst and proc(5), on Linux.
     """
-    wanted = b":%04X " % port  # most lines are others', and some machines have very many
+    wanted = b":%04X " % port  # a busy machine has very many lines
     for file in _FILES:
         try:
             with file.open("rb") as lines:
@@ -64,10 +64,10 @@ def standing(port: int, peer_port: int) -> Standing | None:
             if (_port(local), _port(remote)) == (port, peer_port):
                 number = int(state, 16)
                 name = _STATES[number - 1] if 0 < number <= len(_STATES) else f"state {number}"
-                return Standing(name, int(queues.partition(":")[0], 16))
+                return KernelState(name, int(queues.partition(":")[0], 16))
     return None
 
 
 def _port(address: str) -> int:
-    """The port of `0100007F:1F90`."""
+    """Return the port of `0100007F:1F90`."""
     return int(address.rpartition(":")[2], 16)

@@ -1,4 +1,4 @@
-"""The command `lab`: the experiments, one after the other."""
+"""The command `lab`: it runs the experiments, one after the other."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from . import show
 from .experiments import chosen
 from .parsing import Parser, UsageError
 from .report import Report, as_json
-from .story import Story
 from .tables import conclusion, list_of, tables
+from .timeline import Timeline
 
 if TYPE_CHECKING:
     import argparse
@@ -23,22 +23,23 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What stands behind `lab` on the command line."""
+    """Add the arguments of `lab`."""
     parser.description = (
-        "See on this machine's loopback what each way to close a TCP connection does to data "
-        "that was not sent, or not read, yet. It takes a few seconds."
+        "Show on this machine's loopback what each way to close a TCP connection does to data "
+        "that is not sent yet, or not read yet. The experiments take a few seconds."
     )
     if isinstance(parser, Parser):
         parser.exit_codes |= {
             0: "everything went as expected",
-            1: "an experiment did not, or the loopback does not work, or a promise is broken",
+            1: "an experiment did not, the loopback does not work, or a guarantee is broken",
         }
     parser.add_argument(
         "--only",
         metavar="NAME",
         action="append",
         default=[],
-        help="run this experiment, or group, only; again, or with commas, for several (see --list)",
+        help="run only this experiment or group (see --list); repeat the option, or use "
+        "commas, for several",
     )
     parser.add_argument(
         "--list", action="store_true", help="list the experiments, and run none"
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--promises",
         action="store_true",
-        help="try what the library promises, on a system that no test has seen",
+        help="try the guarantees of the library, on a system that no test has covered",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the report as JSON instead of tables"
@@ -55,19 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--svg",
         metavar="DIR",
         type=Path,
-        help="draw each experiment, and the tables, as SVG files in this folder",
+        help="write a drawing of each experiment, and the tables, as SVG files to this folder",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the experiments that were chosen, and report.
+    """Run the chosen experiments, and print the report.
 
     Returns:
-        0 if everything went as expected, 1 if an experiment did not or the loopback does not
+        0 if everything went as expected; 1 if an experiment did not, or the loopback does not
         work.
 
     Raises:
-        UsageError: There is no such experiment, or no such folder can be made.
+        UsageError: An experiment is unknown, or the folder cannot be made.
     """
     if options.promises:
         from .promises.command import main as promises
@@ -97,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _prepare(folder: Path) -> None:
-    """Make the folder; and find out now, not after some seconds, if nothing can be drawn."""
+    """Make the folder. An error is reported before the experiments and not after them."""
     if not show.has_rich():
         raise UsageError("argument --svg: needs rich: pip install 'graceful-close[lab]'")
     try:
@@ -117,20 +118,20 @@ def _draw(report: Report, folder: Path, options: argparse.Namespace) -> None:
 
 
 def _measure(experiments: Sequence[Experiment], options: argparse.Namespace) -> Report:
-    """One after the other."""
+    """Run the experiments one after the other."""
     findings: list[Finding] = []
-    with _told(len(experiments), options) as begin:
+    with _reporting(len(experiments), options) as begin:
         for experiment in experiments:
-            story = begin(experiment, Report.of(findings))
-            findings.append(experiment.run(story))
+            timeline = begin(experiment, Report.of(findings))
+            findings.append(experiment.run(timeline))
     return Report.of(findings)
 
 
 @contextlib.contextmanager
-def _told(
+def _reporting(
     total: int, options: argparse.Namespace
-) -> Generator[Callable[[Experiment, Report], Story]]:
-    """Who tells of the experiments as they begin."""
+) -> Generator[Callable[[Experiment, Report], Timeline]]:
+    """Yield a function that reports the beginning of each experiment."""
     quiet = options.json or options.quiet
     if not quiet and show.is_a_screen(sys.stdout):
         from .live import live
@@ -140,8 +141,8 @@ def _told(
     else:
         with show.progress(total, quiet=options.quiet) as begin:
 
-            def begin_in_words(experiment: Experiment, _: Report) -> Story:
+            def begin_in_words(experiment: Experiment, _: Report) -> Timeline:
                 begin(experiment.title)
-                return Story()
+                return Timeline()
 
             yield begin_in_words

@@ -1,4 +1,4 @@
-"""Tables and sentences as lines that are no wider than there is room: nothing is cut."""
+"""Tables and sentences as wrapped lines of a limited width."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
     from .tables import Table, Words
 
-_SENTENCES = 80  # the widest that running text is easy to read
-_NARROWEST = 20  # with less room than this, lines are longer than the room
+_SENTENCES = 80  # characters: longer lines are hard to read
+_NARROWEST = 20  # lines are wrapped to at least this width
 _GAP = 2
 _NO_BREAK = "\xa0"
-_LEAST_FOR_THE_LAST = 24  # the narrowest that a last column is wrapped to. Arbitrary.
+_LEAST_FOR_THE_LAST = 24  # the narrowest wrapped last column. A heuristic.
 
 
 class Piece(NamedTuple):
     """A part of a line.
 
     Attributes:
-        text: What it says.
-        style: "title", "caption", "heading", "rule", "good", "bad", or "" for none.
+        text: The text. style: "title", "caption", "heading", "rule", "good", "bad", or "" for
+            none.
     """
 
     text: str
@@ -34,16 +34,16 @@ Line = list[Piece]
 
 
 def wrap(text: str, width: int, first: str = "", others: str = "") -> list[str]:
-    """Running text in lines of at most `width` characters, and of `_SENTENCES`.
+    """Wrap text into lines of at most `width` characters, and at most `_SENTENCES`.
 
-    A name with a hyphen in it stays in one piece, and so does a command in `backquotes`; only what
-    is too long is broken.
+    A name with a hyphen and a command in `backquotes` are not broken, unless they are longer
+    than a line.
 
     Args:
-        text: What it says.
-        width: How much room there is.
-        first: What stands before the first line.
-        others: What stands before every other.
+        text: The text.
+        width: The number of characters of a line.
+        first: The prefix of the first line.
+        others: The prefix of every other line.
     """
     kept = re.sub("`[^`]*`", lambda command: command[0].replace(" ", _NO_BREAK), text)
     lines = textwrap.wrap(
@@ -57,10 +57,10 @@ def wrap(text: str, width: int, first: str = "", others: str = "") -> list[str]:
 
 
 def lay_out(table: Table, width: int) -> list[Line]:
-    """A table as lines of at most `width` characters.
+    """Return a table as lines of at most `width` characters.
 
-    It is a grid if that fits, with its last column wrapped if need be; else each row is a
-    paragraph that names the columns.
+    The result is a grid if a grid fits, if necessary with its last column wrapped. Otherwise
+    each row is a paragraph that names the columns.
     """
     width = max(width, _NARROWEST)
     caption = sentence(table.caption, width, "caption")
@@ -69,17 +69,17 @@ def lay_out(table: Table, width: int) -> list[Line]:
 
 
 def sentence(text: str, width: int, style: str = "") -> list[Line]:
-    """Running text, wrapped."""
+    """Return text, wrapped."""
     return [[Piece(line, style)] for line in wrap(text, width)]
 
 
-def news(words: Words) -> str:
-    """The style of a cell, or of a sentence."""
+def style_of(words: Words) -> str:
+    """Return the style of a cell, or of a sentence."""
     return {True: "good", False: "bad", None: ""}[words.good]
 
 
 def grid(table: Table, width: int) -> list[Line] | None:
-    """The rows under their headings; None: there is no room for that."""
+    """Return the rows under their headings; None: the width is too small."""
     widths = [
         max(len(column.heading), *(len(row[n].text) for row in table.rows), 0)
         for n, column in enumerate(table.columns)
@@ -93,7 +93,7 @@ def grid(table: Table, width: int) -> list[Line] | None:
     rules = [Piece("-" * size, "rule") for size in widths]
     lines = [_line(table, widths, headings), _line(table, widths, rules)]
     for row in table.rows:
-        *cells, last = ([Piece(cell.text, news(cell))] for cell in row)
+        *cells, last = ([Piece(cell.text, style_of(cell))] for cell in row)
         wrapped = wrap(last[0].text, widths[-1]) or [""]
         cells.append([Piece(text, last[0].style) for text in wrapped])
         for n in range(len(wrapped)):
@@ -104,7 +104,7 @@ def grid(table: Table, width: int) -> list[Line] | None:
 
 def _line(table: Table, widths: Sequence[int], cells: Iterable[Piece]) -> Line:
     line: Line = []
-    behind = ""  # the space that is owed: none of it stands at a line's end
+    behind = ""  # space that is added before the next text, so that no line ends with space
     for (text, style), width, column in zip(cells, widths, table.columns, strict=True):
         space = " " * (width - len(text))
         if text:
@@ -126,7 +126,7 @@ def _paragraphs(table: Table, width: int) -> list[Line]:
         for column, cell in zip(table.columns[1:], others, strict=True):
             if not cell.text:
                 continue
-            said = cell.text if len(others) == 1 else f"{column.heading}: {cell.text}"
-            wrapped = wrap(said, width, "  ", "    ")
-            lines += [[Piece(text, news(cell))] for text in wrapped]
+            text = cell.text if len(others) == 1 else f"{column.heading}: {cell.text}"
+            wrapped = wrap(text, width, "  ", "    ")
+            lines += [[Piece(line, style_of(cell))] for line in wrapped]
     return lines

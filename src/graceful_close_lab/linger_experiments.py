@@ -1,4 +1,4 @@
-"""The linger experiments: close with output unsent, and look what becomes of it."""
+"""The linger experiments: close with unsent output, and see what the peer receives."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from graceful_close import (
 )
 
 from . import loopback, wire_view
-from .kernel_view import standing
-from .story import Kind, Side, Story
+from .kernel_view import kernel_state
+from .timeline import Kind, Side, Timeline
 from .ways import Way
 
 if TYPE_CHECKING:
@@ -25,35 +25,36 @@ if TYPE_CHECKING:
 
     from graceful_close import CloseResult
 
-    from .kernel_view import Standing
+    from .kernel_view import KernelState
     from .loopback import Ending
-    from .story import Exchange
+    from .timeline import Exchange
 
 WRITTEN = 200_000
 SECONDS = 1
 
-# The peer's receive buffer: small, so that most of what is written stays with us. Arbitrary;
-# Linux doubles it.
+# The peer's receive buffer: small, so that most of the output stays unsent. A heuristic; Linux
+# doubles it.
 _RECEIVE_BUFFER = 16 << 10
 
 
 @dataclass(frozen=True)
 class LingerRun:
-    """What one way to close did with unsent output.
+    """The result of one way to close with unsent output.
 
     Attributes:
-        name: What the command line calls it.
-        way: What a programmer would write.
-        promised: What it promises; see `Way`.
+        name: The name on the command line.
+        way: The code that a programmer writes.
+        promised: The guarantee; see `Way`.
         took: Seconds in the closing call.
-        result: What it said; None from a plain `close()`, which says nothing.
-        error: The name of the error that it raised, if it did.
-        before: How the kernel saw the connection before the close; None: not visible here.
-        after: The same right after it; None: it is gone, if it was visible before.
+        result: The result of the call; None for `close()`, which returns none.
+        error: The name of the error that the call raised, or None.
+        before: The kernel's state of the connection before the close; None: not visible here.
+        after: The state right after the close; None: the connection is gone, if it was visible
+            before.
         written: Bytes written before the close.
-        received: Bytes that the peer found when it began to read after the close.
-        ending: What the peer found behind them.
-        exchange: Who did what when.
+        received: Bytes that the peer read after the close.
+        ending: How the stream ended for the peer.
+        exchange: The timeline.
     """
 
     name: str
@@ -62,8 +63,8 @@ class LingerRun:
     took: float
     result: CloseResult | None
     error: str | None
-    before: Standing | None
-    after: Standing | None
+    before: KernelState | None
+    after: KernelState | None
     written: int
     received: int
     ending: Ending
@@ -71,59 +72,59 @@ class LingerRun:
 
     @property
     def whole(self) -> bool:
-        """Whether the peer got everything, and could know that it did."""
+        """Whether the peer received everything, and the FIN after it."""
         return self.received == self.written and self.ending is loopback.Ending.FIN
 
     @property
     def as_promised(self) -> bool:
-        """Whether it went as the way to close promises."""
+        """Whether the guarantee was kept."""
         if self.promised is False:
             return self.ending is loopback.Ending.RST
         return self.whole or self.promised is None
 
 
-def run(way: Way, story: Story | None = None) -> LingerRun:
-    """Write to a peer that does not read, close, look, and only then let the peer read.
+def run(way: Way, timeline: Timeline | None = None) -> LingerRun:
+    """Write to a peer that does not read, close, query the state, then let the peer read.
 
     Raises:
         OSError: The loopback does not work.
     """
-    story = story or Story()
+    timeline = timeline or Timeline()
     with (
         loopback.connection(_RECEIVE_BUFFER) as (ours, peer),
         wire_view.watched(ours.getsockname()[1]) as wire,
     ):
         ports = ours.getsockname()[1], peer.getsockname()[1]
-        wrote_at = story.does(Side.SERVER, f"send({WRITTEN:,} bytes)")
+        wrote_at = timeline.add_event(Side.SERVER, f"send({WRITTEN:,} bytes)")
         loopback.write(ours, WRITTEN)
         # The BSDs and macOS do not linger on a non-blocking descriptor, and Python's
         # timeouts make it one.
         ours.setblocking(True)
-        before = standing(*ports)
-        taken = _tell_what_was_taken(story, wrote_at, before, 0)
+        before = kernel_state(*ports)
+        taken = _record_what_was_acknowledged(timeline, wrote_at, before, 0)
         result, error = None, None
-        closed_at = story.does(Side.SERVER, way.title)
-        story.waits_for = f"the call to return, {SECONDS} s at most"
+        closed_at = timeline.add_event(Side.SERVER, way.title)
+        timeline.waiting_for = f"the call to return, {SECONDS} s at most"
         started = perf_counter()
         try:
             result = way.close(ours)
-        except OSError as complaint:  # BSD: EWOULDBLOCK when the linger time is up
-            error = errno.errorcode.get(complaint.errno or 0, str(complaint))
+        except OSError as failure:  # BSD: EWOULDBLOCK when the linger time is up
+            error = errno.errorcode.get(failure.errno or 0, str(failure))
         took = perf_counter() - started
-        story.does(Side.SERVER, _told(result, error))
-        after = standing(*ports)
+        timeline.add_event(Side.SERVER, _result_text(result, error))
+        after = kernel_state(*ports)
         if before is not None:
-            story.does(Side.SERVER, _seen(after), kernel=True)
-            taken = _tell_what_was_taken(story, wrote_at, after, taken)
-        story.waits_for = "the peer to read to the end"
-        read_at = story.does(Side.CLIENT, "recv() to the end")
+            timeline.add_event(Side.SERVER, _state_text(after), kernel=True)
+            taken = _record_what_was_acknowledged(timeline, wrote_at, after, taken)
+        timeline.waiting_for = "the peer to read to the end"
+        read_at = timeline.add_event(Side.CLIENT, "recv() to the end")
         received, ending = loopback.read_to_the_end(peer)
         if ending is loopback.Ending.FIN:
-            _tell_the_rest(story, read_at, received - taken, received)
-            _tell_whether_acknowledged(story, standing(*ports))
+            _record_the_rest(timeline, read_at, received - taken, received)
+            _record_last_acknowledgement(timeline, kernel_state(*ports))
         else:
-            _tell_a_loss(story, wrote_at, closed_at, received - taken, received, ending)
-        story.waits_for = ""
+            _record_a_loss(timeline, wrote_at, closed_at, received - taken, received, ending)
+        timeline.waiting_for = ""
     return LingerRun(
         way.name,
         way.title,
@@ -136,60 +137,67 @@ def run(way: Way, story: Story | None = None) -> LingerRun:
         WRITTEN,
         received,
         ending,
-        wire_view.as_it_arrived(story.so_far(), wire, story.began, ports[0]),
+        wire_view.as_it_arrived(timeline.exchange(), wire, timeline.began, ports[0]),
     )
 
 
-def _tell_what_was_taken(
-    story: Story, wrote_at: float, seen: Standing | None, before: int
+def _record_what_was_acknowledged(
+    timeline: Timeline, wrote_at: float, seen: KernelState | None, before: int
 ) -> int:
-    """How many bytes the peer's kernel has acknowledged, if that is visible."""
+    """Record and return how many bytes the peer has acknowledged, if that is visible."""
     if seen is None:
         return before
-    fin = seen.state in _FIN_IS_QUEUED  # and counts as one byte
-    taken, now = WRITTEN - (seen.send_queue - fin), story.now()
+    fin = seen.state in _FIN_IS_QUEUED  # it counts as one byte
+    taken, now = WRITTEN - (seen.send_queue - fin), timeline.now()
     if taken <= before:
         return before
-    story.sends(Side.SERVER, Kind.DATA, f"{taken - before:,} bytes", wrote_at, now, taken)
-    story.sends(Side.CLIENT, Kind.ACK, "ACK", now, story.now(), taken)
+    timeline.add_packet(
+        Side.SERVER, Kind.DATA, f"{taken - before:,} bytes", wrote_at, now, taken
+    )
+    timeline.add_packet(Side.CLIENT, Kind.ACK, "ACK", now, timeline.now(), taken)
     return taken
 
 
 _FIN_IS_QUEUED = ("FIN_WAIT1", "CLOSING", "LAST_ACK")
 
 
-def _tell_the_rest(story: Story, read_at: float, rest: int, received: int) -> None:
-    """What came when the peer began to read, which is what opened its window."""
-    now = story.does(Side.CLIENT, f"{received:,} bytes, then FIN")
+def _record_the_rest(timeline: Timeline, read_at: float, rest: int, received: int) -> None:
+    """Record what arrived when the peer began to read, which opened its window."""
+    now = timeline.add_event(Side.CLIENT, f"{received:,} bytes, then FIN")
     text = f"{rest:,} bytes + FIN" if rest else "FIN"
-    story.sends(Side.SERVER, Kind.FIN, text, read_at, now)
+    timeline.add_packet(Side.SERVER, Kind.FIN, text, read_at, now)
 
 
-def _tell_a_loss(
-    story: Story, wrote_at: float, closed_at: float, rest: int, received: int, ending: Ending
+def _record_a_loss(
+    timeline: Timeline,
+    wrote_at: float,
+    closed_at: float,
+    rest: int,
+    received: int,
+    ending: Ending,
 ) -> None:
-    now = story.does(Side.CLIENT, f"{received:,} bytes, then {ending.value}")
+    now = timeline.add_event(Side.CLIENT, f"{received:,} bytes, then {ending.value}")
     if rest:
-        story.sends(Side.SERVER, Kind.DATA, f"{rest:,} bytes", wrote_at, now, received)
+        timeline.add_packet(Side.SERVER, Kind.DATA, f"{rest:,} bytes", wrote_at, now, received)
     if ending is loopback.Ending.RST:
-        story.sends(Side.SERVER, Kind.RST, "RST", closed_at, now)
+        timeline.add_packet(Side.SERVER, Kind.RST, "RST", closed_at, now)
 
 
-def _tell_whether_acknowledged(story: Story, last: Standing | None) -> None:
+def _record_last_acknowledgement(timeline: Timeline, last: KernelState | None) -> None:
     if last is not None and last.state in ("FIN_WAIT2", "TIME_WAIT"):
-        now = story.now()
-        story.does(Side.SERVER, last.state, kernel=True)
-        story.sends(Side.CLIENT, Kind.ACK, "ACK", now, story.now(), WRITTEN + 1)
+        now = timeline.now()
+        timeline.add_event(Side.SERVER, last.state, kernel=True)
+        timeline.add_packet(Side.CLIENT, Kind.ACK, "ACK", now, timeline.now(), WRITTEN + 1)
 
 
-def _told(result: CloseResult | None, error: str | None) -> str:
+def _result_text(result: CloseResult | None, error: str | None) -> str:
     if result is None:
-        return error or "returned, says nothing"
+        return error or "returned no result"
     count = "unknown" if result.unacked is None else f"{result.unacked:,}"
     return f"{result.outcome.value}, {count} unacked"
 
 
-def _seen(after: Standing | None) -> str:
+def _state_text(after: KernelState | None) -> str:
     return "gone" if after is None else f"{after.state}, Send-Q {after.send_queue:,}"
 
 
@@ -221,7 +229,7 @@ GRACEFUL = Way("linger-graceful-close", "graceful_close", _gracefully, promised=
 WAYS = (
     Way("linger-background", "BACKGROUND close()", _background, promised=True),
     Way("linger-abort", "ABORT close()", _abort, promised=False),
-    # What becomes of the rest when the time is up differs from system to system.
+    # Systems differ in what they do with unsent data when the time is up.
     Way("linger-timed", "TIMED close()", _timed),
     GRACEFUL,
     Way("linger-abortive-close", "abortive_close", abortive_close, promised=False),

@@ -1,4 +1,4 @@
-"""The lab on a screen: each experiment is drawn while it runs."""
+"""The lab in a terminal: each experiment is drawn while it runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .drawing import ASCII, LINES, draw
 from .formatting import duration
 from .layout import Piece, grid, wrap
 from .rich_text import has_lines, rule_for, text_of
-from .story import Story
 from .tables import tables
+from .timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -24,61 +24,62 @@ if TYPE_CHECKING:
     from .layout import Line
     from .report import Report
 
-# Seconds that each drawing stays at least: most experiments are over before anybody could see
-# them. Arbitrary; all of them together take some seconds more for it.
+# Seconds for which each drawing is shown at least: most experiments end too soon to be seen. A
+# heuristic; it adds some seconds to the whole run.
 _TO_BE_SEEN = 0.5
 _BAR = 10  # characters
 
 
 @contextlib.contextmanager
-def live(total: int) -> Generator[Callable[[Experiment, Report], Story]]:
-    """Draw on stdout what goes on; when it is over, nothing of it is left there.
+def live(total: int) -> Generator[Callable[[Experiment, Report], Timeline]]:
+    """Draw the running experiments on stdout, and erase the drawing at the end.
 
     Args:
         total: How many experiments there will be.
 
     Yields:
-        What to call at the beginning of each, with the report of those before it. It gives the
-        story that the experiment is to tell, which is drawn as it grows.
+        A function to call at the beginning of each experiment, with the report of the
+        experiments before it. It returns the timeline for the experiment, which is drawn while
+        it grows.
     """
     console = Console()
-    stage = _Stage(console, total)
+    drawing = _Drawing(console, total)
     with Live(
-        console=console, get_renderable=stage.drawn, refresh_per_second=15, transient=True
+        console=console, get_renderable=drawing.drawn, refresh_per_second=15, transient=True
     ) as screen:
 
-        def begin(experiment: Experiment, before: Report) -> Story:
+        def begin(experiment: Experiment, before: Report) -> Timeline:
             screen.refresh()
-            stage.hold()
-            return stage.begin(experiment, before)
+            drawing.hold()
+            return drawing.begin(experiment, before)
 
         yield begin
         screen.refresh()
-        stage.hold()
+        drawing.hold()
 
 
-class _Stage:
-    """What is on the screen now."""
+class _Drawing:
+    """The contents of the screen."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
         self._total = total
         self._number = 0
-        self._playing: tuple[Experiment, Story, Report] | None = None
+        self._current: tuple[Experiment, Timeline, Report] | None = None
 
-    def begin(self, experiment: Experiment, before: Report) -> Story:
-        story = Story()
+    def begin(self, experiment: Experiment, before: Report) -> Timeline:
+        timeline = Timeline()
         self._number += 1
-        self._playing = experiment, story, before
-        return story
+        self._current = experiment, timeline, before
+        return timeline
 
     def hold(self) -> None:
-        """Leave what is there long enough to be seen."""
-        if self._playing is not None:
-            time.sleep(max(_TO_BE_SEEN - self._playing[1].now(), 0))
+        """Keep the drawing long enough to be seen."""
+        if self._current is not None:
+            time.sleep(max(_TO_BE_SEEN - self._current[1].now(), 0))
 
     def drawn(self) -> Text:
-        """All of it, in as many lines as the screen has."""
+        """Return the whole drawing, in as many lines as the screen has."""
         console = self._console
         room = max(console.height - 1, 1)
         lines = self._lines(console.width - 1, room)
@@ -88,9 +89,9 @@ class _Stage:
         )
 
     def _lines(self, width: int, room: int) -> list[Line]:
-        if self._playing is None:
+        if self._current is None:
             return []
-        experiment, story, before = self._playing
+        experiment, timeline, before = self._current
         done = _BAR * (self._number - 1) // self._total
         bar: Line = [
             Piece("=" * done, "good"),
@@ -101,12 +102,12 @@ class _Stage:
         fits = sum(len(piece.text) for piece in bar) + len(experiment.title) <= width
         lines: list[Line] = [[*bar, *title[0]]] if fits else [bar, *title]
         lines.append([])
-        exchange = story.so_far()
+        exchange = timeline.exchange()
         if exchange.events:
             lines += draw(exchange, width, LINES if has_lines(self._console) else ASCII)
-        if story.waits_for:
-            said = f"{duration(story.now()):>8} ... {story.waits_for}"
-            wrapped = wrap(said, width, others=" " * 9)
+        if timeline.waiting_for:
+            line = f"{duration(timeline.now()):>8} ... {timeline.waiting_for}"
+            wrapped = wrap(line, width, others=" " * 9)
             lines += [[Piece(line, "caption")] for line in wrapped]
         for table in tables(before):
             rows = grid(table, width)

@@ -1,4 +1,4 @@
-"""TCP connections to ourselves, on which nothing waits for ever."""
+"""TCP connections on loopback, on which every wait has a deadline."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 
-# The most seconds that any wait of the lab takes. Arbitrary: a loopback that is silent for
-# so long is broken, and waiting more would not mend it.
-PATIENCE = 5.0
+# The longest wait of the lab, in seconds. A heuristic: a loopback that is silent for this long
+# is broken, and a longer wait does not help.
+TIMEOUT = 5.0
 
 
 class Ending(enum.Enum):
-    """How a stream ends for the one who reads it."""
+    """How a stream ends for its reader."""
 
     FIN = "FIN"
-    """recv() gave b"": all that was written has been read."""
+    """recv() returned b"": everything that was written has been read."""
 
     RST = "RST"
-    """recv() failed with a reset: something may be missing."""
+    """recv() failed with a reset: data may be missing."""
 
     NOTHING = "nothing"
-    """Neither came."""
+    """Neither arrived."""
 
 
 @contextlib.contextmanager
 def connection(
     receive_buffer: int | None = None,
 ) -> Generator[tuple[socket.socket, socket.socket]]:
-    """A TCP connection on loopback; both ends are closed when the block is left.
+    """Open a TCP connection on loopback; both ends are closed when the block is left.
 
     Args:
         receive_buffer: The peer's SO_RCVBUF in bytes; None: the system's choice.
 
     Yields:
-        Our end, which is a server's, and the peer's. Both wait at most `PATIENCE`.
+        Our end, which is the server's, and the peer's. Each wait is at most `TIMEOUT`.
     """
     with socket.create_server((HOST, 0)) as listener, socket.socket() as peer:
         if receive_buffer is not None:
-            # Before connect(): the handshake settles how far the window can open (tcp(7)).
+            # Before connect(), because the handshake fixes the window scale (tcp(7)).
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        listener.settimeout(PATIENCE)
-        peer.settimeout(PATIENCE)
+        listener.settimeout(TIMEOUT)
+        peer.settimeout(TIMEOUT)
         peer.connect(listener.getsockname())
         ours, _ = listener.accept()
         with ours:
-            ours.settimeout(PATIENCE)
+            ours.settimeout(TIMEOUT)
             yield ours, peer
 
 
 def write(sock: socket.socket, count: int) -> None:
-    """Write `count` bytes, with room in the send buffer for all that the peer does not take."""
+    """Write `count` bytes, with a send buffer that has room for all of them."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * count)
     sock.sendall(bytes(count))
 
@@ -67,7 +67,7 @@ def read_to_the_end(sock: socket.socket) -> tuple[int, Ending]:
     """Read until the stream ends.
 
     Returns:
-        How many bytes came, and how it ended.
+        The number of bytes received, and how the stream ended.
     """
     received = 0
     try:

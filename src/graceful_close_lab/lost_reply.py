@@ -1,4 +1,4 @@
-"""The lost reply: a server answers early, closes, and the client may never see the answer."""
+"""The lost reply: a server replies early and closes, and the client may not get the reply."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from graceful_close import CloseOutcome, LingerPolicy, graceful_close, set_linger
 
 from . import kernel_view, wire_view
-from .loopback import HOST, PATIENCE
-from .story import Kind, Side, Story
+from .loopback import HOST, TIMEOUT
+from .timeline import Kind, Side, Timeline
 from .ways import Way
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from graceful_close import CloseResult
 
-    from .story import Exchange
+    from .timeline import Exchange
 
 UPLOAD = 5_000_000
 REPLY = 64 << 10
@@ -43,16 +43,16 @@ _ANSWER = (
 
 @dataclass(frozen=True)
 class Replies:
-    """What became of the replies with one way to close.
+    """The replies with one way to close.
 
     Attributes:
-        name: What the command line calls it.
-        way: What a programmer would write.
-        promised: What it promises; see `Way`.
-        tries: Replies sent.
-        whole: Replies that the client received to their last byte.
-        lost: What the client got instead, by the name of its error, and how often.
-        exchange: Who did what when, in the first try.
+        name: The name on the command line.
+        way: The code that a programmer writes.
+        promised: The guarantee; see `Way`.
+        tries: The number of replies sent.
+        whole: The number of replies that the client received to their last byte.
+        lost: How often each error replaced the reply, by the name of the error.
+        exchange: The timeline of the first try.
     """
 
     name: str
@@ -65,37 +65,37 @@ class Replies:
 
     @property
     def lost_nothing(self) -> bool:
-        """Whether every reply arrived whole."""
+        """Whether every reply arrived complete."""
         return self.whole == self.tries
 
     @property
     def as_promised(self) -> bool:
-        """Whether it went as the way to close promises."""
+        """Whether the guarantee was kept."""
         return self.lost_nothing or not self.promised
 
 
-def run(way: Way, story: Story | None = None, tries: int = TRIES) -> Replies:
-    """Upload to a server that answers at once and closes as `way` does.
+def run(way: Way, timeline: Timeline | None = None, tries: int = TRIES) -> Replies:
+    """Upload to a server that replies immediately and closes with `way`.
 
-    The client is the standard library's, used as its documentation shows: it sends all, then
-    reads. One try after the other; the story is the first one's.
+    The client is the standard library's, used as its documentation shows: it sends everything,
+    then reads. The tries run one after the other; the timeline is that of the first try.
 
     Raises:
         OSError: The loopback does not work.
     """
-    story = story or Story()
-    lost: Counter[str | None] = Counter()  # None: nothing was
-    story.waits_for = f"try 1 of {tries}"
+    timeline = timeline or Timeline()
+    lost: Counter[str | None] = Counter()  # None: not lost
+    timeline.waiting_for = f"try 1 of {tries}"
     with socket.create_server((HOST, 0)) as listener:
-        listener.settimeout(PATIENCE)
+        listener.settimeout(TIMEOUT)
         server = listener.getsockname()[1]
         with wire_view.watched(server) as wire:
-            lost[_upload(listener, way, story)] += 1
+            lost[_upload(listener, way, timeline)] += 1
         for number in range(1, tries):
-            story.waits_for = f"try {number + 1} of {tries}"
-            lost[_upload(listener, way, Story())] += 1
+            timeline.waiting_for = f"try {number + 1} of {tries}"
+            lost[_upload(listener, way, Timeline())] += 1
     whole = lost.pop(None, 0)
-    story.waits_for = ""
+    timeline.waiting_for = ""
     return Replies(
         way.name,
         way.title,
@@ -103,51 +103,51 @@ def run(way: Way, story: Story | None = None, tries: int = TRIES) -> Replies:
         tries,
         whole,
         {problem: count for problem, count in lost.most_common() if problem is not None},
-        wire_view.as_it_arrived(story.so_far(), wire, story.began, server),
+        wire_view.as_it_arrived(timeline.exchange(), wire, timeline.began, server),
     )
 
 
-def _upload(listener: socket.socket, way: Way, story: Story) -> str | None:
-    """One try: what the client got instead of the reply; None: it got the reply."""
-    client = http.client.HTTPConnection(HOST, listener.getsockname()[1], timeout=PATIENCE)
+def _upload(listener: socket.socket, way: Way, timeline: Timeline) -> str | None:
+    """Try once, and return the error that replaced the reply; None: the reply arrived."""
+    client = http.client.HTTPConnection(HOST, listener.getsockname()[1], timeout=TIMEOUT)
     problem, fin_at = None, None
-    # The client is closed first, whatever happened: then the server has nothing to wait for.
+    # The client is always closed first, so that the server does not wait for it.
     with ThreadPoolExecutor(1) as server, contextlib.closing(client):
         client.connect()
         accepted, _ = listener.accept()
         ports = client.sock.getsockname()[1], listener.getsockname()[1]
-        posted_at = story.does(Side.CLIENT, f"POST, {UPLOAD:,} bytes")
-        served = server.submit(_answer, accepted, way, story)
+        posted_at = timeline.add_event(Side.CLIENT, f"POST, {UPLOAD:,} bytes")
+        served = server.submit(_answer, accepted, way, timeline)
         try:
             client.request("POST", "/", body=bytes(UPLOAD))
             with client.getresponse() as response:
                 if way.half_closes:
-                    fin_at = _when_fin_was_there(story, ports)
+                    fin_at = _when_fin_had_arrived(timeline, ports)
                 body = response.read()
             problem = (
                 None if (response.status, body) == (413, _BODY) else f"HTTP {response.status}"
             )
-            story.does(Side.CLIENT, f"{response.status}, {len(body):,} bytes")
+            timeline.add_event(Side.CLIENT, f"{response.status}, {len(body):,} bytes")
         except (OSError, http.client.HTTPException) as error:
             number = error.errno if isinstance(error, OSError) else None
             problem = errno.errorcode.get(number or 0, type(error).__name__)
-            story.does(Side.CLIENT, problem)
+            timeline.add_event(Side.CLIENT, problem)
         finally:
-            ended_at = story.now()
+            ended_at = timeline.now()
             client.close()
             service = served.result()
     if service is not None:
-        _tell(story, way, service, posted_at, ended_at, problem, fin_at)
+        _record_packets(timeline, way, service, posted_at, ended_at, problem, fin_at)
     return problem
 
 
-def _when_fin_was_there(story: Story, ports: tuple[int, int]) -> float | None:
-    seen = kernel_view.standing(*ports)
-    return story.now() if seen is not None and seen.state == "CLOSE_WAIT" else None
+def _when_fin_had_arrived(timeline: Timeline, ports: tuple[int, int]) -> float | None:
+    seen = kernel_view.kernel_state(*ports)
+    return timeline.now() if seen is not None and seen.state == "CLOSE_WAIT" else None
 
 
 class _Service(NamedTuple):
-    """What the server did: when, and how its close said it went."""
+    """What the server did: the times, and the result of its close."""
 
     read: int
     head_at: float
@@ -157,32 +157,32 @@ class _Service(NamedTuple):
     result: CloseResult | None
 
 
-def _answer(sock: socket.socket, way: Way, story: Story) -> _Service | None:
-    """The server: read the request's head and no more, answer, close."""
+def _answer(sock: socket.socket, way: Way, timeline: Timeline) -> _Service | None:
+    """Serve one request: read only its head, reply, close."""
     result = None
     with sock:
-        sock.settimeout(PATIENCE)
+        sock.settimeout(TIMEOUT)
         head = b""
         while b"\r\n\r\n" not in head:
             chunk = sock.recv(4096)
             if not chunk:
                 return None
             head += chunk
-        head_at = story.now()
-        replied_at = story.does(Side.SERVER, "send(reply)")
+        head_at = timeline.now()
+        replied_at = timeline.add_event(Side.SERVER, "send(reply)")
         sock.sendall(_ANSWER)
-        closing_at = story.does(Side.SERVER, way.title)
-        # Whatever the client does to the server's end, it is the client's end that counts.
+        closing_at = timeline.add_event(Side.SERVER, way.title)
+        # Errors of the server's close do not matter: the result is what the client reads.
         with contextlib.suppress(OSError):
             result = way.close(sock)
-    closed_at = story.now()
+    closed_at = timeline.now()
     if result is not None:
-        story.does(Side.SERVER, f"{result.outcome.value}, {result.drained:,} drained")
+        timeline.add_event(Side.SERVER, f"{result.outcome.value}, {result.drained:,} drained")
     return _Service(len(head), head_at, replied_at, closing_at, closed_at, result)
 
 
-def _tell(
-    story: Story,
+def _record_packets(
+    timeline: Timeline,
     way: Way,
     service: _Service,
     posted_at: float,
@@ -190,14 +190,16 @@ def _tell(
     problem: str | None,
     fin_at: float | None,
 ) -> None:
-    """What was sent, as it follows from what both were told."""
+    """Record the packets that the results of both programs prove."""
     result = service.result
-    # The client closes when it has read all, which is before it can tell us: at the latest when
-    # the server sees the end.
+    # The client closes after it has read everything, which is before its call returns here: at
+    # the latest when the server sees the end.
     peer_closed = result is not None and result.outcome is CloseOutcome.PEER_CLOSED
     read_at = min(ended_at, service.closed_at) if peer_closed else ended_at
-    story.sends(Side.CLIENT, Kind.DATA, "the head", posted_at, service.head_at, service.read)
-    story.sends(
+    timeline.add_packet(
+        Side.CLIENT, Kind.DATA, "the head", posted_at, service.head_at, service.read
+    )
+    timeline.add_packet(
         Side.CLIENT,
         Kind.DATA,
         f"{result.drained:,} bytes" if result else "the rest",
@@ -205,7 +207,7 @@ def _tell(
         service.closed_at if result else None,
         service.read + result.drained if result else 0,
     )
-    story.sends(
+    timeline.add_packet(
         Side.SERVER,
         Kind.DATA,
         f"reply, {len(_ANSWER):,} bytes",
@@ -216,11 +218,11 @@ def _tell(
     if way.half_closes:
         if fin_at is None and result is not None and result.unacked == 0:
             fin_at = service.closed_at
-        story.sends(Side.SERVER, Kind.FIN, "FIN", service.closing_at, fin_at)
+        timeline.add_packet(Side.SERVER, Kind.FIN, "FIN", service.closing_at, fin_at)
     if problem in _SIGNS_OF_A_RESET:
-        story.sends(Side.SERVER, Kind.RST, "RST", service.closing_at, ended_at)
+        timeline.add_packet(Side.SERVER, Kind.RST, "RST", service.closing_at, ended_at)
     if peer_closed:
-        story.sends(Side.CLIENT, Kind.FIN, "FIN", read_at, service.closed_at)
+        timeline.add_packet(Side.CLIENT, Kind.FIN, "FIN", read_at, service.closed_at)
 
 
 _SIGNS_OF_A_RESET = frozenset({"ECONNRESET", "EPIPE", "ECONNABORTED"})
@@ -241,7 +243,7 @@ def _shut_writing(sock: socket.socket) -> None:
 
 
 def _linger(sock: socket.socket) -> None:
-    sock.setblocking(True)  # a non-blocking close() lingers on Linux alone
+    sock.setblocking(True)  # a non-blocking close() lingers only on Linux
     set_linger(sock, LingerPolicy.TIMED, _LINGER_SECONDS)
     sock.close()
 

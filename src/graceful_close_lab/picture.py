@@ -1,4 +1,4 @@
-"""An exchange drawn as SVG: time goes down, each arrow is what one side sent to the other."""
+"""An exchange drawn as SVG: time runs down, and each arrow is something that one side sent."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from .formatting import duration
-from .story import Side
+from .timeline import Side
 
 if TYPE_CHECKING:
-    from .story import Arrow, Event, Exchange
+    from .timeline import Arrow, Event, Exchange
 
-# All in pixels. What happens at about the same time stands this far apart, so that all of it can
-# be read; and however long nothing happens, it takes no more than the longest gap.
+# All in pixels. Events at about the same time are drawn at least the shortest gap apart, so
+# that their texts do not overlap. A time without events is drawn as at most the longest gap.
 _SHORTEST_GAP = 20.0
 _LONGEST_GAP = 54.0
 _PER_SECOND = 1100.0
@@ -25,7 +25,8 @@ _LABELS_AT = (84.0, 190.0, 140.0, 230.0, 60.0)  # from the sender's lifeline, be
 _PER_LETTER = {True: 8.4, False: 6.2}  # capitals are wide
 _BELOW = 52.0
 
-# Colours that can be told apart in both modes, and by those who cannot tell red from green.
+# Colours that can be distinguished in both themes, and by readers who cannot distinguish red
+# from green.
 STYLE = """
     text { font: 12px system-ui, sans-serif; fill: #1f2937 }
     .title { font-size: 15px; font-weight: 600 }
@@ -59,19 +60,20 @@ STYLE = """
 """
 
 _NOTES = {
-    True: "On loopback: what the programs called, what their calls returned, and the packets as they arrived.",
-    False: "On loopback, without a look at the wire: as the programs' calls and the kernel's list "
-    "of connections tell it.",
+    True: "On loopback: what the programs called, what their calls returned, and the packets "
+    "as they arrived.",
+    False: "On loopback, without packets: what the programs' calls returned, and the kernel's "
+    "list of connections.",
 }
-_UNSEEN = "A cross: the program it was sent to never saw it."
+_UNSEEN = "A cross: the receiving program never saw it."
 
 
 def picture(title: str, exchange: Exchange) -> str:
-    """The drawing of one experiment, for light and for dark surroundings.
+    """Draw one experiment, for light and dark themes.
 
     Args:
-        title: What stands above it.
-        exchange: What happened; something must have.
+        title: The title of the picture.
+        exchange: What happened; it has at least one event.
     """
     level = _levels(exchange)
     bottom = max(level.values()) + 30
@@ -103,7 +105,7 @@ def picture(title: str, exchange: Exchange) -> str:
 
 
 def _levels(exchange: Exchange) -> dict[float, float]:
-    """How far down each moment stands."""
+    """Return the vertical position of each moment."""
     moments = {event.at for event in exchange.events}
     for arrow in exchange.arrows:
         moments |= {arrow.sent_at} | ({arrow.seen_at} if arrow.seen_at is not None else set())
@@ -118,7 +120,7 @@ def _levels(exchange: Exchange) -> dict[float, float]:
 
 
 def _gaps(level: dict[float, float]) -> list[str]:
-    """Break the lifelines where more time went by than there is room for."""
+    """Break the lifelines where a gap stands for more time than its length shows."""
     parts: list[str] = []
     for before, after in pairwise(sorted(level)):
         if (after - before) * _PER_SECOND > 2 * _LONGEST_GAP:
@@ -131,7 +133,7 @@ def _gaps(level: dict[float, float]) -> list[str]:
 
 
 def _ends(arrow: Arrow, level: dict[float, float]) -> tuple[float, float, float, float]:
-    """Where an arrow begins and ends, x and y."""
+    """Return where an arrow begins and ends: x and y of each."""
     other = Side.CLIENT if arrow.sender is Side.SERVER else Side.SERVER
     x1, y1, x2 = _LIFELINE[arrow.sender], level[arrow.sent_at], _LIFELINE[other]
     if arrow.seen_at is None:
@@ -154,7 +156,7 @@ def _arrow(arrow: Arrow, level: dict[float, float]) -> str:
 
 
 def _labels(arrows: tuple[Arrow, ...], level: dict[float, float]) -> list[str]:
-    """What the arrows say, each on its own and none on another, if that can be had."""
+    """Place the labels of the arrows, if possible so that no two overlap."""
     parts: list[str] = []
     taken: list[tuple[float, float, float]] = []  # x, y and half the width
     for arrow in arrows:
@@ -179,7 +181,7 @@ def _meets(place: tuple[float, float, float], taken: list[tuple[float, float, fl
 
 
 def _width(text: str) -> float:
-    """About how wide a text is: no two systems have the same letters."""
+    """Estimate the width of a text: fonts differ between systems."""
     return sum(_PER_LETTER[letter.isupper() or letter == "_"] for letter in text)
 
 
@@ -194,7 +196,7 @@ def _cross(x: float, y: float) -> str:
 def _head(x1: float, y1: float, x2: float, y2: float) -> str:
     length = ((x2 - x1) ** 2 + (y2 - y1) ** 2) ** 0.5
     along, across = (x2 - x1) / length, (y2 - y1) / length
-    x, y = x2 - 8 * along, y2 - 8 * across  # the middle of its back
+    x, y = x2 - 8 * along, y2 - 8 * across  # the middle of the arrowhead's base
     points = (
         (x2, y2),
         (x - 3.6 * across, y + 3.6 * along),
@@ -224,7 +226,7 @@ def _event(event: Event, level: dict[float, float]) -> str:
 
 
 def _clock(events: tuple[Event, ...], level: dict[float, float]) -> list[str]:
-    """The time, where something happened."""
+    """Return the times of the events."""
     return [
         f'<text class="time" x="62" y="{level[at] + 4:.1f}">{duration(at)}</text>'
         for at in sorted({event.at for event in events})

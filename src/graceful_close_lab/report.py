@@ -1,4 +1,4 @@
-"""What the lab found, all of it, and the same as JSON."""
+"""Everything that the lab found, as objects and as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Finding = LingerRun | Replies | ThisPlatform
-"""What one experiment found."""
+"""The finding of one experiment."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Report:
     """Everything that was measured.
 
     Attributes:
-        linger_experiments: One for each way to close with unsent output.
-        lost_reply: One for each way to close with unread input.
-        this_platform: The running system; None: it was not looked at.
+        linger_experiments: One run for each way to close with unsent output.
+        lost_reply: The replies for each way to close with unread input.
+        this_platform: The running system; None: it was not examined.
     """
 
     linger_experiments: tuple[LingerRun, ...] = ()
@@ -39,7 +39,7 @@ class Report:
 
     @classmethod
     def of(cls, findings: Iterable[Finding]) -> Report:
-        """What was found, put in its place."""
+        """Make a report of findings of any kind, in any order."""
         findings = tuple(findings)
         platforms = [found for found in findings if isinstance(found, ThisPlatform)]
         return cls(
@@ -50,19 +50,19 @@ class Report:
 
     @property
     def graceful_run(self) -> LingerRun | None:
-        """What graceful_close did with unsent output; None: that was not tried."""
+        """The run of graceful_close with unsent output; None: it was not tried."""
         name = linger_experiments.GRACEFUL.name
         return next((run for run in self.linger_experiments if run.name == name), None)
 
     @property
     def graceful_replies(self) -> Replies | None:
-        """What became of the replies that graceful_close followed; None: it was not tried."""
+        """The replies before graceful_close; None: it was not tried."""
         name = lost_reply.GRACEFUL.name
         return next((replies for replies in self.lost_reply if replies.name == name), None)
 
     @property
     def otherwise(self) -> tuple[str, ...]:
-        """The names of the experiments that went otherwise than promised."""
+        """The names of the experiments that did not go as expected."""
         runs: list[LingerRun | Replies] = [*self.linger_experiments, *self.lost_reply]
         names = [run.name for run in runs if not run.as_promised]
         here = self.this_platform
@@ -72,18 +72,18 @@ class Report:
 
 
 SCHEMA_VERSION = 1
-"""Of the JSON. It is incremented when a key is removed or changes its meaning."""
+"""The version of the JSON. It is incremented when a key is removed or changes its meaning."""
 
 
 def as_json(report: Report) -> str:
-    """The report as one JSON object; enums by name, errors as the text they print."""
+    """Format the report as one JSON object; enums by name, errors by message."""
     otherwise = report.otherwise
     summary = {"schema_version": SCHEMA_VERSION, "ok": not otherwise, "otherwise": otherwise}
     return json.dumps(summary | _fields(report), default=plain, indent=2)
 
 
 def plain(value: object) -> object:
-    """What stands for a value in JSON: what `json.dumps` calls its `default`."""
+    """Convert a value for JSON: the argument `default` of `json.dumps`."""
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, OSError):
@@ -96,4 +96,4 @@ def _fields(value: object) -> dict[str, object]:
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, CloseResult):
         return fields(value)
-    raise TypeError(f"no part of a report: {value!r}")
+    raise TypeError(f"not a part of a report: {value!r}")

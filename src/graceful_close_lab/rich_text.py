@@ -1,4 +1,4 @@
-"""Lines as rich shows them."""
+"""Lines as rich text."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _STYLES = {
     "rule": "dim",
     "good": "green",
     "bad": "red",
-    "": "none",  # and not "": so that space before it is a piece of its own
+    "": "none",  # not "", so that the space before it stays a separate piece
 }
 
 
 def text_of(line: Line, *, rule: str = "-") -> Text:
-    """A line with its colours; `rule`: what the line below headings is made of."""
+    """Convert a line to rich text; `rule` is the character of the line below headings."""
     text = Text()
-    for said, style in line:
-        is_rule = style == "rule" and not said.strip("-")
+    for part, style in line:
+        is_rule = style == "rule" and not part.strip("-")
         text.append(
-            rule * len(said) if is_rule else said, _STYLES[style] if said.strip() else ""
+            rule * len(part) if is_rule else part, _STYLES[style] if part.strip() else ""
         )
     return text
 
 
 def has_lines(console: Console) -> bool:
-    """Whether the console shows more than ASCII."""
+    """Return whether the console can show more than ASCII."""
     return not console.options.ascii_only and not console.legacy_windows
 
 
 def rule_for(console: Console) -> str:
-    """What a rule is made of there."""
+    """Return the character of a rule on this console."""
     return "─" if has_lines(console) else "-"

@@ -1,7 +1,7 @@
 """Start a command whose Python processes close their accepted connections gracefully.
 
-It puts a sitecustomize before Python's own, by PYTHONPATH, and becomes the command. What that does
-in each Python process is in `graceful_close._launched`.
+PYTHONPATH puts a sitecustomize before the installed one, and execve() starts the command in
+this process. `graceful_close._launched` describes what is replaced in each Python process.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from graceful_close._environment import IDLE_TIMEOUT, TIMEOUT
 from . import show
 from .parsing import Parser
 
-_NOT_FOUND = 127  # what a shell says of a command that there is none of
+_NOT_FOUND = 127  # what a shell reports for an unknown command
 
 _HERE = Path(graceful_close.__file__).parent / "_launcher"
 
-# Commands whose server does not accept in Python, and what helps there.
+# Commands whose server does not accept connections in Python, and its language.
 _NOT_SERVED = {
     "granian": "Rust",
     "robyn": "Rust",
@@ -35,18 +35,19 @@ _NOT_SERVED = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options, and the command after them."""
+    """Add the options, and the command after them."""
     parser.description = (
-        "Start a server as ever, with connections that close gracefully. In each Python process of "
-        "the command, workers and reloaders included, this replaces socket.accept(), the server's "
-        "side of TLS sockets, uvloop's Loop, and the default of SIGTERM, which then waits for the "
-        "closes in flight. Nothing else is changed. Not served: what accepts outside Python (granian, "
-        "Robyn, uWSGI, socketify), gevent, eventlet, trio, and Python with -I, -E or -S."
+        "Start a server as usual, with connections that close gracefully. In each Python "
+        "process of the command, workers and reloaders included, this replaces "
+        "socket.accept(), the server's side of TLS sockets, uvloop's Loop, and the default "
+        "action of SIGTERM, which then waits for the pending closes. Nothing else is changed. "
+        "It has no effect on servers that accept outside Python (granian, Robyn, uWSGI, "
+        "socketify), on gevent, eventlet and trio, and on Python with -I, -E or -S."
     )
     parser.usage = "%(prog)s [OPTIONS] -- COMMAND [ARGUMENTS]"
     if isinstance(parser, Parser):
         parser.exit_codes |= {
-            0: "the command's own, as are all but these",
+            0: "the exit code of the command, as are all codes except these",
             _NOT_FOUND: "there is no such command",
         }
     parser.add_argument(
@@ -61,19 +62,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"of silence, for each close; also {IDLE_TIMEOUT} (5)",
     )
-    parser.add_argument("command", metavar="COMMAND", help="as you type it without this")
+    parser.add_argument(
+        "command", metavar="COMMAND", help="the command that you start otherwise"
+    )
     parser.add_argument("arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER)
 
 
 def run(given: argparse.Namespace) -> int:
-    """Become the command.
+    """Start the command in this process.
 
     Args:
-        given: What `add_arguments` has had parsed.
+        given: The parsed arguments of `add_arguments`.
 
     Returns:
-        127 if there is no such command; else it does not return, but on Windows, where it is the
-        command's exit code.
+        127 if there is no such command. On Windows, the command's exit code; on other systems
+        it does not return.
     """
     command: str = given.command
     program = shutil.which(command)
@@ -109,13 +112,13 @@ def _environment(given: argparse.Namespace) -> dict[str, str]:
 def _notice(command: str) -> str:
     name = Path(command).name
     notice = (
-        f"graceful-close: {name} runs with socket.accept() and uvloop's Loop replaced, in its child "
-        "processes too. Connections that it accepts in Python close gracefully."
+        f"graceful-close: {name} runs with socket.accept() and uvloop's Loop replaced, in its "
+        "child processes too. Connections that it accepts in Python close gracefully."
     )
     if name in _NOT_SERVED:
         notice += (
-            f"\ngraceful-close: {name} accepts in {_NOT_SERVED[name]}, out of reach: nothing is "
-            "changed there."
+            f"\ngraceful-close: {name} accepts in {_NOT_SERVED[name]}, not in Python: nothing "
+            "is changed there."
         )
     return notice
 

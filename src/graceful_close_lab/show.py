@@ -1,6 +1,7 @@
-"""Tables and sentences on stdout, progress on stderr: by rich in a terminal, if it is installed.
+"""Tables and sentences on stdout, progress on stderr.
 
-Everywhere else, in a pipe, a file or a dumb terminal, it is plain text.
+In a terminal, if rich is installed, rich draws them. In a pipe, a file or a dumb terminal the
+output is plain text.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from .layout import lay_out, news, sentence
+from .layout import lay_out, sentence, style_of
 from .tables import Table
 
 if TYPE_CHECKING:
@@ -22,33 +23,32 @@ if TYPE_CHECKING:
     from .layout import Line
     from .tables import Words
 
-_SIZE = 80, 24  # of a terminal that does not say
+_SIZE = 80, 24  # of a terminal whose size is unknown
 
 
-class NobodyListensError(Exception):
-    """Who read our output has closed it, as `head` does when it has seen enough."""
+class OutputClosedError(Exception):
+    """The reader of the output closed the pipe, as `head` does after its last line."""
 
 
 def write(text: str, to: TextIO | None = None) -> None:
-    """Write a line to stdout or another stream, and do not come back before it is out.
+    """Write a line to stdout or another stream, and flush it.
 
     Raises:
-        NobodyListensError: The pipe is closed. (A socket that breaks is a BrokenPipeError too,
-            and another matter.)
+        OutputClosedError: The pipe is closed. (A broken socket raises BrokenPipeError too,
+        which must not be confused with it.)
     """
     stream: TextIO = to or sys.stdout
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:
-        # What is left in the buffer would be tried again at the interpreter's exit, and complained
-        # of there.
+        # Otherwise the interpreter flushes the buffer again at its exit, and prints an error.
         with contextlib.suppress(BrokenPipeError):
             stream.close()
-        raise NobodyListensError from None
+        raise OutputClosedError from None
 
 
 def show(parts: Sequence[Table | Words]) -> None:
-    """Print tables and sentences to stdout, with a blank line between any two."""
+    """Print tables and sentences to stdout, separated by blank lines."""
     if is_a_screen(sys.stdout):
         _show_richly(parts)
     else:
@@ -65,11 +65,11 @@ def progress(total: int, *, quiet: bool = False) -> Generator[Callable[[str], No
         quiet: Whether to report nothing.
 
     Yields:
-        What to call at the beginning of each step, with its name.
+        A function to call at the beginning of each step, with the name of the step.
     """
     with contextlib.ExitStack() as stack:
         if quiet or sys.stderr is None or not sys.stderr.isatty():
-            yield _tell_nobody
+            yield _report_nothing
         elif is_a_screen(sys.stderr):
             yield stack.enter_context(_rich_progress(total))
         else:
@@ -77,15 +77,15 @@ def progress(total: int, *, quiet: bool = False) -> Generator[Callable[[str], No
 
 
 def is_a_screen(stream: TextIO) -> bool:
-    """Whether this is a terminal that can be drawn on, and rich is here to do it."""
-    # A program may be started without a stdout; then there is None.
+    """Return whether the stream is a terminal that supports drawing, and rich is installed."""
+    # A program may be started without a stdout; then the stream is None.
     if stream is None or not stream.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
         return False
     return has_rich()
 
 
 def has_rich() -> bool:
-    """Whether rich (the lab extra) is installed."""
+    """Return whether rich (the extra `lab`) is installed."""
     try:
         importlib.import_module("rich")
     except ImportError:
@@ -94,12 +94,12 @@ def has_rich() -> bool:
 
 
 def plain_width() -> int:
-    """How many characters a line of plain text may have."""
+    """Return the width of a line of plain text in characters."""
     return shutil.get_terminal_size(_SIZE).columns
 
 
 def lines_of(parts: Sequence[Table | Words], width: int) -> list[Line]:
-    """Tables and sentences as lines of at most `width` characters."""
+    """Return tables and sentences as lines of at most `width` characters."""
     lines: list[Line] = []
     for part in parts:
         if lines:
@@ -107,12 +107,12 @@ def lines_of(parts: Sequence[Table | Words], width: int) -> list[Line]:
         lines += (
             lay_out(part, width)
             if isinstance(part, Table)
-            else sentence(part.text, width, news(part))
+            else sentence(part.text, width, style_of(part))
         )
     return lines
 
 
-def _tell_nobody(_: str) -> None:
+def _report_nothing(_: str) -> None:
     pass
 
 

@@ -1,4 +1,4 @@
-"""The report in words: one table for each part, before anybody knows how it will look."""
+"""The report as tables and sentences, independent of the output format."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Words(NamedTuple):
-    """A piece of text. ASCII, because a pipe may know no other.
+    """A piece of text. It is ASCII, because the encoding of a pipe may be ASCII.
 
     Attributes:
-        text: What it says.
-        good: Whether it is good news; None: it is no news.
+        text: The text.
+        good: Whether it reports a good result; None: it is neither good nor bad.
     """
 
     text: str
@@ -31,7 +31,7 @@ class Words(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A heading, and whether what stands below is flush right, as numbers are."""
+    """A heading, and whether the cells below it are flush right, as numbers are."""
 
     heading: str
     right: bool = False
@@ -41,11 +41,11 @@ class Table(NamedTuple):
     """One table.
 
     Attributes:
-        name: What a file that shows it is called.
-        title: A few words.
-        caption: A sentence on what it shows.
+        name: The name of its file.
+        title: A short description.
+        caption: A sentence that explains the table.
         columns: Its columns, from the left.
-        rows: In each, as many cells as there are columns.
+        rows: Each row has as many cells as there are columns.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Table(NamedTuple):
 
 
 def tables(report: Report) -> tuple[Table, ...]:
-    """One table for each part that the report has, in its order."""
+    """Return one table for each part of the report, in the report's order."""
     found: list[Table] = []
     if report.lost_reply:
         found.append(_of_lost_reply(report.lost_reply))
@@ -68,8 +68,8 @@ def tables(report: Report) -> tuple[Table, ...]:
 
 
 def conclusion(report: Report) -> tuple[Words, ...]:
-    """The report in a few sentences: what was to be shown, and what graceful_close did."""
-    told: list[Words] = []
+    """Summarise the report: the demonstrated loss, and what graceful_close did."""
+    sentences: list[Words] = []
     losing = [each for each in report.lost_reply if not (each.promised or each.lost_nothing)]
     if losing:
         first, *others = losing
@@ -77,7 +77,7 @@ def conclusion(report: Report) -> tuple[Words, ...]:
         too = {0: "", 1: ", and one other way lost some too"}.get(
             len(others), f", and {len(others)} other ways lost some too"
         )
-        told.append(Words(f"As expected: {lost}{too}."))
+        sentences.append(Words(f"As expected: {lost}{too}."))
     run, replies = report.graceful_run, report.graceful_replies
     counts: list[str] = []
     if replies is not None:
@@ -87,19 +87,19 @@ def conclusion(report: Report) -> tuple[Words, ...]:
     if counts:
         kept = all(each is None or each.as_promised for each in (run, replies))
         words = "lost nothing" if kept else "LOST DATA"
-        told.append(Words(f"graceful_close {words}: {', '.join(counts)}.", kept))
+        sentences.append(Words(f"graceful_close {words}: {', '.join(counts)}.", kept))
     if report.otherwise:
-        told.append(Words(f"NOT AS EXPECTED: {', '.join(report.otherwise)}.", False))
-    return tuple(told) or (Words("All went as expected.", True),)
+        sentences.append(Words(f"NOT AS EXPECTED: {', '.join(report.otherwise)}.", False))
+    return tuple(sentences) or (Words("All went as expected.", True),)
 
 
 def list_of(experiments: Sequence[Experiment]) -> Table:
-    """The experiments by name."""
+    """Return the list of the experiments."""
     return Table(
         "experiments",
         "The experiments",
-        "What --only takes: a name, or the name of a group.",
-        (Column("name"), Column("group"), Column("what is tried")),
+        "--only accepts the name of an experiment or of a group.",
+        (Column("name"), Column("group"), Column("what it tries")),
         [(Words(each.name), Words(each.group), Words(each.title)) for each in experiments],
     )
 
@@ -107,23 +107,23 @@ def list_of(experiments: Sequence[Experiment]) -> Table:
 def _of_linger_experiments(runs: Sequence[LingerRun]) -> Table:
     visible = all(run.before is not None for run in runs)
     view = (
-        "how the kernel saw the connection right after it"
+        "the kernel's state of the connection right after it"
         if visible
-        else "(how the kernel saw the connection after it is not visible here)"
+        else "(the kernel's state of the connection is not visible here)"
     )
     state = (Column("state"), Column("Send-Q", right=True)) if visible else ()
     return Table(
         "linger",
         "Unsent output: the linger experiments",
         f"{linger_experiments.WRITTEN:,} bytes are written to a peer that reads only after the "
-        f"close: what the closing call told us (with {linger_experiments.SECONDS} s for those "
-        f"that wait), {view}, and what the peer got in the end.",
+        f"close: what the closing call returned (with {linger_experiments.SECONDS} s for the "
+        f"calls that wait), {view}, and what the peer received.",
         (
             Column("way to close"),
-            Column("took", right=True),
-            Column("told us, unacked"),
+            Column("time", right=True),
+            Column("result, unacked"),
             *state,
-            Column("peer got", right=True),
+            Column("peer received", right=True),
         ),
         [_row_of_run(run, visible=visible) for run in runs],
     )
@@ -132,9 +132,9 @@ def _of_linger_experiments(runs: Sequence[LingerRun]) -> Table:
 def _row_of_run(run: LingerRun, *, visible: bool) -> Sequence[Words]:
     if run.result is not None:
         count = run.result.unacked
-        told = f"{run.result.outcome.value}, {'unknown' if count is None else f'{count:,}'}"
+        result = f"{run.result.outcome.value}, {'unknown' if count is None else f'{count:,}'}"
     else:
-        told = run.error or "nothing"
+        result = run.error or "nothing"
     state: Sequence[Words] = ()
     if visible:
         after = run.after
@@ -146,7 +146,7 @@ def _row_of_run(run: LingerRun, *, visible: bool) -> Sequence[Words]:
     return (
         Words(run.way),
         Words(duration(run.took)),
-        Words(told),
+        Words(result),
         *state,
         Words(f"{run.received:,} {run.ending.value}", run.whole or None),
     )
@@ -157,9 +157,9 @@ def _of_lost_reply(ways: Sequence[Replies]) -> Table:
         "reply",
         "Unread input: the lost reply",
         f"http.client uploads {lost_reply.UPLOAD // 1_000_000} MB to a server that answers 413 "
-        f"and {lost_reply.REPLY >> 10} KiB at once, then closes: how many replies arrived "
-        "whole, and what the client got instead.",
-        (Column("way to close"), Column("whole replies", right=True), Column("instead")),
+        f"and {lost_reply.REPLY >> 10} KiB immediately, then closes: how many replies arrived "
+        "complete, and what the client received otherwise.",
+        (Column("way to close"), Column("complete replies", right=True), Column("failures")),
         [
             (
                 Words(replies.way),
@@ -172,7 +172,7 @@ def _of_lost_reply(ways: Sequence[Replies]) -> Table:
 
 
 def _of_this_platform(here: ThisPlatform) -> Table:
-    facts = [("system", here.system), ("taken for", here.name), ("Python", here.python)]
+    facts = [("system", here.system), ("platform key", here.name), ("Python", here.python)]
     linger = here.linger
     if linger is None:
         facts.append(("struct linger", "none: there is no SO_LINGER"))
@@ -184,23 +184,23 @@ def _of_this_platform(here: ThisPlatform) -> Table:
         )
         facts += [
             ("struct linger", f"{{{', '.join(linger.layout)}}}"),
-            ("its option", f"{linger.option} ({name}), level {linger.level}"),
-            ("its unit and range", f"{linger.unit}, {linger.shortest} to {linger.longest:,}"),
+            ("SO_LINGER option", f"{linger.option} ({name}), level {linger.level}"),
+            ("unit and range", f"{linger.unit}, {linger.shortest} to {linger.longest:,}"),
         ]
     return Table(
         "platform",
         "This platform",
-        "What the library knows of this system, and what came of trying on live loopback "
-        "connections what it relies on.",
-        (Column("what"), Column("here")),
+        "The library's data about this system, and whether the features that it relies on work "
+        "on live loopback connections.",
+        (Column("feature"), Column("here")),
         [
             *((Words(what), Words(value)) for what, value in facts),
             *(
-                (Words(trial.name), Words(trial.verdict.value, _NEWS[trial.verdict]))
+                (Words(trial.name), Words(trial.verdict.value, _GOOD[trial.verdict]))
                 for trial in here.trials
             ),
         ],
     )
 
 
-_NEWS = {Verdict.WORKS: True, Verdict.FAILS: False, Verdict.ABSENT: None}
+_GOOD = {Verdict.WORKS: True, Verdict.FAILS: False, Verdict.ABSENT: None}

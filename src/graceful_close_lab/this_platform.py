@@ -1,4 +1,4 @@
-"""The running system: what the library believes of it, and whether a live connection agrees."""
+"""The running system: the library's data about it, and trials on live connections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from . import loopback
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# More than the peer's small buffer takes, so that the peer's window closes. Both arbitrary.
+# More than fits into the peer's small buffer, so that the peer's window closes. Both are
+# heuristics.
 _MUCH = 200_000
 _RECEIVE_BUFFER = 16 << 10
 
@@ -39,7 +40,7 @@ _C_TYPES = {"i": "int", "H": "u_short"}
 
 
 class Verdict(enum.Enum):
-    """What came of trying something."""
+    """The result of a trial."""
 
     WORKS = "works"
     FAILS = "does not work"
@@ -48,17 +49,17 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True)
 class LingerStruct:
-    """How this system is told to linger.
+    """The system's interface to SO_LINGER.
 
     Attributes:
         layout: The C types of struct linger's two members.
         level: SOL_SOCKET.
-        option: The option that counts seconds.
-        python_option: The `socket` module's SO_LINGER, which on Apple's systems is another
-            and counts ticks; None: it has none.
-        unit: Of `shortest` and `longest`.
-        shortest: The least that a TIMED linger can last.
-        longest: The most.
+        option: The number of the option that counts seconds.
+        python_option: The `socket` module's SO_LINGER, which on Apple's systems is a different
+            option that counts ticks; None: the module has none.
+        unit: The unit of `shortest` and `longest`.
+        shortest: The shortest TIMED linger.
+        longest: The longest TIMED linger.
     """
 
     layout: tuple[str, ...]
@@ -72,11 +73,11 @@ class LingerStruct:
 
 @dataclass(frozen=True)
 class Trial:
-    """One thing that was tried on a live connection.
+    """The trial of one feature on a live connection.
 
     Attributes:
-        name: What it would be good for.
-        verdict: What came of it.
+        name: The feature.
+        verdict: The result.
     """
 
     name: str
@@ -88,11 +89,11 @@ class ThisPlatform:
     """The running system.
 
     Attributes:
-        name: What the library takes it for.
-        system: What it calls itself.
+        name: The library's name of the system.
+        system: The system's own name and version.
         python: The interpreter and its version.
-        linger: How it is told to linger; None: it has no SO_LINGER.
-        trials: What was tried, in order.
+        linger: Its interface to SO_LINGER; None: it has no SO_LINGER.
+        trials: The trials, in order.
     """
 
     name: str
@@ -103,7 +104,7 @@ class ThisPlatform:
 
 
 def examine() -> ThisPlatform:
-    """Describe the running system, and try on loopback what the library relies on.
+    """Describe the running system, and try the features that the library relies on.
 
     Raises:
         OSError: The loopback does not work.
@@ -117,18 +118,18 @@ def examine() -> ThisPlatform:
             _try("linger times read back as set", HERE.linger is not None, _linger_reads_back),
             _try("unacknowledged bytes are counted", HERE.acks is not None, _acks_are_counted),
             _try(
-                "a reset leaves that count alone",
+                "a reset does not change that count",
                 HERE.tcp.count_survives_reset,
                 _count_survives_reset,
             ),
-            _try("an acknowledgement wakes us", hasattr(select, "epoll"), _ack_wakes),
+            _try("ACK wake-up (epoll)", hasattr(select, "epoll"), _ack_wakes),
             _try(
-                "delivery is seen without the peer's FIN",
+                "delivery is detected without the peer's FIN",
                 HERE.acks is not None,
                 _delivery_is_seen,
             ),
             _try("input is discarded inside the kernel", HERE.tcp.truncates, _kernel_discards),
-            _try("an abort reaches every holder", HERE.tcp.disconnects, _abort_reaches_all),
+            _try("abort with duplicated descriptors", HERE.tcp.disconnects, _abort_reaches_all),
         ),
     )
 
@@ -153,7 +154,7 @@ def _try(name: str, has: bool, trial: Callable[[], bool]) -> Trial:
         return Trial(name, Verdict.ABSENT)
     try:
         works = trial()
-    except (OSError, ValueError):  # refused, by a sandbox or by a kernel unlike its kind
+    except (OSError, ValueError):  # refused by a sandbox or an unusual kernel
         works = False
     return Trial(name, Verdict.WORKS if works else Verdict.FAILS)
 
@@ -190,17 +191,17 @@ def _count_survives_reset() -> bool:
 def _ack_wakes() -> bool:
     with loopback.connection(_RECEIVE_BUFFER) as (ours, peer):
         loopback.write(ours, _MUCH)
-        ours.shutdown(socket.SHUT_WR)  # the FIN queues up behind what the peer does not take
+        ours.shutdown(socket.SHUT_WR)  # the FIN is queued behind the unsent data
         watch = new_selector()
         try:
             watch.arm(ours.fileno(), WAIT_ACK, known=False)
-            watch.wait(0)  # the edge of being added
+            watch.wait(0)  # the event of the registration itself
             loopback.read_to_the_end(peer)
-            # Acknowledgements of data wake nobody now, because a socket that is shut for
-            # writing counts as writable: what can wake us is the FIN's alone.
+            # Acknowledgements of data cause no event now, because a socket that is shut for
+            # writing counts as writable. Only the acknowledgement of the FIN causes one.
             started = perf_counter()
-            watch.wait(loopback.PATIENCE)
-            woken = perf_counter() - started < loopback.PATIENCE
+            watch.wait(loopback.TIMEOUT)
+            woken = perf_counter() - started < loopback.TIMEOUT
         finally:
             watch.close()
         return woken and unacked_bytes(ours) in (0, None)
@@ -209,7 +210,7 @@ def _ack_wakes() -> bool:
 def _delivery_is_seen() -> bool:
     with loopback.connection() as (ours, _):  # the peer neither reads nor closes
         ours.sendall(b"reply")
-        return timed_linger_close(ours, loopback.PATIENCE).outcome is CloseOutcome.DELIVERED
+        return timed_linger_close(ours, loopback.TIMEOUT).outcome is CloseOutcome.DELIVERED
 
 
 def _kernel_discards() -> bool:

@@ -15,12 +15,12 @@ class Way(NamedTuple):
     """One way to close a socket.
 
     Attributes:
-        name: What the command line and the files call it.
-        title: What a programmer would write.
-        close: The doing.
-        promised: What it promises. True: that the peer gets everything; False: that the rest
-            is dropped and the peer told so; None: nothing.
-        half_closes: Whether it sends our FIN before it closes.
+        name: The name on the command line and in file names.
+        title: The code that a programmer writes.
+        close: Closes the socket in this way.
+        promised: The guarantee. True: the peer receives everything. False: unsent data is
+            discarded and the peer is reset. None: there is no guarantee.
+        half_closes: Whether our FIN is sent before the close.
     """
 
     name: str

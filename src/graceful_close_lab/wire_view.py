@@ -1,7 +1,7 @@
-"""When packets of a connection arrive on loopback, where this process may see them.
+"""The times at which packets of a connection arrive on loopback, if this process may see them.
 
-That takes Linux, and CAP_NET_RAW: root, as a rule. Elsewhere nothing is seen, and a story keeps the
-times at which the calls of the programs returned.
+This requires Linux and CAP_NET_RAW, which usually means root. Otherwise no packets are seen,
+and a timeline keeps the times at which the calls of the programs returned.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from .story import Arrow, Exchange, Kind, Side
+from .timeline import Arrow, Exchange, Kind, Side
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -27,17 +27,18 @@ _ETH_P_IP = 0x0800  # linux/if_ether.h
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _SOL_PACKET = 263  # linux/socket.h
 
-# linux/if_packet.h, and packet_mmap.rst. The kernel writes each packet into a frame of a ring, with
-# the time at which it came: without a ring the first few would have the time at which they are read.
+# linux/if_packet.h, and packet_mmap.rst. The kernel writes each packet into a frame of a ring,
+# with the time of its arrival. Without a ring the first few packets get the time at which they
+# are read.
 _PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION = 5, 6, 10
 _TPACKET_V2 = 1
 _FRAME_IS_OURS = 0x01
 _HEADER = struct.Struct("IIIHHII")  # status, len, snaplen, mac, net, sec, nsec
-_KIND_AT = 32 + 10  # of a frame: sll_pkttype of the address behind its header
+_KIND_AT = 32 + 10  # in a frame: sll_pkttype of the address after the header
 _PACKET_HOST = 0
 _BLOCK, _BLOCKS, _FRAME = 4096, 512, 256  # bytes: room for 8,192 packets, twice an upload's
 
-_HEADERS = 120  # bytes: the longest of IPv4 and the longest of TCP
+_HEADERS = 120  # bytes: the longest IPv4 header and the longest TCP header
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
 
 
@@ -45,12 +46,12 @@ class Packet(NamedTuple):
     """One packet that arrived.
 
     Attributes:
-        at: When, by `time.perf_counter()`.
-        port: The sender's.
-        kind: What it is; a FIN or an RST whether it carries data or not.
-        start: The sequence number of what it carries, or of what is to come.
-        end: That of what comes behind it.
-        acked: What it acknowledges; None: nothing, as the first of all.
+        at: The time of arrival, by `time.perf_counter()`.
+        port: The sender's port.
+        kind: The kind. A packet with FIN or RST has that kind, with or without data.
+        start: The sequence number of its first byte; without data: of the next byte.
+        end: The sequence number after its last byte.
+        acked: The acknowledgement number; None: it has none, like the first packet.
     """
 
     at: float
@@ -62,11 +63,11 @@ class Packet(NamedTuple):
 
 
 class Wire:
-    """What was seen.
+    """The recorded packets.
 
     Attributes:
-        packets: In their order; complete when the block of `watched()` has been left.
-        complete: Whether these are all of them.
+        packets: In order of arrival; filled when the block of `watched()` is left.
+        complete: Whether no packet is missing.
     """
 
     def __init__(self) -> None:
@@ -76,7 +77,7 @@ class Wire:
 
 @contextlib.contextmanager
 def watched(port: int) -> Generator[Wire]:
-    """Watch what arrives on IPv4 loopback to or from a port, while the block runs."""
+    """Record the packets on IPv4 loopback to or from a port, while the block runs."""
     wire = Wire()
     with contextlib.ExitStack() as stack:
         try:
@@ -93,14 +94,15 @@ def watched(port: int) -> Generator[Wire]:
 
 
 def as_it_arrived(exchange: Exchange, wire: Wire, began: float, server: int) -> Exchange:
-    """The exchange, with each arrow from when its first packet arrived to when its last did.
+    """Return the exchange with the times of each arrow's first and last packet.
 
-    A packet on loopback arrives when it is sent. What cannot be found on the wire stays as it is.
+    A packet on loopback arrives when it is sent. Arrows without a recorded packet are not
+    changed.
 
     Args:
-        exchange: As the programs and the kernel's list report it.
-        wire: What was seen during it.
-        began: When the story began, by `time.perf_counter()`.
+        exchange: The exchange as the programs and the kernel's list reported it.
+        wire: The packets recorded during it.
+        began: The start of the timeline, by `time.perf_counter()`.
         server: The server's port.
     """
     if not wire.complete:
@@ -115,7 +117,7 @@ def as_it_arrived(exchange: Exchange, wire: Wire, began: float, server: int) -> 
     }
     if not all(sent.values()):
         return exchange
-    reached = dict.fromkeys(Side, 0)  # by the arrows before
+    reached = dict.fromkeys(Side, 0)  # by the preceding arrows
     arrows: list[Arrow] = []
     for arrow in sorted(exchange.arrows, key=lambda arrow: arrow.reach):
         if arrow.seen_at is None:
@@ -132,12 +134,12 @@ def as_it_arrived(exchange: Exchange, wire: Wire, began: float, server: int) -> 
 
 
 def _of_arrow(arrow: Arrow, sent: dict[Side, list[Packet]], reached: int) -> list[Packet]:
-    """The packets that an arrow stands for; none, if they are not there.
+    """Return the packets of an arrow; empty if they were not recorded.
 
     Args:
-        arrow: Which.
+        arrow: The arrow.
         sent: All packets by their senders.
-        reached: How far the arrow of data before this one went.
+        reached: The end of the preceding arrow of data.
     """
     other = Side.CLIENT if arrow.sender is Side.SERVER else Side.SERVER
     if arrow.kind is Kind.ACK:
@@ -163,7 +165,7 @@ def _of_arrow(arrow: Arrow, sent: dict[Side, list[Packet]], reached: int) -> lis
 def _listening(port: int) -> socket.socket:
     if sys.platform != "linux":
         raise OSError("no packet sockets here")
-    sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)  # 0: nothing comes yet
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)  # 0: receive nothing yet
     try:
         program = _program(port)
         instructions = b"".join(struct.pack("HBBI", *each) for each in program)
@@ -181,7 +183,7 @@ def _listening(port: int) -> socket.socket:
 
 
 def _program(port: int) -> list[tuple[int, int, int, int]]:
-    """What accepts TCP over IPv4 from or to a port, as bpf(4) writes it: code, jt, jf, k."""
+    """Return a filter for TCP over IPv4 from or to a port: code, jt, jf, k, as in bpf(4)."""
     load_byte, length_of_ip, load_half_behind = 0x30, 0xB1, 0x48
     equal, give = 0x15, 0x06
     return [
@@ -203,13 +205,13 @@ def _collect(ring: mmap.mmap) -> Generator[Packet]:
         status, _, size, _, start, seconds, nanoseconds = _HEADER.unpack_from(ring, frame)
         if not status & _FRAME_IS_OURS:
             return
-        if ring[frame + _KIND_AT] == _PACKET_HOST:  # each goes out, too
+        if ring[frame + _KIND_AT] == _PACKET_HOST:  # not the outgoing copy
             raw = ring[frame + start : frame + start + size]
             yield _read(raw, seconds + nanoseconds / 1e9 + wall_to_ours)
 
 
 def _wall_to_ours() -> float:
-    """What to add to the time of day: the one of a few tries that nothing came between."""
+    """Return the offset from the time of day, from the least interrupted of a few tries."""
     tries: list[tuple[float, float]] = []
     for _ in range(10):
         before = time.perf_counter()
@@ -220,12 +222,12 @@ def _wall_to_ours() -> float:
 
 
 def _read(raw: bytes, at: float) -> Packet:
-    """A packet from its headers (RFC 791, RFC 9293)."""
+    """Read a packet from its headers (RFC 791, RFC 9293)."""
     header = 4 * (raw[0] & 0x0F)
     tcp = raw[header:]
     port, _, start, acked, length, flags = struct.unpack("!HHIIBB", tcp[:14])
     data = int.from_bytes(raw[2:4]) - header - 4 * (length >> 4)
-    if flags & _SYN:  # counts as one
+    if flags & _SYN:  # SYN counts as one byte
         start += 1
     if flags & _RST:
         kind = Kind.RST
@@ -237,5 +239,5 @@ def _read(raw: bytes, at: float) -> Packet:
 
 
 def _far(number: int, base: int) -> int:
-    """How far a sequence number is behind another, which they count on from after 2**32 - 1."""
+    """Return the distance between two sequence numbers, which wrap at 2**32."""
     return (number - base) % (1 << 32)

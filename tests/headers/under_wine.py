@@ -99,7 +99,7 @@ def _compiler() -> list[str] | None:
 
 def _run(command: list[str], prefix: Path) -> list[str]:
     """Run a program in a Wine of its own, which is gone afterwards."""
-    surroundings = os.environ | {
+    environment_with = os.environ | {
         "WINEPREFIX": str(prefix),
         "WINEDEBUG": "-all",
         "WINEDLLOVERRIDES": "mscoree,mshtml=",  # or it offers to download them
@@ -107,7 +107,7 @@ def _run(command: list[str], prefix: Path) -> list[str]:
     try:
         done = subprocess.run(
             command,
-            env=surroundings,
+            env=environment_with,
             stdout=subprocess.PIPE,
             text=True,
             timeout=300,  # a first start makes the prefix; arbitrary
@@ -116,8 +116,8 @@ def _run(command: list[str], prefix: Path) -> list[str]:
     finally:
         # It outlives the program, and would write to a folder that is about to go.
         if server := shutil.which("wineserver") or shutil.which("/usr/lib/wine/wineserver64"):
-            subprocess.run([server, "--kill"], env=surroundings, timeout=60, check=False)
-            subprocess.run([server, "--wait"], env=surroundings, timeout=60, check=False)
+            subprocess.run([server, "--kill"], env=environment_with, timeout=60, check=False)
+            subprocess.run([server, "--wait"], env=environment_with, timeout=60, check=False)
     return done.stdout.splitlines()
 
 

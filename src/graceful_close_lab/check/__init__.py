@@ -1,7 +1,8 @@
-"""`graceful-close check`: do early replies of a server survive its way to close?
+"""`graceful-close check`: a test of whether a server's close loses its early replies.
 
-`address` is what the user names and `upload` what is sent there; `connecting` and `attempt` make
-one try, `reply` reads the answer as it comes in, `outcome` says what can become of it for which
-kind of client, `verdict` what follows from many tries, and `remedy` what to do about it; `telling`
-puts it into words, JSON and XML, and `command` is the command line.
+`address` parses the server's address, and `upload` describes the request. `connecting` and
+`attempt` make one try, and `reply` parses the reply as it arrives. `outcome` lists the possible
+outcomes and the kinds of client, `verdict` derives the verdict from many tries, and `remedy`
+the advice. `rendering` formats the findings as text, JSON and XML, and `command` is the command
+line.
 """

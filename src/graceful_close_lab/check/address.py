@@ -1,4 +1,4 @@
-"""Where to upload to, as a user writes it."""
+"""The address of the server, as a user writes it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Address(NamedTuple):
     Attributes:
         host: A name or an IP address, without brackets.
         port: The TCP port.
-        tls: Whether it speaks TLS.
-        path: What is asked for: begins with a slash, all of it ASCII.
+        tls: Whether to use TLS.
+        path: The path of the request: ASCII, beginning with a slash.
     """
 
     host: str
@@ -26,7 +26,7 @@ class Address(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """What the Host field says (RFC 9110, section 7.2)."""
+        """The value of the Host field (RFC 9110, section 7.2)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
@@ -35,10 +35,10 @@ class Address(NamedTuple):
 
 
 def connect_to(text: str) -> tuple[str, int]:
-    """Read `HOST:PORT` or `[::1]:8000`: where to connect to, whatever the address says.
+    """Read `HOST:PORT` or `[::1]:8000`: the address to connect to, if it is not the URL's.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The text is neither.
     """
     address = parse(text)
     if "://" in text or address.path != "/":
@@ -50,20 +50,22 @@ def parse(text: str, path: str | None = None) -> Address:
     """Read `HOST:PORT`, `[::1]:8000` or a whole URL.
 
     Args:
-        text: What the user wrote.
-        path: The path, if it was named by itself.
+        text: The user's text.
+        path: The path, if it was given separately.
 
     Raises:
-        ValueError: It is not one of these; the message says what is wrong.
+        ValueError: The text is not an address; the message says what is wrong.
     """
     url = urlsplit(text if "://" in text else f"http://{text}")
     if url.scheme not in _PORTS:
-        raise ValueError(f"{text!r}: only http:// and https:// are spoken, not {url.scheme}://")
+        raise ValueError(
+            f"{text!r}: unsupported scheme {url.scheme}:// (use http:// or https://)"
+        )
     if url.username is not None or url.password is not None:
-        raise ValueError("no user name and no password can be sent")
-    nonsense = f"{text!r} is not HOST:PORT, [IPV6]:PORT or a URL"
+        raise ValueError("credentials in the URL are not supported (use --header)")
+    not_an_address = f"{text!r} is not HOST:PORT, [IPV6]:PORT or a URL"
     if ":" in url.netloc.partition(":")[2] and "[" not in url.netloc:
-        raise ValueError(nonsense)
+        raise ValueError(not_an_address)
     try:
         port = url.port
     except ValueError:
@@ -71,7 +73,7 @@ def parse(text: str, path: str | None = None) -> Address:
     if port is None and "://" in text:
         port = _PORTS[url.scheme]
     if not url.hostname or not port:
-        raise ValueError(nonsense)
+        raise ValueError(not_an_address)
     named = url.path + (f"?{url.query}" if url.query else "")
     if path is not None and named not in ("", path):
         raise ValueError(f"the path is {path!r} in --path and {named!r} in the address")
@@ -88,15 +90,13 @@ def _host(name: str) -> str:
     try:
         return name.encode("idna").decode("ascii")
     except UnicodeError:
-        raise ValueError(f"{name!r} is no host name") from None
+        raise ValueError(f"{name!r} is not a host name") from None
 
 
 def _path(path: str) -> str:
     path = path if path.startswith(("/", "?")) else f"/{path}"
     path = path if path.startswith("/") else f"/{path}"
-    # What ends a request line must not come from here (RFC 9112, section 3).
+    # The path must not contain what ends a request line (RFC 9112, section 3).
     if not (path.isascii() and path.isprintable()) or " " in path:
-        raise ValueError(
-            f"the path {path!r} must be percent-encoded ASCII, with no space in it"
-        )
+        raise ValueError(f"the path {path!r} must be percent-encoded ASCII without spaces")
     return path

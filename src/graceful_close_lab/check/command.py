@@ -1,4 +1,4 @@
-"""The command `check`: does a server lose its early replies?"""
+"""The command `check`: it tests whether a server loses its early replies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .. import show
 from ..parsing import Parser, UsageError, number
 from .address import Address, connect_to, parse
 from .outcome import Client
-from .telling import as_json, as_junit, parts
+from .rendering import as_json, as_junit, parts
 from .upload import OWN_FIELDS, Upload
 from .verdict import EXIT_CODES, Findings, examine
 
@@ -25,35 +25,37 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What stands behind `check` on the command line."""
+    """Add the arguments of `check`."""
     parser.description = (
-        "Upload to a server of your own that answers early, as five kinds of client do, and see "
-        "which of them its way to close costs the reply. Nothing but that address is contacted."
+        "Upload to a server of your own that replies early, as five kinds of client do, and "
+        "report which of them lose the reply when it closes. The command connects to this "
+        "address only."
     )
     if isinstance(parser, Parser):
         parser.exit_codes |= {
-            0: "every early reply arrived whole",
+            0: "every early reply arrived complete",
             1: "replies were lost",
-            3: "not tested: there was no early reply to be lost",
-            4: "could not connect, or it does not speak HTTP",
-            5: "none was lost, but a try hung",
+            3: "not tested: there was no early reply",
+            4: "could not connect, or the server does not speak HTTP",
+            5: "no reply was lost, but a try hung",
         }
-    where = parser.add_argument_group("where to")
+    where = parser.add_argument_group("the server")
     where.add_argument(
         "address",
         nargs="?",
         metavar="ADDRESS",
-        help="HOST:PORT, [IPV6]:PORT, or an http:// or https:// URL; with --unix-socket it may be "
-        "left out",
+        help="HOST:PORT, [IPV6]:PORT, or an http:// or https:// URL; optional with "
+        "--unix-socket",
     )
-    where.add_argument("--path", help="what to ask for (default: the URL's, or /)")
+    where.add_argument("--path", help="the path of the request (default: the URL's, or /)")
     where.add_argument(
         "--connect-to",
         metavar="HOST:PORT",
-        help="connect there, and say what the address says: the server behind a proxy",
+        help="connect to this address, with the host name of ADDRESS in the request: for the "
+        "server behind a proxy",
     )
     where.add_argument(
-        "--unix-socket", metavar="SOCKET", help="connect to this UNIX socket; no TCP"
+        "--unix-socket", metavar="SOCKET", help="connect to this UNIX socket instead of TCP"
     )
     family = where.add_mutually_exclusive_group()
     for version, constant in (("4", socket.AF_INET), ("6", socket.AF_INET6)):
@@ -70,18 +72,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cacert", metavar="FILE", help="with https://, trust the authorities in this file"
     )
     where.add_argument(
-        "--insecure", action="store_true", help="with https://, take any certificate"
+        "--insecure", action="store_true", help="with https://, accept any certificate"
     )
-    what = parser.add_argument_group("what to upload")
+    what = parser.add_argument_group("the upload")
     what.add_argument(
         "--upload",
         metavar="SIZE",
         type=_size,
         default="5MB",
-        help="so many bytes, as in 5MB or 64KiB (default: %(default)s)",
+        help="the size of the upload, for example 5MB or 64KiB (default: %(default)s)",
     )
     what.add_argument(
-        "--method", type=_method, default="POST", help="of the request (default: %(default)s)"
+        "--method",
+        type=_method,
+        default="POST",
+        help="the method of the request (default: %(default)s)",
     )
     what.add_argument(
         "--header",
@@ -89,40 +94,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_field,
         action="append",
         default=[],
-        help="a header field, as in 'Authorization: Bearer x'; again for several",
+        help="a header field, for example 'Authorization: Bearer x'; repeat the option for "
+        "several",
     )
     what.add_argument(
         "--tries",
         metavar="N",
         type=_count,
         default=10,
-        help="uploads by each kind of client (default: %(default)s)",
+        help="the number of uploads by each kind of client (default: %(default)s)",
     )
     what.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=number(0.001, 3600, "a number of seconds, 3600 at most"),
+        type=number(0.001, 3600, "a number of seconds above 0, and at most 3600"),
         default=10.0,
-        help="the longest that one try takes (default: %(default)g)",
+        help="the longest time for one try (default: %(default)g)",
     )
-    told = parser.add_argument_group("what to make of it")
-    told.add_argument(
+    report = parser.add_argument_group("the report")
+    report.add_argument(
         "--expect-status",
         metavar="STATUS",
         type=_status,
         action="append",
         default=[],
-        help="the status that is to be tested; others count as not tested, or as a proxy's; "
-        "again for several",
+        help="the expected status; a reply with another status counts as not tested, or as a "
+        "proxy's; repeat the option for several",
     )
-    told.add_argument(
-        "--json", action="store_true", help="print what was found as JSON instead of a table"
+    report.add_argument(
+        "--json", action="store_true", help="print the findings as JSON instead of a table"
     )
-    told.add_argument(
+    report.add_argument(
         "--junit",
         metavar="FILE",
         type=Path,
-        help="also write it to this file as JUnit's XML, a test case for each kind of client",
+        help="also write the findings to this file as JUnit XML, one test case for each kind "
+        "of client",
     )
 
 
@@ -133,15 +140,15 @@ def run(options: argparse.Namespace) -> int:
         The exit code: see `EXIT_CODES`.
 
     Raises:
-        UsageError: The options do not go together, or name what cannot be used.
+        UsageError: The options contradict each other, or name something that cannot be used.
     """
-    address, ask = _where(options)
+    address, find = _where(options)
     context = _context(options, address)
     if options.junit is not None:
         _try_to_write(options.junit)
-    endpoints = ask()
+    endpoints = find()
     if isinstance(endpoints, str):
-        return _tell(options, Findings(str(address), options.upload, problem=endpoints))
+        return _report(options, Findings(str(address), options.upload, problem=endpoints))
     upload = Upload(
         address,
         endpoints,
@@ -156,10 +163,10 @@ def run(options: argparse.Namespace) -> int:
             findings = examine(upload, options.tries, options.expect_status, begin)
     except OSError as error:  # EMFILE, ENOMEM, EPERM: no socket available
         findings = Findings(str(address), options.upload, problem=str(error))
-    return _tell(options, findings)
+    return _report(options, findings)
 
 
-def _tell(options: argparse.Namespace, findings: Findings) -> int:
+def _report(options: argparse.Namespace, findings: Findings) -> int:
     code = EXIT_CODES[findings.verdict]
     if options.junit is not None:
         try:
@@ -178,12 +185,12 @@ def _tell(options: argparse.Namespace, findings: Findings) -> int:
 def _where(
     options: argparse.Namespace,
 ) -> tuple[Address, partial[tuple[tuple[int, Endpoint], ...] | str]]:
-    """What is asked for, and what finds out where that is."""
+    """Return the address, and a function that finds the endpoints to connect to."""
     named = options.address or ("localhost:80" if options.unix_socket else None)
     if named is None:
         raise UsageError("an ADDRESS is required, or --unix-socket")
     if options.unix_socket and options.connect_to:
-        raise UsageError("--unix-socket and --connect-to: there can be one of them only")
+        raise UsageError("--unix-socket and --connect-to cannot be used together")
     try:
         address = parse(named, options.path)
         host, port = (
@@ -196,7 +203,7 @@ def _where(
     if options.unix_socket:
         if sys.platform != "win32":
             return address, partial(_unix, options.unix_socket)
-        raise UsageError("argument --unix-socket: Python has none on this system")
+        raise UsageError("argument --unix-socket: not available in Python on this system")
     return address, partial(_resolve, host, port, options.family, options.timeout)
 
 
@@ -208,7 +215,7 @@ def _context(options: argparse.Namespace, address: Address) -> ssl.SSLContext | 
         return None
     try:
         context = ssl.create_default_context(cafile=options.cacert)
-    except OSError as error:  # not there, or no certificates
+    except OSError as error:  # no such file, or no certificates in it
         raise UsageError(f"argument --cacert: {options.cacert}: {error}") from None
     if options.insecure:
         context.check_hostname = False
@@ -217,7 +224,7 @@ def _context(options: argparse.Namespace, address: Address) -> ssl.SSLContext | 
 
 
 def _try_to_write(file: Path) -> None:
-    """Find out now, and not after a minute, if a file cannot be written."""
+    """Report immediately, and not after the tries, if a file cannot be written."""
     try:
         file.open("a", encoding="utf-8").close()
     except OSError as error:
@@ -238,7 +245,9 @@ _UNITS = {
 def _size(text: str) -> int:
     match = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?) ?([kmg]i?|)b?", text.strip().lower())
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; 5MB, 64KiB and 5000000 are")
+        raise argparse.ArgumentTypeError(
+            f"invalid size {text!r} (examples: 5MB, 64KiB, 5000000)"
+        )
     size = int(float(match[1].replace("_", "")) * _UNITS[match[2]])
     if not 1 <= size <= 1 << 40:
         raise argparse.ArgumentTypeError(f"{text!r} is not between 1 byte and 1024 GiB")
@@ -261,20 +270,22 @@ _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110, section 5.6.2
 
 
 def _method(text: str) -> str:
-    # What these mean is not an upload (RFC 9110, section 9.3).
+    # These methods do not upload (RFC 9110, section 9.3).
     if not re.fullmatch(_TOKEN, text) or text in ("HEAD", "CONNECT", "TRACE"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no method that can upload")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a method that can upload")
     return text
 
 
 def _field(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     value = value.strip()
-    # What ends a line must not come from here (RFC 9110, section 5.5).
+    # A value must not contain what ends a line (RFC 9110, section 5.5).
     if not colon or not re.fullmatch(_TOKEN, name) or not re.fullmatch(r"[\t -~]*", value):
         raise argparse.ArgumentTypeError(f"{text!r} is not 'Name: value' in ASCII")
     if name.lower() in OWN_FIELDS:
-        raise argparse.ArgumentTypeError(f"{name} is what is tried here, and not yours to set")
+        raise argparse.ArgumentTypeError(
+            f"{name} cannot be set: the clients of the check set it"
+        )
     return name, value
 
 
@@ -287,13 +298,14 @@ if sys.platform != "win32":
 def _resolve(
     host: str, port: int, family: int, timeout: float
 ) -> tuple[tuple[int, Endpoint], ...] | str:
-    """The addresses that a host's name stands for; or why there are none.
+    """Return the addresses of a host name, or the reason why there are none.
 
-    The resolver has no timeout, so a thread calls it, and is abandoned when the time is up.
+    The resolver has no timeout, so a thread calls it. The thread is abandoned when the time is
+    up.
     """
     answers: list[tuple[tuple[int, Endpoint], ...] | str] = []
 
-    def ask() -> None:
+    def resolve() -> None:
         try:
             found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
         except OSError as error:
@@ -301,7 +313,7 @@ def _resolve(
         else:
             answers.append(tuple((family, endpoint) for family, _, _, _, endpoint in found))
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=resolve, daemon=True)
     thread.start()
     thread.join(timeout)
-    return answers[0] if answers else f"{host}: its name was not found in time"
+    return answers[0] if answers else f"{host}: the name could not be resolved in time"

@@ -1,4 +1,4 @@
-"""A connection to the server that is checked, with TLS if the address asks for it."""
+"""A connection to the checked server, with TLS if the address begins with https://."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from .outcome import Outcome, Stop
 if TYPE_CHECKING:
     from .upload import Upload
 
-CUT = "the end without close_notify"
+CUT = "TLS ended without close_notify"
 
-# Seconds for a handshake that is only to find out what a port speaks. A heuristic.
-_A_MOMENT = 2.0
+# Seconds for a handshake that only detects TLS on a port. A heuristic.
+_TLS_PROBE_TIMEOUT = 2.0
 
 
 def connect(upload: Upload, deadline: float) -> socket.socket:
-    """A connection that does not block.
+    """Connect, and return a non-blocking socket.
 
     Args:
-        upload: Says where to.
-        deadline: When to give up, by `time.monotonic()`.
+        upload: Names the endpoints.
+        deadline: The latest time, by `time.monotonic()`.
 
     Raises:
-        Stop: It cannot be made.
+        Stop: The connection cannot be made.
     """
     sock = _connect(upload, deadline)
     try:
@@ -43,17 +43,17 @@ def connect(upload: Upload, deadline: float) -> socket.socket:
         if isinstance(error, TimeoutError):
             raise Stop(Outcome.TLS_FAILED, "the handshake timed out") from None
         if isinstance(error, OSError):
-            raise Stop(Outcome.TLS_FAILED, told(error)) from None
+            raise Stop(Outcome.TLS_FAILED, describe(error)) from None
         raise
     return sock
 
 
 def speaks_tls(upload: Upload) -> bool:
-    """Whether a handshake comes to its end there, whatever the certificate says."""
+    """Return whether a TLS handshake succeeds, with any certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    seconds = min(upload.timeout, _A_MOMENT)
+    seconds = min(upload.timeout, _TLS_PROBE_TIMEOUT)
     try:
         connect(upload._replace(context=context), monotonic() + seconds).close()
     except Stop:
@@ -66,7 +66,7 @@ def _connect(upload: Upload, deadline: float) -> socket.socket:
     for number, (family, endpoint) in enumerate(upload.endpoints):
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
-            # One that does not answer leaves its share of the time to the others.
+            # An address that does not answer uses only its share of the time.
             left = max(deadline - monotonic(), 0.001)
             sock.settimeout(left / (len(upload.endpoints) - number))
             sock.connect(endpoint)
@@ -84,11 +84,11 @@ def _not_connected(error: OSError) -> Stop:
     if isinstance(error, TimeoutError):  # ETIMEDOUT among them
         return Stop(Outcome.UNREACHABLE, "timed out")
     refused = isinstance(error, ConnectionRefusedError)
-    return Stop(Outcome.REFUSED if refused else Outcome.UNREACHABLE, told(error))
+    return Stop(Outcome.REFUSED if refused else Outcome.UNREACHABLE, describe(error))
 
 
-def told(error: OSError) -> str:
-    """An error in a word, if there is one."""
+def describe(error: OSError) -> str:
+    """Describe an error, if possible by its name."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLEOFError):

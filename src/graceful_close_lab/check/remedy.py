@@ -1,4 +1,4 @@
-"""What to do about what was found, by what the server calls itself."""
+"""Advice on the findings, by the server's name in its Server field."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .verdict import Findings, Verdict
 
 
 class Remedy(NamedTuple):
-    """What helps one kind of server.
+    """The fix for one kind of server.
 
     Attributes:
-        marks: What its Server field contains, in lower case.
-        words: What to do: a sentence.
-        section: The anchor on the page docs/servers.md that tells more.
+        marks: Texts that its Server field contains, in lower case.
+        words: The instruction: a sentence.
+        section: The anchor of the section on the page docs/servers.md.
     """
 
     marks: tuple[str, ...]
@@ -26,11 +26,11 @@ class Remedy(NamedTuple):
 _WSGI = "graceful_close.wsgi.DrainMiddleware"
 _ASGI = "graceful_close.asgi.DrainMiddleware"
 
-# A mark that others contain too stands after them.
+# A mark that is part of another mark comes after it.
 REMEDIES = (
     Remedy(
         ("gunicorn",),
-        "Start it with `gunicorn -c python:graceful_close.gunicorn`, whatever its worker.",
+        "Start it with `gunicorn -c python:graceful_close.gunicorn`, for any worker class.",
         "gunicorn",
     ),
     Remedy(
@@ -54,19 +54,19 @@ REMEDIES = (
     ),
     Remedy(
         ("cherrypy",),
-        f"Put {_WSGI} around the application. For refusals of the server's own set "
+        f"Put {_WSGI} around the application. For errors that the server itself returns, set "
         "cherrypy.server.httpserver as the page shows.",
         "cherrypy",
     ),
     Remedy(
         ("cheroot",),
-        f"Put {_WSGI} around the application. For refusals of the server's own, such as past "
-        "max_request_body_size, subclass the server as the page shows.",
+        f"Put {_WSGI} around the application. For errors that the server itself returns, such "
+        "as for max_request_body_size, subclass the server as the page shows.",
         "cheroot",
     ),
     Remedy(
         ("hypercorn",),
-        f"Put {_ASGI} around the application, or have Config.create_sockets() give a "
+        f"Put {_ASGI} around the application, or make Config.create_sockets() return a "
         "GracefulListener.",
         "hypercorn",
     ),
@@ -85,7 +85,8 @@ REMEDIES = (
     ),
     Remedy(
         ("granian",),
-        f"Put {_ASGI} or {_WSGI} around the application; it takes no socket from Python.",
+        f"Put {_ASGI} or {_WSGI} around the application; the server does not accept a socket "
+        "from Python.",
         "one-line",
     ),
     Remedy(
@@ -103,29 +104,29 @@ REMEDIES = (
 
 _ANY = Remedy(
     (),
-    f"Put {_WSGI} or {_ASGI} around the application: that works on every server, also on those "
-    "that take no socket (uWSGI, granian, gevent, eventlet). Or find what you type in the table "
-    "of the page.",
+    f"Put {_WSGI} or {_ASGI} around the application: this works on every server, also on those "
+    "that do not accept a socket (uWSGI, granian, gevent, eventlet). Or find your command in "
+    "the table of the page.",
     "you-type-this",
 )
 
-# These ask other servers, if they have no answer themselves.
+# Proxies, which forward requests to other servers.
 PROXIES = (
     "nginx", "openresty", "tengine", "caddy", "apache", "envoy", "haproxy", "varnish", "traefik",
     "cloudflare", "awselb", "cloudfront", "gws",
 )  # fmt: skip
 
-# Who needs nothing, and why. Tried with uploads of 5 MB.
+# Servers that need no fix, and why. Tried with uploads of 5 MB.
 NEEDS_NOTHING = {
-    "daphne": "it reads the whole upload before it asks the application",
-    "twistedweb": "it reads the whole upload before it asks the resource",
-    "aiohttp": "it reads on for 10 seconds after its reply",
-    "apache": "it reads on after its reply (its lingering close)",
+    "daphne": "it reads the whole upload before it calls the application",
+    "twistedweb": "it reads the whole upload before it calls the resource",
+    "aiohttp": "it continues to read for 10 seconds after its reply",
+    "apache": "it continues to read after its reply (its lingering close)",
 }
 
 _BEHIND = (
-    "{0} stands between. Ask the server behind it, by --connect-to HOST:PORT or --unix-socket: "
-    "what it loses {0} turns into 502."
+    "{0} is a proxy. Check the server behind it, with --connect-to HOST:PORT or --unix-socket: "
+    "for a reply that this server loses, {0} returns 502."
 )
 
 
@@ -133,8 +134,8 @@ class Advice(NamedTuple):
     """What to do.
 
     Attributes:
-        words: One or more sentences; empty: nothing is wrong that we know of.
-        link: Where it says more; empty: nowhere.
+        words: One or more sentences; empty: no known problem.
+        link: The address of a page about it; empty: none.
     """
 
     words: str = ""
@@ -142,7 +143,7 @@ class Advice(NamedTuple):
 
 
 def advice(findings: Findings) -> Advice:
-    """What to do after these findings."""
+    """Return the advice on these findings."""
     server, outcomes = findings.server.lower(), findings.outcomes
     proxy = next((findings.server.split("/")[0] for mark in PROXIES if mark in server), "")
     match findings.verdict:
@@ -155,8 +156,9 @@ def advice(findings: Findings) -> Advice:
         case Verdict.NOT_TESTED if proxy and Outcome.LATE in outcomes:
             late = sum(each.outcome is Outcome.LATE for each in findings.tries)
             return Advice(
-                f"{proxy} takes the whole upload before it asks the server behind it, and gave "
-                f"{late} whole replies of {len(findings.tries)}. " + _BEHIND.format(proxy),
+                f"{proxy} reads the whole upload before it calls the server behind it, and "
+                "returned "
+                f"{late} complete replies of {len(findings.tries)}. " + _BEHIND.format(proxy),
                 page("proxies"),
             )
         case _:
@@ -175,20 +177,20 @@ def _remedy(server: str) -> Advice:
 
 def _needs_nothing(server: str) -> str:
     why = next((why for mark, why in NEEDS_NOTHING.items() if mark in server), "")
-    return f"This server needs nothing: {why}." if why else ""
+    return f"This server needs no fix: {why}." if why else ""
 
 
-_ADVICE = {  # what says most, first
-    Outcome.TIMED_OUT: "The server neither answered nor read on: its log may say why. "
-    "--timeout gives it longer.",
-    Outcome.TOO_SLOW: "Give it more time (--timeout), or less to take (--upload).",
-    Outcome.OTHER_STATUS: "Look at --path, --method and --header, or at --expect-status.",
-    Outcome.LATE: "The server took the whole upload before it answered. Name a --path that it "
-    "refuses immediately (401, 404, 405, 413), or an --upload larger than its limit.",
-    Outcome.REFUSED: "No server listens there: start it, or look at the port.",
-    Outcome.UNREACHABLE: "Look at the address.",
-    Outcome.TLS_FAILED: "--cacert names the authority to trust, --insecure takes any "
+_ADVICE = {  # the most specific first
+    Outcome.TIMED_OUT: "The server neither replied nor continued to read: its log may say why. "
+    "--timeout gives it more time.",
+    Outcome.TOO_SLOW: "Give it more time (--timeout), or a smaller upload (--upload).",
+    Outcome.OTHER_STATUS: "Check --path, --method and --header, or --expect-status.",
+    Outcome.LATE: "The server read the whole upload before it replied. Name a --path that it "
+    "rejects immediately (401, 404, 405, 413), or an --upload larger than its limit.",
+    Outcome.REFUSED: "Connection refused: is the server running on that port?",
+    Outcome.UNREACHABLE: "Check the address.",
+    Outcome.TLS_FAILED: "--cacert names the authority to trust, --insecure accepts any "
     "certificate. Without TLS write http://.",
-    Outcome.NOT_HTTP: "Look at the port. If it speaks TLS, write https://.",
-    Outcome.CLOSED: "The server closes without an answer: its log may say why.",
+    Outcome.NOT_HTTP: "Check the port. If it speaks TLS, write https://.",
+    Outcome.CLOSED: "The server closes without a reply: its log may say why.",
 }

@@ -1,4 +1,4 @@
-"""An HTTP reply as it comes in, piece by piece: has it begun, is it whole?"""
+"""A parser of an HTTP reply that arrives in parts."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ if TYPE_CHECKING:
 
 _BEGINNING = b"HTTP/1."
 
-# Longer heads than this are no heads. What http.client allows a line.
+# The longest head, in bytes. http.client allows a line of this length.
 _LONGEST_HEAD = 65536
 
 _HEXADECIMAL = frozenset(b"0123456789abcdefABCDEF")
 
 
 class NotHTTPError(Exception):
-    """What came is no HTTP/1 reply."""
+    """The received bytes are not an HTTP/1 reply."""
 
 
 class Reply:
-    """One reply. It keeps the head and counts the rest.
+    """One reply. The head is kept, the body is only counted.
 
     Attributes:
-        received: Bytes that came, 1xx replies among them.
+        received: Bytes received, with those of 1xx replies.
         status: The status code; 0: not known yet.
-        server: The Server field; empty: there is none, or it has not come yet.
-        continues: Whether 100 Continue has come: the server asks for the upload.
-        whole: Whether its last byte has come (RFC 9112, section 6.3).
+        server: The Server field; empty: the reply has none, or it has not arrived yet.
+        continues: Whether 100 Continue has arrived.
+        whole: Whether the last byte has arrived (RFC 9112, section 6.3).
     """
 
     def __init__(self) -> None:
@@ -44,10 +44,10 @@ class Reply:
         next(self._parser)
 
     def feed(self, data: bytes) -> None:
-        """Take what came; b"" is the end of the stream, by FIN.
+        """Add received bytes; b"" is the end of the stream, by FIN.
 
         Raises:
-            NotHTTPError: This is something else.
+            NotHTTPError: The bytes are not HTTP/1.
         """
         self.received += len(data)
         self._buffer += data
@@ -56,9 +56,9 @@ class Reply:
             self.whole = next(self._parser, True)
 
     def _parse(self) -> Generator[bool]:
-        """Wait (False) for more, until the reply is whole."""
+        """Yield False for each wait for more bytes, until the reply is complete."""
         fields = yield from self._head()
-        while self.status < 200:  # 100 Continue, and others to come before the reply proper
+        while self.status < 200:  # 100 Continue, and other interim replies
             self.continues = self.continues or self.status == 100
             fields = yield from self._head()
         if self.status in (204, 304):
@@ -93,7 +93,7 @@ class Reply:
     def _until(self, mark: bytes) -> Generator[bool, None, bytes]:
         while (end := self._buffer.find(mark)) < 0:
             if len(self._buffer) > _LONGEST_HEAD:
-                raise NotHTTPError(f"no end of its head in {_LONGEST_HEAD} bytes")
+                raise NotHTTPError(f"the answer's head is longer than {_LONGEST_HEAD} bytes")
             yield False
         end += len(mark)
         found = bytes(self._buffer[:end])
@@ -108,7 +108,7 @@ class Reply:
         del self._buffer[:length]
 
     def _chunks(self) -> Generator[bool]:
-        """RFC 9112, section 7.1."""
+        """Read a chunked body (RFC 9112, section 7.1)."""
         while True:
             line = yield from self._until(b"\r\n")
             size = _number(line.partition(b";")[0].strip().decode("latin-1"), 16)

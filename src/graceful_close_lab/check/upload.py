@@ -1,4 +1,4 @@
-"""What is uploaded where: the same for every try but for the kind of client."""
+"""The request, which is the same for every try of a kind of client."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from .address import Address
 
 Endpoint = tuple[str | int | bytes, ...] | str
-"""Where to connect to, as `socket.connect()` takes it."""
+"""The address to connect to, as an argument of `socket.connect()`."""
 
 
 class Upload(NamedTuple):
-    """What every try does.
+    """The request of every try.
 
     Attributes:
-        address: Where to.
-        endpoints: What its host stands for: of each, the family and where to connect to.
-        size: Bytes to upload.
+        address: The address of the server.
+        endpoints: The family and address of each endpoint of the host.
+        size: The number of bytes to upload.
         timeout: Seconds for a whole try.
-        context: What speaks TLS; None: plain.
-        method: Of the request.
-        fields: Header fields, instead of ours if those have the same name.
+        context: The TLS context; None: plain TCP.
+        method: The method of the request.
+        fields: Header fields, which replace ours of the same name.
     """
 
     address: Address
@@ -37,7 +37,7 @@ class Upload(NamedTuple):
     fields: tuple[tuple[str, str], ...] = ()
 
     def head(self, client: Client) -> bytes:
-        """The head of the request that such a client sends."""
+        """Return the head of the request of a kind of client."""
         fields = {
             "host": ("Host", self.address.authority),
             "user-agent": ("User-Agent", "graceful-close-check"),
@@ -56,4 +56,4 @@ class Upload(NamedTuple):
 
 
 OWN_FIELDS = frozenset({"connection", "content-length", "expect", "transfer-encoding"})
-"""Fields that a user cannot set: what is tried depends on them."""
+"""Fields that a user cannot set, because the kinds of client differ in them."""

@@ -1,4 +1,4 @@
-"""Many tries, and what follows from them."""
+"""Many tries, and the verdict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .attempt import ask, attempt
+from .attempt import ask_without_upload, attempt
 from .connecting import speaks_tls
 from .outcome import NOT_CONNECTED, Client, Outcome, Try
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 
 class Verdict(enum.Enum):
-    """What follows from tries. The first of these that is true of them is the verdict."""
+    """The verdict on tries. The first member that applies is the verdict."""
 
     LOST = "LOST"
-    """At least one reply was lost, in part or all of it."""
+    """At least one reply was lost completely or in part."""
 
     LOST_FOR_SOME = "LOST FOR SOME"
-    """The same, but by no client that is as it is by default. Of all tries only."""
+    """The same, but by no client in its default configuration. For all tries together only."""
 
     HUNG = "HUNG"
-    """At least one try came to a halt before its end."""
+    """At least one try made no progress until its timeout."""
 
     SURVIVED = "SURVIVED"
-    """There were early replies, and all of them arrived whole."""
+    """There were early replies, and all of them arrived complete."""
 
     NOT_TESTED = "NOT TESTED"
-    """There was no early reply to be lost."""
+    """There was no early reply."""
 
     NOT_CONNECTED = "NOT CONNECTED"
-    """There was no connection, or no HTTP on it."""
+    """There was no connection, or the server did not speak HTTP."""
 
 
 EXIT_CODES = {
@@ -48,21 +48,21 @@ EXIT_CODES = {
     Verdict.HUNG: 5,
 }
 
-# What a proxy answers for a server behind it that it got no answer from (RFC 9110, 15.6.3 to 5).
+# The status from a proxy that got no reply from the server behind it (RFC 9110, 15.6.3 to 5).
 BY_PROXIES = frozenset({502, 503, 504})
 
-# Tries that ran into their timeout, after which another of that client's is not made: it would
-# cost as much time. A heuristic: a server that hangs now and then is still noticed.
+# The number of timeouts after which no more tries of that client are made, because each takes
+# the whole timeout. A heuristic: a server that hangs occasionally is still found.
 _ENOUGH_HANGS = 2
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of the tries of one kind of client.
+    """The tries of one kind of client.
 
     Attributes:
-        client: Which.
-        tries: One by one; none, if this client had no more to find out.
+        client: The kind of client.
+        tries: Its tries; empty if none was useful.
     """
 
     client: Client
@@ -70,22 +70,22 @@ class Row:
 
     @property
     def lost(self) -> int:
-        """How many replies were lost."""
+        """The number of lost replies."""
         return sum(each.lost for each in self.tries)
 
     @property
     def whole(self) -> int:
-        """How many early replies arrived whole."""
+        """The number of early replies that arrived complete."""
         return sum(each.whole for each in self.tries)
 
     @property
     def hung(self) -> int:
-        """How many tries came to a halt."""
+        """The number of tries that hung."""
         return sum(each.hung for each in self.tries)
 
     @property
     def verdict(self) -> Verdict:
-        """What follows for this kind of client."""
+        """The verdict for this kind of client."""
         if self.lost:
             return Verdict.LOST
         if self.hung:
@@ -99,15 +99,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Findings:
-    """What became of all tries.
+    """The findings of all tries.
 
     Attributes:
-        url: Where they went to.
-        upload: Bytes that each had to upload.
-        tries: One by one.
-        server: What the server calls itself; empty: nothing.
-        local: Whether it all stayed on this machine.
-        unix_socket: The UNIX socket that it went through; empty: it was TCP.
+        url: The URL of the requests.
+        upload: The size of each upload in bytes.
+        tries: All tries.
+        server: The Server field; empty: none.
+        local: Whether client and server were on one machine.
+        unix_socket: The path of the UNIX socket; empty: TCP.
         problem: Why nothing was tried; empty: something was.
     """
 
@@ -129,27 +129,27 @@ class Findings:
 
     @property
     def lost(self) -> int:
-        """How many replies were lost."""
+        """The number of lost replies."""
         return sum(row.lost for row in self.rows)
 
     @property
     def whole(self) -> int:
-        """How many early replies arrived whole."""
+        """The number of early replies that arrived complete."""
         return sum(row.whole for row in self.rows)
 
     @property
     def hung(self) -> int:
-        """How many tries came to a halt."""
+        """The number of tries that hung."""
         return sum(row.hung for row in self.rows)
 
     @property
-    def losers(self) -> tuple[Client, ...]:
+    def losing_clients(self) -> tuple[Client, ...]:
         """The kinds of client that lost a reply."""
         return tuple(row.client for row in self.rows if row.lost)
 
     @property
     def longest(self) -> int:
-        """Bytes of the longest reply that arrived whole; 0: none did."""
+        """The size of the longest complete reply in bytes; 0: none was complete."""
         return max(
             (each.received for each in self.tries if each.whole or each.outcome in _COMPLETE),
             default=0,
@@ -157,15 +157,15 @@ class Findings:
 
     @property
     def outcomes(self) -> frozenset[Outcome]:
-        """What happened at least once."""
+        """The outcomes that happened at least once."""
         return frozenset(each.outcome for each in self.tries)
 
     @property
     def verdict(self) -> Verdict:
-        """What follows."""
-        if any(client.by_default for client in self.losers):
+        """The verdict on all tries."""
+        if any(client.by_default for client in self.losing_clients):
             return Verdict.LOST
-        if self.losers:
+        if self.losing_clients:
             return Verdict.LOST_FOR_SOME
         if self.hung:
             return Verdict.HUNG
@@ -184,23 +184,23 @@ def examine(
 ) -> Findings:
     """Try with each kind of client.
 
-    It ends before its time where nothing more can be learned: the connection is refused, or a try ran
-    into its timeout, as the next of that client's would.
+    Not all tries are made if they are not useful: after a refused connection none, and after
+    timeouts none of the same client.
 
     Args:
-        upload: What each try does.
-        tries: How many for each kind of client.
-        expected: The status codes that count; none: any.
-        begin: Called before each, with its name.
+        upload: The request of each try.
+        tries: The number of tries for each kind of client.
+        expected: The expected status codes; empty: any.
+        begin: Called before each try, with its name.
     """
     made = tuple(_tries(upload, tries, begin))
     server = next((each.server for each in made if each.server), "")
     seen = {each.status for each in made if each.outcome in _COMPLETE}
     unnamed = not server and any(each.lost for each in made)
     if unnamed or (seen and seen <= BY_PROXIES):
-        calm = ask(upload)
-        server = server or calm.server
-        seen.add(calm.status)
+        reference = ask_without_upload(upload)
+        server = server or reference.server
+        seen.add(reference.status)
     settled = [_settle(each, made, seen - {0}, expected) for each in made]
     local = all(_is_here(*endpoint) for endpoint in upload.endpoints)
     paths = [endpoint for _, endpoint in upload.endpoints if isinstance(endpoint, str)]
@@ -209,7 +209,7 @@ def examine(
     )
 
 
-# A reply that arrived to its last byte.
+# The outcomes with a reply that arrived to its last byte.
 _COMPLETE = (Outcome.WHOLE, Outcome.LATE)
 
 
@@ -221,7 +221,7 @@ def _tries(upload: Upload, tries: int, begin: Callable[[str], None]) -> Generato
             begin(f"{client.value}: try {number + 1} of {tries}")
             found = attempt(upload, client)
             if not answered and _may_be_tls(upload, found) and speaks_tls(upload):
-                yield replace(found, outcome=Outcome.NOT_HTTP, detail="it speaks TLS")
+                yield replace(found, outcome=Outcome.NOT_HTTP, detail="the port speaks TLS")
                 return
             yield found
             if found.outcome in NOT_CONNECTED:
@@ -237,7 +237,7 @@ def _tries(upload: Upload, tries: int, begin: Callable[[str], None]) -> Generato
 
 
 def _may_be_tls(upload: Upload, found: Try) -> bool:
-    """Whether this is what a TLS server may do to a plain request: 400, a reset, an alert."""
+    """Return whether a TLS server may have answered: with 400, a reset, or an alert."""
     return (
         upload.context is None
         and found.status in (0, 400)
@@ -250,9 +250,9 @@ def _may_be_tls(upload: Upload, found: Try) -> bool:
 
 
 def _settle(each: Try, made: tuple[Try, ...], seen: set[int], expected: Collection[int]) -> Try:
-    """What a try comes to in the light of all of them."""
+    """Return a try with its final outcome, which depends on the other tries."""
     early = each.early
-    if early is None:  # this client could not see it over TLS: the others' word counts
+    if early is None:  # this client cannot detect it over TLS, but others can
         early = any(other.early for other in made)
     outcome = each.outcome
     if outcome is Outcome.CLOSED and seen:
@@ -279,7 +279,7 @@ def _settle(each: Try, made: tuple[Try, ...], seen: set[int], expected: Collecti
 
 
 def _is_here(family: int, endpoint: Endpoint) -> bool:
-    """Whether an address is one of this machine's: then, and only then, it can be bound."""
+    """Return whether an address is one of this machine's: only those can be bound."""
     if isinstance(endpoint, str):
         return True
     with socket.socket(family, socket.SOCK_STREAM) as sock:

@@ -1,5 +1,6 @@
-"""What the library promises, tried on the running system: `python -m graceful_close lab --promises`.
+"""Trials of the library's guarantees: `python -m graceful_close lab --promises`.
 
-For a system that its tests have never seen: another kernel, another Python, a sandbox. `command` runs
-what `one`, `many`, `servers` and `event_loops` try, by what `trying` and `exchange` give them.
+They are for systems on which the tests have not run: another kernel, another Python, a sandbox.
+`command` runs the trials in `one`, `many`, `servers` and `event_loops`, which use `trying` and
+`exchange`.
 """

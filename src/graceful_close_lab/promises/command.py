@@ -1,4 +1,4 @@
-"""`--promises`: try what the library promises, here and now."""
+"""`--promises`: try the library's guarantees on this system."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from graceful_close._platform import HERE
 from .. import show
 from .trying import PROMISES, Promise, Trial, Verdict, attempt
 
-# Seconds: for one promise, and for all of them. They take some five; on a kernel that is emulated,
-# forty. Arbitrary.
+# Seconds for one promise, and for all of them. All take about 5 s, and 40 s on an emulated
+# kernel. Heuristics.
 _FOR_ONE = 15.0
 _FOR_ALL = 60.0
 
 
 def main() -> int:
-    """Try them all, and print a line for each.
+    """Try all promises, and print a line for each.
 
     Returns:
-        The exit code: 0 if none is broken, else 1.
+        The exit code: 0 if no promise is broken, otherwise 1.
     """
     for module in ("one", "many", "servers", "event_loops"):  # in this order
         import_module(f".{module}", __package__)
@@ -41,17 +41,17 @@ def main() -> int:
     return 1 if counts[Verdict.BROKEN] else 0
 
 
-def _try(promise: Promise, patience: float) -> Trial:
-    if patience <= 0:
-        return Trial(promise.sentence, Verdict.BROKEN, "no time was left for it", 0)
-    return attempt(promise, patience)
+def _try(promise: Promise, timeout: float) -> Trial:
+    if timeout <= 0:
+        return Trial(promise.sentence, Verdict.BROKEN, "no time was left", 0)
+    return attempt(promise, timeout)
 
 
 def _this_place() -> str:
     return (
         f"{platform.system()} {platform.release()} on {platform.machine()}, "
         f"{platform.python_implementation()} {platform.python_version()}"
-        f"{'' if _gil() else ' without the GIL'}, taken for {HERE.name}"
+        f"{'' if _gil() else ' without the GIL'}, platform key {HERE.name}"
     )
 
 

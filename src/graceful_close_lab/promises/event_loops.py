@@ -1,4 +1,4 @@
-"""Promises about connections of event loops."""
+"""Promises about connections in event loops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graceful_close import CloseOutcome
 from graceful_close import asyncio as graceful_asyncio
 
 from .. import loopback
-from ..loopback import HOST, PATIENCE
+from ..loopback import HOST, TIMEOUT
 from .exchange import REPLY, UPLOADS, require_whole, tls_contexts, upload
 from .trying import NotHereError, promise, require
 
@@ -38,7 +38,7 @@ async def _serve_by_asyncio(tls: tuple[ssl.SSLContext, ssl.SSLContext] | None) -
         await reader.read(65536)
         writer.write(REPLY)
         try:
-            result = await graceful_asyncio.graceful_close(writer, timeout=PATIENCE)
+            result = await graceful_asyncio.graceful_close(writer, timeout=TIMEOUT)
         except BaseException as error:  # noqa: BLE001 (asyncio would only log it)
             outcomes.append(error)
         else:
@@ -50,16 +50,16 @@ async def _serve_by_asyncio(tls: tuple[ssl.SSLContext, ssl.SSLContext] | None) -
         replies = [
             await asyncio.to_thread(upload, address, tls and tls[1]) for _ in range(UPLOADS)
         ]
-    said = require_whole(replies)
+    detail = require_whole(replies)
     raised = [one for one in outcomes if isinstance(one, BaseException)]
     require(not raised, raised)
-    return said
+    return detail
 
 
 @promise("asyncio: close_all closes many whose peers answer")
 def _asyncio_close_all() -> str:
     async def close_them(ours: list[Any]) -> set[CloseOutcome]:
-        results = await graceful_asyncio.close_all(ours, timeout=PATIENCE)
+        results = await graceful_asyncio.close_all(ours, timeout=TIMEOUT)
         return {result.outcome for result in results}
 
     with contextlib.ExitStack() as stack:
@@ -84,7 +84,7 @@ def _trio() -> str:
     async def handle(stream: trio.SocketStream) -> None:
         await stream.receive_some(65536)
         await stream.send_all(REPLY)
-        await graceful_trio.graceful_close(stream, timeout=PATIENCE)
+        await graceful_trio.graceful_close(stream, timeout=TIMEOUT)
 
     async def serve() -> list[str]:
         async with trio.open_nursery() as nursery:
@@ -110,7 +110,7 @@ def _anyio() -> str:
     async def handle(stream: anyio.abc.SocketStream) -> None:
         await stream.receive(65536)
         await stream.send(REPLY)
-        await graceful_anyio.graceful_close(stream, timeout=PATIENCE)
+        await graceful_anyio.graceful_close(stream, timeout=TIMEOUT)
 
     async def serve() -> list[str]:
         listener = await anyio.create_tcp_listener(local_host=HOST)

@@ -1,4 +1,4 @@
-"""Requests and replies on loopback: the two sides that most promises are about."""
+"""Requests and replies on loopback, which most promises need."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import ssl
 import threading
 from typing import TYPE_CHECKING
 
-from ..loopback import HOST, PATIENCE
+from ..loopback import HOST, TIMEOUT
 from .trying import NotHereError, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
 REPLY = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\r\n" + b"r" * 65536
-"""A reply that a server gives before it has read the request."""
+"""A reply that a server sends before it has read the request."""
 
 UPLOADS = 5
-"""How often an early reply is tried."""
+"""The number of uploads for each promise about early replies."""
 
-# Bytes of a request. Much of it is under way when the reply is written; TLS is slow on an emulator.
+# Bytes of a request. A part is still unread when the reply is written. TLS is slow on an
+# emulator.
 _REQUEST = 2_000_000
 _REQUEST_TLS = 500_000
 _BLOCK = bytes(65536)
@@ -29,13 +30,13 @@ WHOLE = "whole"
 
 
 def upload(address: tuple[str, int], tls: ssl.SSLContext | None = None) -> str:
-    """Send a long request, and read the reply only then, as most clients do.
+    """Send a long request, and read the reply afterwards, as most clients do.
 
     Returns:
-        `WHOLE`, or what came in the place of the whole reply.
+        `WHOLE`, or a description of what was received.
     """
     with contextlib.ExitStack() as stack:
-        sock = stack.enter_context(socket.create_connection(address, timeout=PATIENCE))
+        sock = stack.enter_context(socket.create_connection(address, timeout=TIMEOUT))
         if tls is not None:
             sock = stack.enter_context(tls.wrap_socket(sock))
         received = 0
@@ -50,10 +51,10 @@ def upload(address: tuple[str, int], tls: ssl.SSLContext | None = None) -> str:
 
 
 def require_whole(replies: Sequence[str]) -> str:
-    """Every client must have got the whole reply.
+    """Require that every client received the complete reply.
 
     Raises:
-        BrokenError: One has not.
+        BrokenError: A client did not.
     """
     whole = replies.count(WHOLE)
     require(whole == UPLOADS, f"{whole} of {UPLOADS} replies arrived whole: {set(replies)}")
@@ -65,11 +66,11 @@ def early_replies(
     close: Callable[[socket.socket], object],
     tls: tuple[ssl.SSLContext, ssl.SSLContext] | None = None,
 ) -> str:
-    """A server replies at once, and closes by `close`; its clients upload.
+    """Run a server that replies immediately and closes with `close`, and clients that upload.
 
     Args:
-        listener: Where the server listens.
-        close: What it does with a connection after its reply.
+        listener: The listening socket of the server.
+        close: Closes a connection after the reply.
         tls: The server's and the client's side of TLS; None: it is plain TCP.
     """
 
@@ -78,12 +79,12 @@ def early_replies(
             ours, _ = listener.accept()
             if tls is not None:
                 ours = tls[0].wrap_socket(ours, server_side=True)
-            ours.settimeout(PATIENCE)
+            ours.settimeout(TIMEOUT)
             ours.recv(65536)
             ours.sendall(REPLY)
             close(ours)
 
-    listener.settimeout(PATIENCE)
+    listener.settimeout(TIMEOUT)
     with at_the_same_time(serve):
         address: tuple[str, int] = listener.getsockname()
         replies = [upload(address, tls and tls[1]) for _ in range(UPLOADS)]
@@ -91,13 +92,13 @@ def early_replies(
 
 
 def new_listener() -> socket.socket:
-    """A listener on loopback."""
+    """Return a new listening socket on loopback."""
     return socket.create_server((HOST, 0))
 
 
 @contextlib.contextmanager
 def at_the_same_time(*calls: Callable[[], object]) -> Generator[None]:
-    """Make calls in threads of their own; what they raise is raised when the block is left."""
+    """Run each call in its own thread; their exceptions are raised when the block is left."""
     errors: list[BaseException] = []
 
     def guarded(call: Callable[[], object]) -> None:
@@ -113,16 +114,16 @@ def at_the_same_time(*calls: Callable[[], object]) -> Generator[None]:
         yield
     finally:
         for thread in threads:
-            thread.join(2 * PATIENCE)
+            thread.join(2 * TIMEOUT)
     for error in errors:
         raise error
 
 
 def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context and a client's that need no certificate: the key exchange is anonymous.
+    """Return a server's and a client's context that use no certificate (anonymous exchange).
 
     Raises:
-        NotHereError: This Python's TLS library has no such ciphers.
+        NotHereError: The TLS library of this Python has no such ciphers.
     """
     server, client = (
         ssl.SSLContext(side) for side in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT)

@@ -1,4 +1,4 @@
-"""Promises about many connections: close_all, and the Reaper."""
+"""Promises about many connections: close_all and the Reaper."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from graceful_close import CloseOutcome, Reaper, abortive_close, close_all
 
 from .. import loopback
-from ..loopback import PATIENCE, Ending
+from ..loopback import TIMEOUT, Ending
 from .exchange import at_the_same_time, new_listener
 from .trying import NotHereError, promise, require
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _COUNT = 20
 _THREADS = 16
-_EACH = 5  # connections that a thread submits
-_LATE = 2.0  # seconds that a Reaper may take to end
+_EACH = 5  # connections for each thread
+_LATE = 2.0  # seconds: the longest time for a Reaper's close()
 _REPLY = b"reply"
 
 Pair = tuple[socket.socket, socket.socket]
@@ -32,7 +32,7 @@ Pair = tuple[socket.socket, socket.socket]
 
 @contextlib.contextmanager
 def _connections(count: int = _COUNT) -> Generator[list[Pair]]:
-    """Connections on which a reply was written, and not read yet."""
+    """Open connections on which a reply was written and not read yet."""
     with contextlib.ExitStack() as stack:
         pairs = [stack.enter_context(loopback.connection()) for _ in range(count)]
         for ours, _ in pairs:
@@ -41,7 +41,7 @@ def _connections(count: int = _COUNT) -> Generator[list[Pair]]:
 
 
 def _send_fins(pairs: list[Pair]) -> None:
-    """Have the FIN of every peer there."""
+    """Make every peer send its FIN, and wait until each has arrived."""
     for ours, peer in pairs:
         peer.shutdown(socket.SHUT_WR)
         ours.recv(1, socket.MSG_PEEK)
@@ -56,9 +56,9 @@ def _read_replies(peers: Iterable[socket.socket]) -> None:
 
 def _require_all(outcomes: Iterable[CloseOutcome], count: int = _COUNT) -> str:
     counted = Counter(outcomes)
-    said = ", ".join(f"{number} {outcome.name}" for outcome, number in counted.items())
-    require(counted == {CloseOutcome.PEER_CLOSED: count}, said)
-    return said
+    detail = ", ".join(f"{number} {outcome.name}" for outcome, number in counted.items())
+    require(counted == {CloseOutcome.PEER_CLOSED: count}, detail)
+    return detail
 
 
 @promise("close_all closes many whose peers answer later")
@@ -67,7 +67,7 @@ def _close_all_later() -> str:
         _connections() as pairs,
         at_the_same_time(lambda: _read_replies(peer for _, peer in pairs)),
     ):
-        results = close_all([ours for ours, _ in pairs], timeout=PATIENCE)
+        results = close_all([ours for ours, _ in pairs], timeout=TIMEOUT)
     return _require_all(result.outcome for result in results)
 
 
@@ -75,46 +75,46 @@ def _close_all_later() -> str:
 def _close_all_now() -> str:
     with _connections() as pairs:
         _send_fins(pairs)
-        results = close_all([ours for ours, _ in pairs], timeout=PATIENCE)
+        results = close_all([ours for ours, _ in pairs], timeout=TIMEOUT)
         _read_replies(peer for _, peer in pairs)
     return _require_all(result.outcome for result in results)
 
 
 @promise("a Reaper closes many whose peers answer later")
 def _reaper_later() -> str:
-    with _connections() as pairs, Reaper(timeout=PATIENCE) as reaper:
+    with _connections() as pairs, Reaper(timeout=TIMEOUT) as reaper:
         futures = [reaper.submit(ours) for ours, _ in pairs]
         _read_replies(peer for _, peer in pairs)
-        return _require_all(future.result(PATIENCE).outcome for future in futures)
+        return _require_all(future.result(TIMEOUT).outcome for future in futures)
 
 
 @promise("a Reaper closes many whose peers have sent their FIN")
 def _reaper_now() -> str:
-    with _connections() as pairs, Reaper(timeout=PATIENCE) as reaper:
+    with _connections() as pairs, Reaper(timeout=TIMEOUT) as reaper:
         _send_fins(pairs)
         futures = [reaper.submit(ours) for ours, _ in pairs]
         _read_replies(peer for _, peer in pairs)
-        return _require_all(future.result(PATIENCE).outcome for future in futures)
+        return _require_all(future.result(TIMEOUT).outcome for future in futures)
 
 
-@promise("a client that resets costs no other client of the Reaper its reply")
+@promise("a client that resets does not affect the other closes of the Reaper")
 def _reaper_reset() -> str:
-    with _connections() as pairs, Reaper(timeout=PATIENCE) as reaper:
+    with _connections() as pairs, Reaper(timeout=TIMEOUT) as reaper:
         (first, resets), *others = pairs
         abortive_close(resets)
         reset = reaper.submit(first)
         futures = [reaper.submit(ours) for ours, _ in others]
         _read_replies(peer for _, peer in others)
-        outcome = reset.result(PATIENCE).outcome
+        outcome = reset.result(TIMEOUT).outcome
         require(outcome is CloseOutcome.PEER_RESET, f"the first is {outcome.name}")
-        outcomes = (future.result(PATIENCE).outcome for future in futures)
+        outcomes = (future.result(TIMEOUT).outcome for future in futures)
         return f"PEER_RESET, and {_require_all(outcomes, len(others))}"
 
 
-@promise("sixteen threads submit to one Reaper, and it counts every close once")
+@promise("a Reaper counts every close once when sixteen threads submit")
 def _reaper_threads() -> str:
     count = _THREADS * _EACH
-    with _connections(count) as pairs, Reaper(timeout=PATIENCE) as reaper:
+    with _connections(count) as pairs, Reaper(timeout=TIMEOUT) as reaper:
 
         def submit(start: int) -> None:
             for ours, _ in pairs[start::_THREADS]:
@@ -129,7 +129,7 @@ def _reaper_threads() -> str:
     return _require_all(outcomes, count)
 
 
-@promise("a Reaper that is closed ends in its time, with all sockets closed")
+@promise("Reaper.close() returns in time, with all sockets closed")
 def _reaper_close() -> str:
     with _connections() as pairs:
         reaper = Reaper(timeout=60)
@@ -144,23 +144,23 @@ def _reaper_close() -> str:
     return f"after {took:.2f} s"
 
 
-# A program that exits with a connection in its Reaper. Its peer is whoever started it.
+# A program that exits with a pending close in its Reaper. This process is the peer.
 _PROGRAM = f"""
 import socket, sys
 from graceful_close import Reaper
-reaper = Reaper(timeout={PATIENCE})
+reaper = Reaper(timeout={TIMEOUT})
 sock = socket.create_connection(({loopback.HOST!r}, int(sys.argv[1])))
 sock.sendall({_REPLY!r})
 reaper.submit(sock)
 """
 
 
-@promise("a program that exits lets its Reaper finish, and exits in silence")
+@promise("a program that exits waits for its Reaper, and prints nothing")
 def _reaper_exit() -> str:
     if not sys.executable:
         raise NotHereError("no other program can be started")
     with new_listener() as listener:
-        listener.settimeout(2 * PATIENCE)  # an interpreter takes its time, on an emulator
+        listener.settimeout(2 * TIMEOUT)  # an interpreter starts slowly on an emulator
         with subprocess.Popen(  # noqa: S603 (ourselves)
             [sys.executable, "-c", _PROGRAM, str(listener.getsockname()[1])],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
@@ -168,9 +168,9 @@ def _reaper_exit() -> str:
         ) as program:
             peer, _ = listener.accept()
             with peer:
-                peer.settimeout(PATIENCE)
+                peer.settimeout(TIMEOUT)
                 received = loopback.read_to_the_end(peer)
-            _, complaint = program.communicate(timeout=PATIENCE)
+            _, errors = program.communicate(timeout=TIMEOUT)
     require(received == (len(_REPLY), Ending.FIN), f"the peer read {received}")
-    require(not complaint and program.returncode == 0, f"{program.returncode}: {complaint!r}")
+    require(not errors and program.returncode == 0, f"{program.returncode}: {errors!r}")
     return "exit code 0, nothing on stderr"

@@ -25,16 +25,16 @@ from graceful_close import (
 from graceful_close._platform import HERE, disconnect
 
 from .. import loopback
-from ..loopback import PATIENCE, Ending
+from ..loopback import TIMEOUT, Ending
 from .exchange import at_the_same_time, early_replies, new_listener, tls_contexts
 from .trying import NotHereError, promise, require
 
-# More than the peer's small buffer takes, so that its window closes. Both arbitrary.
+# More than fits into the peer's small buffer, so that its window closes. Both are heuristics.
 _MUCH = 200_000
 _SMALL = 16 << 10
 
-# How long a wait is that is meant to run out, and how much later it may be over on a machine that is
-# busy or emulated: in seconds. Arbitrary.
+# Seconds: a timeout that is expected to expire, and the longest delay after it on a busy or
+# emulated machine. Heuristics.
 _SHORT = 0.3
 _LATE = 1.0
 
@@ -55,12 +55,12 @@ def _early_reply_tls() -> str:
         notified.append(graceful_close(sock).notified)
 
     with new_listener() as listener:
-        said = early_replies(listener, close, tls_contexts())
+        detail = early_replies(listener, close, tls_contexts())
     require(all(notified), f"a close_notify was not sent: {notified}")
-    return said
+    return detail
 
 
-@promise("a peer that reads all and closes is PEER_CLOSED")
+@promise("a peer that reads everything and closes is reported as PEER_CLOSED")
 def _peer_closes() -> str:
     with loopback.connection() as (ours, peer):
 
@@ -76,7 +76,7 @@ def _peer_closes() -> str:
     return str(result)
 
 
-@promise("a descriptor is released, whatever the end")
+@promise("every close releases the descriptor")
 def _released() -> str:
     with loopback.connection() as (ours, _):
         number = ours.fileno()
@@ -85,15 +85,15 @@ def _released() -> str:
         try:
             os.fstat(number)
         except OSError:
-            return "by TIMED_OUT, too"
+            return "also after TIMED_OUT"
         require(False, f"descriptor {number} is still open")
         return ""
 
 
-@promise("a close leaves it alone whether a dup blocks")
+@promise("a close does not change whether a dup blocks")
 def _blocking_mode() -> str:
     if sys.platform == "win32":
-        raise NotHereError("Windows does not tell")
+        raise NotHereError("Windows does not report it")
     else:  # noqa: RET506  (type checkers follow this form)
         for blocking in (True, False):
             with loopback.connection() as (ours, _):
@@ -108,7 +108,7 @@ def _blocking_mode() -> str:
         return "blocking or not"
 
 
-@promise("timed_linger_close ends in its time, and by DELIVERED if that is to be seen")
+@promise("timed_linger_close returns in time, with DELIVERED if delivery can be detected")
 def _delivered() -> str:
     with loopback.connection() as (ours, _):  # the peer neither reads nor closes
         ours.sendall(b"reply")
@@ -119,7 +119,7 @@ def _delivered() -> str:
     return str(result)
 
 
-@promise("what a peer does not take is never DELIVERED, and arrives all the same")
+@promise("data that a peer does not read is never DELIVERED, and still arrives")
 def _not_delivered() -> str:
     with loopback.connection(_SMALL) as (ours, peer):
         loopback.write(ours, _MUCH)
@@ -130,17 +130,17 @@ def _not_delivered() -> str:
     return str(result)
 
 
-@promise("a peer that resets is PEER_RESET, not DELIVERED")
+@promise("a peer that resets is reported as PEER_RESET, not DELIVERED")
 def _reset() -> str:
     with loopback.connection(_SMALL) as (ours, peer):
         loopback.write(ours, _MUCH)
         abortive_close(peer)
-        result = graceful_close(ours, timeout=PATIENCE, until=CloseOutcome.DELIVERED)
+        result = graceful_close(ours, timeout=TIMEOUT, until=CloseOutcome.DELIVERED)
     require(result.outcome is CloseOutcome.PEER_RESET, result)
     return str(result)
 
 
-@promise("a peer whose FIN came first is not PEER_CLOSED while a count says that data is left")
+@promise("a peer that sent its FIN first is not PEER_CLOSED while data is unacknowledged")
 def _fin_before_data() -> str:
     with loopback.connection(_SMALL) as (ours, peer):
         loopback.write(ours, _MUCH)
@@ -154,7 +154,7 @@ def _fin_before_data() -> str:
     return str(result)
 
 
-@promise("every call ends in its time against a peer that is silent")
+@promise("every call returns in time if the peer is silent")
 def _deadlines() -> str:
     def by_timeout(sock: socket.socket) -> CloseResult:
         return graceful_close(sock, timeout=_SHORT)
@@ -177,23 +177,23 @@ def _deadlines() -> str:
             result = end(ours)
             took = monotonic() - started
         require(result.outcome in silent, f"{end.__name__}: {result}")
-        require(took < _SHORT + _LATE, f"{end.__name__}: over after {took:.2f} s")
+        require(took < _SHORT + _LATE, f"{end.__name__}: returned after {took:.2f} s")
         outcomes.append(result.outcome.name)
     return ", ".join(outcomes)
 
 
-@promise("drain_limit ends a peer that sends without end")
+@promise("drain_limit ends the close of a peer that sends forever")
 def _drain_limit() -> str:
     with loopback.connection() as (ours, peer):
 
-        def send_without_end() -> None:
+        def send_forever() -> None:
             try:
                 for _ in range(_MUCH):
                     peer.sendall(bytes(65536))
             except OSError:
-                pass  # ECONNRESET, EPIPE: it was ended
+                pass  # ECONNRESET, EPIPE: the close has ended
 
-        with at_the_same_time(send_without_end):
+        with at_the_same_time(send_forever):
             result = graceful_close(ours, drain_limit=_MUCH)
     require(result.outcome is CloseOutcome.DRAIN_LIMIT, result)
     return str(result)
@@ -209,7 +209,7 @@ def _peer_first() -> str:
 
         with at_the_same_time(read_and_close):
             ours.sendall(b"reply")
-            result = graceful_close(ours, peer_first=PATIENCE, timeout=PATIENCE)
+            result = graceful_close(ours, peer_first=TIMEOUT, timeout=TIMEOUT)
     require(result.outcome is CloseOutcome.PEER_CLOSED, result)
     require(result.peer_first is not False, "ours was first")
     return str(result)
@@ -226,10 +226,10 @@ def _abort() -> str:
     return str(result)
 
 
-@promise("on Linux an abort reaches the peer although a dup is open")
-def _abort_past_dup() -> str:
+@promise("on Linux an abort reaches the peer while a dup is open")
+def _abort_with_dup() -> str:
     if not HERE.tcp.disconnects:
-        raise NotHereError("RST goes out with the last reference")
+        raise NotHereError("the kernel sends RST only with the last reference")
     with loopback.connection() as (ours, peer):
         try:
             disconnect(ours)
@@ -242,28 +242,28 @@ def _abort_past_dup() -> str:
     return "the peer read RST"
 
 
-@promise("on Linux an abort reaches the peer although a thread sleeps in recv()")
-def _abort_past_sleeper() -> str:
+@promise("on Linux an abort reaches the peer while a thread is blocked in recv()")
+def _abort_during_recv() -> str:
     if not HERE.tcp.disconnects:
-        raise NotHereError("RST goes out with the last reference")
+        raise NotHereError("the kernel sends RST only with the last reference")
     with loopback.connection() as (ours, peer):
         ours.settimeout(None)
 
-        def sleep() -> None:
+        def receive() -> None:
             try:
                 ours.recv(1)
             except OSError:
-                pass  # ECONNRESET, ECONNABORTED, EBADF: it came late, or was woken by the abort
+                pass  # ECONNRESET, ECONNABORTED, EBADF: by the abort, or called late
 
-        with at_the_same_time(sleep):
-            time.sleep(_SHORT)  # nothing tells that it sleeps
+        with at_the_same_time(receive):
+            time.sleep(_SHORT)  # the system does not report that the thread is blocked
             abortive_close(ours)
             _, ending = loopback.read_to_the_end(peer)
     require(ending is Ending.RST, f"the peer read {ending.value}")
     return "the peer read RST"
 
 
-@promise("closing() aborts when its body raises, and only then")
+@promise("closing() aborts only if its body raises")
 def _closing() -> str:
     endings: list[Ending] = []
     for fails in (True, False):
@@ -280,7 +280,7 @@ def _closing() -> str:
     return "the peers read RST and FIN"
 
 
-@promise("SO_LINGER reads back as it was set")
+@promise("get_linger() returns what set_linger() set")
 def _linger() -> str:
     if HERE.linger is None:
         raise NotHereError("no SO_LINGER")
@@ -296,7 +296,7 @@ def _linger() -> str:
     return ", ".join(setting.policy.name for setting in settings)
 
 
-@promise("unacked_bytes counts what the peer has not taken, or says that it is unknown")
+@promise("unacked_bytes counts what the peer has not acknowledged, or returns None")
 def _unacked() -> str:
     with loopback.connection(_SMALL) as (ours, peer):
         at_first = unacked_bytes(ours)
@@ -304,16 +304,16 @@ def _unacked() -> str:
         full = unacked_bytes(ours)
         ours.shutdown(socket.SHUT_WR)
         loopback.read_to_the_end(peer)
-        until = monotonic() + PATIENCE
+        until = monotonic() + TIMEOUT
         while (at_last := unacked_bytes(ours)) and monotonic() < until:
-            pass  # the last acknowledgement is on its way
+            pass  # the last acknowledgement has not arrived yet
     counts = (at_first, full, at_last)
     require(at_first in _CLOSED_OR_UNKNOWN and at_last in _CLOSED_OR_UNKNOWN, counts)
     require(full is None or 0 < full <= _MUCH, counts)
     return f"{at_first}, then {full}, then {at_last}"
 
 
-@promise("an AF_UNIX stream is closed as TCP is")
+@promise("an AF_UNIX stream is closed like TCP")
 def _unix() -> str:
     if not hasattr(socket, "AF_UNIX"):
         raise NotHereError("no AF_UNIX")

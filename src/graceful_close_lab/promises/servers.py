@@ -1,4 +1,4 @@
-"""Promises about servers whose code is not ours."""
+"""Promises about servers of other projects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from threading import Thread
 from graceful_close import GracefulListener
 from graceful_close.socketserver import GracefulMixIn
 
-from ..loopback import HOST, PATIENCE
+from ..loopback import HOST, TIMEOUT
 from .exchange import early_replies
 from .trying import promise, require
 
@@ -18,7 +18,7 @@ _REQUESTS = 30
 _BODY = b"hello"
 
 
-@promise("a server that knows nothing of this closes gracefully on a GracefulListener")
+@promise("an unchanged server closes gracefully on a GracefulListener")
 def _listener() -> str:
     with GracefulListener((HOST, 0)) as listener:
         return early_replies(listener, lambda sock: sock.close())
@@ -49,12 +49,12 @@ def _mixin() -> str:
         answered = 0
         try:
             for _ in range(_REQUESTS):
-                client = http.client.HTTPConnection(HOST, server.server_port, PATIENCE)
+                client = http.client.HTTPConnection(HOST, server.server_port, TIMEOUT)
                 with contextlib.closing(client):
                     client.request("GET", "/", headers={"Connection": "close"})
                     answered += client.getresponse().read() == _BODY
         finally:
             server.shutdown()
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
     require(answered == _REQUESTS, f"{answered} of {_REQUESTS} were answered")
     return f"{answered} of {_REQUESTS} were answered"

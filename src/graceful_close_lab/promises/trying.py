@@ -1,4 +1,4 @@
-"""A promise, and what came of trying it."""
+"""A promise, and the result of its trial."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROMISES: list[Promise] = []
 
 
 class Verdict(enum.Enum):
-    """What came of trying a promise. The values have one width."""
+    """The result of a trial. All values have the same width."""
 
     HELD = "held    "
     BROKEN = "BROKEN  "
@@ -26,20 +26,20 @@ class Verdict(enum.Enum):
 
 
 class BrokenError(Exception):
-    """A promise was not kept."""
+    """A promise is broken."""
 
 
 class NotHereError(Exception):
-    """The system, or an optional package, has no such thing to try."""
+    """The system, or an optional package, does not have the feature."""
 
 
 @dataclass(frozen=True)
 class Promise:
-    """Something that a user may rely on.
+    """A guarantee of the library.
 
     Attributes:
-        sentence: It.
-        attempt: Tries it, and says in a few words what it saw.
+        sentence: The guarantee.
+        attempt: Tries the promise, and returns a short description of what happened.
     """
 
     sentence: str
@@ -48,13 +48,13 @@ class Promise:
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of a promise.
+    """The trial of a promise.
 
     Attributes:
         sentence: The promise.
-        verdict: Whether it was kept.
-        detail: What was seen.
-        seconds: How long it took.
+        verdict: The result.
+        detail: What happened.
+        seconds: The duration.
     """
 
     sentence: str
@@ -63,12 +63,12 @@ class Trial:
     seconds: float
 
     def __str__(self) -> str:
-        """One line."""
+        """Return one line."""
         return f"{self.verdict.value}  {self.sentence}: {self.detail} ({self.seconds:.1f} s)"
 
 
 def promise(sentence: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
-    """Enter what tries a promise in `PROMISES`."""
+    """Decorate a function that tries a promise, and add it to `PROMISES`."""
 
     def enter(attempt: Callable[[], str]) -> Callable[[], str]:
         PROMISES.append(Promise(sentence, attempt))
@@ -78,31 +78,33 @@ def promise(sentence: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
 
 
 def require(kept: bool, seen: object) -> None:
-    """Break the promise, by what was seen, unless it is kept.
+    """Require that a promise is kept.
 
     Raises:
-        BrokenError: It is not.
+        BrokenError: The promise is broken; the message is `seen`.
     """
     if not kept:
         raise BrokenError(str(seen))
 
 
-def attempt(promise: Promise, patience: float) -> Trial:
-    """Try a promise in a thread of its own, so that one that hangs keeps nobody.
+def attempt(promise: Promise, timeout: float) -> Trial:
+    """Try a promise in its own thread, so that a trial that hangs does not block the others.
 
     Args:
-        promise: Which.
-        patience: Seconds after which it is broken for not having ended.
+        promise: The promise.
+        timeout: Seconds after which an unfinished trial counts as broken.
     """
     started = monotonic()
-    said: list[tuple[Verdict, str]] = []
-    thread = threading.Thread(target=lambda: said.append(_outcome(promise)), daemon=True)
+    results: list[tuple[Verdict, str]] = []
+    thread = threading.Thread(target=lambda: results.append(_outcome(promise)), daemon=True)
     try:
         thread.start()
     except RuntimeError as error:  # Emscripten
         return Trial(promise.sentence, Verdict.NOT_HERE, str(error), 0.0)
-    thread.join(patience)
-    verdict, detail = said[0] if said else (Verdict.BROKEN, f"not over after {patience:.0f} s")
+    thread.join(timeout)
+    verdict, detail = (
+        results[0] if results else (Verdict.BROKEN, f"not finished after {timeout:.0f} s")
+    )
     return Trial(promise.sentence, verdict, detail, monotonic() - started)
 
 
@@ -113,7 +115,7 @@ def _outcome(promise: Promise) -> tuple[Verdict, str]:
         return Verdict.BROKEN, str(broken)
     except NotHereError as missing:
         return Verdict.NOT_HERE, str(missing)
-    except BaseException as error:  # noqa: BLE001 (none was promised)
+    except BaseException as error:  # noqa: BLE001 (any exception breaks the promise)
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         return Verdict.BROKEN, f"{type(error).__name__}: {error} ({where})"

@@ -1,9 +1,9 @@
-"""`graceful-close watch`: which process of this machine loses replies, now.
+"""`graceful-close watch`: it reports which processes of this machine lose replies.
 
-Two sources, both the kernel's. `counters` reads what it counts for everybody in
-/proc/net/netstat. `tracefs` is told of every reset as it is sent, and by whom; `events` reads what
-it says, and `obituaries` what a socket had sent and had not, from the kernel's notices of sockets
-that end (sock_diag). `ledger` brings them together, `judgement` says what a reset cost, and
-`processes` whose it was. `telling` puts it into words, `outlets` says where they go, `watching` is
-the loop, and `command` the command line.
+The kernel is the only source. `counters` reads its counters in /proc/net/netstat. `tracefs`
+reads a trace of every reset, with the process that sent it, and `events` parses the lines of
+the trace. `socket_notices` reads what a socket had sent and received, from the kernel's notices
+of ended sockets (sock_diag). `reset_log` combines events and notices, `judgement` decides whether
+a reset lost a reply, and `processes` finds the process. `rendering` formats the result,
+`outputs` writes it, `watching` has the loop, and `command` is the command line.
 """

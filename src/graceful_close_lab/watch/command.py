@@ -1,4 +1,4 @@
-"""The command line of watch."""
+"""The command `watch`: its command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .. import show
 from ..parsing import Parser
 
 if TYPE_CHECKING:
-    from .outlets import Outlet
+    from .outputs import Output
 
 _TOO_MANY = 1
 _NOT_WATCHED = 3
@@ -23,19 +23,19 @@ def run(options: argparse.Namespace) -> int:
     """Watch this machine.
 
     Returns:
-        The exit code, as the help has it.
+        The exit code, as listed in the help.
     """
     program: str = options.parser.prog
     try:
         return _watch(options, program)
     except OSError as error:
-        return _say(f"{program}: {error}")
+        return _fail(f"{program}: {error}")
 
 
 def _watch(options: argparse.Namespace, program: str) -> int:
     if sys.platform != "linux":
-        return _say(f"{program}: only Linux tells of its resets, not {sys.platform}")
-    from .outlets import JsonLines, Lines, Textfile, screen
+        return _fail(f"{program}: only Linux reports its resets, not {sys.platform}")
+    from .outputs import JsonLines, Lines, Textfile, screen
     from .tally import Tally
     from .tracefs import NoTracingError
     from .watching import until_signalled, watch
@@ -44,48 +44,48 @@ def _watch(options: argparse.Namespace, program: str) -> int:
     chosen = frozenset[int](options.port), frozenset[int](options.pid)
     tally = Tally(*chosen)
     with until_signalled() as over, ExitStack() as held:
-        outlets: list[Outlet] = []
+        outputs: list[Output] = []
         if options.prometheus is not None:
-            outlets.append(Textfile(options.prometheus))
+            outputs.append(Textfile(options.prometheus))
         if options.json:
-            outlets.append(JsonLines())
+            outputs.append(JsonLines())
         elif options.quiet:
             pass
         elif show.is_a_screen(sys.stdout) and not options.plain:
-            outlets.append(held.enter_context(screen()))
+            outputs.append(held.enter_context(screen()))
         else:
-            outlets.append(Lines())
+            outputs.append(Lines())
         try:
-            watch(tally, outlets, options.duration, over=over, trace=not options.counters)
+            watch(tally, outputs, options.duration, over=over, trace=not options.counters)
         except NoTracingError as error:
-            return _say(f"{program}: {error}")
+            return _fail(f"{program}: {error}")
     if limit is None:
         return 0
     if tally.may_have_cost > limit:
         return _TOO_MANY
     if tally.events_lost:
-        return _say(f"{program}: --fail-over: events were lost, so there is no answer")
+        return _fail(f"{program}: --fail-over: events were lost, so the number is unknown")
     return 0
 
 
-def _say(problem: str) -> int:
+def _fail(problem: str) -> int:
     show.write(problem, sys.stderr)
     return _NOT_WATCHED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What stands behind `watch` on the command line."""
+    """Add the arguments of `watch`."""
     parser.description = (
-        "Watch which process of this machine ends connections with RST, and which replies that "
-        "costs. As root, on Linux 4.16 or later (6.12 says most), it names processes, and proves "
-        "what it can; else it shows what the kernel counts in this network namespace. It changes "
-        "nothing, and ends at Ctrl-C."
+        "Report which processes of this machine end connections with RST, and which replies "
+        "are lost. As root, on Linux 4.16 or later (6.12 reports most), it names the "
+        "processes, and reports which losses are proven. Otherwise it shows the kernel's "
+        "counters of this network namespace. It does not change the processes. Ctrl-C ends it."
     )
     if isinstance(parser, Parser):
         parser.exit_codes |= {
-            0: "it was watched, to the end or to a signal",
-            _TOO_MANY: "more replies were lost, or may have been, than --fail-over allows",
-            _NOT_WATCHED: "it could not be watched, or too little of it for --fail-over",
+            0: "the watch ran to its end, or to a signal",
+            _TOO_MANY: "more replies were lost, or may have been lost, than --fail-over allows",
+            _NOT_WATCHED: "watching was not possible, or was incomplete with --fail-over",
         }
     parser.add_argument(
         "--port",
@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_port,
         action="append",
         default=[],
-        help="only connections of this port of ours; again for several",
+        help="only connections of this local port; repeat the option for several",
     )
     parser.add_argument(
         "--pid",
@@ -101,42 +101,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_number,
         action="append",
         default=[],
-        help="only this process; again for several",
+        help="only this process; repeat the option for several",
     )
     parser.add_argument(
         "--duration",
         metavar="SECONDS",
         type=_seconds,
         default=math.inf,
-        help="end after so long (default: at Ctrl-C)",
+        help="end after this time (default: at Ctrl-C)",
     )
     parser.add_argument(
         "--fail-over",
         metavar="N",
         type=_number,
-        help="exit with 1 if more than N replies were lost or may have been",
+        help="exit with 1 if more than N replies were lost or may have been lost",
     )
     parser.add_argument(
         "--prometheus",
         metavar="FILE",
         type=Path,
-        help="write the counts to this file every second, for node_exporter's textfile collector",
+        help="write the counts to this file every second, for node_exporter's textfile "
+        "collector",
     )
     parser.add_argument(
-        "--counters", action="store_true", help="no tracing: only what the kernel counts"
+        "--counters", action="store_true", help="no tracing: show only the kernel's counters"
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--json", action="store_true", help="print a line of JSON for each reset, and a summary"
     )
     how.add_argument(
-        "--plain", action="store_true", help="print lines, as into a pipe; never draw"
+        "--plain", action="store_true", help="print lines, as to a pipe, and do not draw"
     )
 
 
 def _number(text: str) -> int:
     if not text.isdecimal() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""What the kernel counts for everybody to read, in this network namespace."""
+"""The kernel's counters of this network namespace, which every user can read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Counter(NamedTuple):
     """A number that only grows.
 
     Attributes:
-        name: The kernel's.
-        means: What it says of replies.
-        may_cost_a_reply: Whether each may be a reply that was lost.
+        name: The kernel's name of the counter.
+        means: What an increment means for replies.
+        may_cost_a_reply: Whether each increment may be a lost reply.
     """
 
     name: str
@@ -20,22 +20,23 @@ class Counter(NamedTuple):
     may_cost_a_reply: bool = True
 
 
-# net/ipv4/tcp.c, tcp_input.c, tcp_timer.c. A close with SO_LINGER 0 is counted by the kernel as
-# TCPAbortOnData; TCPAbortOnLinger is another matter.
+# net/ipv4/tcp.c, tcp_input.c, tcp_timer.c. The kernel counts a close with SO_LINGER 0 as
+# TCPAbortOnData, and not as TCPAbortOnLinger.
 COUNTERS = (
-    Counter("TCPAbortOnClose", "closed over unread input: RST, and the reply may be lost"),
+    Counter("TCPAbortOnClose", "closed with unread input: RST, and the reply may be lost"),
     Counter(
         "TCPAbortOnData",
-        "data came after the close, or closed with SO_LINGER 0: RST, and the reply may be lost",
+        "data arrived after the close, or closed with SO_LINGER 0: RST, and the reply may be "
+        "lost",
     ),
     Counter("TCPAbortOnLinger", "closed with TCP_LINGER2 below 0: RST"),
     Counter(
         "TCPAbortOnTimeout",
-        "the peer did not acknowledge in time: what it had not may be lost",
+        "the peer did not acknowledge in time: the unacknowledged data may be lost",
     ),
     Counter(
         "TCPAbortOnMemory",
-        "too many closed connections in flight (tcp_max_orphans, tcp_mem): RST",
+        "too many closed connections pending (tcp_max_orphans, tcp_mem): RST",
     ),
     Counter(
         "OutRsts",
@@ -48,7 +49,7 @@ _FILES = (("/proc/net/netstat", "TcpExt:"), ("/proc/net/snmp", "Tcp:"))
 
 
 def read() -> dict[str, int]:
-    """The counters as they are now; one that this kernel does not have is left out.
+    """Return the present values; counters that this kernel does not have are omitted.
 
     Raises:
         OSError: There is no /proc/net.

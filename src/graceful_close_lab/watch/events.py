@@ -1,4 +1,4 @@
-"""What tracefs says, line by line."""
+"""The events in the lines of tracefs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ STATE = "sock/inet_sock_set_state"
 END = "tcp/tcp_destroy_sock"
 
 # "          python-14681   (  14681) [001] ..s1. 11655.157370: tcp_send_reset: skbaddr=..."
-# The third of the flags says what was interrupted, if anything: "." is a process at work.
+# The third of the flags is the context: "." is a process, and others are interrupts.
 _LINE = re.compile(
     r"\s*(?P<name>.*?)-(?P<thread>\d+)\s+(?:\(\s*(?P<process>\d+|-+)\)\s+)?"
-    r"\[\d+\]\s+..(?P<context>.)\S*\s+[\d.]+: (?P<event>\w+):(?P<said> .*)"
+    r"\[\d+\]\s+..(?P<context>.)\S*\s+[\d.]+: (?P<event>\w+):(?P<fields> .*)"
 )
-# In tcp_send_reset, Linux 6.2 and later; an IPv6 address in brackets. And in the others.
+# The first is the format of tcp_send_reset, Linux 6.2 and later, with an IPv6 address in
+# brackets; the second that of the other events.
 _ENDPOINTS = re.compile(r".* src=(\S+):(\d+) dest=(\S+):(\d+)")
 _ADDRESSES = re.compile(r".*?sport=(\d+) dport=(\d+) .*saddrv6=(\S+) daddrv6=(\S+)")
 
@@ -31,13 +32,13 @@ class Endpoint(NamedTuple):
 
 
 class Connection(NamedTuple):
-    """Both ends, seen from one."""
+    """Both ends of a connection."""
 
     local: Endpoint
     peer: Endpoint
 
     def reversed(self) -> Connection:
-        """Seen from the other."""
+        """Return the connection as the peer sees it."""
         return Connection(self.peer, self.local)
 
 
@@ -45,14 +46,14 @@ class Event(NamedTuple):
     """One event.
 
     Attributes:
-        name: Which; without its group.
-        name_of_thread: As the kernel knew it.
-        thread: Its number.
-        process: The number of its process; 0: not told.
-        by_process: Whether that thread did it. If not, it was interrupted for it: whoever sent
-            the packet, or anybody.
-        connection: Whose event it is.
-        said: All of it: "name=value", with a space before each.
+        name: The name of the event, without its group.
+        name_of_thread: The kernel's name of the running thread.
+        thread: The id of the thread.
+        process: The pid of its process; 0: not reported.
+        by_process: Whether a system call of that thread caused the event. If not, the event
+            happened in an interrupt, while that thread ran.
+        connection: The connection of the event.
+        fields: The other fields: "name=value", with a space before each.
     """
 
     name: str
@@ -61,20 +62,20 @@ class Event(NamedTuple):
     process: int
     by_process: bool
     connection: Connection
-    said: str
+    fields: str
 
     def field(self, name: str) -> str:
-        """One of the others; "": this kernel does not tell it."""
-        return self.said.partition(f" {name}=")[2].partition(" ")[0]
+        """Return another field; "": this kernel does not report it."""
+        return self.fields.partition(f" {name}=")[2].partition(" ")[0]
 
 
 def parse(line: str) -> Event | None:
-    """The event that a line of trace_pipe tells of; None: it tells of none ("[LOST 7 EVENTS]")."""
+    """Parse a line of trace_pipe; None: the line is not an event ("[LOST 7 EVENTS]")."""
     match = _LINE.fullmatch(line)
     if match is None:
         return None
-    said, process = match["said"], match["process"] or ""
-    connection = _connection(said)
+    fields, process = match["fields"], match["process"] or ""
+    connection = _connection(fields)
     if connection is None:
         return None
     return Event(
@@ -84,14 +85,14 @@ def parse(line: str) -> Event | None:
         int(process) if process.isdecimal() else 0,
         match["context"] == ".",
         connection,
-        said,
+        fields,
     )
 
 
-def _connection(said: str) -> Connection | None:
-    if match := _ADDRESSES.match(said):
+def _connection(fields: str) -> Connection | None:
+    if match := _ADDRESSES.match(fields):
         port, peers_port, host, peers_host = match.groups()
-    elif match := _ENDPOINTS.match(said):
+    elif match := _ENDPOINTS.match(fields):
         host, port, peers_host, peers_port = match.groups()
     else:
         return None
@@ -102,5 +103,5 @@ def _connection(said: str) -> Connection | None:
 
 
 def _host(text: str) -> str:
-    """One spelling for IPv4 and IPv4 in IPv6: a connection has both, in different events."""
+    """Return one form for IPv4 and IPv4 in IPv6: the events of a connection use both."""
     return text[7:] if text.startswith("::ffff:") and "." in text else text

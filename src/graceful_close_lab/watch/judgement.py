@@ -1,4 +1,4 @@
-"""What a reset cost. Only what is proven is said; all else "may have cost a reply"."""
+"""The judgement of a reset. Only proven losses are "lost"; the others "may have been lost"."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import enum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from .obituaries import Obituary
+    from .socket_notices import SocketNotice
 
 
 class Cost(enum.Enum):
-    """Of one reset."""
+    """The cost of one reset."""
 
     LOST = "lost"
     MAY = "may have been lost"
     NONE = "not lost"
-    NO_REPLY = "no reply"  # it came from the side that had connected
+    NO_REPLY = "no reply"  # the side that had connected sent it
 
 
 class Kind(enum.Enum):
-    """How the process brought the reset about."""
+    """How the process caused the reset."""
 
-    UNREAD = "closed over unread input"
-    DATA = "data came after the close"
-    ABORT = "aborted (SO_LINGER 0, or the like)"
+    UNREAD = "closed with unread input"
+    DATA = "data arrived after the close"
+    ABORT = "aborted (SO_LINGER 0, or similar)"
     LINGER2 = "closed with TCP_LINGER2 below 0"
-    MEMORY = "too many closed connections in flight"
-    SILENT = "the peer no longer answered"
+    MEMORY = "too many closed connections pending"
+    SILENT = "the peer no longer responded"
     CLOSED = "closed with a reset"
     OTHER = "other"
 
@@ -41,24 +41,24 @@ _KINDS = {
     "TCP_DISCONNECT_WITH_DATA": Kind.ABORT,
 }
 
-# States in which nobody can have written: the connection is not established yet. (In SYN_RECV,
-# with TCP Fast Open, somebody can.)
+# States in which nothing can have been written, because the connection is not established yet.
+# (In SYN_RECV, with TCP Fast Open, data can have been written.)
 _NOT_YET = ("TCP_LISTEN", "TCP_SYN_SENT", "TCP_NEW_SYN_RECV")
 
-# The most that TLS's close_notify takes up, with a cipher of CBC mode. So few bytes at the end
-# may be that, and not of a reply.
+# The longest close_notify of TLS, with a cipher in CBC mode. Fewer bytes at the end may be a
+# close_notify, and not a part of a reply.
 _CLOSE_NOTIFY = 64
 
 
 class Reset(NamedTuple):
-    """What the kernel said of it.
+    """The kernel's report of a reset.
 
     Attributes:
-        reason: Its symbol; "" before Linux 6.10, and NOT_SPECIFIED where a process sent it
-            before 6.12.
-        state: Of the connection, its symbol.
-        by_process: Whether a process sent it, by a system call of its own. If not, a packet or
-            a timer did.
+        reason: The symbol of the reason; "" before Linux 6.10, and NOT_SPECIFIED for a reset by
+            a process before 6.12.
+        state: The symbol of the connection's state.
+        by_process: Whether a system call of a process caused the reset. If not, a packet or a
+            timer caused it.
     """
 
     reason: str
@@ -67,7 +67,7 @@ class Reset(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        """How it came about."""
+        """How the reset was caused."""
         if self.reason == "TCP_STATE":  # tcp_disconnect(), or a timer in FIN_WAIT2
             return Kind.ABORT if self.by_process else Kind.SILENT
         if self.by_process and self.reason in ("", "NOT_SPECIFIED"):
@@ -77,18 +77,18 @@ class Reset(NamedTuple):
         return _KINDS.get(self.reason, Kind.OTHER)
 
     @property
-    def tells_what_was_sent(self) -> bool:
-        """Whether the socket, when it ended, still knew: tcp_disconnect() forgets it."""
+    def counts_are_kept(self) -> bool:
+        """Whether the ended socket still had its counts, which tcp_disconnect() clears."""
         return self.kind not in (Kind.ABORT, Kind.CLOSED)
 
     @property
     def fin_was_acknowledged(self) -> bool:
-        """Whether the peer's kernel had everything, our FIN too: else it would not be there."""
+        """Whether the peer's kernel had acknowledged everything, including our FIN."""
         return self.state == "TCP_TIME_WAIT"
 
 
 class Judgement(NamedTuple):
-    """The cost, and what proves it, or why nothing does: a phrase."""
+    """The cost, and a phrase with the proof, or the reason why there is no proof."""
 
     cost: Cost
     because: str
@@ -96,26 +96,26 @@ class Judgement(NamedTuple):
 
 def judge(
     reset: Reset,
-    own: Obituary | None,
-    peer: Obituary | None,
+    own: SocketNotice | None,
+    peer: SocketNotice | None,
     *,
     peer_was_gone: bool = False,
 ) -> Judgement:
-    """What it cost.
+    """Judge what a reset cost.
 
     Args:
-        reset: What the kernel said.
-        own: Of the socket that sent it; None: not known.
-        peer: Of the other end, where that is on this machine; None: not known.
-        peer_was_gone: Whether that had ended before the reset was sent.
+        reset: The kernel's report.
+        own: The notice of the socket that sent the reset; None: not known.
+        peer: The notice of the other end, if it is on this machine; None: not known.
+        peer_was_gone: Whether the other end had ended before the reset was sent.
     """
     if reset.state in _NOT_YET:
         return Judgement(Cost.NONE, "the connection was not established yet")
     if reset.reason.startswith("MPTCP_"):
-        return Judgement(Cost.MAY, "it ended a subflow, which need not be the only one")
+        return Judgement(Cost.MAY, "it ended a subflow, and there may be others")
     unsent = written = None
-    if own is not None and reset.tells_what_was_sent:
-        # Where data comes after a close, a FIN is among what has been written.
+    if own is not None and reset.counts_are_kept:
+        # If data arrives after a close, the unsent bytes include a FIN.
         fin = 1 if reset.kind is Kind.DATA and own.not_sent else 0
         unsent = own.not_sent - fin
         written = own.sent + unsent
@@ -126,12 +126,12 @@ def judge(
             return Judgement(
                 Cost.NONE, "the peer, which is on this machine, had closed before the reset"
             )
-        return _by_the_peer(reset, peer, written)
+        return _judge_by_peer(reset, peer, written)
     if own is None or unsent is None or written is None:
         if reset.fin_was_acknowledged:
             return _ACKNOWLEDGED
-        return Judgement(Cost.MAY, "what had been sent is not known")
-    # One byte may be a FIN: a process can have sent that before, by shutdown(SHUT_WR).
+        return Judgement(Cost.MAY, "it is not known what had been sent")
+    # One byte may be a FIN, which shutdown(SHUT_WR) may have queued before.
     if unsent >= _CLOSE_NOTIFY or (unsent == written and unsent > 1):
         return Judgement(Cost.LOST, f"{unsent:,} bytes were never sent")
     if own.acknowledged < written:
@@ -141,13 +141,15 @@ def judge(
     return _ACKNOWLEDGED
 
 
-_ACKNOWLEDGED = Judgement(Cost.MAY, "all was acknowledged, but the peer need not have read it")
+_ACKNOWLEDGED = Judgement(
+    Cost.MAY, "everything was acknowledged, but the peer may not have read it"
+)
 
 
-def _by_the_peer(reset: Reset, peer: Obituary, written: int | None) -> Judgement:
-    """The peer is on this machine, and its socket has ended too: what did its process read?"""
-    # A FIN that came is among what was received, and, until it was read, among the unread. Where
-    # it is not known whether one came, it did: that makes less of what is lost.
+def _judge_by_peer(reset: Reset, peer: SocketNotice, written: int | None) -> Judgement:
+    """Judge by what the peer's process read: the peer is on this machine, and has ended."""
+    # A received FIN counts as received, and as unread until it is read. If it is not known
+    # whether a FIN was received, one is assumed, because that makes the loss smaller.
     exact = written is not None or reset.fin_was_acknowledged
     fin = 1 if written is None or peer.received > written else 0
     unread, received = max(peer.unread - fin, 0), peer.received - fin
@@ -159,8 +161,8 @@ def _by_the_peer(reset: Reset, peer: Obituary, written: int | None) -> Judgement
         )
     if lost:
         return Judgement(
-            Cost.MAY, f"{lost:,} bytes were never read: fewer than close_notify may have"
+            Cost.MAY, f"{lost:,} bytes were never read, which may be a close_notify"
         )
     if not exact:
-        return Judgement(Cost.MAY, "what had been sent is not known")
-    return Judgement(Cost.NONE, "the peer, which is on this machine, has read all of it")
+        return Judgement(Cost.MAY, "it is not known what had been sent")
+    return Judgement(Cost.NONE, "the peer, which is on this machine, has read everything")

@@ -1,4 +1,4 @@
-"""Whose a connection was."""
+"""The process of a connection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _PROC = Path("/proc")
-_FRESH = 1.0  # seconds for which an answer is not asked for again. Arbitrary.
+_FRESH = 1.0  # seconds for which an answer is cached. A heuristic.
 _LISTENING = "0A"  # net/tcp_states.h, as /proc/net/tcp writes it
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # linux/proc_ns.h: PROC_PID_INIT_INO
 
@@ -18,7 +18,7 @@ class Process(NamedTuple):
 
     Attributes:
         number: Its pid; None: not known.
-        name: Its comm; "unknown".
+        name: Its comm, or "unknown".
         elsewhere: Whether it is known to be in another network namespace.
     """
 
@@ -31,20 +31,20 @@ class Process(NamedTuple):
 
 
 class Processes:
-    """What /proc says of them."""
+    """The processes in /proc."""
 
     def __init__(self) -> None:
-        # Events have the numbers of the whole machine. In a container /proc has others.
+        # Events have the pids of the initial pid namespace. In a container /proc has others.
         self.numbers_are_ours = _inode("self/ns/pid") in (_INITIAL_PID_NAMESPACE, 0)
         self._netns = _inode("self/ns/net")
         self._named: dict[int, tuple[float, Process]] = {}
         self._listening: set[int] = set()
         self._owners: dict[int, Process] = {}
-        self._owners_asked = float("-inf")
-        self._look_who_listens()
+        self._owners_found_at = float("-inf")
+        self._read_listeners()
 
     def find(self, process: int, thread: int, name: str) -> Process:
-        """By its number, or that of a thread of it; `name`: what the kernel called the thread."""
+        """Find a process by its pid or a thread's id; `name` is the thread's name."""
         if not self.numbers_are_ours:
             return Process(process or thread, name or "unknown")
         number = process or _process_of(thread)
@@ -60,26 +60,26 @@ class Processes:
         return found
 
     def begins_to_listen(self, port: int) -> None:
-        """Somebody listens there, from now on."""
+        """Record that a process listens on a port."""
         self._listening.add(port)
 
     def listens(self, port: int) -> bool:
-        """Whether anybody has listened on that port, here or in another network namespace."""
+        """Return whether a process has listened on a port, in any network namespace."""
         return port in self._listening
 
     def owner(self, port: int) -> Process:
-        """Who listens on a port now; unknown: nobody, or more than one process."""
-        if time.monotonic() - self._owners_asked >= _FRESH:
-            self._owners = self._ask_for_owners()
-            self._owners_asked = time.monotonic()
+        """Return the only process that listens on a port; "unknown": none, or several."""
+        if time.monotonic() - self._owners_found_at >= _FRESH:
+            self._owners = self._find_owners()
+            self._owners_found_at = time.monotonic()
         return self._owners.get(port, Process())
 
     def _is_elsewhere(self, number: int) -> bool:
         netns = _inode(f"{number}/ns/net")
         return netns not in (0, self._netns)
 
-    def _look_who_listens(self) -> dict[str, int]:
-        """Ports by the inode of the socket that listens there, of every network namespace."""
+    def _read_listeners(self) -> dict[str, int]:
+        """Return the ports by the inode of the listening socket, in every network namespace."""
         found: dict[str, int] = {}
         seen: set[int] = set()
         for number in _numbers():
@@ -90,7 +90,7 @@ class Processes:
             for table in ("tcp", "tcp6"):
                 try:
                     _, *rows = (_PROC / number / "net" / table).read_text().splitlines()
-                except (OSError, ValueError):  # it has ended meanwhile; or there is no IPv6
+                except (OSError, ValueError):  # the process has ended, or there is no IPv6
                     continue
                 for row in rows:
                     fields = row.split()
@@ -99,13 +99,13 @@ class Processes:
         self._listening.update(found.values())
         return found
 
-    def _ask_for_owners(self) -> dict[int, Process]:
-        ports = self._look_who_listens()
+    def _find_owners(self) -> dict[int, Process]:
+        ports = self._read_listeners()
         holders: dict[int, set[int]] = {}
         for number in _numbers():
             try:
                 entries = list(os.scandir(_PROC / number / "fd"))
-            except OSError:  # it has ended, or is not ours to look at
+            except OSError:  # the process has ended, or access is not permitted
                 continue
             for entry in entries:
                 try:

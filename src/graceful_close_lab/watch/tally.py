@@ -1,4 +1,4 @@
-"""What has been counted until now."""
+"""The counts until now."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .judgement import Cost, Kind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .ledger import Entry
     from .processes import Process
+    from .reset_log import Entry
 
-_WINDOW = 10  # ticks that "now" is. Arbitrary.
+_WINDOW = 10  # ticks for the present rate. A heuristic.
 
 
 class Row(NamedTuple):
-    """Resets that belong together: of one process, at one of its ports, of one kind.
+    """A row of the table: resets of one process, at one local port, of one kind.
 
     Attributes:
-        process: Whose.
-        port: Its own.
-        how: The kind; or the kernel's reason, where that is no kind of ours.
+        process: The process.
+        port: The local port.
+        how: The kind, or the kernel's reason if it is of no known kind.
     """
 
     process: Process
@@ -34,11 +34,11 @@ class Row(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """How much a counter of the kernel grew.
+    """The growth of a kernel counter.
 
     Attributes:
-        since_start: Since the watch began.
-        a_second: In the last ten seconds.
+        since_start: The growth since the watch began.
+        a_second: The growth per second, in the last ten seconds.
     """
 
     since_start: int
@@ -47,18 +47,18 @@ class Growth(NamedTuple):
 
 @dataclass
 class Tally:
-    """All that there is to tell.
+    """All counts of a watch.
 
     Attributes:
-        ports: Only connections of these count; empty: all.
-        pids: Only these processes count; empty: all.
-        traced: Whether resets are seen; if not, only what the kernel counts for everybody.
-        why_not: Why they are not seen; a sentence without its full stop.
-        reservations: What cannot be told here; sentences.
-        rows: Resets of the side that had accepted, by what they cost.
-        by_others: Resets of the side that had connected, by process.
-        events_lost: How many the kernel threw away.
-        notices_lost: How often it threw some away.
+        ports: The counted local ports; empty: all.
+        pids: The counted processes; empty: all.
+        traced: Whether resets are traced; if not, there are only the kernel's counters.
+        why_not: Why resets are not traced: a sentence without its full stop.
+        reservations: What cannot be reported on this machine: sentences.
+        rows: Resets by the side that had accepted, by cost.
+        by_others: Resets by the side that had connected, by process.
+        events_lost: How many events the kernel discarded.
+        notices_lost: How often the kernel discarded notices.
     """
 
     ports: frozenset[int] = frozenset()
@@ -79,13 +79,13 @@ class Tally:
         )
 
     def counts(self, entry: Entry) -> bool:
-        """Whether the user asked for it."""
+        """Return whether a reset is of a counted port and process."""
         return (not self.ports or entry.connection.local.port in self.ports) and (
             not self.pids or entry.process.number in self.pids
         )
 
     def add(self, entry: Entry) -> None:
-        """A reset that has been judged."""
+        """Count a reset that has been judged."""
         if entry.judgement is None or not self.counts(entry):
             return
         cost = entry.judgement.cost
@@ -101,12 +101,12 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """How long it has been, at the last tick."""
+        """The duration until the last tick."""
         return self._latest[-1][0] - self._began
 
     @property
     def grown(self) -> dict[str, Growth]:
-        """The kernel's counters, by their names."""
+        """The growth of the kernel's counters, by name."""
         (before, old), (now, new) = self._latest[0], self._latest[-1]
         return {
             name: Growth(
@@ -117,12 +117,12 @@ class Tally:
         }
 
     def total(self, *costs: Cost) -> int:
-        """How many resets cost that."""
+        """Return the number of resets with these costs."""
         return sum(row[cost] for row in self.rows.values() for cost in costs)
 
     @property
     def may_have_cost(self) -> int:
-        """How many replies were lost or may have been: what a gate is held against."""
+        """The number of replies that were or may have been lost, which --fail-over limits."""
         if self.traced:
             return self.total(Cost.LOST, Cost.MAY)
         grown = self.grown
@@ -134,6 +134,6 @@ class Tally:
 
 
 def how(entry: Entry) -> str:
-    """How a process brought a reset about, for people."""
+    """Describe how a process caused a reset."""
     kind = entry.reset.kind
-    return f"the kernel says {entry.reset.reason}" if kind is Kind.OTHER else kind.value
+    return f"the kernel's reason is {entry.reset.reason}" if kind is Kind.OTHER else kind.value

@@ -1,4 +1,4 @@
-"""An instance of the kernel's tracing, of our own, which is gone when we are.
+"""A private instance of the kernel's tracing, which is removed at the end.
 
 Documentation/trace/ftrace.rst, "Instances", and Documentation/trace/events.rst.
 """
@@ -17,32 +17,32 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 if sys.platform != "linux":
-    raise ImportError("tracefs is Linux's")
+    raise ImportError("tracefs exists only on Linux")
 
 _USUAL = Path("/sys/kernel/tracing")
-_NAME = "graceful-close-watch-"  # and the process's number, which in a container is not unique
+_NAME = "graceful-close-watch-"  # then the pid, which is not unique in a container
 
-# One number on every architecture but alpha: asm-generic/unistd.h. linux/mount.h.
+# The same numbers on every architecture except alpha: asm-generic/unistd.h. linux/mount.h.
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSOPEN_CLOEXEC, _FSCONFIG_CMD_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1
 
-_BUFFER = 4096  # KiB for each processor: some 40,000 events. Arbitrary.
+_BUFFER = 4096  # KiB for each processor: some 40,000 events. A heuristic.
 _CHUNK = 65536
-_AT_ONCE = 1 << 22  # bytes read before somebody else has a turn. Arbitrary.
+_MOST = 1 << 22  # the most bytes that one call reads. A heuristic.
 
 
 class NoTracingError(Exception):
-    """Why the kernel's tracing cannot be used: a sentence without its full stop."""
+    """Tracing is not available; the message says why, as a sentence without its full stop."""
 
 
 class Tracing:
     """An instance of tracefs. Leaving the block removes it.
 
-    A process that is killed leaves it behind, and the next one removes it. (Nobody reads it any
-    more: the kernel overwrites what is in its buffer, and nothing else happens.)
+    If a process is killed, its instance remains until the next process removes it. (The kernel
+    overwrites the buffer of such an instance; this does no harm.)
 
     Raises:
-        NoTracingError: tracefs is not there, or not for us.
+        NoTracingError: tracefs does not exist, or access is not permitted.
     """
 
     def __init__(self) -> None:
@@ -54,14 +54,14 @@ class Tracing:
         with self._held:
             root = find_root(self._held)
             instances = root / "instances"
-            _remove_what_the_dead_left(instances)
+            _remove_left_over_instances(instances)
             self.path = instances / f"{_NAME}{os.getpid()}-{os.urandom(4).hex()}"
             self._make()
             self._held.callback(self._remove)
             self._write("options/record-tgid", "1", may_fail=True)
             self._write("buffer_size_kb", str(_BUFFER), may_fail=True)
             self._pipe = os.open(self.path / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
-            # Closed before the instance is removed: one that is being read is busy.
+            # Closed before the instance is removed, because an open instance is busy.
             self._held.callback(os.close, self._pipe)
             self._held = self._held.pop_all()
         return self
@@ -70,29 +70,29 @@ class Tracing:
         self._held.close()
 
     def has(self, event: str) -> bool:
-        """Whether this kernel knows the event, `group/name`."""
+        """Return whether this kernel has the event, `group/name`."""
         return (self.path / "events" / event).is_dir()
 
     def symbols(self, event: str, field: str) -> dict[str, int]:
-        """The numbers of a field's symbols; none where this kernel does not tell them."""
+        """Return the numbers of a field's symbols; empty if this kernel does not list them."""
         table = re.search(rf"__print_symbolic\(REC->{field}, (.*?)\)", self._format(event))
         pairs = re.findall(r'\{ (\w+), "(\w+)" \}', table[1]) if table else []
         return {name: int(number, 0) for number, name in pairs if number[:1].isdigit()}
 
     def enable(self, event: str, only: str = "") -> None:
-        """Have the event recorded; `only`: where this filter says so.
+        """Record an event; `only` is a filter.
 
         Raises:
-            NoTracingError: The kernel does not let us.
+            NoTracingError: The kernel refuses.
         """
         if only:
             self._write(f"events/{event}/filter", only)
         self._write(f"events/{event}/enable", "1")
 
     def lines(self) -> Generator[str]:
-        """What has been recorded and not been read, but no more than `_AT_ONCE`."""
+        """Yield the recorded lines that have not been read, at most `_MOST` bytes."""
         self._idle = False
-        for _ in range(_AT_ONCE // _CHUNK):
+        for _ in range(_MOST // _CHUNK):
             try:
                 chunk = os.read(self._pipe, _CHUNK)
             except BlockingIOError:
@@ -104,11 +104,11 @@ class Tracing:
 
     @property
     def idle(self) -> bool:
-        """Whether the last `lines()` read all there was."""
+        """Whether the last `lines()` read everything."""
         return self._idle
 
     def lost(self) -> int:
-        """How many events the kernel threw away because nobody had read the ones before."""
+        """Return how many events the kernel discarded because the buffer was full."""
         count = 0
         for stats in self.path.glob("per_cpu/cpu*/stats"):
             for name in ("overrun", "dropped events", "commit overrun"):
@@ -123,7 +123,7 @@ class Tracing:
         try:
             self.path.mkdir()
         except OSError as error:
-            raise NoTracingError(f"no instance of tracefs can be made: {error}") from error
+            raise NoTracingError(f"an instance of tracefs cannot be made: {error}") from error
 
     def _remove(self) -> None:
         with suppress(FileNotFoundError):
@@ -138,8 +138,8 @@ class Tracing:
 
 
 def find_root(held: ExitStack) -> Path:
-    """Where tracefs is mounted; or a mount of our own, which is gone with its descriptor."""
-    with suppress(OSError):  # EACCES: only root sees what is in it
+    """Return where tracefs is mounted, or a private mount, which ends with its descriptor."""
+    with suppress(OSError):  # EACCES: only root can list it
         if (_USUAL / "instances").is_dir():
             return _USUAL
     with suppress(OSError):
@@ -153,14 +153,14 @@ def find_root(held: ExitStack) -> Path:
 
 
 def _mount() -> int:
-    """Mount tracefs where nobody else sees it (Linux 5.2 and later), and give its descriptor."""
+    """Mount tracefs detached (Linux 5.2 and later), and return the descriptor."""
     library = ctypes.CDLL(None, use_errno=True)
 
     def call(number: int, *arguments: int | bytes | None) -> int:
         result: int = library.syscall(number, *arguments)
         if result < 0:
             reason = os.strerror(ctypes.get_errno())
-            raise NoTracingError(f"tracefs is not mounted, and cannot be: {reason}")
+            raise NoTracingError(f"tracefs is not mounted, and cannot be mounted: {reason}")
         return result
 
     context = call(_FSOPEN, b"tracefs", _FSOPEN_CLOEXEC)
@@ -171,7 +171,7 @@ def _mount() -> int:
         os.close(context)
 
 
-def _remove_what_the_dead_left(instances: Path) -> None:
+def _remove_left_over_instances(instances: Path) -> None:
     try:
         found = [path for path in instances.iterdir() if path.name.startswith(_NAME)]
     except OSError as error:
@@ -179,6 +179,6 @@ def _remove_what_the_dead_left(instances: Path) -> None:
     for path in found:
         number = path.name.removeprefix(_NAME).partition("-")[0]
         if number == str(os.getpid()) or not Path("/proc", number).exists():
-            # EBUSY: somebody reads it, whose number is another container's.
+            # EBUSY: a process of another container reads it.
             with suppress(OSError):
                 path.rmdir()

@@ -1,4 +1,4 @@
-"""The watch itself."""
+"""The loop of the watch."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from .events import END, RESET, STATE, parse
-from .ledger import Ledger
-from .obituaries import Obituaries
 from .processes import Processes
+from .reset_log import ResetLog
+from .socket_notices import SocketNotices
 from .tracefs import NoTracingError, Tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from types import FrameType
 
-    from .outlets import Outlet
+    from .outputs import Output
     from .tally import Tally
 
 if sys.platform != "linux":
-    raise ImportError("only Linux tells of its resets")
+    raise ImportError("only Linux reports its resets")
 
-_PAUSE = (
-    0.1  # seconds between two looks. Arbitrary: the kernel's buffer has room for 40,000 events.
-)
+# Seconds between two reads. A heuristic: the kernel's buffer has room for 40,000 events.
+_PAUSE = 0.1
 _TICK = 1.0
-_LAST_WORDS = 2.0  # seconds for notices that are on their way when the watch ends. Arbitrary.
+_FINAL_WAIT = 2.0  # seconds to wait for the last notices when the watch ends. A heuristic.
 
 
 @contextmanager
 def until_signalled() -> Generator[Callable[[], bool]]:
-    """Whether a signal has come by which a watch ends as it should.
+    """Yield a function that returns whether a signal to end the watch has arrived.
 
-    One that whoever started it had told it to ignore, as nohup does, is still ignored.
+    A signal that the starting process ignored, as nohup does, stays ignored.
     """
     came: list[int] = []
 
@@ -57,65 +56,65 @@ def until_signalled() -> Generator[Callable[[], bool]]:
 
 def watch(
     tally: Tally,
-    outlets: Sequence[Outlet],
+    outputs: Sequence[Output],
     duration: float,
     *,
     over: Callable[[], bool],
     trace: bool,
 ) -> None:
-    """Watch until it is over, and tell.
+    """Watch, and write to the outputs.
 
     Args:
-        tally: What is counted is added to.
-        outlets: Who is told.
-        duration: Seconds, at most.
-        over: Whether to end before that.
-        trace: Ask tracefs too.
+        tally: Resets and counters are added to it.
+        outputs: The outputs.
+        duration: The longest duration, in seconds.
+        over: Returns whether to end before that.
+        trace: Whether to use tracefs.
 
     Raises:
         OSError: There is no /proc, or a file cannot be written.
-        NoTracingError: The tally wants what only tracing tells.
+        NoTracingError: The tally needs tracing, which is not available.
     """
     with ExitStack() as held:
-        eyes: _Eyes | None = None
+        tracer: _Tracer | None = None
         if trace:
-            eyes = _Eyes(tally, outlets, held)
+            tracer = _Tracer(tally, outputs, held)
         else:
-            tally.why_not = "--counters was asked for"
+            tally.why_not = "--counters is used"
         if not tally.traced and (tally.ports or tally.pids):
-            raise NoTracingError(f"--port and --pid cannot be told: {tally.why_not}")
-        for outlet in outlets:
-            outlet.begin(tally)
+            raise NoTracingError(f"--port and --pid need tracing: {tally.why_not}")
+        for output in outputs:
+            output.begin(tally)
         now = time.monotonic()
         end, next_tick = now + duration, now + _TICK
         while now < end and not over():
             time.sleep(min(_PAUSE, end - now))
-            if eyes is not None:
-                eyes.look()
+            if tracer is not None:
+                tracer.read()
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + _TICK
-                if eyes is not None:
-                    eyes.ask_what_was_lost()
+                if tracer is not None:
+                    tracer.count_lost_events()
                 tally.tick()
-                for outlet in outlets:
-                    outlet.tick(tally)
-        if eyes is not None:
-            eyes.look_for_the_last_time()
-            eyes.ask_what_was_lost()
+                for output in outputs:
+                    output.tick(tally)
+        if tracer is not None:
+            tracer.finish()
+            tracer.count_lost_events()
     tally.tick()
-    for outlet in outlets:
-        outlet.end(tally)
+    for output in outputs:
+        output.end(tally)
 
 
-class _Eyes:
-    """Everything that sees resets; or, in the tally, why nothing does."""
+class _Tracer:
+    """The sources of resets. If tracing is not available, the tally has the reason."""
 
-    def __init__(self, tally: Tally, outlets: Sequence[Outlet], held: ExitStack) -> None:
+    def __init__(self, tally: Tally, outputs: Sequence[Output], held: ExitStack) -> None:
         self._tally = tally
-        self._outlets = outlets
+        self._outputs = outputs
         self._tracing: Tracing | None = None
-        self._obituaries: Obituaries | None = None
+        self._notices: SocketNotices | None = None
         try:
             self._open(held)
         except (NoTracingError, OSError) as error:
@@ -129,22 +128,23 @@ class _Eyes:
         if not tracing.has(RESET):
             raise NoTracingError("this kernel has no event for a reset")
         try:
-            self._obituaries = held.enter_context(Obituaries())
+            self._notices = held.enter_context(SocketNotices())
         except OSError as error:
             tally.reservations.append(
-                f"What had been sent and read is not known: no notices of ended sockets ({error})."
+                "It is not known what had been sent and read: no notices of ended sockets "
+                f"({error})."
             )
         processes = Processes()
         if not processes.numbers_are_ours:
             tally.reservations.append(
-                "Numbers of processes are those of the whole machine, not of this container."
+                "Pids are those of the whole machine, not of this container."
             )
         if "TCP_ABORT_ON_CLOSE" not in tracing.symbols(RESET, "reason"):
             tally.reservations.append(
-                "This kernel (before 6.12) does not say why it resets for a process: unread "
-                "input and SO_LINGER 0 look alike."
+                "This kernel (before 6.12) does not report the reason of a reset by a process: "
+                "unread input and SO_LINGER 0 cannot be distinguished."
             )
-        self._ledger = Ledger(processes, self._obituaries)
+        self._reset_log = ResetLog(processes, self._notices)
         for event, only in self._wanted(tracing):
             if tracing.has(event):
                 tracing.enable(event, only)
@@ -152,7 +152,7 @@ class _Eyes:
         tally.traced = True
 
     def _wanted(self, tracing: Tracing) -> Generator[tuple[str, str]]:
-        """The events, and what the kernel shall leave out of each."""
+        """Yield the events, and the filter of each."""
         ports = sorted(self._tally.ports)
         ours = " || ".join(f"sport == {port}" for port in ports)
         theirs = " || ".join(f"dport == {port}" for port in ports)
@@ -164,50 +164,48 @@ class _Eyes:
         ]
         yield STATE, " && ".join(f"({each})" for each in (" || ".join(wanted), ours) if each)
         yield END, " || ".join(each for each in (ours, theirs) if each)
-        yield (
-            RESET,
-            "skaddr != 0",
-        )  # the others answer packets for connections that are not there
+        # The other resets answer packets for connections that do not exist.
+        yield RESET, "skaddr != 0"
 
-    def look(self) -> None:
-        """Take in what has happened."""
+    def read(self) -> None:
+        """Read the new events and notices."""
         tracing = self._tracing
         if tracing is None:
             return
-        if self._obituaries is not None:
-            self._obituaries.collect()
+        if self._notices is not None:
+            self._notices.collect()
         for line in tracing.lines():
             event = parse(line)
             if event is not None:
-                self._ledger.take_in(event)
+                self._reset_log.add(event)
         self._settle()
 
-    def ask_what_was_lost(self) -> None:
-        """Have the kernel say how much it threw away."""
+    def count_lost_events(self) -> None:
+        """Read how many events and notices the kernel discarded."""
         if self._tracing is not None:
             self._tally.events_lost = self._tracing.lost()
-        if self._obituaries is not None:
-            self._tally.notices_lost = self._obituaries.overflowed
+        if self._notices is not None:
+            self._tally.notices_lost = self._notices.overflowed
 
-    def look_for_the_last_time(self) -> None:
-        """Wait for what is on its way, for a moment, and judge by what there is then."""
+    def finish(self) -> None:
+        """Wait a short time for the last notices, then judge all resets."""
         if self._tracing is None:
             return
-        until = time.monotonic() + _LAST_WORDS
-        self.look()
-        while not self._knows_enough and time.monotonic() < until:
+        until = time.monotonic() + _FINAL_WAIT
+        self.read()
+        while not self._all_decided and time.monotonic() < until:
             time.sleep(_PAUSE)
-            self.look()
+            self.read()
         self._settle(at_once=True)
 
     @property
-    def _knows_enough(self) -> bool:
+    def _all_decided(self) -> bool:
         idle = self._tracing is None or self._tracing.idle
-        return idle and not any(map(self._tally.counts, self._ledger.undecided))
+        return idle and not any(map(self._tally.counts, self._reset_log.undecided))
 
     def _settle(self, *, at_once: bool = False) -> None:
-        for entry in self._ledger.settle(at_once=at_once):
+        for entry in self._reset_log.settle(at_once=at_once):
             self._tally.add(entry)
             if self._tally.counts(entry):
-                for outlet in self._outlets:
-                    outlet.reset(entry)
+                for output in self._outputs:
+                    output.reset(entry)

@@ -1,4 +1,4 @@
-"""What watch makes of what a kernel says, older ones too, and of what a socket had sent."""
+"""`graceful-close watch`: its parser of events, its judgement, and its command line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from graceful_close_lab.watch.events import Connection, Endpoint, parse
 from graceful_close_lab.watch.judgement import Cost, Kind, Reset, judge
 
 if sys.platform != "linux":
-    pytest.skip("only Linux tells of its resets", allow_module_level=True)
+    pytest.skip("only Linux reports its resets", allow_module_level=True)
 
-from graceful_close_lab.watch.obituaries import Obituary
+from graceful_close_lab.watch.socket_notices import SocketNotice
 
-# As Linux 6.18 writes them, with the numbers of processes; and 4.16 to 6.1, without.
+# Lines of Linux 6.18, with pids, and of Linux 4.16 to 6.1, without.
 NEW = (
     "    my server - 1-14681   (  14680) [001] ..s1. 11655.160423: tcp_send_reset:"
     " skbaddr=0000000000000000 skaddr=00000000001b43ef src=127.0.0.1:34081"
@@ -28,7 +28,7 @@ OLD = (
 )
 
 
-def test_a_line_of_a_new_kernel_is_understood() -> None:
+def test_a_line_of_a_new_kernel_is_parsed() -> None:
     event = parse(NEW)
     assert event is not None
     assert (event.name, event.name_of_thread) == ("tcp_send_reset", "my server - 1")
@@ -39,7 +39,7 @@ def test_a_line_of_a_new_kernel_is_understood() -> None:
     assert event.field("reason") == "TCP_ABORT_ON_CLOSE"
 
 
-def test_a_line_of_an_old_kernel_is_understood() -> None:
+def test_a_line_of_an_old_kernel_is_parsed() -> None:
     event = parse(OLD)
     assert event is not None
     assert (event.name_of_thread, event.thread, event.process) == ("", 14681, 0)
@@ -50,7 +50,7 @@ def test_a_line_of_an_old_kernel_is_understood() -> None:
 
 
 @pytest.mark.parametrize("line", ["CPU:1 [LOST 17 EVENTS]", "", "# tracer: nop"])
-def test_a_line_without_an_event_is_passed_over(line: str) -> None:
+def test_a_line_without_an_event_is_ignored(line: str) -> None:
     assert parse(line) is None
 
 
@@ -69,7 +69,7 @@ def test_a_line_without_an_event_is_passed_over(line: str) -> None:
         (Reset("MPTCP_RST_EPROHIBIT", "TCP_CLOSE", by_process=True), Kind.OTHER),
     ],
 )
-def test_a_reset_is_named_for_what_the_process_did(reset: Reset, kind: Kind) -> None:
+def test_the_kind_of_a_reset_is_what_the_process_did(reset: Reset, kind: Kind) -> None:
     assert reset.kind is kind
 
 
@@ -81,85 +81,91 @@ SUBFLOW = Reset("MPTCP_RST_EMIDDLEBOX", "TCP_CLOSE", by_process=False)
 REQUEST = Reset("TCP_FLAGS", "TCP_NEW_SYN_RECV", by_process=False)
 
 
-def sent(sent: int, acknowledged: int, not_sent: int = 0) -> Obituary:
-    return Obituary(1000, 1000, sent, not_sent, acknowledged)
+def sent(sent: int, acknowledged: int, not_sent: int = 0) -> SocketNotice:
+    return SocketNotice(1000, 1000, sent, not_sent, acknowledged)
 
 
-def got(received: int, unread: int) -> Obituary:
-    return Obituary(unread, received, 1000, 0, 1001)
+def got(received: int, unread: int) -> SocketNotice:
+    return SocketNotice(unread, received, 1000, 0, 1001)
 
 
 @pytest.mark.parametrize(
     ("reset", "own", "peer", "cost", "because"),
     [
-        # The peer is elsewhere: only what never left is known to be lost.
+        # The peer is on another machine: only unsent bytes are known to be lost.
         (UNREAD, sent(0, 0), None, Cost.NONE, "nothing had been written"),
-        (UNREAD, sent(200, 200), None, Cost.MAY, "need not have read it"),
+        (UNREAD, sent(200, 200), None, Cost.MAY, "may not have read it"),
         (UNREAD, sent(200, 100), None, Cost.MAY, "100 bytes were not acknowledged"),
         (UNREAD, sent(200, 200, 5000), None, Cost.LOST, "5,000 bytes were never sent"),
         (UNREAD, sent(0, 0, 5), None, Cost.LOST, "5 bytes were never sent"),
         (UNREAD, None, None, Cost.MAY, "not known"),
-        (LATER, sent(200, 201), None, Cost.MAY, "need not have read it"),
+        (LATER, sent(200, 201), None, Cost.MAY, "may not have read it"),
         (LATER, sent(0, 1), None, Cost.NONE, "nothing had been written"),
-        (LATER, sent(200, 200, 1), None, Cost.MAY, "need not have read it"),  # the FIN
+        (LATER, sent(200, 200, 1), None, Cost.MAY, "may not have read it"),  # the FIN
         (LATER, sent(200, 200, 101), None, Cost.LOST, "100 bytes were never sent"),
-        (LATEST, None, None, Cost.MAY, "need not have read it"),
-        (ABORT, sent(0, 0, 65538), None, Cost.MAY, "not known"),  # the kernel has forgotten
+        (LATEST, None, None, Cost.MAY, "may not have read it"),
+        (
+            ABORT,
+            sent(0, 0, 65538),
+            None,
+            Cost.MAY,
+            "not known",
+        ),  # the kernel cleared the counts
         (REQUEST, None, None, Cost.NONE, "not established"),
-        # The peer is here.
-        (UNREAD, sent(200, 200), got(200, 0), Cost.NONE, "read all"),
+        # The peer is on this machine.
+        (UNREAD, sent(200, 200), got(200, 0), Cost.NONE, "read everything"),
         (UNREAD, sent(200, 200), got(200, 200), Cost.LOST, "200 bytes were never read"),
-        (UNREAD, sent(200, 200), got(200, 30), Cost.MAY, "fewer than close_notify"),
+        (UNREAD, sent(200, 200), got(200, 30), Cost.MAY, "may be a close_notify"),
         (UNREAD, sent(200, 200, 300), got(200, 0), Cost.LOST, "300 bytes"),
         (UNREAD, None, got(200, 0), Cost.MAY, "not known"),
         # One byte may be the FIN of a shutdown(SHUT_WR) before.
         (UNREAD, sent(0, 0, 1), None, Cost.MAY, "not acknowledged"),
-        (UNREAD, sent(200, 201), got(201, 1), Cost.NONE, "read all"),
+        (UNREAD, sent(200, 201), got(201, 1), Cost.NONE, "read everything"),
         (UNREAD, sent(200, 201), got(201, 201), Cost.LOST, "200 bytes"),
         (ABORT, None, got(1, 1), Cost.MAY, "not known"),
-        (LATER, sent(200, 201), got(201, 1), Cost.NONE, "read all"),
-        (LATER, sent(200, 201), got(201, 0), Cost.NONE, "read all"),
+        (LATER, sent(200, 201), got(201, 1), Cost.NONE, "read everything"),
+        (LATER, sent(200, 201), got(201, 0), Cost.NONE, "read everything"),
         (LATER, sent(200, 201), got(201, 201), Cost.LOST, "200 bytes"),
-        (LATEST, None, got(201, 1), Cost.NONE, "read all"),
+        (LATEST, None, got(201, 1), Cost.NONE, "read everything"),
         (LATEST, None, got(201, 101), Cost.LOST, "100 bytes"),
         (ABORT, None, got(200, 0), Cost.MAY, "not known"),
         (ABORT, None, got(200, 200), Cost.LOST, "at least 199 bytes"),
         (SUBFLOW, sent(200, 200, 5000), None, Cost.MAY, "subflow"),
     ],
 )
-def test_only_what_is_proven_is_called_lost(
-    reset: Reset, own: Obituary | None, peer: Obituary | None, cost: Cost, because: str
+def test_only_proven_losses_are_lost(
+    reset: Reset, own: SocketNotice | None, peer: SocketNotice | None, cost: Cost, because: str
 ) -> None:
     judgement = judge(reset, own, peer)
     assert judgement.cost is cost, judgement
     assert because in judgement.because
 
 
-def test_who_had_closed_already_lost_nothing_by_the_reset() -> None:
+def test_a_peer_that_closed_before_the_reset_lost_nothing() -> None:
     judgement = judge(UNREAD, sent(200, 200), got(0, 0), peer_was_gone=True)
     assert judgement.cost is Cost.NONE
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--port", "0"], "'0' is not a port"),
-        (["--pid", "me"], "'me' is not a number"),
+        (["--pid", "me"], "'me' is not a whole number"),
         (["--duration", "0"], "'0' is not a number of seconds"),
-        (["--fail-over", "-1"], "'-1' is not a number from 0"),
+        (["--fail-over", "-1"], "'-1' is not a whole number"),
         (["--json", "--plain"], "not allowed with"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_named(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_a_mistake_on_the_command_line_is_explained(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["watch", *arguments])
     assert exit_.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_without_privileges_it_shows_what_the_kernel_counts(
+def test_counters_work_without_privileges(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["watch", "--counters", "--duration", "0.01", "--json"]) == 0
@@ -169,8 +175,8 @@ def test_without_privileges_it_shows_what_the_kernel_counts(
     assert {"TCPAbortOnClose", "TCPAbortOnData", "OutRsts"} <= summary["counters"].keys()
 
 
-def test_ports_and_processes_cannot_be_told_from_counters(
+def test_counters_cannot_be_limited_to_a_port(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["watch", "--counters", "--duration", "0.01", "--port", "80"]) == 3
-    assert "--port and --pid cannot be told" in capsys.readouterr().err
+    assert "--port and --pid need tracing" in capsys.readouterr().err

@@ -1,6 +1,6 @@
-"""What a socket had sent, and had not, when it ended: the kernel's notices (sock_diag).
+"""The kernel's notices of ended sockets, with what each had sent and received (sock_diag).
 
-They come to whoever asks, without privileges, for the network namespace that asks:
+Any process may read the notices of its own network namespace, without privileges:
 NETLINK_SOCK_DIAG, groups SKNLGRP_INET_TCP_DESTROY and SKNLGRP_INET6_TCP_DESTROY. sock_diag(7),
 linux/sock_diag.h, linux/inet_diag.h, linux/tcp.h.
 """
@@ -20,8 +20,8 @@ _NETLINK_SOCK_DIAG = 4
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _TCP_ENDED, _TCP6_ENDED = 1, 3
 _SO_RCVBUFFORCE = 33
-_BUFFER = 16 << 20  # bytes: some 10,000 notices. Arbitrary.
-_KEPT = 1 << 14  # notices that are kept at least, for whoever asks later. Arbitrary: 8 MB.
+_BUFFER = 16 << 20  # bytes: some 10,000 notices. A heuristic.
+_KEPT = 1 << 14  # the least number of notices that are kept for later calls. A heuristic: 8 MB.
 
 # struct nlmsghdr (16 bytes), then struct inet_diag_msg (72), then attributes.
 _COOKIE, _QUEUES, _ATTRIBUTES = struct.Struct("=II"), struct.Struct("=II"), 88
@@ -33,15 +33,15 @@ _ACKED, _NOT_SENT, _SENT = struct.Struct("=QQ"), struct.Struct("=I"), struct.Str
 _ACKED_AT, _NOT_SENT_AT, _SENT_AT = 120, 144, 200
 
 
-class Obituary(NamedTuple):
-    """In bytes, when the socket ended. A FIN counts as one, wherever it is.
+class SocketNotice(NamedTuple):
+    """The counts of an ended socket, in bytes. A FIN counts as one byte in each of them.
 
     Attributes:
-        unread: Received, and not read by the process.
-        received: By its kernel.
-        sent: At least once; without the FIN.
+        unread: Received by the kernel, and not read by the process.
+        received: Received by the kernel.
+        sent: Sent at least once; without the FIN.
         not_sent: Written, and never sent.
-        acknowledged: By the peer's kernel.
+        acknowledged: Acknowledged by the peer's kernel.
     """
 
     unread: int
@@ -51,8 +51,8 @@ class Obituary(NamedTuple):
     acknowledged: int
 
 
-class Obituaries:
-    """The notices, from now on. Close it, or leave its block.
+class SocketNotices:
+    """The notices of sockets that end from now on. Call `close`, or use it in a `with` block.
 
     Raises:
         OSError: This kernel has no such notices.
@@ -62,14 +62,14 @@ class Obituaries:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
         try:
             self._socket.setblocking(False)
-            self._make_room()
+            self._enlarge_buffer()
             self._socket.bind((0, 0))
             for group in (_TCP_ENDED, _TCP6_ENDED):
                 self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
         except BaseException:
             self._socket.close()
             raise
-        self._new: dict[int, bytes] = {}  # by cookie, which is the whole machine's
+        self._new: dict[int, bytes] = {}  # by cookie, which is unique on the machine
         self._old: dict[int, bytes] = {}
         self.overflowed = 0
 
@@ -80,11 +80,11 @@ class Obituaries:
         self.close()
 
     def close(self) -> None:
-        """No more of them."""
+        """Stop receiving notices."""
         self._socket.close()
 
     def collect(self) -> None:
-        """Take in what has come. `overflowed` counts how often the kernel had no room for some."""
+        """Read the pending notices. `overflowed` counts how often the kernel discarded some."""
         while True:
             try:
                 notice = self._socket.recv(4096)
@@ -101,19 +101,19 @@ class Obituaries:
                     self._old, self._new = self._new, {}
                 self._new[high << 32 | low] = notice
 
-    def take(self, cookie: int) -> Obituary | None:
-        """That of one socket, by its cookie, once; None: it has not come."""
+    def take(self, cookie: int) -> SocketNotice | None:
+        """Remove and return the notice of a socket, by cookie; None: it has not arrived."""
         notice = self._new.pop(cookie, None) or self._old.pop(cookie, None)
         return None if notice is None else _read(notice)
 
-    def _make_room(self) -> None:
+    def _enlarge_buffer(self) -> None:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         except PermissionError:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
 
 
-def _read(notice: bytes) -> Obituary | None:
+def _read(notice: bytes) -> SocketNotice | None:
     unread, _ = _QUEUES.unpack_from(notice, _QUEUES_AT)
     at = _ATTRIBUTES
     while at + 4 <= len(notice):
@@ -125,6 +125,6 @@ def _read(notice: bytes) -> Obituary | None:
             acknowledged, received = _ACKED.unpack_from(info, _ACKED_AT)
             [not_sent] = _NOT_SENT.unpack_from(info, _NOT_SENT_AT)
             sent, again = _SENT.unpack_from(info, _SENT_AT)
-            return Obituary(unread, received, sent - again, not_sent, acknowledged)
+            return SocketNotice(unread, received, sent - again, not_sent, acknowledged)
         at += (size + 3) & ~3
     return None

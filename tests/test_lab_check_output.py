@@ -1,4 +1,4 @@
-"""How `graceful-close check` says what it found, and how it is told what to do."""
+"""The output and the command line of `graceful-close check`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from serving import Serve, closes, keeps, loses, reads_all, says_nothing, servin
 from streams import PATIENCE
 
 
-def test_a_person_is_told_the_loss_and_the_remedy_in_a_pipe() -> None:
+def test_the_text_in_a_pipe_has_the_loss_and_the_remedy() -> None:
     with serving(loses) as address:
         result = run(*THE_LAB, "check", address, "--tries", "4")
     assert result.returncode == 1
@@ -35,10 +35,10 @@ def test_a_person_is_told_the_loss_and_the_remedy_in_a_pipe() -> None:
     assert result.stdout.replace("\n", "").isprintable()
     lines = [line for line in result.stdout.splitlines() if not line.startswith("https:")]
     assert max(map(len, lines)) <= 80
-    assert result.stderr == ""  # no progress into a pipe
+    assert result.stderr == ""  # no progress to a pipe
 
 
-def said_of(
+def output_of(
     capsys: pytest.CaptureFixture[str], serve: Serve, *arguments: str
 ) -> tuple[int, str]:
     with serving(serve) as address:
@@ -46,77 +46,81 @@ def said_of(
     return code, " ".join(capsys.readouterr().out.split())
 
 
-def test_a_success_on_one_machine_says_what_it_does_not_prove(
+def test_a_success_on_one_machine_reports_what_it_does_not_prove(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code, said = said_of(capsys, keeps)
+    code, output = output_of(capsys, keeps)
     assert code == 0
-    assert "All 5 early replies arrived whole." in said
-    assert "This was on one machine" in said
-    assert "What to do" not in said
+    assert "All 5 early replies arrived complete." in output
+    assert "Client and server were on one machine" in output
+    assert "What to do" not in output
 
 
-def test_a_success_of_short_replies_says_that_they_are_short(
+def test_a_success_with_short_replies_reports_that_they_are_short(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert "No reply was longer than 4," in said_of(capsys, keeps)[1]
+    assert "No reply was longer than 4," in output_of(capsys, keeps)[1]
 
     def is_long(sock: socket.socket, head: bytes) -> None:
         sock.sendall(b"HTTP/1.1 413 No\r\nContent-Length: 65536\r\n\r\n" + bytes(65536))
         graceful_close(sock, timeout=PATIENCE)
 
-    said = said_of(capsys, is_long)[1]
-    assert re.search(r"and are 65,\d{3} bytes long", said)
-    assert "No reply was longer" not in said
+    output = output_of(capsys, is_long)[1]
+    assert re.search(r"the longest has 65,\d{3} bytes", output)
+    assert "No reply was longer" not in output
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what is expected is what Linux does")
-def test_a_loss_for_some_names_them(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="the expected results are those of Linux")
+def test_a_loss_for_some_clients_names_them(capsys: pytest.CaptureFixture[str]) -> None:
     def loses_closing(sock: socket.socket, head: bytes) -> None:
         (loses if b"Connection: close" in head else keeps)(sock, head)
 
-    code, said = said_of(capsys, loses_closing)
+    code, output = output_of(capsys, loses_closing)
     assert code == 1
     assert (
-        "LOST for clients that say `Connection: close`: 1 of 5 early replies. The others "
-        "lost none." in said
+        "LOST for clients that send `Connection: close`: 1 of 5 early replies. The other "
+        "clients lost none." in output
     )
-    assert "502 Bad Gateway" in said
+    assert "502 Bad Gateway" in output
 
 
-def test_a_hang_is_told_apart_from_a_loss(capsys: pytest.CaptureFixture[str]) -> None:
-    code, said = said_of(capsys, says_nothing, "--timeout", "0.2")
+def test_a_hang_is_not_reported_as_a_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    code, output = output_of(capsys, says_nothing, "--timeout", "0.2")
     assert code == 5
-    assert "HUNG: 1 of 1 tries." in said
-    assert "a graceful close does not help" in said
-    assert "LOST" not in said
+    assert "HUNG: 1 of 1 tries." in output
+    assert "a graceful close does not help" in output
+    assert "LOST" not in output
 
 
-def test_a_server_that_was_not_tested_is_not_praised(
+def test_a_server_that_was_not_tested_has_no_success_reported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code, said = said_of(capsys, reads_all)
+    code, output = output_of(capsys, reads_all)
     assert code == 3
-    assert "Not tested: there was no early reply to be lost. What to do: " in said
+    assert "Not tested: there was no early reply. What to do: " in output
 
 
-def test_a_server_that_fails_is_said_to(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_status_of_500_is_reported_as_a_server_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def fails(sock: socket.socket, head: bytes) -> None:
         sock.sendall(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")
         graceful_close(sock, timeout=PATIENCE)
 
-    assert "All of them say that the server failed" in said_of(capsys, fails)[1]
+    assert "All replies report a server error" in output_of(capsys, fails)[1]
 
 
-def test_quiet_says_nothing_but_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    assert said_of(capsys, closes, "--quiet") == (3, "")
+def test_quiet_prints_nothing_and_returns_the_exit_code(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert output_of(capsys, closes, "--quiet") == (3, "")
     assert capsys.readouterr().err == ""
 
 
 # --- JUnit -------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what is expected is what Linux does")
+@pytest.mark.skipif(sys.platform != "linux", reason="the expected results are those of Linux")
 def test_junit_has_a_case_for_each_kind_of_client(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,7 +128,7 @@ def test_junit_has_a_case_for_each_kind_of_client(
         (loses if b"Connection: close" in head else keeps)(sock, head)
 
     file = tmp_path / "found.xml"
-    assert said_of(capsys, loses_closing, "--junit", str(file))[0] == 1
+    assert output_of(capsys, loses_closing, "--junit", str(file))[0] == 1
     suite = ElementTree.parse(file).getroot()
     counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
     assert counts == {"tests": "5", "failures": "1", "errors": "0", "skipped": "0"}
@@ -138,15 +142,15 @@ def test_junit_has_a_case_for_each_kind_of_client(
 @pytest.mark.parametrize(
     ("serve", "tag", "count"), [(says_nothing, "error", 1), (reads_all, "skipped", 5)]
 )
-def test_junit_calls_a_hang_an_error_and_what_was_not_tested_skipped(
+def test_junit_has_an_error_for_a_hang_and_skipped_for_an_untested_client(
     serve: Serve, tag: str, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "found.xml"
-    said_of(capsys, serve, "--junit", str(file), "--timeout", "2")
+    output_of(capsys, serve, "--junit", str(file), "--timeout", "2")
     assert len(list(ElementTree.parse(file).getroot().iter(tag))) == count
 
 
-def test_junit_calls_a_server_that_is_not_there_an_error(
+def test_junit_has_errors_for_a_server_that_does_not_listen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -154,7 +158,7 @@ def test_junit_calls_a_server_that_is_not_there_an_error(
     file = tmp_path / "found.xml"
     assert main(["check", f"127.0.0.1:{port}", "--junit", str(file)]) == 4
     assert ElementTree.parse(file).getroot().get("errors") == "5"
-    assert f"Could not ask http://127.0.0.1:{port}/: connection refused" in (
+    assert f"Could not check http://127.0.0.1:{port}/: connection refused" in (
         capsys.readouterr().out
     )
 
@@ -162,7 +166,7 @@ def test_junit_calls_a_server_that_is_not_there_an_error(
 # --- terminals ---------------------------------------------------------------------------------
 
 
-def test_what_a_server_says_does_not_drive_the_terminal(
+def test_control_codes_of_a_server_are_escaped(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def paints(sock: socket.socket, head: bytes) -> None:
@@ -171,15 +175,15 @@ def test_what_a_server_says_does_not_drive_the_terminal(
 
     with serving(paints) as address:
         assert main(["check", address, "--tries", "1"]) == 0
-    said = capsys.readouterr().out
-    assert "foo" in said
-    assert said.isascii()
-    assert said.replace("\n", "").isprintable()
+    output = capsys.readouterr().out
+    assert "foo" in output
+    assert output.isascii()
+    assert output.replace("\n", "").isprintable()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pty")
 @pytest.mark.parametrize("columns", [40, 80])
-def test_a_terminal_gets_lines_that_fit(columns: int) -> None:
+def test_the_lines_in_a_terminal_fit_its_width(columns: int) -> None:
     pytest.importorskip("rich")
     with serving(keeps) as address:
         terminal = Terminal(*THE_LAB, "check", address, "--tries", "2", columns=columns)
@@ -187,11 +191,13 @@ def test_a_terminal_gets_lines_that_fit(columns: int) -> None:
     assert terminal.program.returncode == 0
     lines = lines_of(written)
     assert max(map(len, lines)) <= columns
-    assert any("All 10 early replies arrived whole." in line for line in lines)
+    assert any("All 10 early replies arrived complete." in line for line in lines)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a child alone")
-def test_an_interrupt_ends_it_without_a_traceback() -> None:
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="on Windows SIGINT cannot be sent to one child only"
+)
+def test_an_interrupt_ends_the_check_without_a_traceback() -> None:
     connected = threading.Event()
 
     def waits(sock: socket.socket, head: bytes) -> None:
@@ -209,19 +215,19 @@ def test_an_interrupt_ends_it_without_a_traceback() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         ([], "an ADDRESS is required"),
         (["localhost"], "is not HOST:PORT"),
         (["::1"], "is not HOST:PORT"),
         (["localhost:0"], "is not HOST:PORT"),
         (["localhost:99999"], "from 1 to 65535"),
-        (["ftp://localhost:21"], "not ftp://"),
-        (["http://me:secret@localhost:1"], "no password"),
+        (["ftp://localhost:21"], "unsupported scheme ftp://"),
+        (["http://me:secret@localhost:1"], "credentials"),
         (["localhost:1/a", "--path", "/b"], "'/b' in --path and '/a' in the address"),
         (["localhost:1", "--path", "/a b"], "percent-encoded"),
         (["localhost:1", "--path", "/a\r\nX: y"], "percent-encoded"),
-        (["localhost:1", "--upload", "much"], "'much' is no size"),
+        (["localhost:1", "--upload", "much"], "invalid size 'much'"),
         (["localhost:1", "--upload", "0"], "between 1 byte and"),
         (["localhost:1", "--tries", "0"], "from 1 to 10000"),
         (["localhost:1", "--timeout", "0"], "number of seconds"),
@@ -231,46 +237,46 @@ def test_an_interrupt_ends_it_without_a_traceback() -> None:
         (["https://localhost:1", "--cacert", "/nowhere/x"], "--cacert: /nowhere/x: "),
         (["localhost:1", "-4", "-6"], "not allowed with"),
         (["localhost:1", "--connect-to", "x"], "'x' is not HOST:PORT"),
-        (["--unix-socket", "/x", "--connect-to", "localhost:1"], "one of them only"),
-        (["localhost:1", "--method", "HEAD"], "no method that can upload"),
-        (["localhost:1", "--method", "PO ST"], "no method that can upload"),
+        (["--unix-socket", "/x", "--connect-to", "localhost:1"], "cannot be used together"),
+        (["localhost:1", "--method", "HEAD"], "not a method that can upload"),
+        (["localhost:1", "--method", "PO ST"], "not a method that can upload"),
         (["localhost:1", "--header", "Name"], "is not 'Name: value'"),
         (["localhost:1", "--header", "A: b\r\nC: d"], "is not 'Name: value'"),
-        (["localhost:1", "--header", "Connection: close"], "not yours to set"),
+        (["localhost:1", "--header", "Connection: close"], "cannot be set"),
         (["localhost:1", "--expect-status", "100"], "not a status"),
         (["localhost:1", "--junit", "/nowhere/x"], "argument --junit: "),
     ],
 )
 def test_a_mistake_on_the_command_line_is_explained(
-    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["check", *arguments])
-    assert complaint in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_name_that_nobody_knows_is_said_in_one_line(
+def test_an_unknown_host_name_is_reported_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # The resolver itself is asked: "invalid" is a name that nobody has (RFC 6761).
+    # The real resolver is called: the domain "invalid" does not exist (RFC 6761).
     assert main(["check", "nobody.invalid:80", "--timeout", "60"]) == 4
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert re.fullmatch("graceful-close check: nobody.invalid: .+\n", said.err)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert re.fullmatch("graceful-close check: nobody.invalid: .+\n", output.err)
 
 
-def test_a_name_that_nobody_knows_is_said_in_json_too(
+def test_an_unknown_host_name_is_reported_in_json_too(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["check", "nobody.invalid:80", "--timeout", "60", "--json"]) == 4
-    said = capsys.readouterr()
-    found = json.loads(said.out)
+    output = capsys.readouterr()
+    found = json.loads(output.out)
     assert (found["verdict"], found["exit_code"], found["tries"]) == ("NOT_CONNECTED", 4, [])
     assert found["problem"].startswith("nobody.invalid: ")
-    assert said.err == ""
+    assert output.err == ""
 
 
-def test_a_resolver_that_never_answers_is_not_waited_for(
+def test_a_resolver_that_never_answers_does_not_block_the_check(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = threading.Event()
@@ -284,4 +290,4 @@ def test_a_resolver_that_never_answers_is_not_waited_for(
         assert main(["check", "slow.invalid:80", "--timeout", "0.05"]) == 4
     finally:
         answer.set()
-    assert "not found in time" in capsys.readouterr().err
+    assert "could not be resolved in time" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Where it is told: as lines, as JSON lines, on a screen, in a file for Prometheus."""
+"""The outputs: lines, JSON lines, a terminal, a file for Prometheus."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from .. import show
-from .telling import (
+from .rendering import (
     beginning,
     change,
     counters_as_json,
@@ -26,110 +26,110 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .judgement import Cost
-    from .ledger import Entry
+    from .reset_log import Entry
     from .tally import Row, Tally
 
 
-class Outlet(Protocol):
-    """Somebody who is told."""
+class Output(Protocol):
+    """An output of the watch."""
 
     def begin(self, tally: Tally) -> None:
-        """Once, when everything from now on is seen."""
+        """Called once, when the watch begins."""
 
     def reset(self, entry: Entry) -> None:
-        """Of each reset that counts, when it has been judged."""
+        """Called for each counted reset, after it has been judged."""
 
     def tick(self, tally: Tally) -> None:
-        """Every second."""
+        """Called every second."""
 
     def end(self, tally: Tally) -> None:
-        """Once, at the end."""
+        """Called once, at the end."""
 
 
 class JsonLines:
-    """A line for each reset, for counters that grew, and for the summary."""
+    """JSON lines: one for each reset, for counters that grew, and for the summary."""
 
     def __init__(self) -> None:
-        self._told: dict[str, int] = {}
+        self._written: dict[str, int] = {}
 
     def begin(self, tally: Tally) -> None:
-        """The first line."""
+        """Write the first line."""
         show.write(start_as_json(tally))
 
     def reset(self, entry: Entry) -> None:
-        """A line."""
+        """Write a line."""
         show.write(reset_as_json(entry))
 
     def tick(self, tally: Tally) -> None:
-        """A line, if a counter has grown."""
+        """Write a line if a counter has grown."""
         now = {name: growth.since_start for name, growth in tally.grown.items()}
-        if any(now.values()) and now != self._told:
-            self._told = now
+        if any(now.values()) and now != self._written:
+            self._written = now
             show.write(counters_as_json(tally))
 
     def end(self, tally: Tally) -> None:
-        """The last line."""
+        """Write the last line."""
         self.tick(tally)
         show.write(summary_as_json(tally))
 
 
 class Lines:
-    """A line for each second and process that had resets; tables at the end."""
+    """Text: a line for each second and process with resets, and tables at the end."""
 
     def __init__(self) -> None:
-        self._told: dict[Row, Counter[Cost]] = {}
+        self._written: dict[Row, Counter[Cost]] = {}
         self._counters = 0
 
     def begin(self, tally: Tally) -> None:
-        """What is watched."""
+        """Write what is watched."""
         show.write(beginning(tally))
 
     def reset(self, entry: Entry) -> None:
-        """Nothing yet."""
+        """Do nothing."""
 
     def tick(self, tally: Tally) -> None:
-        """What has come since the last time."""
+        """Write the changes since the last call."""
         now = time.strftime("%H:%M:%S")
         for row, costs in tally.rows.items():
-            new = costs - self._told.get(row, Counter())
+            new = costs - self._written.get(row, Counter())
             if new:
                 show.write(f"{now} {change(row, dict(new))}")
-            self._told[row] = costs.copy()
+            self._written[row] = costs.copy()
         if not tally.traced and tally.may_have_cost > self._counters:
             grown = ", ".join(f"{name} {n.since_start}" for name, n in tally.grown.items())
             show.write(f"{now} since the start: {grown}")
             self._counters = tally.may_have_cost
 
     def end(self, tally: Tally) -> None:
-        """All of it."""
+        """Write the tables."""
         self.tick(tally)
         show.show(parts(tally))
 
 
 class Textfile:
-    """A file for Prometheus, which nobody ever sees half written."""
+    """A file for Prometheus, which is replaced atomically."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def begin(self, tally: Tally) -> None:
-        """Written, so that whoever cannot write it is told at once."""
+        """Write the file, so that an error is reported immediately."""
         self.tick(tally)
 
     def reset(self, entry: Entry) -> None:
-        """Nothing yet."""
+        """Do nothing."""
 
     def tick(self, tally: Tally) -> None:
-        """Written anew.
+        """Replace the file.
 
         Raises:
-            OSError: It cannot be.
+            OSError: The file cannot be written.
         """
         handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
         try:
             with open(handle, "w", encoding="utf-8") as file:
                 file.write(for_prometheus(tally))
-            os.chmod(name, 0o644)  # the node exporter is somebody else
+            os.chmod(name, 0o644)  # the node exporter runs as another user
             os.replace(name, self._path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -137,12 +137,12 @@ class Textfile:
             raise
 
     def end(self, tally: Tally) -> None:
-        """Written for the last time."""
+        """Replace the file for the last time."""
         self.tick(tally)
 
 
 class _Screen:
-    """All of it, drawn anew every second."""
+    """The tables in a terminal, drawn again every second."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -152,14 +152,14 @@ class _Screen:
         self.live = Live(console=self._console, auto_refresh=False, transient=True)
 
     def begin(self, tally: Tally) -> None:
-        """The tables, still empty."""
+        """Draw the empty tables."""
         self.tick(tally)
 
     def reset(self, entry: Entry) -> None:
-        """Nothing yet."""
+        """Do nothing."""
 
     def tick(self, tally: Tally) -> None:
-        """As much of it as there is room for."""
+        """Draw as many lines as the terminal has."""
         from rich.text import Text
 
         from ..rich_text import rule_for, text_of
@@ -173,14 +173,14 @@ class _Screen:
         self.live.update(drawn, refresh=True)
 
     def end(self, tally: Tally) -> None:
-        """What stays on the screen."""
+        """Write the tables that stay on the screen."""
         self.live.stop()
         show.show(parts(tally))
 
 
 @contextlib.contextmanager
-def screen() -> Generator[Outlet]:
-    """A terminal that rich can draw on."""
+def screen() -> Generator[Output]:
+    """Return an output for a terminal, drawn by rich."""
     drawn = _Screen()
     with drawn.live:
         yield drawn

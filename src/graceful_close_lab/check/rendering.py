@@ -1,4 +1,4 @@
-"""What was found: in words, as JSON, and as JUnit's XML."""
+"""The findings as text, as JSON, and as JUnit XML."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCHEMA_VERSION = 1
-"""Of the JSON. It is incremented when a key is removed or changes its meaning."""
+"""The version of the JSON. It is incremented when a key is removed or changes its meaning."""
 
-# What a server may send before the first acknowledgement: ten segments of 1,460 bytes
-# (RFC 6928, section 2). A longer reply is still on its way when the reset follows.
-_SENT_AT_ONCE = 14_600
+# A server may send ten segments of 1,460 bytes before the first acknowledgement (RFC 6928,
+# section 2). A part of a longer reply is still unsent when the reset follows.
+_INITIAL_WINDOW = 14_600
 
 
 def parts(findings: Findings) -> list[Table | Words]:
-    """A table, if there is anything to stand in it, and sentences."""
-    told: list[Table | Words] = []
+    """Return a table, if it has rows, and sentences."""
+    report: list[Table | Words] = []
     if findings.verdict is not Verdict.NOT_CONNECTED:
-        told.append(_table(findings))
-    told.append(_conclusion(findings))
-    told += [
+        report.append(_table(findings))
+    report.append(_conclusion(findings))
+    report += [
         Words(f"{row.client.value}: {row.client.a_loss}")
         for row in findings.rows
         if any(each.lost and each.outcome is not Outcome.BY_PROXY for each in row.tries)
     ]
     if findings.hung:
-        told.append(_hangs(findings))
-    told += _reservations(findings)
+        report.append(_hangs(findings))
+    report += _reservations(findings)
     words, link = advice(findings)
     if words:
-        told.append(Words(f"What to do: {words}"))
+        report.append(Words(f"What to do: {words}"))
     if link:
-        told.append(Words(f"See {link}"))
-    return told
+        report.append(Words(f"See {link}"))
+    return report
 
 
 def as_json(findings: Findings) -> str:
-    """All of it as one JSON object; enums by name."""
+    """Format the findings as one JSON object; enums by name."""
     words, link = advice(findings)
-    told = {
+    summary = {
         "schema_version": SCHEMA_VERSION,
         "ok": findings.verdict is Verdict.SURVIVED,
         "verdict": findings.verdict,
@@ -62,7 +62,7 @@ def as_json(findings: Findings) -> str:
         "link": link,
         "clients": [_row_as_json(row) for row in findings.rows],
     }
-    return json.dumps(told | vars(findings), default=plain, indent=2)
+    return json.dumps(summary | vars(findings), default=plain, indent=2)
 
 
 def _row_as_json(row: Row) -> dict[str, object]:
@@ -79,10 +79,10 @@ def _row_as_json(row: Row) -> dict[str, object]:
 
 
 def as_junit(findings: Findings) -> str:
-    """A test suite with a case for each kind of client, as continuous integration reads it."""
+    """Format the findings as a JUnit test suite with a case for each kind of client."""
     rows = findings.rows
-    nobody = findings.verdict is Verdict.NOT_CONNECTED
-    verdicts = [Verdict.NOT_CONNECTED if nobody else row.verdict for row in rows]
+    not_connected = findings.verdict is Verdict.NOT_CONNECTED
+    verdicts = [Verdict.NOT_CONNECTED if not_connected else row.verdict for row in rows]
     suite = Xml.Element(
         "testsuite",
         name=f"graceful-close check {findings.url}",
@@ -107,41 +107,46 @@ def as_junit(findings: Findings) -> str:
             Verdict.NOT_TESTED: "skipped",
         }.get(verdict)
         if tag is not None:
-            said = _others(row) or findings.problem or "not tried"
-            told = Xml.SubElement(case, tag, message=said)
+            message = _others(row) or findings.problem or "not tried"
+            element = Xml.SubElement(case, tag, message=message)
             if tag != "skipped":
-                told.text = " ".join(filter(None, advice(findings)))
+                element.text = " ".join(filter(None, advice(findings)))
     Xml.indent(suite)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + Xml.tostring(suite, "unicode")
 
 
 def _table(findings: Findings) -> Table:
-    told = [
+    heads = [
         f"HTTP {status}" for status in sorted({each.status for each in findings.tries} - {0})
     ]
     if findings.server:
-        told.append(f"Server: {_printable(findings.server)}")
-    size = f", and are {findings.longest:,} bytes long" if findings.longest else ""
+        heads.append(f"Server: {_printable(findings.server)}")
+    size = f"; the longest has {findings.longest:,} bytes" if findings.longest else ""
     return Table(
         "check",
         f"Early replies from {findings.url}"
         + (f" by {findings.unix_socket}" if findings.unix_socket else ""),
         f"{findings.upload:,} bytes uploaded by each kind of client: how many early replies "
-        "arrived whole, and what the client got instead."
-        + (f" The replies say {', '.join(told)}{size}." if told else ""),
-        (Column("client"), Column("as"), Column("whole", right=True), Column("instead")),
+        "arrived complete, and what the client received otherwise."
+        + (f" Replies: {', '.join(heads)}{size}." if heads else ""),
+        (
+            Column("client"),
+            Column("like"),
+            Column("complete", right=True),
+            Column("failures"),
+        ),
         [_cells(row) for row in findings.rows],
     )
 
 
 def _cells(row: Row) -> Sequence[Words]:
-    news = {Verdict.LOST: False, Verdict.HUNG: False}.get(row.verdict)
+    good = {Verdict.LOST: False, Verdict.HUNG: False}.get(row.verdict)
     if row.tries and row.whole == len(row.tries):
-        news = True
+        good = True
     return (
         Words(row.client.value),
         Words(row.client.like),
-        Words(_count(row), news),
+        Words(_count(row), good),
         Words(_others(row) if row.tries else "not tried"),
     )
 
@@ -153,7 +158,7 @@ def _count(row: Row) -> str:
 
 
 def _others(row: Row) -> str:
-    """What came instead of whole early replies, the most frequent first."""
+    """Count the other outcomes, the most frequent first."""
     counts = Counter(
         f"{each.outcome.value} ({each.detail})" if each.detail else each.outcome.value
         for each in row.tries
@@ -166,73 +171,74 @@ def _conclusion(findings: Findings) -> Words:
     whole, lost = findings.whole, findings.lost
     match findings.verdict:
         case Verdict.LOST if Outcome.BY_PROXY in findings.outcomes:
-            # One that takes the whole upload first makes early replies late.
+            # A proxy that reads the whole upload first makes early replies late.
             late = sum(each.outcome is Outcome.LATE for each in findings.tries)
             return Words(f"LOST, by a proxy: {lost} of {whole + late + lost} replies.", False)
         case Verdict.LOST:
             return Words(f"LOST: {lost} of {whole + lost} early replies.", False)
         case Verdict.LOST_FOR_SOME:
-            names = " and ".join(f"`{client.value}`" for client in findings.losers)
+            names = " and ".join(f"`{client.value}`" for client in findings.losing_clients)
             return Words(
-                f"LOST for clients that say {names}: {lost} of {whole + lost} early replies. "
-                "The others lost none.",
+                f"LOST for clients that send {names}: {lost} of {whole + lost} early replies. "
+                "The other clients lost none.",
                 False,
             )
         case Verdict.HUNG:
             return Words(f"HUNG: {findings.hung} of {len(findings.tries)} tries.", False)
         case Verdict.SURVIVED:
-            return Words(f"All {whole} early replies arrived whole.", True)
+            return Words(f"All {whole} early replies arrived complete.", True)
         case Verdict.NOT_TESTED:
-            return Words("Not tested: there was no early reply to be lost.")
+            return Words("Not tested: there was no early reply.")
         case Verdict.NOT_CONNECTED:
             problem = findings.problem or _others(findings.rows[0]).removeprefix("1 ")
-            return Words(f"Could not ask {findings.url}: {problem}.", False)
+            return Words(f"Could not check {findings.url}: {problem}.", False)
 
 
 def _hangs(findings: Findings) -> Words:
     names = ", ".join(row.client.value for row in findings.rows if row.hung)
     return Words(
-        f"A try that hangs is no reply lost by closing, and a graceful close does not help: "
+        f"A try that hung is not a reply lost by closing, and a graceful close does not help: "
         f"{findings.hung} of {len(findings.tries)} ({names})."
     )
 
 
 def _reservations(findings: Findings) -> list[Words]:
-    """What the replies that survived do not prove."""
+    """Return what the complete replies do not prove."""
     verdicts = [row.verdict for row in findings.rows]
     if Verdict.SURVIVED not in verdicts:
         return []
-    told = [
-        Words(f"{row.client.value} got no early reply: it tested nothing.")
+    reservations = [
+        Words(f"{row.client.value} got no early reply, so it was not tested.")
         for row, verdict in zip(findings.rows, verdicts, strict=True)
         if verdict is Verdict.NOT_TESTED
     ]
     if all(each.status >= 500 for each in findings.tries if each.whole):
-        told.append(
+        reservations.append(
             Words(
-                "All of them say that the server failed: --expect-status names what you want."
+                "All replies report a server error: name the expected status with "
+                "--expect-status."
             )
         )
     if findings.unix_socket or findings.verdict is Verdict.LOST_FOR_SOME:
-        return told
-    if findings.longest <= _SENT_AT_ONCE:
-        told.append(
+        return reservations
+    if findings.longest <= _INITIAL_WINDOW:
+        reservations.append(
             Words(
-                f"No reply was longer than {findings.longest:,} bytes. One of more than "
-                f"{_SENT_AT_ONCE:,}, which are sent without waiting, is lost more easily: try a --path "
-                "with a longer error page, if there is one."
+                f"No reply was longer than {findings.longest:,} bytes. A reply of more than "
+                f"{_INITIAL_WINDOW:,} bytes (TCP's initial window) is lost more easily: try a "
+                "--path with a longer error page, if there is one."
             )
         )
     if findings.local:
-        told.append(
+        reservations.append(
             Words(
-                "This was on one machine, where a reply can win the race against the reset that "
-                "follows it: try from another machine too."
+                "Client and server were on one machine, where a reply can arrive before the "
+                "reset that follows it: check from another machine too."
             )
         )
-    return told
+    return reservations
 
 
 def _printable(text: str) -> str:
-    """What a server sent, with nothing in it that a terminal would obey."""
+    """Escape the control characters in a text that a server sent."""
     return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]

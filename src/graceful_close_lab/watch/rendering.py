@@ -1,4 +1,4 @@
-"""The tally in words, as JSON, and for Prometheus."""
+"""The tally as text, as JSON, and for Prometheus."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Sequence
 
-    from .ledger import Entry
+    from .reset_log import Entry
     from .tally import Row, Tally
 
 SCHEMA_VERSION = 1
 
 _METRIC = "graceful_close_watch"
-_ROWS = 20  # of the table; there is a new one for each process. Arbitrary.
+_ROWS = 20  # the most rows of the table. A heuristic.
 
 
 def parts(tally: Tally) -> list[Table | Words]:
-    """All of it: tables, and the sentences below them."""
-    told: list[Table | Words] = []
+    """Return the tables, and the sentences below them."""
+    report: list[Table | Words] = []
     if tally.rows:
-        told.append(_of_resets(tally))
-    told += [_of_counters(tally), conclusion(tally)]
+        report.append(_of_resets(tally))
+    report += [_of_counters(tally), conclusion(tally)]
     if tally.may_have_cost and tally.rows:
         [row, _], *_ = _sorted(tally)
-        told.append(
-            Words(f"Next: check HOST:{row.port} tries that server, and says what helps it.")
+        report.append(
+            Words(f"Next: run `check HOST:{row.port}`, which prints how to fix that server.")
         )
-    told += [Words(sentence) for sentence in _reservations(tally)]
-    return told
+    report += [Words(sentence) for sentence in _reservations(tally)]
+    return report
 
 
 def beginning(tally: Tally) -> str:
     """What is watched, in one line."""
     if not tally.traced:
-        return "Watching what the kernel counts in this network namespace. Ctrl-C ends it."
+        return "Watching the kernel's counters in this network namespace. Ctrl-C ends it."
     ports = f" at port {', '.join(map(str, sorted(tally.ports)))}" if tally.ports else ""
     whose = (
         f"process {', '.join(map(str, sorted(tally.pids)))}" if tally.pids else "every process"
@@ -50,32 +50,34 @@ def beginning(tally: Tally) -> str:
 
 
 def conclusion(tally: Tally) -> Words:
-    """It in one sentence."""
+    """Summarise the tally in one sentence."""
     during = f"in {tally.seconds:.0f} s"
     if not tally.traced:
         count = tally.may_have_cost
         if not count:
-            return Words(f"Nothing that may cost a reply was counted {during}.", True)
+            return Words(f"No event that may lose a reply was counted {during}.", True)
         return Words(f"MAY HAVE BEEN LOST: {_replies(count)}, {during}.", False)
     lost, may = tally.total(Cost.LOST), tally.total(Cost.MAY)
     if not lost and not may:
         if tally.events_lost:
-            return Words(f"No lost reply was seen {during}, but not everything was.", False)
-        return Words(f"No reset cost a reply {during}.", True)
-    said = [f"LOST, and proven: {_replies(lost)}"] if lost else []
-    said += [f"MAY HAVE BEEN LOST: {_replies(may)}{' more' if lost else ''}"] if may else []
-    return Words(f"{'. '.join(said)}, {during}, by {_culprits(tally)}.", False)
+            return Words(
+                f"No lost reply was seen {during}, but some events were not seen.", False
+            )
+        return Words(f"No reset lost a reply {during}.", True)
+    losses = [f"LOST, and proven: {_replies(lost)}"] if lost else []
+    losses += [f"MAY HAVE BEEN LOST: {_replies(may)}{' more' if lost else ''}"] if may else []
+    return Words(f"{'. '.join(losses)}, {during}, by {_processes_with_losses(tally)}.", False)
 
 
 def change(row: Row, costs: dict[Cost, int]) -> str:
-    """What has come to a row, in one line."""
+    """Describe new resets of a row, in one line."""
     counts = ", ".join(f"{costs[cost]:,} {cost.value}" for cost in Cost if costs.get(cost))
     resets = sum(costs.values())
     return f"{row.process}, port {row.port}: {_resets(resets)} ({row.how}): {counts}"
 
 
 def reset_as_json(entry: Entry) -> str:
-    """A reset, in one line."""
+    """Format a reset as one JSON line."""
     process, judgement = entry.process, entry.judgement
     return _line(
         "reset",
@@ -95,7 +97,7 @@ def reset_as_json(entry: Entry) -> str:
 
 
 def start_as_json(tally: Tally) -> str:
-    """What is watched, in one line."""
+    """Format what is watched as one JSON line."""
     return _line(
         "start",
         traced=tally.traced,
@@ -106,12 +108,12 @@ def start_as_json(tally: Tally) -> str:
 
 
 def counters_as_json(tally: Tally) -> str:
-    """The kernel's counters, in one line."""
+    """Format the kernel's counters as one JSON line."""
     return _line("counters", seconds=round(tally.seconds, 3), **_grown(tally))
 
 
 def summary_as_json(tally: Tally) -> str:
-    """All of it, in one line."""
+    """Format the whole tally as one JSON line."""
     return _line(
         "summary",
         seconds=round(tally.seconds, 3),
@@ -140,9 +142,11 @@ def summary_as_json(tally: Tally) -> str:
 
 
 def for_prometheus(tally: Tally) -> str:
-    """The text format, as the textfile collector of the node exporter reads it."""
+    """Format the tally for the textfile collector of the Prometheus node exporter."""
     name = f"{_METRIC}_resets_total"
-    lines = [f"# HELP {name} Resets of the side that had accepted, by what they cost."]
+    lines = [
+        f"# HELP {name} Resets by the side that had accepted, by whether they lost a reply."
+    ]
     lines.append(f"# TYPE {name} counter")
     for row, costs in tally.rows.items():
         labels = {
@@ -157,20 +161,24 @@ def for_prometheus(tally: Tally) -> str:
         ]
     name = f"{_METRIC}_kernel_counter_total"
     lines.append(
-        f"# HELP {name} The kernel's counters of this network namespace, from the start."
+        f"# HELP {name} The kernel's counters of this network namespace, since the watch began."
     )
     lines.append(f"# TYPE {name} counter")
     lines += [
         f"{name}{{{_labels({'counter': counter})}}} {value}"
         for counter, value in _grown(tally).items()
     ]
-    for what, count, said in (
-        ("events_lost", tally.events_lost, "Events that the kernel threw away unread."),
-        ("traced", int(tally.traced), "Whether resets are seen, and not only counted."),
+    for what, count, description in (
+        (
+            "events_lost",
+            tally.events_lost,
+            "Events that the kernel discarded before they were read.",
+        ),
+        ("traced", int(tally.traced), "Whether resets are traced, and not only counted."),
     ):
         kind = "gauge" if what == "traced" else "counter"
         name = f"{_METRIC}_{what}" + ("" if kind == "gauge" else "_total")
-        lines += [f"# HELP {name} {said}", f"# TYPE {name} {kind}", f"{name} {count}"]
+        lines += [f"# HELP {name} {description}", f"# TYPE {name} {kind}", f"{name} {count}"]
     return "\n".join(lines) + "\n"
 
 
@@ -189,10 +197,10 @@ def _of_resets(tally: Tally) -> Table:
     ]
     return Table(
         "resets",
-        "Resets, and the replies that they cost",
-        "Connections that a process of this machine had accepted and ended with RST. Lost: part "
-        "of what it wrote was never read, which is proven. May be: neither that nor the opposite "
-        "is proven.",
+        "Resets, and the replies that they lost",
+        "Connections that a process of this machine had accepted and ended with RST. Lost: "
+        "part of what it wrote was never read, which is proven. May be: neither the loss nor "
+        "the opposite is proven.",
         (
             Column("process"),
             Column("port", right=True),
@@ -210,14 +218,14 @@ def _of_counters(tally: Tally) -> Table:
     grown = tally.grown
     return Table(
         "counters",
-        "What the kernel counts",
-        "In this network namespace, of every process, since the watch began; and each second, "
-        "of the last ten.",
+        "The kernel's counters",
+        "Of every process in this network namespace, since the watch began; and per second, in "
+        "the last ten seconds.",
         (
             Column("counter"),
             Column("new", right=True),
-            Column("each s", right=True),
-            Column("what each means"),
+            Column("per s", right=True),
+            Column("meaning"),
         ),
         [
             (
@@ -237,8 +245,8 @@ def _of_counters(tally: Tally) -> Table:
     )
 
 
-def _culprits(tally: Tally) -> str:
-    """Who cost replies, those that cost most first."""
+def _processes_with_losses(tally: Tally) -> str:
+    """List the processes that lost replies, those with most losses first."""
     costs = {str(row.process): 0 for row, _ in _sorted(tally)}
     for row, each in tally.rows.items():
         costs[str(row.process)] += each[Cost.LOST] + each[Cost.MAY]
@@ -249,34 +257,38 @@ def _culprits(tally: Tally) -> str:
 
 
 def _reservations(tally: Tally) -> list[str]:
-    told = list(tally.reservations)
+    reservations = list(tally.reservations)
     if tally.why_not:
-        told.append(f"No process can be named: {tally.why_not}.")
+        reservations.append(f"Processes are not known: {tally.why_not}.")
     if (more := len(tally.rows) - _ROWS) > 0:
-        told.append(f"{more:,} more rows, of fewer replies, are left out; --json has them.")
+        reservations.append(
+            f"{more:,} more rows, with fewer replies, are omitted; --json has them."
+        )
     if tally.by_others:
-        said = ", ".join(f"{name} {count:,}" for name, count in tally.by_others.most_common(5))
-        told.append(
+        counts = ", ".join(
+            f"{name} {count:,}" for name, count in tally.by_others.most_common(5)
+        )
+        reservations.append(
             f"Not in the table: {_resets(tally.by_others.total())} by the side that had "
-            f"connected, as a client does that gives up ({said})."
+            f"connected, such as a client that gives up ({counts})."
         )
     if elsewhere := sorted({str(row.process) for row in tally.rows if row.process.elsewhere}):
-        told.append(
-            "In another network namespace, where what was sent and read is not seen from here: "
-            f"{', '.join(elsewhere[:5])}{', ...' if elsewhere[5:] else ''}. To see it, watch from "
-            "there: nsenter -n -t PID."
+        reservations.append(
+            "In another network namespace, so it is not known what these had sent and read: "
+            f"{', '.join(elsewhere[:5])}{', ...' if elsewhere[5:] else ''}. To know it, watch "
+            "in that namespace: nsenter -n -t PID."
         )
     if tally.events_lost:
-        told.append(
-            f"The kernel threw {tally.events_lost:,} events away before they were read: there "
-            "may be more resets than these."
+        reservations.append(
+            f"The kernel discarded {tally.events_lost:,} events before they were read: there "
+            "may be more resets."
         )
     if tally.notices_lost:
-        told.append(
-            "The kernel threw notices of ended sockets away: some that may have cost a reply "
+        reservations.append(
+            "The kernel discarded notices of ended sockets: some of the losses that may be "
             "would have been proven."
         )
-    return told
+    return reservations
 
 
 def _sorted(tally: Tally) -> Sequence[tuple[Row, Counter[Cost]]]:
@@ -298,8 +310,8 @@ def _grown(tally: Tally) -> dict[str, int]:
     return {name: growth.since_start for name, growth in tally.grown.items()}
 
 
-def _line(event: str, **said: object) -> str:
-    return json.dumps({"schema_version": SCHEMA_VERSION, "event": event, **said})
+def _line(event: str, **fields: object) -> str:
+    return json.dumps({"schema_version": SCHEMA_VERSION, "event": event, **fields})
 
 
 def _labels(labels: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Events and obituaries brought together: resets, whose each was, and what it cost."""
+"""Events and socket notices combined: each reset with its process and its cost."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from .events import Connection, Event
-    from .obituaries import Obituaries, Obituary
     from .processes import Process, Processes
+    from .socket_notices import SocketNotice, SocketNotices
 
-# Seconds that a reset waits for the end of its peer's socket, if that is on this machine, and for
-# the notice of its own. Arbitrary: a peer that has not closed by then proves nothing.
-_PATIENCE = 5.0
-_OWN_PATIENCE = 1.0
+# Seconds for which a reset waits for the end of the peer's socket, if the peer is on this
+# machine, and for the notice of its own socket. A heuristic: a peer that has not closed by then
+# proves nothing.
+_PEER_TIMEOUT = 5.0
+_OWN_TIMEOUT = 1.0
 
-# How many closes are remembered, to tell whose it was when data comes later. Arbitrary: at
-# 10,000 closes a second, the last 13 seconds.
+# How many closes are kept, to find the process of a reset when data arrives later. A heuristic:
+# at 10,000 closes a second, the last 13 seconds.
 _CLOSES = 1 << 17
 _ENDS = 1 << 14
 
@@ -35,21 +36,21 @@ class Entry:
     """A reset.
 
     Attributes:
-        when: By time.time(), when it was read of.
-        connection: From the side that sent it.
-        reset: What the kernel said.
-        process: Whose it was.
-        known_by: How that is known: "reset" (it sent it), "close" (it had sent the FIN),
-            "listener" (it alone listens on the port), "" (it is not).
-        accepted: Whether its port is one that somebody listens on.
-        waits_until: When it is judged by what is known then, by time.monotonic().
-        cookie: Of its socket; 0: not known.
-        peers_cookie: Of the other end, where that is on this machine.
+        when: When the event was read, by time.time().
+        connection: The connection, from the side that sent the reset.
+        reset: The kernel's report.
+        process: The process of the socket.
+        known_by: How the process is known: "reset" (it sent the reset), "close" (it had sent
+            the FIN), "listener" (only it listens on the port), "" (not known).
+        accepted: Whether a process listens on the local port.
+        waits_until: When the reset is judged at the latest, by time.monotonic().
+        cookie: The cookie of its socket; 0: not known.
+        peers_cookie: The cookie of the other end, if it is on this machine.
         peer_was_gone: Whether the other end had closed, and ended, before the reset.
-        own: The notice of its socket; None: it has not come.
-        peer: That of the other end.
-        is_new: Whether it has never been judged.
-        judgement: What it cost; None: not decided yet.
+        own: The notice of its socket; None: it has not arrived.
+        peer: The notice of the other end.
+        is_new: Whether it was never judged.
+        judgement: The judgement; None: not decided yet.
     """
 
     when: float
@@ -62,8 +63,8 @@ class Entry:
     cookie: int = 0
     peers_cookie: int = 0
     peer_was_gone: bool = False
-    own: Obituary | None = None
-    peer: Obituary | None = None
+    own: SocketNotice | None = None
+    peer: SocketNotice | None = None
     is_new: bool = True
     judgement: Judgement | None = None
 
@@ -75,38 +76,38 @@ class Entry:
 
     @property
     def needs_own(self) -> bool:
-        """Whether the notice of its own socket would tell anything."""
-        return self.reset.tells_what_was_sent and not self.reset.fin_was_acknowledged
+        """Whether the notice of its own socket is useful."""
+        return self.reset.counts_are_kept and not self.reset.fin_was_acknowledged
 
 
 class _End(NamedTuple):
-    """Of a socket.
+    """The end of a socket.
 
     Attributes:
-        cookie: Its own.
-        peers_cookie: That of the other end, if it had ended before; 0: it had not.
-        alone: Whether it was the first end of its connection.
+        cookie: The cookie of the socket.
+        peers_cookie: The cookie of the other end, if it had ended before; 0: it had not.
+        first: Whether this end of the connection ended first.
     """
 
     cookie: int
     peers_cookie: int
-    alone: bool
+    first: bool
 
 
-class Ledger:
-    """What has happened. Feed it, and settle it now and then."""
+class ResetLog:
+    """All resets. Add events with `add`, and call `settle` regularly."""
 
-    def __init__(self, processes: Processes, obituaries: Obituaries | None) -> None:
+    def __init__(self, processes: Processes, socket_notices: SocketNotices | None) -> None:
         self._processes = processes
-        self._obituaries = obituaries
+        self._notices = socket_notices
         self._open: list[Entry] = []
         self._closers: OrderedDict[Connection, tuple[int, int, str]] = OrderedDict()
         self._ended: OrderedDict[Connection, _End] = OrderedDict()
         self._before_their_end: dict[Connection, Entry] = {}
         self._before_their_peers_end: dict[Connection, Entry] = {}
 
-    def take_in(self, event: Event) -> None:
-        """One event, in the order in which they happened."""
+    def add(self, event: Event) -> None:
+        """Add one event; events must be added in the order of their time."""
         if event.name == _STATE:
             self._state(event)
         elif event.name == _END:
@@ -115,14 +116,14 @@ class Ledger:
             self._reset(event)
 
     def settle(self, *, at_once: bool = False) -> Generator[Entry]:
-        """Those of which no more will be learnt, judged. `at_once`: of all others too."""
+        """Yield the resets that are decided, with judgement; `at_once`: all of them."""
         now = time.monotonic()
         open_, self._open = self._open, []
         for entry in open_:
-            if not (self._learns(entry) or at_once or now >= entry.waits_until):
+            if not (self._update(entry) or at_once or now >= entry.waits_until):
                 self._open.append(entry)
                 continue
-            peer = entry.peer if self._is_of_here(entry) else None
+            peer = entry.peer if self._is_in_this_namespace(entry) else None
             judgement = judge(entry.reset, entry.own, peer, peer_was_gone=entry.peer_was_gone)
             if not entry.accepted:
                 judgement = Judgement(Cost.NO_REPLY, "it came from the side that had connected")
@@ -136,7 +137,7 @@ class Ledger:
 
     @property
     def undecided(self) -> Sequence[Entry]:
-        """Those that wait for more to be learnt."""
+        """The resets that are not decided yet."""
         return self._open
 
     def _state(self, event: Event) -> None:
@@ -154,7 +155,8 @@ class Ledger:
             entry.cookie = cookie
         if entry := self._before_their_peers_end.pop(connection, None):
             entry.peers_cookie = cookie
-        # The same ports may soon be another connection's: what is known of the peer goes with us.
+        # Another connection may soon have the same ports, so the peer's end is moved to this
+        # one.
         peer = self._ended.pop(connection.reversed(), None)
         self._ended[connection] = _End(cookie, peer.cookie if peer else 0, peer is None)
         if len(self._ended) > _ENDS:
@@ -162,7 +164,7 @@ class Ledger:
 
     def _reset(self, event: Event) -> None:
         connection = event.connection
-        process, known_by = self._whose(event)
+        process, known_by = self._find_process(event)
         now = time.monotonic()
         entry = Entry(
             time.time(),
@@ -171,30 +173,30 @@ class Ledger:
             process,
             known_by,
             self._processes.listens(connection.local.port),
-            now + _OWN_PATIENCE,
+            now + _OWN_TIMEOUT,
         )
         own = self._ended.get(connection)
         peer = self._ended.get(connection.reversed())
         if entry.needs_own:
-            # Where data comes after a close, the socket ends and then the reset goes.
+            # If data arrives after a close, the socket ends before the reset is sent.
             if entry.reset.kind is Kind.DATA:
                 entry.cookie = own.cookie if own else 0
             else:
                 self._before_their_end[connection] = entry
         if entry.reset.kind is Kind.DATA and own and own.peers_cookie:
             entry.peers_cookie, entry.peer_was_gone = own.peers_cookie, True
-        elif peer is not None and peer.alone:
+        elif peer is not None and peer.first:
             entry.peers_cookie, entry.peer_was_gone = peer.cookie, True
         elif entry.peer_is_here:
-            entry.waits_until = now + _PATIENCE
+            entry.waits_until = now + _PEER_TIMEOUT
             self._before_their_peers_end[connection.reversed()] = entry
         self._open.append(entry)
 
-    def _whose(self, event: Event) -> tuple[Process, str]:
-        """Who sent a reset.
+    def _find_process(self, event: Event) -> tuple[Process, str]:
+        """Return the process that caused a reset, and how it is known.
 
-        One that a packet brought about is sent while anybody runs: on loopback, while the one
-        who sent the packet does.
+        A reset that a packet causes is sent while any process runs; on loopback, while the
+        sender of the packet runs.
         """
         closer = self._closers.pop(event.connection, None)
         if event.by_process:
@@ -207,23 +209,23 @@ class Ledger:
         process = self._processes.owner(event.connection.local.port)
         return process, "listener" if process.number is not None else ""
 
-    def _learns(self, entry: Entry) -> bool:
-        """Whether there is news of it since the last time."""
-        news, entry.is_new = entry.is_new, False
-        if self._obituaries is None or entry.process.elsewhere:
-            return news
+    def _update(self, entry: Entry) -> bool:
+        """Add new notices to an entry; return whether there were any, or the entry is new."""
+        changed, entry.is_new = entry.is_new, False
+        if self._notices is None or entry.process.elsewhere:
+            return changed
         if entry.own is None and entry.cookie:
-            entry.own = self._obituaries.take(entry.cookie)
-            news |= entry.own is not None
+            entry.own = self._notices.take(entry.cookie)
+            changed |= entry.own is not None
         if entry.peer is None and entry.peers_cookie:
-            entry.peer = self._obituaries.take(entry.peers_cookie)
-            news |= entry.peer is not None
-        return news
+            entry.peer = self._notices.take(entry.peers_cookie)
+            changed |= entry.peer is not None
+        return changed
 
-    def _is_of_here(self, entry: Entry) -> bool:
-        """Whether it is known to be of this network namespace.
+    def _is_in_this_namespace(self, entry: Entry) -> bool:
+        """Return whether a reset is known to be in this network namespace.
 
-        Notices come from this one alone, but events from all, and in another one there may be a
+        Notices are only of this namespace, but events are of all. Another namespace may have a
         connection between the same addresses.
         """
         known = self._processes.numbers_are_ours and entry.process.number is not None
@@ -232,7 +234,7 @@ class Ledger:
     def _is_decided(self, entry: Entry, judgement: Judgement) -> bool:
         if judgement.cost is Cost.NO_REPLY:
             return True
-        if self._obituaries is None or entry.process.elsewhere:
+        if self._notices is None or entry.process.elsewhere:
             return True
         if entry.needs_own and entry.own is None:
             return False
