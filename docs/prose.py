@@ -1,7 +1,7 @@
 """Reports habits of language that readers stumble over: `python docs/prose.py [FILE ...]`.
 
-Checks the prose of Markdown pages, and the docstrings and comments of Python files, against
-docs/vocabulary.toml. Code blocks, `code` and addresses are not prose. Exits with 1 if it finds
+Checks the prose of Markdown pages, and the docstrings, comments and messages of Python files,
+against docs/vocabulary.toml. Code blocks, `code` and addresses are not prose. Exits with 1 if it finds
 anything. CONTRIBUTING.md, "Language", has the rules behind the patterns.
 """
 
@@ -29,7 +29,11 @@ CHECKED = (
     "examples/*.py",
     "noxfile.py",
     "src/**/*.py",
+    "tests/**/*.py",
 )
+
+# Three words in a string make it a message.
+MESSAGE = re.compile(r"(?:[A-Za-z'-]{2,}[ ,.:;]+){2,}[A-Za-z'-]{2,}")
 
 # What is not prose, in a page and in a docstring.
 NOT_PROSE = re.compile(
@@ -78,8 +82,9 @@ def prose_of_page(text: str) -> str:
 
 
 def prose_of_python(source: str) -> str:
-    """Docstrings and comments alone; everything stays on its line."""
+    """Docstrings, comments and messages alone; everything stays on its line."""
     lines = [""] * (source.count("\n") + 1)
+    docstrings: set[ast.expr] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT and not re.match(
             r"#\s*(?:noqa|pyright|type):", token.string
@@ -88,12 +93,22 @@ def prose_of_python(source: str) -> str:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             text = node.value.value
+            docstrings.add(node.value)
             if isinstance(text, str):
                 indent = " " * node.col_offset
                 dedented = re.sub(rf"^{indent}", "", text, flags=re.MULTILINE)
                 for number, line in enumerate(prose_of_docstring(dedented).split("\n")):
                     lines[node.lineno - 1 + number] += line
+        elif isinstance(node, ast.Constant) and node not in docstrings:
+            text = node.value
+            if isinstance(text, str) and is_message(text):
+                lines[node.lineno - 1] += f" | {text} "
     return "\n".join(re.sub(r"``[^`]+``|`[^`]+`", blank_code, line) for line in lines)
+
+
+def is_message(text: str) -> bool:
+    """Whether a string is a text for readers: one line, with words."""
+    return "\n" not in text and MESSAGE.search(text) is not None
 
 
 def prose_of_docstring(text: str) -> str:

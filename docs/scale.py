@@ -37,10 +37,10 @@ PROC = Path("/proc")
 FIN_WAIT2, TIME_WAIT, LISTEN = 5, 6, 10  # include/net/tcp_states.h
 SO_MEMINFO, SO_ATTACH_FILTER = 55, 26  # include/uapi/asm-generic/socket.h
 
-# Seconds after which a state that was waited for is taken for one that never comes.
+# Seconds after which a wait for a state fails.
 PATIENCE = 30.0
 
-# So many connections that what else happens on the machine is lost among them.
+# Enough connections to make other activity on the machine insignificant.
 MANY = 5_000
 
 SETTINGS = (
@@ -195,7 +195,7 @@ def time_wait() -> None:
             ],
         )
         _print(
-            ("3,000 closes", "results", "kept", "no room", "the peers are told"),
+            ("3,000 closes", "results", "kept", "no room", "what the peers get"),
             [
                 ("until=PEER_CLOSED", *_overflow(listener, CloseOutcome.PEER_CLOSED)),
                 ("until=DELIVERED", *_overflow(listener, CloseOutcome.DELIVERED)),
@@ -241,7 +241,7 @@ def let_go() -> None:
             kept = _states(listener)[FIN_WAIT2]
             told = Counter(_last_words(peer, b"more") for _, peer in pairs)
             rows.append((parting.name, kept, _states(listener)[FIN_WAIT2], _words(told)))
-    head = ("100 let go by", "in FIN_WAIT2", "after the peers spoke", "what they are told")
+    head = ("100 closed by", "in FIN_WAIT2", "after the peers spoke", "what they get")
     _print(head, rows)
 
 
@@ -314,7 +314,7 @@ def lifetimes() -> None:
                     del begun[kind]
         rows += [(*kind, retries, "over 1200 s") for kind in begun]
     head = (
-        "let go in",
+        "closed in",
         "tcp_fin_timeout",
         "tcp_orphan_retries",
         "the last of 20 is gone after",
@@ -342,7 +342,7 @@ def orphans() -> None:
     finally:
         _set("net.ipv4.tcp_max_orphans", before)
     _print(
-        ("300 let go in FIN_WAIT1, tcp_max_orphans 64", "TCPAbortOnMemory", "the peers"),
+        ("300 closed in FIN_WAIT1, tcp_max_orphans 64", "TCPAbortOnMemory", "the peers"),
         [(os.uname().release, refused, _words(words))],
     )
 
@@ -500,7 +500,7 @@ def _weigh() -> dict[str, dict[tuple[str, int], float]]:
                 peer.close()
         _set("net.ipv4.tcp_fin_timeout", 120)
         pairs = [_connect(listener) for _ in range(MANY)]
-        with change("FIN_WAIT2, let go, tcp_fin_timeout 120"):
+        with change("FIN_WAIT2, closed, tcp_fin_timeout 120"):
             for ours, _ in pairs:
                 ours.close()
         for _, peer in pairs:

@@ -1,4 +1,4 @@
-"""Upload standard input with aiohttp, again and again; print each reply's status and size.
+"""Upload standard input with aiohttp several times; print each reply's status and size.
 
 python tests/aiohttp_client.py URL AUTHORITY TRIES
 """

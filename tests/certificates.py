@@ -1,4 +1,4 @@
-"""An authority of our own and one certificate, made once: making keys is slow."""
+"""A test authority and one certificate, which are made only once because that is slow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _certificate() -> trustme.LeafCert:
 
 
 def server_context(version: ssl.TLSVersion) -> ssl.SSLContext:
-    """What has the certificate, and speaks one version only."""
+    """Return a server's context with the certificate, for one version of TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _certificate().configure_cert(context)
     context.minimum_version = context.maximum_version = version
@@ -30,7 +30,7 @@ def server_context(version: ssl.TLSVersion) -> ssl.SSLContext:
 
 
 def client_context(version: ssl.TLSVersion) -> ssl.SSLContext:
-    """What trusts it, and speaks one version only."""
+    """Return a client's context that trusts the certificate, for one version of TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _authority().configure_trust(context)
     context.minimum_version = context.maximum_version = version
@@ -38,12 +38,12 @@ def client_context(version: ssl.TLSVersion) -> ssl.SSLContext:
 
 
 def authority_file(folder: Path) -> Path:
-    """The authority, for clients that take a file."""
+    """Write the authority to a file, and return the file."""
     _authority().cert_pem.write_to_path(folder / "authority.pem")
     return folder / "authority.pem"
 
 
 def certificate_file(folder: Path) -> Path:
-    """The certificate and its key, for servers that take a file."""
+    """Write the certificate and its key to a file, and return the file."""
     _certificate().private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
     return folder / "server.pem"

@@ -1,4 +1,4 @@
-"""Real connections of every kind, and a watch over what the tests leave behind."""
+"""Fixtures: real connections of every kind, and checks for leaked descriptors and threads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAMILIES = ("tcp4", "tcp6", "unix")
 
 
 def _held() -> set[str]:
-    """The descriptors of this process, named by what they are."""
+    """Return the descriptors of this process, and what each refers to."""
     if not sys.platform.startswith("linux"):
         return set()
     held: set[str] = set()
@@ -29,13 +29,13 @@ def _held() -> set[str]:
         try:
             held.add(f"{entry}: {os.readlink(f'/proc/self/fd/{entry}')}")
         except FileNotFoundError:
-            continue  # the one that listed the folder
+            continue  # the descriptor that listed the folder
     return held
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _what_was_there_before_is_kept() -> Iterator[None]:
-    """Collecting garbage after each test looks at what came since, not at all that is imported."""
+def _imported_objects_are_not_collected() -> Iterator[None]:
+    """Exclude imported objects from the garbage collection after each test, which is faster."""
     if sys.implementation.name != "cpython":
         yield
         return
@@ -46,16 +46,16 @@ def _what_was_there_before_is_kept() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left_behind() -> Iterator[None]:
-    """Fail a test that leaves a descriptor or a thread."""
-    # Made once for the process and kept on purpose, so not a leak.
+def _nothing_is_leaked() -> Iterator[None]:
+    """Fail a test that leaks a descriptor or a thread."""
+    # Made once for the process and kept intentionally, so it is not a leak.
     descriptors, threads = _held(), set(threading.enumerate())
     yield
     gc.collect()
     assert _held() - descriptors == set()
     left = set(threading.enumerate()) - threads
     for thread in left:
-        thread.join(1)  # rich tells its own to end, and does not wait for it
+        thread.join(1)  # rich stops its thread, but does not wait for it
     assert {thread for thread in left if thread.is_alive()} == set()
 
 
@@ -75,7 +75,7 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def stream(any_family: str) -> Iterator[Connection]:
-    """A connection of each kind of stream: `ours` to close, `peer` to watch it from."""
+    """A connection of each kind of stream: `ours` is closed, and `peer` observes the close."""
     with connect(any_family) as connection:
         yield connection
 
@@ -106,22 +106,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         dest="soak",
         type=int,
         default=1000,
-        help="how many random schedules the soak plays",
+        help="the number of random schedules in the soak test",
     )
     parser.addoption(
         "--situations",
         dest="situations",
         type=int,
         default=0,
-        help="how many random situations are played, beside those in which every pair meets",
+        help="the number of random situations, in addition to those that cover every pair",
     )
     parser.addoption(
-        "--no-skips", action="store_true", help="fail if a test that was asked for is skipped"
+        "--no-skips", action="store_true", help="fail if a selected test is skipped"
     )
 
 
 def pytest_configure() -> None:
-    # A shell ignores it for what it runs in the background, and Python leaves it at that.
+    # A shell sets SIGINT to ignored for background programs, and Python keeps that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

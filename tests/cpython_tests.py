@@ -1,10 +1,10 @@
-"""CPython's own tests of its servers, with the mixin on every server that they start.
+"""Runs CPython's tests of its servers, with the mixin on every server that they start.
 
     PYTHONPATH=src python tests/cpython_tests.py [test_xmlrpc ...]
 
-Prints how many tests ran, how many servers were made, and how their connections ended; the exit
-status is 0 if all tests passed. The interpreter must have the `test` package, which some
-distributions leave out; without it the status is NO_TESTS.
+Prints the number of tests and servers, and how the connections ended. The exit status is 0 if
+all tests passed. The interpreter needs the `test` package, which some distributions omit;
+without it the status is NO_TESTS.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ SERVERS: list[weakref.finalize[..., Any]] = []
 
 
 def end(reaper: Reaper) -> None:
-    """Count what it did. Not all of the tests close their servers; then this does."""
+    """Count the closes of a server, and close it if its test did not."""
     reaper.close()
     ENDS.update({outcome.value: count for outcome, count in reaper.stats().items()})
 
 
 def new(plain: type[socketserver.BaseServer], *_args: object, **_options: object) -> Any:
-    """Whatever server is asked for, a graceful one is made, as a user makes it."""
-    # Some tests leave a client open, or a copy of it in a forked child.
+    """Make a graceful subclass of the requested server, as a user does."""
+    # Some tests leave a client open, or its copy in a forked child.
     members = {"reaper_options": {"idle_timeout": 0.5}}
     server: Any = object.__new__(type(plain.__name__, (GracefulMixIn, plain), members))
     SERVERS.append(weakref.finalize(server, end, server.reaper))
@@ -55,10 +55,13 @@ def main(names: list[str]) -> int:
         print(f"{sys.executable} has no tests of its own", file=sys.stderr)
         return NO_TESTS
     socketserver.BaseServer.__new__ = new  # type: ignore[method-assign,assignment]
-    with tempfile.TemporaryDirectory() as folder, chdir(folder):  # they leave files about
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        chdir(folder),
+    ):  # they leave files in the folder
         result = run([f"test.{name}" for name in names or MODULES])
         failed = [test.id() for test, _ in result.failures + result.errors]
-        # Once more, as `python -m test -w`: some race with the threads that they start.
+        # Run them again, like `python -m test -w`: some tests have races with their threads.
         passed = not failed or run(failed).wasSuccessful()
     for server in SERVERS:
         server()

@@ -1,4 +1,4 @@
-"""How many descriptors this process may have, for a while (getrlimit(2))."""
+"""Limits the number of descriptors of this process (getrlimit(2))."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @contextmanager
 def limited_to(count: int) -> Generator[None, None, None]:
-    """Their numbers are all below `count`; those that are open already stay."""
+    """Limit descriptor numbers to below `count` in the block; open descriptors stay open."""
     resource = pytest.importorskip("resource", reason="Windows has no such limit")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < count:
@@ -25,7 +25,7 @@ def limited_to(count: int) -> Generator[None, None, None]:
 
 @contextmanager
 def none_left() -> Generator[None, None, None]:
-    """The next that anybody asks for is refused (EMFILE)."""
+    """Make every request for a new descriptor fail in the block (EMFILE)."""
     lowest_free = os.dup(0)
     os.close(lowest_free)
     with limited_to(lowest_free):

@@ -1,7 +1,7 @@
-"""Applications that answer before they read, for servers that people start by a command.
+"""Applications that reply before they read, for servers that are started by a command.
 
-`wsgi` and `asgi` answer 413 with 64 KiB at once to everything but GET; `flask` the same for
-`flask --app early_application run`.
+`wsgi` and `asgi` reply 413 with 64 KiB immediately to every method except GET; so does `flask`,
+for `flask --app early_application run`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def asgi(
 
 
 def create_app() -> Any:
-    """The application of `flask run`."""
+    """Return the application of `flask run`."""
     from flask import Flask
 
     app = Flask(__name__)
@@ -51,7 +51,7 @@ def create_app() -> Any:
 
 
 def create_graceful_app() -> Any:
-    """The same, with the line around it that saves its replies."""
+    """Return the same application inside a DrainMiddleware."""
     from graceful_close.wsgi import DrainMiddleware
 
     app = create_app()

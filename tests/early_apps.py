@@ -1,8 +1,9 @@
 """Applications that reply before they have read the request, for WSGI and ASGI servers.
 
-By path: /small and /big refuse with a Content-Length, /stream without one and in pieces, /raises
-raises, /reads reads all of it first, /part reads 1,000 bytes. The environment says how they are
-wrapped: EARLY_PLAIN not at all, EARLY_TIMEOUT, EARLY_IDLE_TIMEOUT, EARLY_BEFORE_REPLY with options.
+By path: /small and /big reject the request with a Content-Length, and /stream in parts without
+one. /raises raises, /reads first reads the whole request, and /part reads 1,000 bytes. The
+environment selects the wrapper: EARLY_PLAIN for none; EARLY_TIMEOUT, EARLY_IDLE_TIMEOUT and
+EARLY_BEFORE_REPLY for its options.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ PIECES = [b"one\n", b"two\n", b"three\n"]
 
 
 def _reply(path: str) -> tuple[int, list[bytes], bool]:
-    """Its status, its body in pieces, and whether its length is told."""
+    """Return the status, the parts of the body, and whether there is a Content-Length."""
     match path:
         case "/small":
             return 401, [REFUSAL], True
@@ -37,7 +38,7 @@ def _reply(path: str) -> tuple[int, list[bytes], bool]:
 def plain_wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     path = environ["PATH_INFO"]
     if path == "/raises":
-        raise RuntimeError("on purpose")
+        raise RuntimeError("intended")
     status, body, sized = _reply(path)
     if path == "/part":
         environ["wsgi.input"].read(1000)
@@ -65,7 +66,7 @@ async def plain_asgi(scope: Any, receive: Any, send: Any) -> None:
                 return
     path = scope["path"]
     if path == "/raises":
-        raise RuntimeError("on purpose")
+        raise RuntimeError("intended")
     status, body, sized = _reply(path)
     if path == "/part":
         await receive()

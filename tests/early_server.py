@@ -1,4 +1,4 @@
-"""A small server that answers every upload early, and closes by the driver it is told to use.
+"""A small server that replies early to every upload, and closes with the chosen driver.
 
 python tests/early_server.py DRIVER [CERTIFICATE]
 """
@@ -123,7 +123,7 @@ def main() -> None:
         case "anyio on trio":
             anyio.run(serve_by_anyio, context, backend="trio")
         case _:
-            raise SystemExit(f"there is no driver {driver}")
+            raise SystemExit(f"unknown driver {driver}")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""All that can happen to a `Teardown`, breadth first: each state of it once, not samples.
+"""The state space of a `Teardown`: every reachable state, found by breadth-first search.
 
-A state is the machine's own slots, where its driver stands (the step, the clock), and what the
-reports on the way to it have proven. It is made finite by a clock that ticks in whole seconds
-and stops one after the deadline, so that each report comes before, at and after each of the
-deadlines; by counts of 0, 1 and 2 ("more"); and by leaving out of the key what decides nothing
-(`_pause`, which only shortens a wait, and what never changes).
+A state has the slots of the machine, the position of its driver (the step and the clock), and
+what the previous reports have proven. Three rules make the number of states finite. The clock
+ticks in whole seconds and stops one second after the deadline, so that each report arrives
+before, at and after each of the deadlines. Counts are 0, 1 or 2 ("more"). The key of a state
+omits slots that decide nothing (`_pause`, which only shortens a wait, and slots that never
+change).
 
-The network of `reports_of` is a possible one: a connection that is over does not open again, recv()
-goes on returning 0, and between two waits there is one read's worth of input.
+`reports_of` reports only what a network can do: an ended connection does not open again, recv()
+that returned 0 continues to return 0, and between two waits there is input for one read.
 """
 
-# The states of the machine are what this looks at.
+# This module reads the private state of the machine.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ CUT = OSError(errno.ECONNABORTED, "cut short")
 
 COUNTS = (None, 0, 1, 2)
 
-# What a look may show after another. Nothing has a way back; OPEN, for good, is a kernel that
-# does not tell, and OVER is also what such a one says once there is no peer.
+# The views that may follow each view. No view returns to an earlier one. A kernel that does not
+# report the state shows OPEN forever, and OVER after the peer is gone.
 _LATER: dict[TcpState | None, tuple[TcpState | None, ...]] = {
     None: (None, OPEN, OVER),
     ACCEPTING: (ACCEPTING, OPEN, FIN_SENT, PEER_FIN, BOTH_FINS, OVER, NEVER_OPEN),
@@ -76,15 +77,15 @@ _LATER: dict[TcpState | None, tuple[TcpState | None, ...]] = {
 _FIN_AMONG_IT = frozenset({PEER_FIN, BOTH_FINS, OVER})
 _OURS_IS_OUT = frozenset({FIN_SENT, BOTH_FINS})
 
-# In these the kernel's count says nothing of what was delivered.
+# In these views the kernel's count does not prove delivery.
 _UNCOUNTED = frozenset({ACCEPTING, NEVER_OPEN, TcpState.LISTENING, TcpState.CONNECTING})
 
-# In these there is none to end, or none any more.
+# In these views there is no connection, or it has ended.
 _NONE = frozenset({TcpState.LISTENING, TcpState.CONNECTING, OVER, NEVER_OPEN})
 
 _SLOTS = tuple(Teardown.__slots__)
 _all_of = attrgetter(*_SLOTS)
-# Most of the time goes into copies, and copy.copy() takes five times as long.
+# Copies take most of the time, and copy.copy() is five times slower.
 _SETTERS = [vars(Teardown)[name].__set__ for name in _SLOTS]
 _UNCHANGING = {
     "_deadline",
@@ -100,7 +101,7 @@ _UNCHANGING = {
     "allowance",
     "peer",
 }
-# What still decides something once the outcome is decided, and what only does so before.
+# Slots that still matter after the outcome is decided, and slots that matter only before.
 _TO_THE_END = (
     "_abort",
     "_deaf",
@@ -126,7 +127,7 @@ _before_the_end_of = attrgetter(*(name for name in _SLOTS if name not in _apart)
 
 
 def _key_of(machine: Teardown, case: Case) -> tuple[Any, ...]:
-    """What tells a machine's states apart."""
+    """Return the key that identifies a state of the machine."""
     error = machine._error
     return (
         _to_the_end_of(machine),
@@ -137,7 +138,7 @@ def _key_of(machine: Teardown, case: Case) -> tuple[Any, ...]:
 
 
 class Case(NamedTuple):
-    """One machine's options, and the system that it runs on."""
+    """The options of a machine, and the system that it runs on."""
 
     name: str
     view: View
@@ -174,19 +175,19 @@ class Case(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Where the driver stands, and what the reports have shown so far."""
+    """The position of the driver, and what the reports have shown so far."""
 
     step: Step
     now: int
-    life: int  # when the peer last gave a sign of it
+    life: int  # the time of the last sign of the peer
     looked: bool
-    shown: TcpState | None  # by the last look
+    shown: TcpState | None  # according to the last look
     ours_was_first: bool  # our FIN, in the first look
     end_of_stream: bool  # recv() returned 0, and will again
-    reads: int  # with something in them, since the last wait
+    reads: int  # reads that returned data, since the last wait
     fin_out: bool  # ours
     fin_asked: bool
-    fin_before_ours: bool  # the peer's, in a look before ours was asked for
+    fin_before_ours: bool  # the peer's FIN, in a look before our FIN was requested
     last_count: int | None
     counted: bool  # since the last wait or look
     peer_fin: bool
@@ -194,15 +195,15 @@ class Seen(NamedTuple):
     reset: bool
 
 
-# A call that takes no time. (A count does: the deadline may pass between a read and the count that
-# is judged by it. Time does nothing to what is decided, either.)
+# Calls that take no time. (A count takes time: the deadline may pass between a read and the
+# count after it. Time also does not change a decision.)
 _AT_ONCE = frozenset({Step.LOOK, Step.READ_ERROR, Step.CLEAR_ERRORS})
 
 _AT_THE_END: dict[str, Any] = dict.fromkeys(("now", "life", "reads"), 0)
 
 
 class Report(NamedTuple):
-    """What the driver says, and when."""
+    """A report of the driver, and its time."""
 
     name: str
     value: Any
@@ -238,7 +239,7 @@ _TELL: dict[str, Callable[[Teardown, Any, int], Step]] = {
 
 
 def reports_of(case: Case, seen: Seen, machine: Teardown) -> Iterator[tuple[str, Any]]:
-    """Everything that may be reported of the step that was asked for."""
+    """Return every possible report about the requested step."""
     match seen.step:
         case Step.FLUSH:
             yield from (("flushing", None), ("flushed", None), ("cut short", CUT))
@@ -275,7 +276,7 @@ def reports_of(case: Case, seen: Seen, machine: Teardown) -> Iterator[tuple[str,
 
 def _shown_next(case: Case, seen: Seen) -> tuple[TcpState | None, ...]:
     if case.view.state is None:
-        return (OPEN, OVER)  # whether there is a peer, which every stream can say
+        return (OPEN, OVER)  # whether there is a peer, which is known for every stream
     if not seen.looked:
         return (None, *TcpState)
     later = _LATER[seen.shown]
@@ -304,7 +305,7 @@ ANY_REPORT: tuple[tuple[str, Any], ...] = (
 
 
 def _after(case: Case, seen: Seen, report: Report) -> dict[str, Any]:
-    """What `report` adds to what was seen."""
+    """Return what has been seen after `report`."""
     name, value, now = report
     new: dict[str, Any] = {"now": now}
     if name == "looked":
@@ -346,12 +347,12 @@ def _after(case: Case, seen: Seen, report: Report) -> dict[str, Any]:
     if isinstance(value, OSError):
         new["reset"] = seen.reset or value is RESET
     if name in {"would block", "received"} and seen.fin_asked:
-        new["fin_out"] = True  # there is a connection, whatever shutdown() said
+        new["fin_out"] = True  # there is a connection, even if shutdown() failed
     return new
 
 
 class Node(NamedTuple):
-    """A state, and the shortest way to it."""
+    """A state, and the shortest path to it."""
 
     slots: tuple[Any, ...]
     seen: Seen
@@ -359,7 +360,7 @@ class Node(NamedTuple):
     report: Report | None
 
     def __str__(self) -> str:
-        """The reports that led here."""
+        """Return the reports on the path."""
         told: list[str] = []
         node: Node | None = self
         while node is not None:
@@ -369,7 +370,7 @@ class Node(NamedTuple):
 
 
 def machine_of(node: Node) -> Teardown:
-    """A machine in this state, of the caller's own."""
+    """Return a new machine in this state."""
     machine = Teardown.__new__(Teardown)
     for setter, value in zip(_SETTERS, node.slots, strict=True):
         setter(machine, value)
@@ -377,7 +378,7 @@ def machine_of(node: Node) -> Teardown:
 
 
 class Phase(enum.IntEnum):
-    """How far a close has come; the theory of operation in `_teardown` has the same list."""
+    """The phases of a close; the theory of operation in `_teardown` has the same list."""
 
     FLUSH = 0
     STANDING = 1
@@ -407,18 +408,19 @@ def phase_of(node: Node) -> Phase:
 
 
 class Space:
-    """Everything that can be reached in one case.
+    """All reachable states of one case.
 
     Args:
-        case: Whose machine.
-        any_order: Make all reports in all states, and not those alone that were asked for.
-        most_reports: Look no further than so many.
+        case: The case.
+        any_order: Whether to make all reports in all states, and not only reports about the
+            requested step.
+        most_reports: The longest path.
 
     Attributes:
-        nodes: Each state once.
-        edges: From the number of a state to those of its successors.
-        ends: How often LET_GO was reached; all of them are one node.
-        complaints: What was found wrong, with the shortest way there; one for each kind.
+        nodes: The states.
+        edges: The numbers of the successors of each state.
+        ends: How often LET_GO was reached; all ends are one node.
+        violations: The broken guarantees, one of each kind, with the shortest path to it.
     """
 
     def __init__(
@@ -427,11 +429,11 @@ class Space:
         self.case, self.any_order = case, any_order
         self.nodes: list[Node] = []
         self.edges: list[list[int]] = []
-        self.complaints: dict[str, str] = {}
+        self.violations: dict[str, str] = {}
         self.ends = 0
         self._numbers: dict[Any, int] = {}
         self._final: set[Any] = set()
-        # What no check of this case asks for would only multiply the states.
+        # Facts that no check of this case needs would only multiply the states.
         self._irrelevant: dict[str, Any] = {}
         if any_order:
             self._irrelevant |= {"reads": 0, "counted": False}
@@ -465,8 +467,8 @@ class Space:
             if reports < most_reports:
                 queue.extend((after, reports + 1) for after in self._expand(number))
 
-    def complain(self, what: str, node: Node) -> None:
-        self.complaints.setdefault(what, str(node))
+    def violate(self, what: str, node: Node) -> None:
+        self.violations.setdefault(what, str(node))
 
     def _enter(
         self, machine: Teardown, seen: Seen, before: Node | None, report: Report | None
@@ -477,7 +479,7 @@ class Space:
             seen = seen._replace(**_AT_THE_END)
             key: Any = Step.LET_GO
         else:
-            # Otherwise only shut() looks at it, and only at this.
+            # Otherwise only shut() uses this fact, and no other.
             in_time = seen.now < machine.wake_at
             wake_at = math.ceil(machine.wake_at) if seen.step in WAITS else in_time
             key = (_key_of(machine, self.case), wake_at, seen)
@@ -514,7 +516,7 @@ class Space:
                 self.edges[number].append(self._enter(machine, after, node, report))
         yield from range(new_from, len(self.nodes))
 
-    # --- the promises ---
+    # --- the guarantees ---
 
     def _check_end(
         self, machine: Teardown, seen: Seen, before: Node | None, report: Report | None
@@ -533,37 +535,39 @@ class Space:
         seen, case = node.seen, self.case
         if seen.step in WAITS:
             if machine.wake_at > case.timeout:
-                self.complain("a wait goes past the deadline", node)
+                self.violate("a wait ends after the deadline", node)
             if self.any_order:
                 return
             if case.abort:
-                self.complain("an abort waits", node)
+                self.violate("an abort waits", node)
             idle = math.inf if case.idle_timeout is None else case.idle_timeout
             if machine.wake_at > seen.life + idle:
-                self.complain("a wait goes past the idle time", node)
+                self.violate("a wait ends after the idle time", node)
             if seen.end_of_stream and seen.step in {Step.WAIT_READABLE, Step.WAIT_EITHER}:
-                self.complain("it waits for input that is always there", node)
+                self.violate("it waits for input that is always available", node)
             counts = case.view.acks is not None and seen.shown is not ACCEPTING
             watches = seen.step in {Step.WAIT_ACK, Step.PAUSE} and not machine._notifying
             if watches and counts and machine._peer_fin and not seen.counted:
-                self.complain("it waits for an acknowledgement without a look at it", node)
+                self.violate("it waits for an acknowledgement without a look at it", node)
         elif not self.any_order:
             if seen.step is Step.COUNT and seen.shown is ACCEPTING:
-                self.complain("it counts where the kernel does not", node)
+                self.violate("it requests a count that the kernel does not have", node)
             if seen.step is Step.CLEAR_ERRORS and not case.view.error_queue:
-                self.complain("it empties an error queue that is none", node)
+                self.violate("it empties an error queue that does not exist", node)
             if seen.step is Step.SHUT_WR and seen.fin_asked:
-                self.complain("our FIN is asked for twice", node)
+                self.violate("our FIN is requested twice", node)
 
     def _check_finality(self, node: Node, result: CloseResult) -> None:
-        """Nothing that is said after LET_GO changes anything."""
+        """Check that no report after LET_GO has an effect."""
         for name, value in ANY_REPORT:
             machine = machine_of(node)
             report = Report(name, value, node.seen.now)
             if report.tell(machine) is not Step.LET_GO:
-                self.complain(f"it goes on after LET_GO when told {name}", node)
+                self.violate(f"it continues after LET_GO when it gets the report {name}", node)
             elif machine.released(node.seen.now) != result:
-                self.complain(f"the result changes after LET_GO when told {name}", node)
+                self.violate(
+                    f"the result changes after LET_GO when it gets the report {name}", node
+                )
 
     def _check_proof(self, node: Node, result: CloseResult) -> None:
         seen = node.seen
@@ -574,7 +578,7 @@ class Space:
             CloseOutcome.ABORTED: self.case.abort,
         }.get(result.outcome, True)
         if not proven:
-            self.complain(f"{result.outcome.name} without proof", node)
+            self.violate(f"{result.outcome.name} without proof", node)
 
     def _check_result(self, machine: Teardown, node: Node, result: CloseResult) -> None:
         seen, case = node.seen, self.case
@@ -593,7 +597,9 @@ class Space:
                 right = seen.now - seen.life >= idle
                 aborts = machine.linger_policy is LingerPolicy.ABORT and not machine._abort
                 if case.view.acks is None and aborts:
-                    self.complain("silence aborts where slowness looks the same", node)
+                    self.violate(
+                        "silence aborts although slowness cannot be distinguished", node
+                    )
             case CloseOutcome.DRAIN_LIMIT:
                 right = case.drain_limit is not None and result.drained == case.drain_limit + 1
             case CloseOutcome.NOT_CONNECTED:
@@ -601,23 +607,23 @@ class Space:
             case CloseOutcome.ALREADY_CLOSED:
                 right = result.error is not None
             case _:
-                pass  # the proofs are all there is to say
+                pass  # only the proofs are checked here
         if not right:
-            self.complain(f"{outcome.name}, but it was not so", node)
+            self.violate(f"{outcome.name}, but it was not so", node)
         if result.peer_first and seen.ours_was_first:
-            self.complain("the peer is called first, but our FIN was", node)
+            self.violate("the peer is reported as first, but our FIN was first", node)
         if machine._abort and machine.linger_policy not in {None, LingerPolicy.ABORT}:
-            self.complain("what is cut short ends in order", node)
+            self.violate("a truncated stream ends with a FIN", node)
         orderly = outcome in {CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED}
         if result.peer_first is None and seen.fin_before_ours and orderly:
-            self.complain("nobody is called first, though the peer was seen to be", node)
+            self.violate("no side is reported as first, though the peer was", node)
         if result.peer_first is False and seen.fin_before_ours:
-            self.complain("we are called first, but the peer was", node)
+            self.violate("we are reported as first, but the peer was", node)
 
-    # --- what only the whole shows ---
+    # --- checks of the whole graph ---
 
     def phases(self) -> tuple[Counter[Phase], Counter[tuple[Phase, Phase]]]:
-        """How many states each phase has, and how many reports lead from one to another."""
+        """Count the states of each phase, and the reports that lead to another phase."""
         of = [phase_of(node) for node in self.nodes]
         between = Counter(
             (of[number], of[after])
@@ -627,7 +633,7 @@ class Space:
         return Counter(of), between
 
     def check_ends(self) -> None:
-        """Every state has an end in its future, and near once the time is up."""
+        """Check that every state leads to an end, and soon after the time is up."""
         backwards: list[list[int]] = [[] for _ in self.nodes]
         for number, successors in enumerate(self.edges):
             for successor in successors:
@@ -641,10 +647,10 @@ class Space:
                     ended.append(before)
         for number, node in enumerate(self.nodes):
             if number not in with_end:
-                self.complain("a state without an end", node)
+                self.violate("a state without an end", node)
 
     def check_spins(self, most: int) -> None:
-        """A wait for input that always ends at once with nothing gives way to something else."""
+        """Check that waits that end immediately without input do not repeat forever."""
         for node in self.nodes:
             if node.seen.step is not Step.WAIT_READABLE or node.seen.now >= self.case.timeout:
                 continue
@@ -668,10 +674,10 @@ class Space:
                 else:
                     break
             else:
-                self.complain("it spins", node)
+                self.violate("it spins", node)
 
     def longest(self, belongs: Callable[[Node], bool]) -> int:
-        """The longest chain of steps among the states that belong; a ring is a complaint."""
+        """Return the longest chain of steps among the given states; a cycle is a violation."""
         inside = [belongs(node) for node in self.nodes]
         lengths: dict[int, int] = {}
         on_the_way: set[int] = set()
@@ -686,7 +692,7 @@ class Space:
                     if not inside[successor]:
                         continue
                     if successor in on_the_way:
-                        self.complain("a ring of steps", self.nodes[successor])
+                        self.violate("a cycle of steps", self.nodes[successor])
                     elif successor not in lengths:
                         on_the_way.add(successor)
                         stack.append((successor, iter(self.edges[successor])))

@@ -1,4 +1,4 @@
-"""Small HTTP servers that do one thing with each request, for the tests of `check`."""
+"""Small HTTP servers for the tests of `check`."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def serving(
     host: str = "127.0.0.1",
     path: str = "",
 ) -> Generator[str, None, None]:
-    """A server that gives each connection, and the head of its request, to `serve`.
+    """Run a server that calls `serve` with each connection and the head of its request.
 
     Args:
-        serve: What it does.
-        context: What speaks TLS; None: plain.
-        host: Where it listens.
-        path: A UNIX socket, in the place of a host.
+        serve: Serves one connection.
+        context: The TLS context; None: plain TCP.
+        host: The address to listen on.
+        path: The path of a UNIX socket, instead of a host.
 
     Yields:
-        Where it listens, as HOST:PORT.
+        The address of the server, as HOST:PORT.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
     def answer(sock: socket.socket) -> None:
-        # A client that gives up resets; what the server thinks of it is not the matter here.
+        # A client that gives up resets the connection, which is not an error here.
         with contextlib.suppress(OSError), sock:
             sock.settimeout(PATIENCE)
             stream = context.wrap_socket(sock, server_side=True) if context else sock
@@ -112,12 +112,12 @@ def reads_all(sock: socket.socket, head: bytes) -> None:
     graceful_close(sock, timeout=PATIENCE)
 
 
-def says_nothing(sock: socket.socket, head: bytes) -> None:
+def never_replies(sock: socket.socket, head: bytes) -> None:
     while sock.recv(65536):
         pass
 
 
-def stops_short(sock: socket.socket, head: bytes) -> None:
+def sends_an_incomplete_reply(sock: socket.socket, head: bytes) -> None:
     sock.sendall(REPLY[:-1])
     graceful_close(sock, timeout=PATIENCE)
 
@@ -139,7 +139,7 @@ def speaks_ssh(sock: socket.socket, head: bytes) -> None:
 
 
 def check(*arguments: str, tries: int = 3) -> tuple[int, dict[str, Any]]:
-    """Run `graceful-close check` here, and give its exit code and what it found."""
+    """Run `graceful-close check` in this process, and return the exit code and the findings."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         code = main(["check", *arguments, "--tries", str(tries), "--json"])
     found = json.loads(printed.getvalue())
@@ -148,12 +148,12 @@ def check(*arguments: str, tries: int = 3) -> tuple[int, dict[str, Any]]:
 
 
 def outcomes(found: dict[str, Any], *clients: str) -> set[str]:
-    """What happened at least once to these kinds of client; to any, if none is named."""
+    """Return the outcomes of these kinds of client; without names, of all."""
     return {
         each["outcome"] for each in found["tries"] if not clients or each["client"] in clients
     }
 
 
 def verdicts(found: dict[str, Any]) -> dict[str, str]:
-    """What is said of each kind of client."""
+    """Return the verdict on each kind of client."""
     return {row["client"]: row["verdict"] for row in found["clients"]}

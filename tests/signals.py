@@ -1,4 +1,4 @@
-"""Being interrupted as by a signal handler, at each moment at which one could run."""
+"""Interrupts a call at each moment at which a signal handler could run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PACKAGE = str(Path(graceful_close.__file__).parent)
 
 
 class Stop(BaseException):
-    """Stands for KeyboardInterrupt: pytest would take the real one for its own."""
+    """Stands for KeyboardInterrupt, which pytest would handle itself."""
 
 
 def each_moment() -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Something to be entered around a call, again and again, each time stopped a little later.
+    """Yield context managers for a call, each of which interrupts the call a little later.
 
-    The interpreter runs signal handlers when a function begins, and around calls of C. The last
-    time the call comes through.
+    The interpreter runs signal handlers when a function begins, and around calls of C
+    functions. The last call is not interrupted.
     """
     moment = 0
     stopped = True
@@ -30,7 +30,9 @@ def each_moment() -> Iterator[Callable[[], AbstractContextManager[None]]]:
     @contextmanager
     def stop_there() -> Generator[None, None, None]:
         nonlocal stopped
-        to_go = moment + 1  # the first is the entry of the call: nothing has begun then
+        to_go = (
+            moment + 1
+        )  # the first moment is the entry of the call, before anything has begun
 
         def stop_when_it_comes(frame: FrameType, event: str, _: object) -> None:
             nonlocal to_go
@@ -39,7 +41,7 @@ def each_moment() -> Iterator[Callable[[], AbstractContextManager[None]]]:
                 if to_go == 0:
                     raise Stop
 
-        # Not in a finalizer of something before: nobody could hear of it there.
+        # Not in a finalizer of an earlier object, where exceptions are not propagated.
         gc.collect()
         gc.disable()
         sys.setprofile(stop_when_it_comes)
@@ -55,4 +57,4 @@ def each_moment() -> Iterator[Callable[[], AbstractContextManager[None]]]:
     while stopped:
         moment += 1
         yield stop_there
-    assert moment > 10, "that cannot have been all"
+    assert moment > 10, "there must be more moments"

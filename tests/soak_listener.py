@@ -1,4 +1,4 @@
-"""Many connections with clients of every kind, through one GracefulListener.
+"""A soak test: many connections with clients of every kind, through one GracefulListener.
 
     PYTHONPATH=src python tests/soak_listener.py 100000
 
@@ -27,31 +27,32 @@ from graceful_close import CloseOutcome, GracefulListener, LingerPolicy, Reaper,
 REPLY = b"r" * 1000
 UPLOAD = bytes(200_000)
 
-# Seconds. Clients that hold on do so for longer than the one, and drip for longer than the other.
+# Seconds. Clients that do not close stay longer than the idle timeout, and drip longer than the
+# timeout.
 IDLE = 0.4
 TOTAL = 1.5
 BETWEEN_DRIPS = 0.1
 DRIPS = 100
 
 AT_ONCE = 200  # clients
-ADDRESSES = 100  # of clients, because each has ports of its own
+ADDRESSES = 100  # addresses of clients, each of which has its own ports
 
 KINDS = {
-    "polite": 60,  # reads all, closes
-    "uploads": 15,  # sends what is not read, then reads all
+    "polite": 60,  # reads everything, then closes
+    "uploads": 15,  # sends data that is not read, then reads everything
     "closes first": 10,  # half-closes before the reply
     "resets": 5,  # instead of reading the reply
-    "leaves": 5,  # closes over the unread reply, which is a reset, too
-    "holds": 3,  # reads all and does not close
-    "drips": 2,  # does not close either, and sends a byte now and then
+    "leaves": 5,  # closes with the reply unread, which resets too
+    "holds": 3,  # reads everything and does not close
+    "drips": 2,  # does not close, and sends a byte regularly
 }
 
 
-# --- the clients, a process of their own --------------------------------------------------------------
+# --- the clients, in a separate process -------------------------------------------------------
 
 
 async def play(kind: str, sock: socket.socket) -> bytes:
-    """One client's story; what it has read."""
+    """Run one client; return what it has read."""
     loop = asyncio.get_running_loop()
     read = bytearray()
 
@@ -76,7 +77,7 @@ async def play(kind: str, sock: socket.socket) -> bytes:
             await asyncio.sleep(2 * IDLE)
         case "drips":
             await read_all()
-            with contextlib.suppress(OSError):  # the reset, once we were let go
+            with contextlib.suppress(OSError):  # the reset, after the server gave up
                 for _ in range(DRIPS):
                     await loop.sock_sendall(sock, b".")
                     await asyncio.sleep(BETWEEN_DRIPS)
@@ -86,7 +87,7 @@ async def play(kind: str, sock: socket.socket) -> bytes:
 
 
 async def clients(port: int, count: int, seed: int) -> dict[str, dict[str, int]]:
-    """How many there were of each kind, and how many of each had the reply whole."""
+    """Run clients; return the number of each kind, and how many read the whole reply."""
     dice = random.Random(seed)
     kinds = dice.choices(list(KINDS), list(KINDS.values()), k=count)
     whole: Counter[str] = Counter()
@@ -109,21 +110,21 @@ async def clients(port: int, count: int, seed: int) -> dict[str, dict[str, int]]
     return {"kinds": Counter(kinds), "whole": whole}
 
 
-# --- the server ---------------------------------------------------------------------------------------
+# --- the server -------------------------------------------------------------------------------
 
 
 @dataclass
 class Report:
-    """What came of it.
+    """The result of the soak test.
 
     Attributes:
-        kinds: How many clients there were of each kind.
-        whole: How many of each had the reply whole.
-        outcomes: How the connections ended.
-        seconds: How long it took.
-        grown: KiB by which the process grew, from a tenth of the way to the end.
-        descriptors: How many more are open at the end.
-        threads: How many more are running.
+        kinds: The number of clients of each kind.
+        whole: How many of each kind read the whole reply.
+        outcomes: The number of connections by outcome.
+        seconds: The duration.
+        grown: The growth of the process in KiB, from a tenth of the connections to the end.
+        descriptors: How many more descriptors are open at the end.
+        threads: How many more threads are running at the end.
     """
 
     kinds: dict[str, int]
@@ -136,7 +137,7 @@ class Report:
 
 
 def soak(count: int, seed: int = 0) -> Report:
-    """Serve `count` clients; bounded by the deadlines of the few that hold on."""
+    """Serve `count` clients; the duration is bounded by the deadlines of the slow clients."""
     descriptors, threads = _held(), threading.active_count()
     resident = 0
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Servers as people start them: by a command, found ready by asking."""
+"""Servers that are started by their usual commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PYTHON = [sys.executable, "-W", "ignore", "-m"]
 
 
 def commands(host: str, port: int) -> dict[str, list[str]]:
-    """How each server is started."""
+    """Return the command of each server."""
     gunicorn = [*_PYTHON, "gunicorn", "--no-control-socket", "-b", f"{host}:{port}"]
     return {
         "flask run": _flask("create_app", host, port),
@@ -46,7 +46,7 @@ def _flask(factory: str, host: str, port: int) -> list[str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that the next to ask is not given at once."""
+    """Return a port without a listener, which the system does not assign again soon."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     return port
@@ -54,7 +54,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(command: list[str], where: tuple[str, int] | Path) -> Generator[None, None, None]:
-    """A server at work; it has ended when the block is left."""
+    """Run a server in the block."""
     with subprocess.Popen(
         command,
         cwd=HERE,
@@ -77,7 +77,7 @@ def started(command: list[str], where: tuple[str, int] | Path) -> Generator[None
 def wait_until_it_answers(
     process: subprocess.Popen[bytes], where: tuple[str, int] | Path
 ) -> None:
-    """Ask until there is an answer, whatever it is."""
+    """Send requests until the server replies, with any status."""
     give_up = time.monotonic() + PATIENCE
     while True:
         with contextlib.closing(_connection(where)) as connection:
@@ -111,7 +111,7 @@ def _connection(where: tuple[str, int] | Path) -> http.client.HTTPConnection:
 def nginx_before(
     upstream: str, folder: Path, certificate: Path | None = None
 ) -> Generator[int, None, None]:
-    """nginx with its default proxy_pass to an address; gives the port that it listens on."""
+    """Run nginx with its default proxy_pass to an address; yield the port of nginx."""
     tls = f"ssl_certificate {certificate}; ssl_certificate_key {certificate};"
     program = shutil.which("nginx")
     assert program is not None
@@ -121,7 +121,7 @@ def nginx_before(
         for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     configuration = folder / "nginx.conf"
-    user = "user root;" if os.geteuid() == 0 else ""  # who may write into the folder
+    user = "user root;" if os.geteuid() == 0 else ""  # the user that may write to the folder
     configuration.write_text(f"""
 {user}
 daemon off;

@@ -1,4 +1,4 @@
-"""Connections to close, peers with a script, and ways to wait for a state of a stream."""
+"""Connections to close, scripted peers, and waits for a state of a stream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graceful_close import LingerPolicy, set_linger, unacked_bytes
 
 T = TypeVar("T")
 
-# A test that waits longer than this has failed. Nothing waits this long on purpose.
+# Seconds. A test that waits longer than this has failed.
 PATIENCE = 20.0
 
 
@@ -45,7 +45,7 @@ def listen(family: str, folder: Path | None = None) -> socket.socket:
 def connect(
     family: str, *, peer_buffer: int | None = None
 ) -> Generator[Connection, None, None]:
-    """A connection whose `ours` is the accepting side. `peer_buffer`: bytes it can take."""
+    """Make a connection whose `ours` is the accepting side; `peer_buffer` is in bytes."""
     with (
         tempfile.TemporaryDirectory() as folder,
         listen(family, Path(folder)) as listener,
@@ -64,7 +64,7 @@ def connect(
 def connect_many(
     count: int, family: str = "tcp4", *, peer_buffer: int | None = None
 ) -> Generator[list[Connection], None, None]:
-    """Connections like those of `connect`, to one listener."""
+    """Make connections like those of `connect`, with one listener."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         listener = stack.enter_context(listen(family, Path(folder)))
@@ -82,13 +82,13 @@ def connect_many(
 
 @cache
 def kernel_counts() -> bool:
-    """Whether this kernel counts what a TCP connection's peer has not acknowledged (gVisor's does not)."""
+    """Return whether this kernel counts unacknowledged bytes (gVisor's does not)."""
     with connect("tcp4") as tcp:
         return unacked_bytes(tcp.ours) is not None
 
 
 def fill(sock: socket.socket) -> int:
-    """Write until the kernel takes no more; the mode of the socket stays as it was."""
+    """Write until the send buffer is full, without a change of the socket's mode."""
     timeout = sock.gettimeout()
     sock.setblocking(False)
     written = 0
@@ -108,7 +108,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """Everything up to the end of the stream; ConnectionResetError if it ends in RST."""
+    """Read to the end of the stream; raise ConnectionResetError if it ends with RST."""
     sock.settimeout(PATIENCE)
     chunks: list[bytes] = []
     while chunk := sock.recv(1 << 20):
@@ -117,7 +117,7 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 def ends_in_reset(sock: socket.socket) -> bool:
-    """Whether the stream ends in RST rather than FIN."""
+    """Return whether the stream ends with RST and not with FIN."""
     try:
         read_all(sock)
     except ConnectionResetError:
@@ -130,23 +130,23 @@ def await_input(sock: socket.socket) -> None:
 
 
 def await_fin(sock: socket.socket) -> None:
-    """Until the peer's FIN has come, read or not."""
+    """Wait until the peer's FIN has arrived, read or not."""
     _await(sock, select.POLLRDHUP)
 
 
 def await_reset(sock: socket.socket) -> None:
-    """Until the peer's RST has come."""
+    """Wait until the peer's RST has arrived."""
     _await(sock, select.POLLERR)
 
 
 def _await(sock: socket.socket, event: int) -> None:
     poller = select.poll()
     poller.register(sock, event)
-    assert poller.poll(PATIENCE * 1000), "the state never came"
+    assert poller.poll(PATIENCE * 1000), "the state was not reached"
 
 
 def read_and_close(sock: socket.socket) -> bytes:
-    """What a polite peer does."""
+    """Read to the end of the stream, then close."""
     received = read_all(sock)
     sock.close()
     return received
@@ -154,9 +154,9 @@ def read_and_close(sock: socket.socket) -> bytes:
 
 @contextmanager
 def meanwhile(action: Callable[..., T], *args: socket.socket) -> Generator[list[T], None, None]:
-    """Do something in a thread while the block runs; an error of it fails the test.
+    """Run `action` in a thread while the block runs; an exception in it fails the test.
 
-    Gives a list that holds what `action` returned once the block is left.
+    Yields a list that has the return value of `action` after the block.
     """
     returned: list[T] = []
     errors: list[BaseException] = []

@@ -1,4 +1,4 @@
-"""abortive_close: RST and no FIN, at once, and honest about who else holds the connection."""
+"""abortive_close: RST immediately and no FIN, also if others hold the connection."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def connection(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("mode", [None, 0.0, 5.0], ids=["blocking", "non-blocking", "timeout"])
-def test_the_peer_sees_a_reset(connection: Connection, mode: float | None) -> None:
+def test_the_peer_reads_a_reset(connection: Connection, mode: float | None) -> None:
     connection.ours.settimeout(mode)
     connection.ours.sendall(b"half a mess")
     result = abortive_close(connection.ours)
@@ -47,7 +47,7 @@ def test_the_peer_sees_a_reset(connection: Connection, mode: float | None) -> No
     assert ends_in_reset(connection.peer)
 
 
-def test_what_is_dropped_is_counted(connection: Connection) -> None:
+def test_the_result_counts_the_discarded_bytes(connection: Connection) -> None:
     written = fill(connection.ours)
     result = abortive_close(connection.ours)
     assert result.unacked is not None
@@ -55,20 +55,20 @@ def test_what_is_dropped_is_counted(connection: Connection) -> None:
     assert ends_in_reset(connection.peer)
 
 
-def test_a_makefile_object_does_not_keep_the_connection(connection: Connection) -> None:
+def test_a_makefile_object_does_not_keep_the_connection_open(connection: Connection) -> None:
     with connection.ours.makefile("rb"):
         abortive_close(connection.ours)
         assert ends_in_reset(connection.peer)
 
 
-def test_the_option_that_was_set_before_does_not_matter(connection: Connection) -> None:
+def test_an_earlier_so_linger_does_not_matter(connection: Connection) -> None:
     set_linger(connection.ours, LingerPolicy.TIMED, 20)
     fill(connection.ours)
     assert abortive_close(connection.ours).elapsed < 5
     assert ends_in_reset(connection.peer)
 
 
-def test_elsewhere_a_dup_keeps_the_connection_until_it_goes(
+def test_on_other_systems_a_dup_keeps_the_connection_until_it_is_closed(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = _platform.HERE
@@ -80,7 +80,7 @@ def test_elsewhere_a_dup_keeps_the_connection_until_it_goes(
     assert ends_in_reset(connection.peer)
 
 
-def test_it_ends_though_a_dup_lives(connection: Connection) -> None:
+def test_the_connection_ends_while_a_dup_is_open(connection: Connection) -> None:
     with connection.ours.dup() as dup:
         result = abortive_close(connection.ours)
         assert result.outcome is CloseOutcome.ABORTED
@@ -88,7 +88,7 @@ def test_it_ends_though_a_dup_lives(connection: Connection) -> None:
         assert get_linger(dup) == Linger(LingerPolicy.BACKGROUND)
 
 
-def test_it_ends_though_a_child_process_holds_it(connection: Connection) -> None:
+def test_the_connection_ends_while_a_child_process_holds_it(connection: Connection) -> None:
     hold, release = os.pipe()
     child = os.fork()
     if child == 0:
@@ -104,7 +104,7 @@ def test_it_ends_though_a_child_process_holds_it(connection: Connection) -> None
         os.waitpid(child, 0)
 
 
-def test_it_ends_though_a_thread_is_reading(connection: Connection) -> None:
+def test_the_connection_ends_while_a_thread_reads(connection: Connection) -> None:
     read: list[bytes | OSError] = []
     started = threading.Event()
     dup = connection.ours.dup()
@@ -127,13 +127,13 @@ def test_it_ends_though_a_thread_is_reading(connection: Connection) -> None:
     assert len(read) == 1
 
 
-def test_a_unix_stream_is_closed_at_once(stack: Any) -> None:
+def test_a_unix_stream_is_closed_immediately(stack: Any) -> None:
     ours, peer = stack.enter_context(connect("unix"))
     assert abortive_close(ours).outcome is CloseOutcome.ABORTED
     assert peer.recv(1) == b""
 
 
-def test_a_unix_peer_whose_data_was_not_read_sees_a_reset(stack: Any) -> None:
+def test_a_unix_peer_whose_data_was_not_read_reads_a_reset(stack: Any) -> None:
     ours, peer = stack.enter_context(connect("unix"))
     peer.sendall(b"unread")
     abortive_close(ours)
@@ -148,14 +148,14 @@ def test_a_peer_that_was_first_is_reported(connection: Connection) -> None:
     assert isinstance(result.error, ConnectionResetError)
 
 
-def test_there_may_be_nothing_to_abort(listener: socket.socket) -> None:
+def test_a_socket_without_a_connection_is_closed(listener: socket.socket) -> None:
     assert abortive_close(listener).outcome is CloseOutcome.NOT_CONNECTED
     assert listener.fileno() == -1
     assert abortive_close(socket.socket()).outcome is CloseOutcome.NOT_CONNECTED
     assert abortive_close(listener).outcome is CloseOutcome.ALREADY_CLOSED
 
 
-def test_a_connection_that_is_over_cannot_be_aborted_any_more(connection: Connection) -> None:
+def test_a_connection_that_has_ended_is_not_aborted(connection: Connection) -> None:
     connection.peer.close()
     connection.ours.shutdown(socket.SHUT_WR)
     assert connection.ours.recv(1) == b""
@@ -163,12 +163,12 @@ def test_a_connection_that_is_over_cannot_be_aborted_any_more(connection: Connec
 
 
 @pytest.mark.parametrize("thing", [None, 5, object()])
-def test_what_is_no_socket_is_refused(thing: Any) -> None:
+def test_an_object_that_is_not_a_socket_is_rejected(thing: Any) -> None:
     with pytest.raises(TypeError, match="expected a socket.socket"):
         abortive_close(thing)
 
 
-def test_a_datagram_socket_is_refused_before_it_is_touched() -> None:
+def test_a_datagram_socket_is_rejected_before_it_is_touched() -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         with pytest.raises(TypeError, match="expected a stream socket"):
             abortive_close(sock)

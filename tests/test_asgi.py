@@ -1,4 +1,4 @@
-"""graceful_close.asgi, message by message, on asyncio and trio."""
+"""graceful_close.asgi: its messages, on asyncio and trio."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ START: Message = {
 UNSIZED: Message = {"type": "http.response.start", "status": 401, "headers": []}
 BODY: Message = {"type": "http.response.body", "body": b"no\n"}
 END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
-SENT: Message = {**BODY, "more_body": True}  # the body, when its end is still to come
+SENT: Message = {**BODY, "more_body": True}  # a part of the body that is not the last
 RECEIVED = "received"
 
 
@@ -41,7 +41,7 @@ def scope(*headers: tuple[bytes, bytes], **more: Any) -> dict[str, Any]:
 
 
 class Exchange:
-    """What a server sees of one request: what it was asked for and told, in order."""
+    """A server's view of one request: the calls of receive() and send(), in order."""
 
     def __init__(self, *requests: Message) -> None:
         self.requests = list(requests)
@@ -79,7 +79,7 @@ Run = Callable[[Awaitable[None]], None]
 
 @pytest.fixture(params=["asyncio", "trio"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Run a coroutine; in trio by a clock that jumps over every wait."""
+    """Run a coroutine; in trio with a clock that skips every wait."""
 
     def in_asyncio(what: Awaitable[None]) -> None:
         async def main() -> None:
@@ -96,13 +96,13 @@ def run(request: pytest.FixtureRequest) -> Run:
     return in_asyncio if request.param == "asyncio" else in_trio
 
 
-def test_the_rest_is_read_between_the_reply_and_its_end(run: Run) -> None:
+def test_the_rest_of_the_request_is_read_before_the_end_of_the_reply(run: Run) -> None:
     exchange = Exchange(CHUNK, CHUNK, LAST)
     run(exchange.serve(replies(START, BODY), scope()))
     assert exchange.seen == [START, SENT, RECEIVED, RECEIVED, RECEIVED, END]
 
 
-def test_what_the_application_has_read_is_not_read_again(run: Run) -> None:
+def test_messages_that_the_application_has_read_are_not_read_again(run: Run) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert await receive() == CHUNK
         await replies(START, BODY)(scope, receive, send)
@@ -112,7 +112,7 @@ def test_what_the_application_has_read_is_not_read_again(run: Run) -> None:
     assert exchange.seen == [RECEIVED, START, SENT, RECEIVED, END]
 
 
-def test_nothing_is_changed_where_all_was_read(run: Run) -> None:
+def test_a_reply_after_the_whole_request_is_not_changed(run: Run) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert await receive() == LAST
         await replies(UNSIZED, BODY)(scope, receive, send)
@@ -134,7 +134,7 @@ def test_nothing_is_changed_where_all_was_read(run: Run) -> None:
     ],
     ids=["no body", "an empty body", "HTTP/2", "HTTP/3", "websocket", "lifespan"],
 )
-def test_what_has_no_body_to_drain_passes_untouched(of: dict[str, Any]) -> None:
+def test_scopes_without_a_body_are_passed_unchanged(of: dict[str, Any]) -> None:
     passed: list[Any] = []
 
     async def app(*arguments: Any) -> None:
@@ -162,7 +162,7 @@ def test_a_disconnect_ends_the_drain(run: Run) -> None:
     assert exchange.seen == [START, SENT, RECEIVED, RECEIVED, END]
 
 
-def test_a_reply_of_one_piece_is_given_its_length(run: Run) -> None:
+def test_a_reply_of_one_part_gets_a_content_length(run: Run) -> None:
     exchange = Exchange(LAST)
     run(exchange.serve(replies(UNSIZED, BODY), scope()))
     assert exchange.seen == [START, SENT, RECEIVED, END]
@@ -179,7 +179,7 @@ def test_a_reply_of_one_piece_is_given_its_length(run: Run) -> None:
     ],
     ids=["304", "204", "chunked", "trailers", "HEAD"],
 )
-def test_a_reply_that_may_have_no_length_is_given_none(
+def test_a_reply_that_must_not_have_a_content_length_gets_none(
     run: Run, start: Message, of: dict[str, Any]
 ) -> None:
     exchange = Exchange(LAST)
@@ -187,7 +187,7 @@ def test_a_reply_that_may_have_no_length_is_given_none(
     assert exchange.seen == [start, {**SENT, "body": b""}, RECEIVED, END]
 
 
-def test_pieces_go_out_as_they_come(run: Run) -> None:
+def test_parts_of_a_reply_are_sent_immediately(run: Run) -> None:
     exchange = Exchange(LAST)
     run(exchange.serve(replies(UNSIZED, SENT, SENT, BODY), scope()))
     assert exchange.seen == [UNSIZED, SENT, SENT, SENT, RECEIVED, END]
@@ -200,7 +200,7 @@ def test_a_file_sent_by_its_descriptor_is_followed_by_the_end(run: Run) -> None:
     assert exchange.seen == [START, {**file, "more_body": True}, RECEIVED, END]
 
 
-def test_a_file_can_not_be_sent_by_its_path_alone() -> None:
+def test_the_extension_to_send_a_file_by_path_is_hidden() -> None:
     offered: dict[str, Any] = {"http.response.pathsend": {}, "http.response.trailers": {}}
     shown: list[Any] = []
 
@@ -211,10 +211,10 @@ def test_a_file_can_not_be_sent_by_its_path_alone() -> None:
     of = scope(extensions=offered)
     asyncio.run(Exchange(LAST).serve(app, of))
     assert shown == [{"http.response.trailers": {}}]
-    assert of["extensions"] is offered, "the server's own is left alone"
+    assert of["extensions"] is offered, "the server's own dict is not changed"
 
 
-def test_trailers_follow_the_drain(run: Run) -> None:
+def test_trailers_are_sent_after_the_drain(run: Run) -> None:
     start = {**UNSIZED, "trailers": True}
     trailers = {"type": "http.response.trailers", "headers": [(b"sum", b"1")]}
     exchange = Exchange(LAST)
@@ -224,10 +224,10 @@ def test_trailers_follow_the_drain(run: Run) -> None:
 
 def test_the_server_replies_for_an_application_that_raises_after_the_drain(run: Run) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        raise LookupError("on purpose")
+        raise LookupError("intended")
 
     async def serve() -> None:
-        with pytest.raises(LookupError, match="on purpose"):
+        with pytest.raises(LookupError, match="intended"):
             await exchange.serve(app, scope())
 
     exchange = Exchange(CHUNK, LAST)
@@ -235,13 +235,13 @@ def test_the_server_replies_for_an_application_that_raises_after_the_drain(run: 
     assert exchange.seen == [RECEIVED, RECEIVED]
 
 
-def test_an_application_that_raises_in_its_reply_is_left_to_the_server(run: Run) -> None:
+def test_an_exception_in_the_middle_of_a_reply_is_propagated_to_the_server(run: Run) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(UNSIZED)
-        raise LookupError("on purpose")
+        raise LookupError("intended")
 
     async def serve() -> None:
-        with pytest.raises(LookupError, match="on purpose"):
+        with pytest.raises(LookupError, match="intended"):
             await exchange.serve(app, scope())
 
     exchange = Exchange(CHUNK, LAST)
@@ -249,14 +249,14 @@ def test_an_application_that_raises_in_its_reply_is_left_to_the_server(run: Run)
     assert exchange.seen == [UNSIZED]
 
 
-def test_an_application_that_never_replies_is_drained_for(run: Run) -> None:
+def test_the_request_of_an_application_that_never_replies_is_drained(run: Run) -> None:
     exchange = Exchange(CHUNK, LAST)
     run(exchange.serve(replies(), scope()))
     assert exchange.seen == [RECEIVED, RECEIVED]
 
 
-def test_a_task_that_waits_for_the_disconnect_is_not_disturbed(run: Run) -> None:
-    """As Starlette's StreamingResponse does, whose listener reads what is left on its way."""
+def test_a_task_that_waits_for_the_disconnect_gets_it(run: Run) -> None:
+    """Starlette's StreamingResponse has such a task, which reads the rest of the request."""
     listened: list[Message] = []
 
     async def listen(receive: Any) -> None:
@@ -288,8 +288,8 @@ def test_a_task_that_waits_for_the_disconnect_is_not_disturbed(run: Run) -> None
 EXPECTS = scope((b"content-length", b"2010"), (b"expect", b"100-Continue"))
 
 
-def test_the_rest_is_asked_for_after_the_reply_of_a_client_that_waits_to_be_invited() -> None:
-    exchange = Exchange()  # it sends nothing more
+def test_a_client_that_waits_for_100_continue_gets_the_reply_before_the_drain() -> None:
+    exchange = Exchange()  # the client sends nothing more
 
     async def main() -> None:
         await exchange.serve(replies(START, BODY), EXPECTS, before_reply=True)
@@ -298,7 +298,9 @@ def test_the_rest_is_asked_for_after_the_reply_of_a_client_that_waits_to_be_invi
     assert exchange.seen == [START, SENT, END]
 
 
-def test_a_client_that_was_not_invited_is_not_for_the_servers_own_reply(run: Run) -> None:
+def test_a_client_without_100_continue_is_not_drained_before_the_servers_own_reply(
+    run: Run,
+) -> None:
     exchange = Exchange(CHUNK, LAST)
     run(exchange.serve(replies(), EXPECTS))
     assert exchange.seen == []
@@ -309,26 +311,26 @@ def test_a_client_that_was_not_invited_is_not_for_the_servers_own_reply(run: Run
     [{"idle_timeout": 0.05}, {"timeout": 0.05}, {"timeout": 0}],
     ids=["silence", "total", "none at all"],
 )
-def test_the_drain_is_bounded_in_time(options: dict[str, Any]) -> None:
+def test_the_drain_has_a_deadline(options: dict[str, Any]) -> None:
     exchange = Exchange(CHUNK)
     asyncio.run(exchange.serve(replies(START, BODY), scope(), **options))
     asked = [] if options == {"timeout": 0} else [RECEIVED]
     assert exchange.seen == [START, SENT, *asked, END]
 
 
-def test_the_drain_is_bounded_in_bytes(run: Run) -> None:
+def test_the_drain_has_a_limit_of_bytes(run: Run) -> None:
     exchange = Exchange(CHUNK, CHUNK, CHUNK, LAST)
     run(exchange.serve(replies(START, BODY), scope(), drain_limit=1500))
     assert exchange.seen == [START, SENT, RECEIVED, RECEIVED, END]
 
 
-def test_the_rest_is_read_before_the_reply_where_the_server_needs_it(run: Run) -> None:
+def test_before_reply_reads_the_rest_before_the_reply(run: Run) -> None:
     exchange = Exchange(CHUNK, LAST)
     run(exchange.serve(replies(START, BODY), scope(), before_reply=True))
     assert exchange.seen == [RECEIVED, RECEIVED, START, BODY]
 
 
-def test_a_timeout_of_the_servers_own_is_not_taken_for_ours() -> None:
+def test_a_timeout_error_of_the_server_is_propagated() -> None:
     async def receive() -> Message:
         raise TimeoutError("the server's")
 
@@ -338,7 +340,7 @@ def test_a_timeout_of_the_servers_own_is_not_taken_for_ours() -> None:
         asyncio.run(app(scope(), receive, exchange.send))
 
 
-def test_a_cancellation_goes_through() -> None:
+def test_a_cancellation_is_propagated() -> None:
     async def main() -> None:
         exchange = Exchange()
         serving = asyncio.create_task(exchange.serve(replies(START, BODY), scope()))

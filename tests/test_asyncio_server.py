@@ -1,4 +1,4 @@
-"""Servers of an event loop whose protocols get transports that close gracefully."""
+"""Servers of an event loop whose transports close gracefully."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ of_each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 class Protocol(asyncio.Protocol):
-    """Keeps what it is told."""
+    """A protocol that records its calls."""
 
     def __init__(self, made: asyncio.Queue[Protocol]) -> None:
         self.calls: list[str] = []
@@ -62,7 +62,7 @@ class Protocol(asyncio.Protocol):
 
 
 class Served(NamedTuple):
-    """A server, what it has been connected by, and how to connect to it."""
+    """A server, its protocols, and a function that connects to it."""
 
     server: asyncio.AbstractServer
     made: asyncio.Queue[Protocol]
@@ -73,7 +73,7 @@ class Served(NamedTuple):
 async def served(
     kind: str, wrap: Callable[[Any], Any] = lambda made: made
 ) -> AsyncGenerator[Served]:
-    """A server of the running loop."""
+    """Run a server in the running loop."""
     loop = asyncio.get_running_loop()
     made: asyncio.Queue[Protocol] = asyncio.Queue()
     version = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}.get(kind)
@@ -104,17 +104,17 @@ async def served(
         try:
             yield Served(server, made, connect)
         finally:
-            stack.close()  # the peers; else the server would wait for their FIN
+            stack.close()  # close the peers first, because the server waits for their FINs
             server.close()
             await server.wait_closed()
 
 
-# --- what it is for --------------------------------------------------------------------------
+# --- the purpose --------------------------------------------------------------------------
 
 
 @of_each_kind
 @in_each_loop
-def test_a_protocol_that_just_closes_loses_no_early_reply(loop: str, kind: str) -> None:
+def test_a_protocol_that_only_calls_close_loses_no_early_reply(loop: str, kind: str) -> None:
     async def test() -> None:
         async with served(kind) as (_, made, connect):
             for _ in range(5):
@@ -132,7 +132,7 @@ def test_a_protocol_that_just_closes_loses_no_early_reply(loop: str, kind: str) 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @in_each_loop
-def test_a_factory_of_a_loop_that_knows_nothing_of_it_loses_none(loop: str, kind: str) -> None:
+def test_servers_of_a_patched_loop_lose_no_early_reply(loop: str, kind: str) -> None:
     async def test() -> None:
         async with served(kind, graceful_factory) as (_, made, connect):
             client = asyncio.create_task(in_thread(lambda: upload_then_read(connect())))
@@ -146,13 +146,13 @@ def test_a_factory_of_a_loop_that_knows_nothing_of_it_loses_none(loop: str, kind
     gc.collect()
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
-            thread.join(PATIENCE)  # a Reaper that is forgotten finishes by itself
+            thread.join(PATIENCE)  # an unreferenced Reaper finishes its closes
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @in_each_loop
-def test_without_it_the_reply_is_lost(loop: str, kind: str) -> None:
-    """So that the tests above are seen to be able to fail."""
+def test_a_server_of_the_unpatched_loop_loses_the_reply(loop: str, kind: str) -> None:
+    """This test shows that the tests above can fail."""
 
     async def test() -> None:
         async with served(kind) as (_, made, connect):
@@ -186,7 +186,7 @@ def test_a_reply_larger_than_every_buffer_is_flushed_while_the_peer_uploads(
 
 @of_each_kind
 @in_each_loop
-def test_the_server_waits_for_the_closes_in_flight(loop: str, kind: str) -> None:
+def test_the_server_waits_for_pending_closes(loop: str, kind: str) -> None:
     async def test() -> None:
         async with served(kind) as (server, made, connect):
             peer = await in_thread(connect)
@@ -196,7 +196,7 @@ def test_the_server_waits_for_the_closes_in_flight(loop: str, kind: str) -> None
             await protocol.lost.wait()
             server.close()
             waiting = asyncio.create_task(server.wait_closed())
-            # It is still there when the peer has seen our FIN and goes on sending.
+            # The close is pending after the peer has read our FIN and continues to send.
             assert await in_thread(read_all, peer) == REPLY
             if kind not in TLS:
                 await in_thread(peer.sendall, bytes(4096))
@@ -207,11 +207,11 @@ def test_the_server_waits_for_the_closes_in_flight(loop: str, kind: str) -> None
     run_in(GRACEFUL[loop], test())
 
 
-# --- the transport is the server's own in all else ---------------------------------------------
+# --- the rest of the transport is unchanged ---------------------------------------------
 
 
 @in_each_loop
-def test_data_does_not_come_through_us_and_a_new_protocol_has_it(loop: str) -> None:
+def test_a_new_protocol_gets_the_data_directly(loop: str) -> None:
     async def test() -> None:
         async with served("tcp") as (_, made, connect):
             peer = await in_thread(connect)
@@ -234,7 +234,7 @@ def test_data_does_not_come_through_us_and_a_new_protocol_has_it(loop: str) -> N
 
 
 @in_each_loop
-def test_reading_is_paused_and_resumed_as_ever(loop: str) -> None:
+def test_reading_can_be_paused_and_resumed(loop: str) -> None:
     async def test() -> None:
         async with served("tcp") as (_, made, connect):
             peer = await in_thread(connect)
@@ -274,7 +274,7 @@ def test_abort_resets(loop: str, when: str) -> None:
             if when == "after close()":
                 protocol.transport.close()
             else:
-                # What the kernel has is delivered, unless there is input that nobody has read.
+                # The kernel delivers the data that it has, unless there is unread input.
                 protocol.transport.pause_reading()
                 peer.sendall(b"unread")
             protocol.transport.abort()
@@ -286,7 +286,7 @@ def test_abort_resets(loop: str, when: str) -> None:
 
 
 @in_each_loop
-def test_a_server_that_sets_so_linger_to_abort_does(loop: str) -> None:
+def test_a_server_that_sets_so_linger_to_abort_resets(loop: str) -> None:
     async def test() -> None:
         async with served("tcp") as (_, made, connect):
             peer = await in_thread(connect)
@@ -301,7 +301,7 @@ def test_a_server_that_sets_so_linger_to_abort_does(loop: str) -> None:
 
 
 @in_each_loop
-def test_where_no_descriptor_is_left_it_closes_as_ever(loop: str) -> None:
+def test_without_a_free_descriptor_the_transport_closes_as_usual(loop: str) -> None:
     async def test() -> None:
         async with served("tcp") as (_, made, connect):
             peer = await in_thread(connect)
@@ -316,7 +316,7 @@ def test_where_no_descriptor_is_left_it_closes_as_ever(loop: str) -> None:
 
 
 @in_each_loop
-def test_an_explicit_graceful_close_of_such_a_stream_tells_how_it_ended(loop: str) -> None:
+def test_an_explicit_graceful_close_of_such_a_stream_returns_a_result(loop: str) -> None:
     async def test() -> None:
         writers: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
 
@@ -338,7 +338,7 @@ def test_an_explicit_graceful_close_of_such_a_stream_tells_how_it_ended(loop: st
 
 
 @in_each_loop
-def test_a_stream_that_goes_over_to_tls_closes_gracefully_too(loop: str) -> None:
+def test_a_stream_after_start_tls_closes_gracefully(loop: str) -> None:
     theirs, ours = (
         client_context(ssl.TLSVersion.TLSv1_3),
         server_context(ssl.TLSVersion.TLSv1_3),
@@ -353,7 +353,7 @@ def test_a_stream_that_goes_over_to_tls_closes_gracefully_too(loop: str) -> None
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         cast(
             asyncio.Transport, writer.transport
-        ).pause_reading()  # what comes after "go" is TLS's
+        ).pause_reading()  # after "go" the client begins TLS
         writer.write(b"go")
         await writer.start_tls(ours)
         await reader.read(1)
@@ -368,7 +368,7 @@ def test_a_stream_that_goes_over_to_tls_closes_gracefully_too(loop: str) -> None
     run_in(GRACEFUL[loop], test())
 
 
-def test_a_file_is_sent_as_ever(tmp_path: Path) -> None:
+def test_a_file_is_sent_by_sendfile(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(REPLY)
 
     async def test() -> None:
@@ -384,8 +384,8 @@ def test_a_file_is_sent_as_ever(tmp_path: Path) -> None:
 
 
 @in_each_loop
-def test_a_listener_of_ours_will_do_on_every_such_loop(loop: str) -> None:
-    """uvloop's own takes its descriptor, and is refused."""
+def test_a_graceful_listener_works_on_every_such_loop(loop: str) -> None:
+    """uvloop's plain loop takes the listener's descriptor, and is rejected."""
 
     async def test() -> None:
         made: asyncio.Queue[Protocol] = asyncio.Queue()
@@ -402,13 +402,13 @@ def test_a_listener_of_ours_will_do_on_every_such_loop(loop: str) -> None:
         assert await client == REPLY
         server.close()
         await server.wait_closed()
-        listener.reaper.close()  # on asyncio's it has what accept() gave
+        listener.reaper.close()  # on asyncio's loop the transport has the socket of accept()
 
     run_in(GRACEFUL[loop], test())
 
 
 @in_each_loop
-def test_the_server_is_the_loops_own_in_all_else(loop: str) -> None:
+def test_the_rest_of_the_server_is_unchanged(loop: str) -> None:
     async def test() -> None:
         running = asyncio.get_running_loop()
         server = await running.create_server(
@@ -430,14 +430,14 @@ def test_the_server_is_the_loops_own_in_all_else(loop: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{"timeout": -1}, {"drain_limit": 0.5}])
-def test_wrong_options_are_refused_at_once(options: Any) -> None:
+def test_wrong_options_are_rejected_immediately(options: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         graceful_factory(asyncio.Protocol, **options)
     with pytest.raises((TypeError, ValueError)):
         graceful_loop(asyncio.SelectorEventLoop, **options)
 
 
-# --- whatever happens, the protocol is told once, and nothing is left ----------------------------
+# --- connection_lost is called exactly once, and nothing is leaked ----------------------------
 
 STEPS = st.sampled_from(
     ["write", "write much", "close", "abort", "turn", "peer sends", "peer reads", "peer ends",
@@ -447,7 +447,7 @@ STEPS = st.sampled_from(
 
 @of_each_kind
 @in_each_loop
-def test_connection_lost_comes_exactly_once(loop: str, kind: str) -> None:
+def test_connection_lost_is_called_exactly_once(loop: str, kind: str) -> None:
     async def play(steps: list[str]) -> None:
         async with asyncio.timeout(PATIENCE), served(kind) as (_, made, connect):
             peer = await in_thread(connect)
@@ -490,7 +490,7 @@ def test_connection_lost_comes_exactly_once(loop: str, kind: str) -> None:
                 case _:
                     reset(peer)
         except (OSError, RuntimeError):
-            pass  # no room, nothing there, reset or closed before, or written after write_eof()
+            pass  # no room, no data, reset or closed before, or a write after write_eof()
 
     @settings(
         max_examples=40,
@@ -508,10 +508,10 @@ def test_connection_lost_comes_exactly_once(loop: str, kind: str) -> None:
 @pytest.mark.parametrize("turns", [0, 1, 10])
 @of_each_kind
 @in_each_loop
-def test_a_loop_that_ends_in_the_midst_of_a_flush_resets_and_leaves_nothing(
+def test_the_end_of_the_loop_during_a_flush_resets_and_leaks_nothing(
     loop: str, kind: str, turns: int
 ) -> None:
-    """asyncio.Runner cancels all tasks, ours included."""
+    """asyncio.Runner cancels all tasks, including ours."""
     protocols: list[Protocol] = []
 
     async def test() -> None:
@@ -540,7 +540,7 @@ def test_a_loop_that_ends_in_the_midst_of_a_flush_resets_and_leaves_nothing(
 
 
 @in_each_loop
-def test_nothing_is_left_of_hundreds_of_connections(loop: str) -> None:
+def test_hundreds_of_connections_leak_nothing(loop: str) -> None:
     async def test() -> None:
         async with served("tcp") as (server, made, connect):
             gc.collect()

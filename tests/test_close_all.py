@@ -1,4 +1,4 @@
-"""close_all: the same close for many sockets at once, and a deadline that is spent once."""
+"""close_all: graceful closes of many sockets at the same time, with one common deadline."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ REPLY = b"reply" * 13_000
 
 @pytest.fixture(params=["epoll", "poll"], autouse=True)
 def selector(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Everything is the same whatever the system has to wait with."""
+    """Run each test with every kind of selector."""
     name: str = request.param
     if name != "epoll":
         monkeypatch.delattr(select, "epoll", raising=False)
@@ -85,7 +85,7 @@ def outcomes(results: list[CloseResult]) -> list[CloseOutcome]:
 
 
 def note(told: list[tuple[int, int]], done: int, total: int) -> None:
-    """What hears of progress."""
+    """Return a list of progress reports, and the function that adds to it."""
     told.append((done, total))
 
 
@@ -102,7 +102,7 @@ def all_closed(connections: list[Connection]) -> bool:
 
 
 def flood(enough: threading.Event, *peers: socket.socket) -> None:
-    """Write as much as the other side takes, and then be polite."""
+    """Write until the other side accepts no more, then read to the end and close."""
     block = bytes(1 << 20)
     for peer in peers:
         peer.setblocking(False)
@@ -117,7 +117,7 @@ def flood(enough: threading.Event, *peers: socket.socket) -> None:
 
 @contextmanager
 def on_alarm(handler: Callable[..., object], *times: float) -> Generator[None, None, None]:
-    """A signal comes after so many seconds, and again and again if a second number is given."""
+    """Send a signal after some seconds, and repeat it if there is a second number."""
     before = signal.signal(signal.SIGALRM, handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, *times)
@@ -127,7 +127,7 @@ def on_alarm(handler: Callable[..., object], *times: float) -> Generator[None, N
         signal.signal(signal.SIGALRM, before)
 
 
-# --- the point of it all -----------------------------------------------------------------------
+# --- the purpose -----------------------------------------------------------------------
 
 
 @with_select_too
@@ -146,7 +146,7 @@ def test_unread_input_destroys_no_reply(any_family: str) -> None:
 
 
 @with_select_too
-def test_each_result_stands_where_its_socket_stood(
+def test_the_results_have_the_order_of_the_sockets(
     crowd: list[Connection], stack: ExitStack
 ) -> None:
     limited, silent, closed, resets, listening, unconnected, answers = crowd[:7]
@@ -178,7 +178,7 @@ def test_each_result_stands_where_its_socket_stood(
 
 
 @with_select_too
-def test_peers_that_never_answer_cost_the_deadline_once(any_family: str) -> None:
+def test_peers_that_never_close_cost_the_deadline_once(any_family: str) -> None:
     with connect_many(20, any_family) as crowd:
         results = close_all(ours(crowd), timeout=0.2)
     assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 20
@@ -186,7 +186,7 @@ def test_peers_that_never_answer_cost_the_deadline_once(any_family: str) -> None
 
 
 @with_select_too
-def test_more_than_are_begun_or_given_up_at_once_are_all_closed() -> None:
+def test_more_sockets_than_one_batch_are_all_closed() -> None:
     with connect_many(150) as crowd:
         with meanwhile(close_politely, *peers(crowd[140:])):
             results = close_all(ours(crowd), timeout=0.2)
@@ -195,8 +195,8 @@ def test_more_than_are_begun_or_given_up_at_once_are_all_closed() -> None:
     assert all(0.2 <= result.elapsed < 2 for result in results[:140])
 
 
-def test_a_fin_that_comes_before_its_turn_to_be_given_up_is_seen(stack: ExitStack) -> None:
-    """Not all can be given up in one turn."""
+def test_a_fin_that_arrives_before_the_socket_times_out_is_seen(stack: ExitStack) -> None:
+    """Not all sockets time out in one batch."""
     with connect_many(150) as crowd:
         last = max(crowd, key=lambda connection: connection.ours.fileno())
         dup = stack.enter_context(last.ours.dup())
@@ -212,7 +212,7 @@ def test_a_fin_that_comes_before_its_turn_to_be_given_up_is_seen(stack: ExitStac
     assert outcomes(results) == expected
 
 
-def test_a_deadline_of_zero_looks_at_each_once(crowd: list[Connection]) -> None:
+def test_a_timeout_of_0_polls_each_socket_once(crowd: list[Connection]) -> None:
     crowd[3].peer.close()
     await_fin(crowd[3].ours)
     results = close_all(ours(crowd), timeout=0)
@@ -221,7 +221,7 @@ def test_a_deadline_of_zero_looks_at_each_once(crowd: list[Connection]) -> None:
     assert outcomes(results) == expected
 
 
-def test_every_fin_is_out_before_anybody_is_waited_for(crowd: list[Connection]) -> None:
+def test_every_fin_is_sent_before_the_first_wait(crowd: list[Connection]) -> None:
     def close_in_reverse(*peers: socket.socket) -> None:
         for peer in reversed(peers):
             read_and_close(peer)
@@ -231,7 +231,7 @@ def test_every_fin_is_out_before_anybody_is_waited_for(crowd: list[Connection]) 
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
 
 
-def test_silence_ends_each_at_its_own_idle_deadline(crowd: list[Connection]) -> None:
+def test_each_socket_has_its_own_idle_deadline(crowd: list[Connection]) -> None:
     talker = crowd[4]
     talked = threading.Event()
 
@@ -251,7 +251,7 @@ def test_silence_ends_each_at_its_own_idle_deadline(crowd: list[Connection]) -> 
     assert outcomes(results) == expected
 
 
-def test_until_delivered_waits_for_nobody_who_has_acknowledged() -> None:
+def test_until_delivered_does_not_wait_for_a_peer_that_has_acknowledged() -> None:
     with connect_many(5) as read, connect_many(1, peer_buffer=4096) as unread:
         fill(unread[0].ours)
         results = close_all(ours(read + unread), timeout=0.3, until=CloseOutcome.DELIVERED)
@@ -261,7 +261,7 @@ def test_until_delivered_waits_for_nobody_who_has_acknowledged() -> None:
 
 
 @with_select_too
-def test_after_a_peers_fin_the_acknowledgement_of_our_data_is_waited_for() -> None:
+def test_the_close_waits_for_acknowledgements_after_the_peers_fin() -> None:
     with connect_many(3, peer_buffer=4096) as crowd:
         for sock, peer in crowd:
             fill(sock)
@@ -274,7 +274,7 @@ def test_after_a_peers_fin_the_acknowledgement_of_our_data_is_waited_for() -> No
 
 
 @with_select_too
-def test_a_peers_fin_is_not_taken_for_the_acknowledgement_of_our_data() -> None:
+def test_a_peers_fin_does_not_acknowledge_our_data() -> None:
     with connect_many(3, peer_buffer=4096) as crowd:
         for sock, peer in crowd:
             fill(sock)
@@ -286,7 +286,7 @@ def test_a_peers_fin_is_not_taken_for_the_acknowledgement_of_our_data() -> None:
 
 
 @pytest.mark.parametrize("on_timeout", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
-def test_giving_up_leaves_the_rest_to_the_kernel_or_resets(on_timeout: Any) -> None:
+def test_on_timeout_leaves_the_rest_to_the_kernel_or_resets(on_timeout: Any) -> None:
     with connect_many(3, peer_buffer=4096) as crowd:
         for sock, _ in crowd:
             fill(sock)
@@ -297,12 +297,12 @@ def test_giving_up_leaves_the_rest_to_the_kernel_or_resets(on_timeout: Any) -> N
     assert resets == [on_timeout is LingerPolicy.ABORT] * 3
 
 
-# --- the peer first ------------------------------------------------------------------------------
+# --- the peer first ---------------------------------------------------------------------------
 
 
 @with_select_too
-def test_peer_first_lets_those_who_want_to_close_first(stack: ExitStack) -> None:
-    """Whoever sends the first FIN keeps TIME_WAIT. Those who do not want to cost that time once."""
+def test_peer_first_lets_peers_close_first(stack: ExitStack) -> None:
+    """The side that sends the first FIN keeps TIME_WAIT. Silent peers cost the time once."""
     eager, silent = stack.enter_context(connect_many(5)), stack.enter_context(connect_many(5))
     for sock, peer in eager:
         sock.sendall(REPLY)
@@ -326,14 +326,14 @@ def test_peer_first_lets_those_who_want_to_close_first(stack: ExitStack) -> None
 
 
 def receive(peer: socket.socket, count: int) -> int:
-    """Read so many bytes, and not the end of the stream."""
+    """Read a number of bytes, and not the end of the stream."""
     received = 0
     while received < count:
         received += len(peer.recv(count - received))
     return received
 
 
-def test_peer_first_is_no_longer_than_the_deadline(crowd: list[Connection]) -> None:
+def test_peer_first_is_limited_by_the_deadline(crowd: list[Connection]) -> None:
     results = close_all(ours(crowd), timeout=0.1, peer_first=PATIENCE)
     assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
     assert [peer.recv(1) for peer in peers(crowd)] == [b""] * 10
@@ -342,7 +342,7 @@ def test_peer_first_is_no_longer_than_the_deadline(crowd: list[Connection]) -> N
 
 @with_select_too
 @pytest.mark.parametrize("seconds", [1e9, 1e300])
-def test_more_time_than_a_system_call_can_count_is_taken(
+def test_a_timeout_that_is_too_long_for_a_system_call_is_accepted(
     crowd: list[Connection], seconds: float
 ) -> None:
     options: Any = {"timeout": seconds, "idle_timeout": seconds, "peer_first": seconds}
@@ -359,14 +359,14 @@ def test_more_time_than_a_system_call_can_count_is_taken(
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
 
 
-# --- what may be handed in -----------------------------------------------------------------------
+# --- the arguments -----------------------------------------------------------------------
 
 
-def test_nothing_to_close_is_closed_at_once() -> None:
+def test_an_empty_list_returns_immediately() -> None:
     assert close_all([]) == []
 
 
-def test_the_same_object_twice_is_closed_once_and_has_one_result(
+def test_an_object_given_twice_is_closed_once_and_has_one_result(
     crowd: list[Connection],
 ) -> None:
     (a, peer_a), (b, peer_b) = crowd[:2]
@@ -382,12 +382,13 @@ def test_two_holders_of_one_connection_are_both_closed(tcp: Connection) -> None:
     with tcp.ours.dup() as dup, meanwhile(read_and_close, tcp.peer):
         results = close_all([tcp.ours, dup], timeout=PATIENCE)
         assert dup.fileno() == -1
-    # The first to see the end has seen it all; for the other it was over before.
+    # The first reader of the end has the whole result; for the other the connection had ended
+    # before.
     assert CloseOutcome.PEER_CLOSED in outcomes(results)
     assert set(outcomes(results)) <= {CloseOutcome.PEER_CLOSED, CloseOutcome.NOT_CONNECTED}
 
 
-def test_a_dup_outside_keeps_its_mode_and_its_options(crowd: list[Connection]) -> None:
+def test_a_dup_keeps_its_mode_and_its_options(crowd: list[Connection]) -> None:
     with ExitStack() as stack:
         dups = [stack.enter_context(sock.dup()) for sock in ours(crowd)]
         before = [options_of(dup) for dup in dups]
@@ -401,7 +402,7 @@ def options_of(sock: socket.socket) -> tuple[bool, Linger]:
 
 
 @pytest.mark.parametrize("thing", [7, None, "socket"])
-def test_what_is_no_socket_is_named_by_its_place_and_nothing_is_touched(
+def test_an_object_that_is_not_a_socket_is_named_by_its_index_and_no_socket_is_touched(
     crowd: list[Connection], thing: Any
 ) -> None:
     with pytest.raises(TypeError, match=r"socks\[10\]: expected a socket"):
@@ -409,7 +410,7 @@ def test_what_is_no_socket_is_named_by_its_place_and_nothing_is_touched(
     assert_untouched(crowd)
 
 
-def test_a_datagram_socket_is_named_by_its_place_and_nothing_is_touched(
+def test_a_datagram_socket_is_named_by_its_index_and_no_socket_is_touched(
     crowd: list[Connection],
 ) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as datagram:
@@ -431,18 +432,18 @@ def test_a_datagram_socket_is_named_by_its_place_and_nothing_is_touched(
     ],
     ids=str,
 )
-def test_a_wrong_argument_touches_nothing(crowd: list[Connection], wrong: Any) -> None:
+def test_a_wrong_argument_touches_no_socket(crowd: list[Connection], wrong: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         close_all(ours(crowd), **wrong)
     assert_untouched(crowd)
 
 
-def test_a_generator_is_taken(crowd: list[Connection]) -> None:
+def test_a_generator_is_accepted(crowd: list[Connection]) -> None:
     results = close_all((sock for sock in ours(crowd)), timeout=0)
     assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
 
 
-def test_a_generator_that_fails_half_way_leaves_all_untouched(
+def test_a_generator_that_raises_leaves_all_sockets_untouched(
     crowd: list[Connection],
 ) -> None:
     def half() -> Generator[socket.socket, None, None]:
@@ -462,7 +463,7 @@ def assert_untouched(crowd: list[Connection]) -> None:
         assert (peer.recv(100), sock.recv(100)) == (b"to the peer", b"from the peer")
 
 
-def test_it_is_the_same_in_every_mode_and_for_every_family(stack: ExitStack) -> None:
+def test_sockets_of_every_mode_and_family_close_the_same_way(stack: ExitStack) -> None:
     crowd: list[Connection] = []
     for family in ("tcp4", "tcp6", "unix"):
         modes: list[float | None] = [None, 0.0, 30.0]
@@ -481,7 +482,7 @@ def test_it_is_the_same_in_every_mode_and_for_every_family(stack: ExitStack) -> 
     assert [result.drained for result in results] == [6] * 9
 
 
-def test_makefile_objects_keep_no_descriptor_and_make_the_result_unclean(
+def test_an_open_makefile_object_releases_the_descriptor_and_makes_the_result_unclean(
     crowd: list[Connection],
 ) -> None:
     files = [sock.makefile("rwb") for sock in ours(crowd[:9])]
@@ -497,9 +498,10 @@ def test_makefile_objects_keep_no_descriptor_and_make_the_result_unclean(
         file.close()
 
 
-# select() ends there. On Windows, where there is nothing else, it counts sockets instead.
+# select() has this limit. On Windows, which has no other call, the limit is a number of
+# sockets.
 @pytest.mark.parametrize("selector", ["epoll", "poll"], indirect=True)
-def test_descriptors_above_1023_are_ordinary(crowd: list[Connection]) -> None:
+def test_descriptors_above_1023_are_supported(crowd: list[Connection]) -> None:
     fcntl = pytest.importorskip("fcntl")
     high: list[socket.socket] = []
     with descriptors.limited_to(3000), ExitStack() as stack:
@@ -512,10 +514,10 @@ def test_descriptors_above_1023_are_ordinary(crowd: list[Connection]) -> None:
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
 
 
-def test_without_a_descriptor_left_it_works_all_the_same() -> None:
+def test_close_all_works_without_a_free_descriptor() -> None:
     with connect_many(5) as crowd, connect_many(2, peer_buffer=4096) as slow:
         for sock, peer in slow:
-            fill(sock)  # so that an acknowledgement has to be waited for
+            fill(sock)  # so that the close has to wait for an acknowledgement
             peer.shutdown(socket.SHUT_WR)
             await_fin(sock)
         both = crowd + slow
@@ -524,7 +526,7 @@ def test_without_a_descriptor_left_it_works_all_the_same() -> None:
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 7
 
 
-def test_it_takes_one_descriptor_at_most(crowd: list[Connection]) -> None:
+def test_close_all_uses_at_most_one_descriptor(crowd: list[Connection]) -> None:
     held: list[int] = []
     before = len(os.listdir("/proc/self/fd"))
     crowd[0].peer.close()
@@ -533,14 +535,14 @@ def test_it_takes_one_descriptor_at_most(crowd: list[Connection]) -> None:
         held.append(len(os.listdir("/proc/self/fd")))
 
     close_all(ours(crowd), timeout=0.05, progress=count)
-    assert held[0] <= before  # one closed, and one taken
+    assert held[0] <= before  # one closed, and one opened
 
 
-# --- the peers -------------------------------------------------------------------------------------
+# --- the peers --------------------------------------------------------------------------------
 
 
 @with_select_too
-def test_a_flood_starves_nobody_and_gets_its_turn(crowd: list[Connection]) -> None:
+def test_a_flood_does_not_delay_other_closes_and_ends_too(crowd: list[Connection]) -> None:
     floods, polite = crowd[:3], crowd[3:]
     enough = threading.Event()
 
@@ -557,8 +559,8 @@ def test_a_flood_starves_nobody_and_gets_its_turn(crowd: list[Connection]) -> No
     assert all(result.drained > 0 for result in results[:3])
 
 
-def test_a_flood_from_peers_that_read_nothing_starves_nobody() -> None:
-    """Then an acknowledgement is waited for, and all that comes must be read before."""
+def test_a_flood_from_peers_that_do_not_read_does_not_delay_other_closes() -> None:
+    """The close then waits for an acknowledgement, and has to read all input before it."""
     with connect_many(3, peer_buffer=4096) as floods, connect_many(5) as polite:
         for sock, _ in floods:
             fill(sock)
@@ -579,7 +581,7 @@ def test_a_flood_from_peers_that_read_nothing_starves_nobody() -> None:
     assert all(result.drained > 0 for result in results[:3])
 
 
-def test_peers_that_drip_are_bounded_by_the_one_deadline(crowd: list[Connection]) -> None:
+def test_peers_that_drip_end_at_the_deadline(crowd: list[Connection]) -> None:
     done = threading.Event()
 
     def drip(*peers: socket.socket) -> None:
@@ -596,7 +598,7 @@ def test_peers_that_drip_are_bounded_by_the_one_deadline(crowd: list[Connection]
     assert max(result.elapsed for result in results) < 2
 
 
-def test_peers_that_reset_meanwhile_are_results(crowd: list[Connection]) -> None:
+def test_resets_by_peers_during_the_close_are_results(crowd: list[Connection]) -> None:
     def reset_all(*peers: socket.socket) -> None:
         for peer in peers:
             assert peer.recv(1) == b""
@@ -608,7 +610,7 @@ def test_peers_that_reset_meanwhile_are_results(crowd: list[Connection]) -> None
     assert all(isinstance(result.error, ConnectionResetError) for result in results)
 
 
-def test_half_open_peers_still_get_our_data(crowd: list[Connection]) -> None:
+def test_half_closed_peers_still_get_our_data(crowd: list[Connection]) -> None:
     for sock, peer in crowd:
         peer.shutdown(socket.SHUT_WR)
         await_fin(sock)
@@ -619,16 +621,16 @@ def test_half_open_peers_still_get_our_data(crowd: list[Connection]) -> None:
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
 
 
-# --- other threads -----------------------------------------------------------------------------------
+# --- other threads ----------------------------------------------------------------------------
 
 
 @with_select_too
-def test_the_close_of_another_thread_changes_nothing(crowd: list[Connection]) -> None:
-    """The descriptor is not in the caller's object any more."""
+def test_a_close_by_another_thread_has_no_effect(crowd: list[Connection]) -> None:
+    """The caller's object no longer has the descriptor."""
     victim = crowd[2]
 
-    def close_in_vain(*peers: socket.socket) -> list[bytes]:
-        assert victim.peer.recv(1) == b""  # the close is under way
+    def close_detached(*peers: socket.socket) -> list[bytes]:
+        assert victim.peer.recv(1) == b""  # the close has begun
         assert victim.ours.fileno() == -1
         victim.ours.close()
         return close_politely(*peers)
@@ -637,20 +639,20 @@ def test_the_close_of_another_thread_changes_nothing(crowd: list[Connection]) ->
         peer.sendall(b"upload")
         await_input(sock)
     others = crowd[:2] + crowd[3:]
-    with meanwhile(close_in_vain, *peers(others), victim.peer):
+    with meanwhile(close_detached, *peers(others), victim.peer):
         results = close_all(ours(crowd), timeout=PATIENCE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
     assert [result.drained for result in results] == [6] * 10
 
 
 @with_select_too
-def test_a_number_that_is_free_again_is_a_strangers(crowd: list[Connection]) -> None:
-    """Whoever gets the number of one that has ended is left alone until the last has."""
+def test_a_reused_descriptor_number_is_not_touched(crowd: list[Connection]) -> None:
+    """A new socket with the number of an ended one is untouched until all closes end."""
     first, stranger, *others = crowd
     number = first.ours.fileno()
     taken: list[socket.socket] = []
 
-    def move_in(done: int, _: int) -> None:
+    def reuse_number(done: int, _: int) -> None:
         if done == 1:
             os.dup2(stranger.ours.fileno(), number)
             taken.append(socket.socket(fileno=number))
@@ -659,22 +661,22 @@ def test_a_number_that_is_free_again_is_a_strangers(crowd: list[Connection]) -> 
 
     first.peer.close()
     await_fin(first.ours)
-    results = close_all(ours([first, *others]), timeout=PATIENCE, progress=move_in)
+    results = close_all(ours([first, *others]), timeout=PATIENCE, progress=reuse_number)
     with taken[0] as tenant:
         assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 9
         assert_untouched([stranger, Connection(tenant, stranger.peer)])
 
 
 @with_select_too
-def test_one_whose_number_is_closed_from_outside_is_already_closed(
+def test_a_descriptor_closed_by_os_close_is_reported_as_already_closed(
     crowd: list[Connection],
 ) -> None:
-    """Only os.close() can do that, and nobody else's."""
+    """Only os.close() can close it."""
     victim, *others = crowd
     number = victim.ours.fileno()
 
     def steal(*peers: socket.socket) -> None:
-        assert victim.peer.recv(1) == b""  # the close is under way
+        assert victim.peer.recv(1) == b""  # the close has begun
         os.close(number)
         close_politely(*peers)
 
@@ -686,10 +688,12 @@ def test_one_whose_number_is_closed_from_outside_is_already_closed(
     ]
 
 
-# --- progress ----------------------------------------------------------------------------------------
+# --- progress ---------------------------------------------------------------------------------
 
 
-def test_progress_is_told_as_it_happens_and_ends_with_all(crowd: list[Connection]) -> None:
+def test_progress_is_reported_during_the_closes_and_ends_with_all(
+    crowd: list[Connection],
+) -> None:
     told: list[tuple[int, int]] = []
     crowd[9].ours.close()
     with meanwhile(close_politely, *peers(crowd)):
@@ -697,10 +701,12 @@ def test_progress_is_told_as_it_happens_and_ends_with_all(crowd: list[Connection
     assert told[-1] == (10, 10)
     assert {total for _, total in told} == {10}
     done = [figure for figure, _ in told]
-    assert done == sorted(set(done)), "each time it says more than before"
+    assert done == sorted(set(done)), "each report has more than the report before"
 
 
-def test_what_progress_raises_is_raised_after_all_are_closed(crowd: list[Connection]) -> None:
+def test_an_exception_of_progress_is_raised_after_all_sockets_are_closed(
+    crowd: list[Connection],
+) -> None:
     crowd[0].peer.close()
 
     def give_up(_: int, __: int) -> None:
@@ -711,11 +717,11 @@ def test_what_progress_raises_is_raised_after_all_are_closed(crowd: list[Connect
     assert all_closed(crowd)
 
 
-# --- what comes from inside -------------------------------------------------------------------------
+# --- signals and bugs -------------------------------------------------------------------------
 
 
 @with_select_too
-def test_an_exception_from_a_signal_closes_all_at_once_and_goes_on(
+def test_an_exception_from_a_signal_handler_closes_all_sockets_immediately_and_propagates(
     crowd: list[Connection],
 ) -> None:
     def stop(*_: object) -> None:
@@ -727,7 +733,7 @@ def test_an_exception_from_a_signal_closes_all_at_once_and_goes_on(
     assert all_closed(crowd)
 
 
-def test_a_signal_that_raises_nothing_does_not_cut_the_wait_short(
+def test_a_signal_handler_that_returns_does_not_shorten_the_wait(
     crowd: list[Connection],
 ) -> None:
     with on_alarm(lambda *_: None, 0.01, 0.01):
@@ -745,7 +751,7 @@ def test_a_signal_that_raises_nothing_does_not_cut_the_wait_short(
     ],
     ids=["delivery", "drain"],
 )
-def test_a_signal_before_or_after_any_call_leaves_all_closed(
+def test_a_signal_at_any_call_leaves_all_sockets_closed(
     close: Callable[[list[socket.socket]], object],
 ) -> None:
     for stopped in each_moment():
@@ -759,7 +765,7 @@ def test_a_signal_before_or_after_any_call_leaves_all_closed(
             assert all_closed(crowd)
 
 
-def test_one_that_fails_by_a_bug_leaves_the_others_their_time(
+def test_a_bug_in_one_close_does_not_shorten_the_others(
     crowd: list[Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     victims_peer = crowd[0].ours.getpeername()
@@ -786,14 +792,14 @@ def test_one_that_fails_by_a_bug_leaves_the_others_their_time(
 
 
 class Broken(socket.socket):
-    """Not even its descriptor can be had from it."""
+    """A socket whose detach() fails."""
 
     def detach(self) -> int:
         super().detach()
         raise RuntimeError("a bug")
 
 
-def test_one_that_fails_before_it_is_begun_leaves_the_others_their_time(
+def test_a_socket_that_fails_before_its_close_begins_does_not_shorten_the_others(
     crowd: list[Connection],
 ) -> None:
     broken = Broken(fileno=crowd[4].ours.detach())
@@ -811,11 +817,13 @@ def test_one_that_fails_before_it_is_begun_leaves_the_others_their_time(
     assert replies == [[REPLY] * 9]
 
 
-# --- TLS -----------------------------------------------------------------------------------------------
+# --- TLS --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_tls_says_goodbye_and_the_session_is_forgotten(version: ssl.TLSVersion) -> None:
+def test_a_close_over_tls_sends_close_notify_and_drops_the_session(
+    version: ssl.TLSVersion,
+) -> None:
     pytest.importorskip("trustme", reason="needs trustme", exc_type=ImportError)
     from test_tls import session
 
@@ -826,10 +834,10 @@ def test_tls_says_goodbye_and_the_session_is_forgotten(version: ssl.TLSVersion) 
         assert replies == [[b"", b"reply"]], "an end without close_notify would be an error"
         assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 2
         assert [result.notified for result in results] == [True, None]
-        assert tls.version() is None, "OpenSSL would go on using the number"
+        assert tls.version() is None, "OpenSSL would continue to use the number"
 
 
-# --- systems that are not this one -----------------------------------------------------------------------
+# --- other systems -----------------------------------------------------------------------
 
 ELSEWHERE = """
 {patch}
@@ -872,8 +880,10 @@ GEVENT_LATE = "import graceful_close; " + GEVENT
     [NO_EPOLL, NO_EPOLL_NO_POLL, GEVENT, GEVENT_LATE],
     ids=["no epoll", "only select", "gevent", "gevent after the import"],
 )
-@pytest.mark.parametrize("selector", ["epoll"], indirect=True)  # of this process, not of that
-def test_elsewhere_it_is_the_same(patch: str) -> None:
+@pytest.mark.parametrize(
+    "selector", ["epoll"], indirect=True
+)  # the coverage of this process, not of the child
+def test_close_all_works_with_other_selectors(patch: str) -> None:
     if "gevent" in patch:
         pytest.importorskip("gevent", reason="needs gevent", exc_type=ImportError)
     ran = subprocess.run(

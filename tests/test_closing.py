@@ -1,4 +1,4 @@
-"""`with closing(sock)`: commit when the body ends, reset when it raises."""
+"""`with closing(sock)`: a graceful close when the body ends, and a reset when it raises."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streams import (
 )
 
 
-def test_a_body_that_ends_commits(stream: Connection) -> None:
+def test_a_body_that_ends_closes_gracefully(stream: Connection) -> None:
     with meanwhile(read_and_close, stream.peer) as received:
         with closing(stream.ours, timeout=10) as sock:
             assert sock is stream.ours
@@ -40,7 +40,7 @@ def test_a_body_that_raises_resets(tcp: Connection) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit, SystemExit])
-def test_whatever_leaves_the_body_rolls_back(
+def test_every_exception_that_leaves_the_body_resets(
     tcp: Connection, error: type[BaseException]
 ) -> None:
     with pytest.raises(error), closing(tcp.ours):
@@ -48,7 +48,7 @@ def test_whatever_leaves_the_body_rolls_back(
     assert ends_in_reset(tcp.peer)
 
 
-def test_the_result_is_there_afterwards_and_not_before(tcp: Connection) -> None:
+def test_the_result_exists_only_after_the_block(tcp: Connection) -> None:
     context = closing(tcp.ours)
     tcp.peer.close()
     with context:
@@ -57,7 +57,7 @@ def test_the_result_is_there_afterwards_and_not_before(tcp: Connection) -> None:
     assert context.result.outcome is CloseOutcome.PEER_CLOSED
 
 
-def test_a_failure_while_closing_does_not_mask_what_the_body_raised(tcp: Connection) -> None:
+def test_an_error_of_the_close_does_not_hide_the_exception_of_the_body(tcp: Connection) -> None:
     reset(tcp.peer)
     context = closing(tcp.ours)
     with pytest.raises(LookupError, match="the body's own"), context:
@@ -66,7 +66,7 @@ def test_a_failure_while_closing_does_not_mask_what_the_body_raised(tcp: Connect
     assert context.result.outcome is CloseOutcome.PEER_RESET
 
 
-def test_a_peer_that_never_answers_is_a_result_and_no_exception(tcp: Connection) -> None:
+def test_a_peer_that_never_closes_is_a_result_and_not_an_exception(tcp: Connection) -> None:
     context = closing(tcp.ours, timeout=0.05)
     with context:
         pass
@@ -82,7 +82,7 @@ def test_a_body_may_close_the_socket_itself(stream: Connection) -> None:
     assert context.result.outcome is CloseOutcome.ALREADY_CLOSED
 
 
-def test_a_body_may_hand_the_descriptor_on(tcp: Connection) -> None:
+def test_a_body_may_detach_the_descriptor(tcp: Connection) -> None:
     with closing(tcp.ours) as sock:
         handed_on = socket.socket(fileno=sock.detach())
     with handed_on:
@@ -111,7 +111,7 @@ def test_the_options_are_those_of_graceful_close(tcp: Connection) -> None:
 @pytest.mark.parametrize(
     ("options", "error"), [({"timeout": -1}, ValueError), ({"drain_limit": "9"}, TypeError)]
 )
-def test_a_wrong_option_is_refused_before_the_body_runs(
+def test_a_wrong_option_is_rejected_before_the_body_runs(
     tcp: Connection, options: Any, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -119,13 +119,13 @@ def test_a_wrong_option_is_refused_before_the_body_runs(
     assert tcp.ours.fileno() != -1
 
 
-def test_it_is_for_stream_sockets() -> None:
+def test_only_stream_sockets_are_accepted() -> None:
     wrong: Any = object()
     with pytest.raises(TypeError, match="expected a socket.socket"):
         closing(wrong)
 
 
-def test_a_unix_stream_knows_no_reset_but_is_closed(stack: Any) -> None:
+def test_a_unix_stream_is_closed_without_a_reset(stack: Any) -> None:
     ours, peer = stack.enter_context(connect("unix"))
     with pytest.raises(ZeroDivisionError), closing(ours):
         raise ZeroDivisionError

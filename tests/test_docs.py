@@ -1,4 +1,4 @@
-"""The tutorial and the recipes work as printed, and the page of the API leaves nothing out."""
+"""The tutorial and the recipes work as printed, and the API page has every public name."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ TUTORIAL = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 
 
 def blocks(kind: str) -> list[str]:
-    """What the tutorial shows of one kind, in order."""
+    """Return the code blocks of one kind in the tutorial, in order."""
     return re.findall(rf"^```{kind}\n(.*?)^```", TUTORIAL, re.MULTILINE | re.DOTALL)
 
 
 def patched(source: str, diff: str) -> str:
-    """What a file is after somebody followed a diff by hand."""
+    """Apply a diff to a file, as a reader does by hand."""
     lines = diff.splitlines(keepends=True)
     old = "".join(line[1:] for line in lines if line[0] in " -")
     new = "".join(line[1:] for line in lines if line[0] in " +")
@@ -52,19 +52,20 @@ def patched(source: str, diff: str) -> str:
 
 
 def without_times(output: str) -> str:
-    """What a program printed. Its times differ from run to run; every count is compared."""
+    """Mask the times in an output, which differ between runs; the counts are kept."""
     return re.sub(r"\d+\.\d{3} s", "T s", output)
 
 
 def without_number(output: str) -> str:
-    """What a program printed of an error: its number differs between systems."""
+    """Mask the error numbers in an output, which differ between systems."""
     return re.sub(r"\[Errno \d+\]", "[Errno]", output)
 
 
 def free_port() -> int:
-    """One that stays free: Linux, macOS and Windows give such low ones to no client.
+    """Return a port that stays free: Linux, macOS and Windows use higher ports for clients.
 
-    It has four digits, like the tutorial's: the request names it, and its bytes are counted.
+    It has four digits, like the tutorial's, because the request contains it and its bytes are
+    counted.
     """
     while True:
         port = random.randrange(5_001, 10_000)
@@ -76,7 +77,7 @@ def free_port() -> int:
 
 
 class Reader:
-    """Somebody who types what the tutorial says, except for the port."""
+    """A reader who runs the commands of the tutorial, with another port."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -102,10 +103,10 @@ class Reader:
             try:
                 yield program
             finally:
-                program.kill()  # has ended, if all went well
+                program.kill()  # it has ended, unless an error occurred
 
     def run_both(self, client: str) -> tuple[str, str]:
-        """What the server said, and the client, who presses Enter when the server is done."""
+        """Run server and client, with Enter for the client, and return their outputs."""
         with self.running("server.py") as server:
             assert server.stdout is not None
             assert server.stdout.readline() == "listening\n"
@@ -117,7 +118,7 @@ class Reader:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the tutorial is for POSIX shells")
-def test_the_tutorial_loses_a_reply_and_delivers_it(tmp_path: Path) -> None:
+def test_the_tutorial_works_as_printed(tmp_path: Path) -> None:
     install, *_ = blocks("sh")
     assert install in (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -152,9 +153,7 @@ def test_the_tutorial_loses_a_reply_and_delivers_it(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the tutorial is for POSIX shells")
 @pytest.mark.parametrize(("plain", "exit_code"), [(True, 1), (False, 0)])
-def test_the_tutorials_check_finds_the_server_that_loses_replies(
-    plain: bool, exit_code: int
-) -> None:
+def test_the_check_in_the_tutorial_finds_the_lost_replies(plain: bool, exit_code: int) -> None:
     commands = [line.replace(" 8000", " 0") for line in blocks("sh")]
     start = ".venv/bin/python examples/early_reply.py 0" + " --plain" * plain + "\n"
     [check] = [line for line in commands if " check " in line]
@@ -175,8 +174,8 @@ def test_the_tutorials_check_finds_the_server_that_loses_replies(
     assert ("LOST" in checked.stdout) == plain
 
 
-class Door:
-    """What a server accepts from until somebody wants it to end."""
+class StoppableListener:
+    """A listener whose accept() raises after the test stops it."""
 
     def __init__(self, waiting: list[socket.socket]) -> None:
         self._waiting = waiting
@@ -187,7 +186,7 @@ class Door:
         return self._waiting.pop(), None
 
 
-def test_the_how_tos_pool_loses_no_reply_when_it_ends() -> None:
+def test_the_pool_in_the_how_to_loses_no_reply_at_its_end() -> None:
     def upload(peer: socket.socket) -> bytes:
         peer.sendall(bytes(5_000_000))
         return read_and_close(peer)
@@ -199,13 +198,13 @@ def test_the_how_tos_pool_loses_no_reply_when_it_ends() -> None:
         ]
         with pytest.raises(SystemExit):
             block_of(HOW_TO, "serve_from_pool")["serve_from_pool"](
-                Door([ours for ours, _ in connections])
+                StoppableListener([ours for ours, _ in connections])
             )
     assert [reply[:12] for [reply] in replies] == [b"HTTP/1.1 200"] * 3
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no SIGTERM to be caught")
-def test_the_how_tos_server_ends_and_nobody_is_reset(listener: socket.socket) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="a program cannot catch SIGTERM there")
+def test_the_server_in_the_how_to_ends_without_a_reset(listener: socket.socket) -> None:
     names = block_of(HOW_TO, "serve_until_sigterm")
     idle_has_ended = asyncio.Event()
 
@@ -239,8 +238,8 @@ def test_the_how_tos_server_ends_and_nobody_is_reset(listener: socket.socket) ->
     asyncio.run(serve())
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no SIGTERM to be caught")
-def test_the_how_tos_server_forgets_a_client_that_resets(listener: socket.socket) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="a program cannot catch SIGTERM there")
+def test_the_server_in_the_how_to_removes_a_client_that_resets(listener: socket.socket) -> None:
     names = block_of(HOW_TO, "serve_until_sigterm")
     closed = names["closing_stream"], names["close_all"]
     ended = asyncio.Event()
@@ -282,8 +281,10 @@ def test_the_how_tos_server_forgets_a_client_that_resets(listener: socket.socket
     assert (left, complaints) == ([0], [])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no SIGTERM to be caught")
-def test_the_how_tos_server_resets_what_is_not_done_in_time(listener: socket.socket) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="a program cannot catch SIGTERM there")
+def test_the_server_in_the_how_to_resets_connections_at_its_deadline(
+    listener: socket.socket,
+) -> None:
     names = block_of(HOW_TO, "serve_until_sigterm")
     names["WORK"], names["CLOSE"] = 0.0, 0.05
 
@@ -298,12 +299,12 @@ def test_the_how_tos_server_resets_what_is_not_done_in_time(listener: socket.soc
         with socket.create_connection(listener.getsockname(), PATIENCE) as late:
             late.sendall(b"slow\n")
             await names["serve_until_sigterm"](listener)
-            assert ends_in_reset(late)  # before asyncio.run() would cancel what is left
+            assert ends_in_reset(late)  # before asyncio.run() cancels the remaining tasks
 
     asyncio.run(serve())
 
 
-def test_the_how_tos_stop_refuses_what_waits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_stop_in_the_how_to_answers_the_backlog(capsys: pytest.CaptureFixture[str]) -> None:
     names = block_of(HOW_TO, "stop_listening")
     listener = GracefulListener(("127.0.0.1", 0))
 
@@ -318,7 +319,9 @@ def test_the_how_tos_stop_refuses_what_waits(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.count("peer closed after") == 3
 
 
-def test_the_how_tos_log_has_a_line_for_every_close(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_in_the_how_to_has_a_line_for_every_close(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO, "closes")
     with block_of(HOW_TO, "logged")["logged"] as reaper, connect("tcp4") as (ours, peer):
         host, port, *_ = ours.getpeername()
@@ -328,7 +331,7 @@ def test_the_how_tos_log_has_a_line_for_every_close(caplog: pytest.LogCaptureFix
     assert line.startswith(f"{host}:{port}: peer closed after ")
 
 
-def test_the_how_tos_counter_counts_by_outcome() -> None:
+def test_the_counter_in_the_how_to_counts_by_outcome() -> None:
     registry = CollectorRegistry()
     with block_of(HOW_TO, "counting_reaper")["counting_reaper"](registry) as reaper:
         with connect("tcp4") as (ours, peer):
@@ -340,7 +343,7 @@ def test_the_how_tos_counter_counts_by_outcome() -> None:
 @pytest.mark.parametrize(
     ("server", "reset"), [("StrictServer", True), ("LenientServer", False)]
 )
-def test_the_how_tos_handler_that_raises(
+def test_a_handler_that_raises_in_the_how_to_resets(
     server: str, reset: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = block_of(HOW_TO, "StrictServer")
@@ -373,7 +376,7 @@ def test_the_how_tos_handler_that_raises(
     ],
     ids=lambda name: name or "top",
 )
-def test_every_public_name_has_its_place_on_the_page_of_the_api(module: str) -> None:
+def test_the_api_pages_have_every_public_name(module: str) -> None:
     page = "".join(
         file.read_text(encoding="utf-8") for file in sorted((ROOT / "docs/api").glob("*.md"))
     )
@@ -398,21 +401,21 @@ def test_every_page_of_the_project_names_the_same_repository() -> None:
         assert set(re.findall(r"([\w-]+)\.github\.io", text)) <= {owner}, file
 
 
-def test_the_readme_and_the_page_of_the_figures_agree() -> None:
+def test_the_readme_and_the_performance_page_have_the_same_figures() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     figures = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
     [spared] = re.findall(r"get a 1 KiB reply (\d+ to \d+ %)", " ".join(readme.split()))
     assert spared in " ".join(figures.split())
 
 
-def test_the_readme_and_the_page_of_the_proxies_agree() -> None:
+def test_the_readme_and_the_proxies_page_have_the_same_figures() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     page = " ".join((ROOT / "docs/proxies.md").read_text(encoding="utf-8").split())
     [share] = re.findall(r"\[(\d+ to \d+ %)\]\(docs/proxies\.md\)", readme)
     assert f"{share} of the replies became a 502" in page
 
 
-def test_the_summary_of_the_figures_is_taken_from_the_results() -> None:
+def test_the_summary_has_the_figures_of_the_results() -> None:
     def rounded(*numbers: str) -> tuple[str, ...]:
         return tuple(f"{float(number.replace(',', '')):.3g}" for number in numbers)
 

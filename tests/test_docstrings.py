@@ -1,4 +1,4 @@
-"""Every public object says what it promises: arguments, units, ranges, errors."""
+"""Every public object has a docstring with arguments, units, ranges and errors."""
 
 from __future__ import annotations
 
@@ -35,29 +35,30 @@ UNITS = re.compile(r"seconds|bytes|connections|sockets", re.IGNORECASE)
 RANGE = re.compile(r"\d or more|at least \d|at most \d|more than \d", re.IGNORECASE)
 ELSEWHERE = re.compile(r"\b(as|see|for|of) [^.;]*`|\bas for\b|\bfor each\b", re.IGNORECASE)
 
-# Whose arguments somebody else has described: in its own words, or by what it overrides.
+# Callables whose arguments another docstring describes: that of a base, or of an overridden
+# method.
 STANDARD = frozenset(inspect.signature(socket.create_server).parameters)
 BASES: dict[str, type] = {"GracefulMixIn": socketserver.BaseServer}
 
-# What a function that is called may raise, but not as it is called there.
+# Exceptions that a called function may raise, but not with the arguments of that call.
 EXCUSED = {
     "graceful_close.gunicorn.post_worker_init": {"ValueError"},  # in the main thread
-    "graceful_close.get_linger": {"ValueError"},  # the seconds are looked at before
-    "graceful_close.asyncio.abortive_close": {"NotImplementedError"},  # it waits for nothing
-    # Their options are numbers.
+    "graceful_close.get_linger": {"ValueError"},  # the seconds are checked before
+    "graceful_close.asyncio.abortive_close": {"NotImplementedError"},  # it does not wait
+    # The options of these callables are numbers.
     "graceful_close.uvicorn.new_asyncio_loop": {"TypeError"},
     "graceful_close.uvicorn.new_uvloop": {"TypeError"},
 }
 
 
 class Documented(NamedTuple):
-    """Something public that is called.
+    """A public callable.
 
     Attributes:
-        name: Where it is found.
-        called: It, or what a class calls to make one.
-        doc: Its docstring.
-        owner: The class that it is a member of, or is.
+        name: The qualified name.
+        called: The callable; for a class, its constructor.
+        doc: The docstring.
+        owner: The class that it is, or is a member of.
     """
 
     name: str
@@ -74,7 +75,7 @@ def public() -> Iterator[tuple[str, Any]]:
 
 
 def members(owner: type) -> Iterator[tuple[str, Any]]:
-    """What a class defines itself, and shows."""
+    """Return the public members that a class itself defines."""
     for name, member in vars(owner).items():
         if not name.startswith("_"):
             yield name, getattr(member, "__func__", member)
@@ -101,7 +102,7 @@ every_callable = pytest.mark.parametrize("name", CALLABLES)
 
 
 def section(doc: str, title: str) -> str:
-    """One section of a docstring, without its indentation."""
+    """Return one section of a docstring, without its indentation."""
     titles = "|".join(SECTIONS)
     found = re.search(
         rf"^{title}:(.*?)(?=^(?:{titles}):|^\.\. |\Z)", doc, re.MULTILINE | re.DOTALL
@@ -110,7 +111,7 @@ def section(doc: str, title: str) -> str:
 
 
 def entries(doc: str, title: str) -> dict[str, str]:
-    """What a section says of each name. Names that share what is said stand before one colon."""
+    """Return the description of each name in a section. Names may share a description."""
     said: dict[str, str] = {}
     for names, text in re.findall(
         r"^(\w+(?:, \w+)*): ((?:.|\n(?=\s|\Z))*)", section(doc, title), re.MULTILINE
@@ -125,7 +126,7 @@ def parameters(called: Any) -> dict[str, inspect.Parameter]:
 
 
 def is_inherited(each: Documented) -> bool:
-    """Whether a class of somebody else's says what the arguments are."""
+    """Return whether a class of another package describes the arguments."""
     if each.owner is None or each.called.__name__ == "__init__":
         return False
     bases = [*each.owner.__mro__[1:], BASES.get(each.owner.__name__, object)]
@@ -140,7 +141,7 @@ def is_number(annotation: object) -> bool:
 
 
 @pytest.mark.parametrize("name", dict(public()))
-def test_it_has_a_docstring_and_so_have_its_members(name: str) -> None:
+def test_every_public_object_and_member_has_a_docstring(name: str) -> None:
     found = dict(public())[name]
     told = {name: found.__doc__}
     if inspect.isclass(found) and not issubclass(found, enum.Enum):
@@ -157,7 +158,7 @@ def test_it_has_a_docstring_and_so_have_its_members(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [name for name, it in public() if inspect.isclass(it) and issubclass(it, enum.Enum)]
 )
-def test_every_member_of_an_enum_is_followed_by_what_it_means(name: str) -> None:
+def test_every_member_of_an_enum_has_a_docstring(name: str) -> None:
     found = dict(public())[name]
     body = ast.parse(textwrap.dedent(inspect.getsource(found))).body[0]
     assert isinstance(body, ast.ClassDef)
@@ -168,14 +169,14 @@ def test_every_member_of_an_enum_is_followed_by_what_it_means(name: str) -> None
 
 
 @pytest.mark.parametrize("name", dict(public()))
-def test_it_has_an_example(name: str) -> None:
+def test_every_public_function_has_an_example(name: str) -> None:
     doc = inspect.getdoc(dict(public())[name]) or ""
     before_the_sections = re.split(rf"^(?:{'|'.join(SECTIONS)}):", doc, flags=re.MULTILINE)[0]
     assert re.search(r"^ {4}\S", before_the_sections, re.MULTILINE)
 
 
 @every_callable
-def test_every_argument_is_described_and_nothing_else_is(name: str) -> None:
+def test_the_args_section_has_exactly_the_arguments(name: str) -> None:
     each = CALLABLES[name]
     described = entries(each.doc, "Args")
     expected = set(parameters(each.called))
@@ -188,7 +189,7 @@ def test_every_argument_is_described_and_nothing_else_is(name: str) -> None:
 
 
 @every_callable
-def test_every_number_has_a_unit_or_says_where_it_is(name: str) -> None:
+def test_every_number_has_a_unit_or_a_reference(name: str) -> None:
     each = CALLABLES[name]
     described = entries(each.doc, "Args")
     for parameter in parameters(each.called).values():
@@ -199,7 +200,7 @@ def test_every_number_has_a_unit_or_says_where_it_is(name: str) -> None:
 
 
 @every_callable
-def test_every_number_has_a_range_here_or_in_graceful_close(name: str) -> None:
+def test_every_number_has_a_range_or_a_reference(name: str) -> None:
     each = CALLABLES[name]
     home = CALLABLES["graceful_close.graceful_close"]
     described = entries(each.doc, "Args")
@@ -211,7 +212,7 @@ def test_every_number_has_a_range_here_or_in_graceful_close(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, it in public() if inspect.isclass(it)])
-def test_every_number_that_is_read_from_an_object_has_a_unit(name: str) -> None:
+def test_every_numeric_attribute_has_a_unit(name: str) -> None:
     for member, value in members(dict(public())[name]):
         read = value.fget if isinstance(value, property) else None
         if read is not None and is_number(inspect.signature(read).return_annotation):
@@ -219,9 +220,9 @@ def test_every_number_that_is_read_from_an_object_has_a_unit(name: str) -> None:
 
 
 class Raised(ast.NodeVisitor):
-    """What a function raises itself, or lets through from a function that says that it raises.
+    """The exceptions that a function raises, or propagates from a documented function.
 
-    Only what stands outside of any `try`: what stands inside may be caught.
+    Only code outside of `try` counts, because exceptions inside may be caught.
     """
 
     def __init__(self, scope: dict[str, Any]) -> None:
@@ -233,7 +234,7 @@ class Raised(ast.NodeVisitor):
             self.visit(statement)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        pass  # defined here, and called elsewhere
+        pass  # defined here, but called in another place
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         pass
@@ -250,7 +251,7 @@ class Raised(ast.NodeVisitor):
 
 
 @every_callable
-def test_what_it_raises_is_said(name: str) -> None:
+def test_every_exception_is_documented(name: str) -> None:
     each = CALLABLES[name]
     definition = ast.parse(textwrap.dedent(inspect.getsource(each.called))).body[0]
     assert isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef)

@@ -1,4 +1,4 @@
-"""recv() returns 0 also after the caller's own SHUT_RD: the peer's FIN is seen in the state."""
+"""After the caller's own SHUT_RD recv() returns 0: only the state shows the peer's FIN."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from streams import (
 )
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="recv() after SHUT_RD, and socket options, are Linux's here"
+    sys.platform != "linux",
+    reason="recv() after SHUT_RD, and some socket options, differ on other systems",
 )
 
-# How long a peer of this module thinks before it does what it does.
+# Seconds before a peer of this module acts.
 THOUGHT = 0.15
 
-# Nobody who is woken by the peer takes so long.
+# Seconds. A close that the peer ends takes less time.
 PROMPTLY = 2.0
 
 SO_PEEK_OFF = 42  # asm-generic/socket.h
@@ -52,10 +53,10 @@ def internet(request: pytest.FixtureRequest) -> Iterator[Connection]:
 
 @pytest.fixture(params=[socket.SHUT_RD, socket.SHUT_RDWR], ids=["SHUT_RD", "SHUT_RDWR"])
 def deaf(internet: Connection, request: pytest.FixtureRequest) -> Connection:
-    """A connection after the caller's own shutdown(), with a reply under way."""
+    """A connection after the caller's own shutdown(), with a sent reply."""
     internet.ours.sendall(b"reply")
     internet.ours.shutdown(request.param)
-    assert internet.ours.recv(1) == b"", "for good, and the peer has said nothing"
+    assert internet.ours.recv(1) == b"", "forever, and the peer has sent nothing"
     return internet
 
 
@@ -78,19 +79,19 @@ def test_a_peer_that_is_silent_has_not_closed(deaf: Connection, close: Close) ->
 
 
 @every_close
-def test_no_time_at_all_is_no_proof(deaf: Connection, close: Close) -> None:
+def test_a_timeout_of_0_does_not_prove_a_close(deaf: Connection, close: Close) -> None:
     assert close(deaf.ours, timeout=0).outcome is CloseOutcome.TIMED_OUT
 
 
 @every_close
-def test_silence_is_counted_as_silence(deaf: Connection, close: Close) -> None:
+def test_silence_ends_at_the_idle_timeout(deaf: Connection, close: Close) -> None:
     result = close(deaf.ours, timeout=PATIENCE, idle_timeout=0.2)
     assert result.outcome is CloseOutcome.IDLE_TIMED_OUT
     assert 0.2 <= result.elapsed < PROMPTLY
 
 
 @every_close
-def test_the_peers_fin_ends_it_when_it_comes(deaf: Connection, close: Close) -> None:
+def test_the_peers_fin_ends_the_close(deaf: Connection, close: Close) -> None:
     with meanwhile(thinks_and_closes, deaf.peer) as received:
         result = close(deaf.ours, timeout=PATIENCE)
     assert received == [b"reply"]
@@ -100,7 +101,9 @@ def test_the_peers_fin_ends_it_when_it_comes(deaf: Connection, close: Close) -> 
 
 
 @every_close
-def test_a_fin_that_had_come_before_ends_it_at_once(internet: Connection, close: Close) -> None:
+def test_an_earlier_fin_of_the_peer_ends_the_close_immediately(
+    internet: Connection, close: Close
+) -> None:
     internet.peer.shutdown(socket.SHUT_WR)
     await_fin(internet.ours)
     internet.ours.shutdown(socket.SHUT_RD)
@@ -110,10 +113,10 @@ def test_a_fin_that_had_come_before_ends_it_at_once(internet: Connection, close:
 
 
 @every_close
-def test_what_the_callers_shutdown_has_ended_is_over_and_clean(
+def test_a_connection_that_the_callers_shutdown_has_ended_is_clean(
     internet: Connection, close: Close
 ) -> None:
-    """The last FIN was the caller's: how it ended is not to be known any more."""
+    """The caller sent the last FIN, so the way in which the connection ended is not known."""
     internet.peer.shutdown(socket.SHUT_WR)
     await_fin(internet.ours)
     internet.ours.shutdown(socket.SHUT_RDWR)
@@ -125,7 +128,7 @@ def test_what_the_callers_shutdown_has_ended_is_over_and_clean(
 
 
 @pytest.mark.parametrize("close", parts(WAITING))
-def test_delivered_is_said_at_the_acknowledgement(deaf: Connection, close: Close) -> None:
+def test_delivered_is_returned_at_the_acknowledgement(deaf: Connection, close: Close) -> None:
     if close is not WAITING["timed_linger_close"]:
         close = partial(close, until=CloseOutcome.DELIVERED)
     result = close(deaf.ours, timeout=PATIENCE)
@@ -148,7 +151,7 @@ def test_a_peer_that_resets_has_not_closed(deaf: Connection, close: Close) -> No
 def test_a_peer_in_the_middle_of_its_upload_has_not_closed(
     deaf: Connection, close: Close
 ) -> None:
-    """Input after SHUT_RD and a close is answered with RST: nobody may call that clean."""
+    """The kernel answers input after SHUT_RD and a close with RST, which is not clean."""
 
     def uploads(peer: socket.socket) -> bool:
         time.sleep(THOUGHT)
@@ -165,12 +168,14 @@ def test_a_peer_in_the_middle_of_its_upload_has_not_closed(
     assert not result.clean
 
 
-# --- options that change what recv() and poll() say ----------------------------------------------
+# --- options that change the results of recv() and poll() -------------------------------------
 
 
 @every_close
 @pytest.mark.parametrize("offset", [0, 3, 1000])
-def test_a_peek_offset_hides_nothing(stream: Connection, close: Close, offset: int) -> None:
+def test_a_peek_offset_does_not_hide_input(
+    stream: Connection, close: Close, offset: int
+) -> None:
     try:
         stream.ours.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, offset)
     except OSError as error:
@@ -186,7 +191,9 @@ def test_a_peek_offset_hides_nothing(stream: Connection, close: Close, offset: i
 
 
 @every_close
-def test_a_low_water_mark_delays_nothing_and_stays(tcp: Connection, close: Close) -> None:
+def test_a_low_water_mark_does_not_delay_the_close_and_is_kept(
+    tcp: Connection, close: Close
+) -> None:
     tcp.ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1000)
     tcp.peer.sendall(b"upload")
     dup = socket.socket(fileno=os.dup(tcp.ours.fileno()))
@@ -198,7 +205,7 @@ def test_a_low_water_mark_delays_nothing_and_stays(tcp: Connection, close: Close
 
 
 @every_close
-def test_what_is_below_the_low_water_mark_is_drained(tcp: Connection, close: Close) -> None:
+def test_input_below_the_low_water_mark_is_drained(tcp: Connection, close: Close) -> None:
     tcp.ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1000)
     tcp.peer.sendall(b"upload")
     tcp.ours.sendall(b"reply")

@@ -1,4 +1,4 @@
-"""An entry in the error queue is POLLERR until somebody takes it: nobody spins meanwhile."""
+"""An entry in the error queue keeps POLLERR set until it is read; the close does not spin."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from drivers import GRACEFUL, WAITING, Close, parts
 from graceful_close import CloseOutcome
 from streams import PATIENCE, Connection, await_reset, connect, meanwhile, read_and_close
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux has an error queue")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has an error queue")
 
 SO_TIMESTAMPING = 37  # asm-generic/socket.h
 TX_SOFTWARE, SOFTWARE, OPT_ID, TX_ACK = 1 << 1, 1 << 4, 1 << 7, 1 << 9  # net_tstamp.h
 SO_ZEROCOPY, MSG_ZEROCOPY = 60, 0x4000000
 
-# A tenth of a second of CPU time is not much; a loop that spins takes all there is.
+# Seconds of CPU time; a loop that spins uses more.
 WAIT = 0.5
 MOST_CPU = 0.1
 
@@ -28,14 +28,14 @@ REPLY = b"r" * 20_000
 
 
 def timestamps(connection: Connection) -> None:
-    """When the reply went out, and when it was acknowledged: two entries."""
+    """Request timestamps of the reply and of its acknowledgement: two entries."""
     flags = TX_SOFTWARE | SOFTWARE | OPT_ID | TX_ACK
     connection.ours.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, flags)
     connection.ours.sendall(REPLY)
 
 
 def zero_copy(connection: Connection) -> None:
-    """That the reply was acknowledged, and its memory is free again: one entry."""
+    """Send with MSG_ZEROCOPY, which reports when the memory is free again: one entry."""
     try:
         connection.ours.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
     except OSError as error:
@@ -56,7 +56,7 @@ def read_reply(peer: socket.socket) -> None:
 
 
 def with_an_entry(connection: Connection, leave: Leave) -> None:
-    """Until there is one, which poll() shows as POLLERR."""
+    """Wait until there is an entry, which poll() reports as POLLERR."""
     leave(connection)
     read_reply(connection.peer)
     await_reset(connection.ours)
@@ -65,8 +65,10 @@ def with_an_entry(connection: Connection, leave: Leave) -> None:
 
 @every_entry
 @every_close
-def test_nobody_spins_for_a_silent_peer(tcp: Connection, leave: Leave, close: Close) -> None:
-    close(socket.socket(), timeout=0)  # what a loop costs when it is made for the first time
+def test_the_wait_for_a_silent_peer_does_not_spin(
+    tcp: Connection, leave: Leave, close: Close
+) -> None:
+    close(socket.socket(), timeout=0)  # the cost of the first event loop
     with_an_entry(tcp, leave)
     before = time.process_time()
     result = close(tcp.ours, timeout=WAIT)
@@ -77,11 +79,11 @@ def test_nobody_spins_for_a_silent_peer(tcp: Connection, leave: Leave, close: Cl
 
 @every_entry
 @pytest.mark.parametrize("close", parts(WAITING))
-def test_nobody_spins_for_an_acknowledgement(leave: Leave, close: Close) -> None:
+def test_the_wait_for_an_acknowledgement_does_not_spin(leave: Leave, close: Close) -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         with_an_entry(Connection(ours, peer), leave)
         ours.setblocking(False)
-        unread = ours.send(bytes(1 << 20))  # more than the peer takes unread
+        unread = ours.send(bytes(1 << 20))  # more than fits into the peer's buffer
         before = time.process_time()
         until = {} if close is WAITING["timed_linger_close"] else {
             "until": CloseOutcome.DELIVERED
@@ -96,7 +98,7 @@ def test_nobody_spins_for_an_acknowledgement(leave: Leave, close: Close) -> None
 
 @every_entry
 @every_close
-def test_the_peers_fin_is_seen_all_the_same(
+def test_the_peers_fin_is_seen_despite_an_entry(
     tcp: Connection, leave: Leave, close: Close
 ) -> None:
     with_an_entry(tcp, leave)
@@ -108,7 +110,7 @@ def test_the_peers_fin_is_seen_all_the_same(
 
 @every_entry
 def test_an_entry_makes_a_socket_that_is_always_ready(tcp: Connection, leave: Leave) -> None:
-    """What the tests above are about: without the library, the wait ends at once."""
+    """This test shows the problem: without the library, the wait ends immediately."""
     with_an_entry(tcp, leave)
     poller = select.poll()
     poller.register(tcp.ours, select.POLLIN)

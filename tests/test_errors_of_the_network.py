@@ -1,6 +1,6 @@
-"""Numbers that an administrator or an odd family causes: told in `error`, and never raised.
+"""Errors caused by an administrator or an unusual family: set in `error`, and never raised.
 
-What ICMP causes is in wire/test_icmp.py.
+Errors caused by ICMP are in wire/test_icmp.py.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from streams import PATIENCE, Connection, await_reset, connect_many, meanwhile, 
 every_close = pytest.mark.parametrize("close", parts(GRACEFUL))
 
 
-# --- an administrator ends it (ss -K) -------------------------------------------------------------
+# --- an administrator ends the connection (ss -K) ---------------------------------------------
 
 
 def kill(sock: socket.socket) -> None:
-    """`ss -K` of this one end. The kernel stores ECONNABORTED (tcp_abort())."""
+    """Run `ss -K` for this end. The kernel sets ECONNABORTED (tcp_abort())."""
     host, port = sock.getsockname()[:2]
     _, peer_port = sock.getpeername()[:2]
     words = ["src", host, "sport", "=", f":{port}", "dport", "=", f":{peer_port}"]
@@ -55,7 +55,7 @@ def kill(sock: socket.socket) -> None:
 
 @pytest.fixture
 def killable(tcp: Connection) -> Connection:
-    """A connection, on a machine on which one can be killed."""
+    """A connection, if `ss -K` works on this machine."""
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("ss") is None:
         pytest.skip("needs root, and `ss` of iproute2")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -63,7 +63,7 @@ def killable(tcp: Connection) -> Connection:
             with listener.accept()[0] as other:
                 kill(guinea_pig)
                 if not guinea_pig.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                    pytest.skip("the kernel says no (CONFIG_INET_DIAG_DESTROY)")
+                    pytest.skip("the kernel refuses it (CONFIG_INET_DIAG_DESTROY)")
                 other.close()
     return tcp
 
@@ -77,7 +77,7 @@ def assert_given_up(result: CloseResult, number: int) -> None:
 
 
 @every_close
-def test_a_connection_that_was_killed_is_none_that_the_peer_ended(
+def test_a_killed_connection_is_not_reported_as_ended_by_the_peer(
     killable: Connection, close: Close
 ) -> None:
     killable.ours.sendall(b"reply")
@@ -110,7 +110,7 @@ def test_a_connection_may_be_killed_during_its_close(
 
 @pytest.mark.parametrize("policy", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
 @pytest.mark.parametrize("close", parts(THREADED))
-def test_what_was_killed_asks_for_no_policy(
+def test_a_killed_connection_is_closed_without_a_policy(
     killable: Connection, close: Close, policy: Any
 ) -> None:
     kill(killable.ours)
@@ -118,14 +118,16 @@ def test_what_was_killed_asks_for_no_policy(
     assert_given_up(result, errno.ECONNABORTED)
 
 
-def test_an_abort_finds_no_connection_after_a_kill(killable: Connection) -> None:
+def test_an_abort_after_a_kill_reports_no_connection(killable: Connection) -> None:
     kill(killable.ours)
     result = abortive_close(killable.ours)
     assert result.outcome is CloseOutcome.NOT_CONNECTED
     assert killable.ours.fileno() == -1
 
 
-def test_the_others_keep_their_results(killable: Connection) -> None:
+def test_a_killed_connection_does_not_change_the_results_of_others(
+    killable: Connection,
+) -> None:
     with connect_many(3) as others:
         socks = [killable.ours, *(ours for ours, _ in others)]
         for ours, peer in others:
@@ -139,7 +141,7 @@ def test_the_others_keep_their_results(killable: Connection) -> None:
             assert read_all(peer) == b"reply"
 
 
-def test_a_reaper_goes_on_after_one_that_was_killed(killable: Connection) -> None:
+def test_a_reaper_continues_after_a_killed_connection(killable: Connection) -> None:
     with connect_many(1) as [(ours, peer)], Reaper(timeout=PATIENCE) as reaper:
         kill(killable.ours)
         assert_given_up(reaper.submit(killable.ours).result(PATIENCE), errno.ECONNABORTED)
@@ -147,20 +149,20 @@ def test_a_reaper_goes_on_after_one_that_was_killed(killable: Connection) -> Non
         assert reaper.submit(ours).result(PATIENCE).clean
 
 
-def test_the_result_can_be_raised_with_that_number(killable: Connection) -> None:
+def test_check_raises_with_the_number_of_the_error(killable: Connection) -> None:
     kill(killable.ours)
     result = GRACEFUL["graceful_close"](killable.ours, timeout=PATIENCE)
-    with pytest.raises(OSError) as raised:  # noqa: PT011 (the number is what is looked at)
+    with pytest.raises(OSError) as raised:  # noqa: PT011 (the number is checked)
         result.check()
     assert raised.value.errno == errno.ECONNABORTED
 
 
-# --- a family of which Python knows no options ----------------------------------------------------
+# --- a family without socket options in Python ------------------------------------------------
 
 
 @pytest.fixture
 def vsock() -> Generator[socket.socket, None, None]:
-    """A stream to nobody (vsock(7))."""
+    """A stream socket without a peer (vsock(7))."""
     family = getattr(socket, "AF_VSOCK", None)
     if family is None:
         pytest.skip("this Python has no AF_VSOCK")
@@ -186,9 +188,7 @@ def test_a_vsock_without_a_connection_is_closed(vsock: socket.socket, close: Clo
 
 
 @pytest.mark.parametrize("close", parts(THREADED))
-def test_no_policy_can_be_set_on_a_vsock_and_none_is_missed(
-    vsock: socket.socket, close: Close
-) -> None:
+def test_a_vsock_is_closed_without_so_linger(vsock: socket.socket, close: Close) -> None:
     close(vsock, timeout=0, on_timeout=LingerPolicy.ABORT)
     assert vsock.fileno() == -1
 
@@ -198,17 +198,19 @@ def test_a_listening_vsock_is_closed(vsock: socket.socket) -> None:
         vsock.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
         vsock.listen()
     except OSError as error:
-        pytest.skip(f"nobody can listen here: {error}")
+        pytest.skip(f"listening is not possible here: {error}")
     result = GRACEFUL["graceful_close"](vsock, timeout=3.0)
     assert result.outcome is CloseOutcome.NOT_CONNECTED
     assert vsock.fileno() == -1
 
 
-def test_what_the_body_raised_goes_on_over_a_vsock(vsock: socket.socket) -> None:
+def test_an_exception_of_the_body_propagates_from_closing_of_a_vsock(
+    vsock: socket.socket,
+) -> None:
     block = closing(vsock)
-    with pytest.raises(LookupError, match="what the body raised"):
+    with pytest.raises(LookupError, match="raised by the body"):
         with block:
-            raise LookupError("what the body raised")
+            raise LookupError("raised by the body")
     assert vsock.fileno() == -1
     assert block.result is not None
     assert block.result.outcome is CloseOutcome.NOT_CONNECTED
@@ -228,16 +230,18 @@ def test_the_bytes_of_a_vsock_are_not_counted(vsock: socket.socket) -> None:
     ],
     ids=["get_linger", "ABORT", "BACKGROUND", "TIMED"],
 )
-def test_the_linger_setting_of_a_vsock_is_refused_with_a_number(
+def test_get_and_set_linger_of_a_vsock_raise_with_a_number(
     vsock: socket.socket, call: Callable[[socket.socket], object]
 ) -> None:
-    with pytest.raises(OSError) as raised:  # noqa: PT011 (the number is what is looked at)
+    with pytest.raises(OSError) as raised:  # noqa: PT011 (the number is checked)
         call(vsock)
     assert raised.value.errno == errno.ENOPROTOOPT
     assert vsock.fileno() != -1
 
 
-def test_a_vsock_does_not_trouble_the_others(vsock: socket.socket, tcp: Connection) -> None:
+def test_a_vsock_does_not_change_the_results_of_others(
+    vsock: socket.socket, tcp: Connection
+) -> None:
     tcp.peer.shutdown(socket.SHUT_WR)
     first, second = close_all([vsock, tcp.ours], timeout=PATIENCE)
     assert first.outcome is CloseOutcome.NOT_CONNECTED

@@ -1,4 +1,4 @@
-"""SIGTERM ends a program in good order, and what is being closed is finished."""
+"""SIGTERM ends a program by SystemExit, after its pending closes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graceful_close import exit_at_sigterm
 from streams import PATIENCE
 
 if sys.platform == "win32":
-    pytest.skip("SIGTERM is sent to no process there", allow_module_level=True)
+    pytest.skip("processes do not get SIGTERM there", allow_module_level=True)
 
 PROGRAM = """
 import signal, socket
@@ -54,7 +54,9 @@ def test_a_reaper_finishes_before_the_program_ends() -> None:
             program.terminate()
             assert client.recv(100) == b"reply"
             assert client.recv(1) == b""
-            client.sendall(bytes(20_000_000))  # more than the kernels hold; RST would end it
+            client.sendall(
+                bytes(20_000_000)
+            )  # more than the buffers hold, so that RST would truncate it
         assert program.wait(PATIENCE) == 0
 
 
@@ -65,14 +67,14 @@ def test_it_raises_system_exit_in_the_main_thread() -> None:
     assert caught.value.code is None
 
 
-def test_the_same_order_given_twice_is_one_order() -> None:
+def test_a_second_sigterm_immediately_after_the_first_is_ignored() -> None:
     exit_at_sigterm()
     with pytest.raises(SystemExit):
         os.kill(os.getpid(), signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)
 
 
-def test_an_order_that_is_repeated_later_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_second_sigterm_raises_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "_SAME_ORDER", 0.0)
     exit_at_sigterm()
     for _ in range(2):
@@ -85,13 +87,13 @@ def some_handler(_number: int, _frame: object) -> None:
 
 
 @pytest.mark.parametrize("kept", [signal.SIG_IGN, some_handler])
-def test_a_handler_that_is_there_is_kept(kept: Any) -> None:
+def test_an_existing_handler_is_kept(kept: Any) -> None:
     signal.signal(signal.SIGTERM, kept)
     exit_at_sigterm()
     assert signal.getsignal(signal.SIGTERM) is kept
 
 
-def test_calling_it_again_is_harmless() -> None:
+def test_a_second_call_has_no_effect() -> None:
     exit_at_sigterm()
     ours = signal.getsignal(signal.SIGTERM)
     exit_at_sigterm()

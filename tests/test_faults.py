@@ -1,6 +1,6 @@
-"""Faults from outside the protocol: processes that die, stop or fork, and a long soak.
+"""Faults outside of the protocol: processes that die, stop or fork; and a soak test.
 
-Signals, exhausted descriptors and racing threads stand with the calls that they hit.
+Tests with signals, exhausted descriptors and racing threads are in the files of the functions.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from streams import (
     read_and_close,
 )
 
-# Reads what its standard input says, and then does nothing any more.
+# Reads the number of bytes that its standard input names, then does nothing.
 PEER = """
 import socket, sys
 sock = socket.socket(fileno=int(sys.argv[1]))
@@ -50,7 +50,7 @@ sys.stdin.read()
 
 @contextmanager
 def peer_process(peer: socket.socket) -> Generator[subprocess.Popen[bytes], None, None]:
-    """A process of its own holds the peer's end, and nobody else does."""
+    """A separate process that alone has the peer's end."""
     command = [sys.executable, "-c", PEER, str(peer.fileno())]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[peer.fileno()]
@@ -64,14 +64,14 @@ def peer_process(peer: socket.socket) -> Generator[subprocess.Popen[bytes], None
             process.kill()
 
 
-def test_a_peer_that_is_killed_has_closed(tcp: Connection) -> None:
+def test_a_killed_peer_is_reported_as_closed(tcp: Connection) -> None:
     with peer_process(tcp.peer) as process:
         process.send_signal(signal.SIGKILL)
         result = graceful_close(tcp.ours, timeout=PATIENCE)
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
 
 
-def test_a_peer_that_is_killed_with_our_data_unread_has_reset(tcp: Connection) -> None:
+def test_a_peer_killed_with_our_data_unread_is_reported_as_reset(tcp: Connection) -> None:
     tcp.ours.sendall(b"unread")
     with peer_process(tcp.peer) as process:
         process.send_signal(signal.SIGKILL)
@@ -87,7 +87,7 @@ def test_a_peer_that_is_stopped_acknowledges_but_does_not_close(tcp: Connection)
         with tcp.ours.dup() as dup:
             result = graceful_close(tcp.ours, timeout=0.05)
             assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 0)
-            # Its kernel goes on: to know that the data is there takes no program.
+            # The peer's kernel acknowledges without the program.
             assert timed_linger_close(dup, PATIENCE).outcome is CloseOutcome.DELIVERED
 
 
@@ -112,18 +112,18 @@ except OSError:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_where_memory_has_no_room_for_the_mapping_a_small_buffer_drains() -> None:
+def test_without_memory_for_the_mapping_a_small_buffer_drains() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", WITHOUT_ROOM], capture_output=True, text=True, check=False
     )
     assert (ran.stdout, ran.stderr) == ("100000\n", "")
 
 
-def test_a_child_that_was_forked_before_the_close_does_not_hold_it_up(tcp: Connection) -> None:
+def test_a_child_forked_before_the_close_does_not_delay_it(tcp: Connection) -> None:
     hold, release = os.pipe()
     child = os.fork()
     if child == 0:
-        tcp.peer.close()  # it would hold the peer's end, too
+        tcp.peer.close()  # otherwise the child has the peer's end too
         os.close(release)
         os.read(hold, 1)
         os._exit(0)
@@ -137,13 +137,13 @@ def test_a_child_that_was_forked_before_the_close_does_not_hold_it_up(tcp: Conne
         os.waitpid(child, 0)
 
 
-def test_a_child_that_is_forked_during_the_close_disturbs_nothing(tcp: Connection) -> None:
+def test_a_child_forked_during_the_close_has_no_effect(tcp: Connection) -> None:
     results: list[CloseResult] = []
     closer = threading.Thread(
         target=lambda: results.append(graceful_close(tcp.ours, timeout=PATIENCE))
     )
     closer.start()
-    assert tcp.peer.recv(1) == b""  # the FIN: the close is under way
+    assert tcp.peer.recv(1) == b""  # the FIN: the close has begun
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -169,12 +169,12 @@ def test_parent_and_child_may_both_close_it(tcp: Connection) -> None:
 NOT_CONNECTED = CloseOutcome.NOT_CONNECTED
 
 
-# --- the soak ----------------------------------------------------------------------------------
+# --- the soak ---------------------------------------------------------------------------------
 
 
 @dataclass
 class Schedule:
-    """One seeded story: what the peer does before, during and at the end, and how we close."""
+    """One seeded schedule: the actions of the peer, and the options of the close."""
 
     seed: int
 
@@ -201,7 +201,7 @@ class Schedule:
 
     @staticmethod
     def act(peer: socket.socket, actions: list[str], start: float) -> None:
-        """The peer's part, in a thread: any error is the network's answer to it."""
+        """Run the peer in a thread; errors are expected."""
         peer.settimeout(0.2)
         if start < 0.5:
             with suppress(OSError):
@@ -244,18 +244,20 @@ def close(way: str, sock: socket.socket, timeout: float) -> CloseResult:
             return abortive_close(sock)
 
 
-def test_a_soak_of_random_peers_ends_closed_and_true(request: pytest.FixtureRequest) -> None:
-    """`pytest --soak 100000` goes on for longer; a failure names its seed."""
+def test_closes_of_random_peers_return_true_results(request: pytest.FixtureRequest) -> None:
+    """`pytest --soak 100000` runs more schedules; a failure names its seed."""
     outcomes: Counter[tuple[str, CloseOutcome]] = Counter()
     for seed in range(int(request.config.option.soak)):
         way, result = Schedule(seed).play()
         outcomes[way, result.outcome] += 1
         check(way, result, seed)
-    assert len({outcome for _, outcome in outcomes}) >= 6, "the schedules are too tame"
+    assert len({outcome for _, outcome in outcomes}) >= 6, (
+        "the schedules do not cover the outcomes"
+    )
 
 
 def check(way: str, result: CloseResult, seed: int) -> None:
-    """What can be held against a result without a look at the wire."""
+    """Check a result without looking at packets."""
     story = f"seed {seed}, {way}: {result}"
     assert result.elapsed < 5, story
     match result.outcome:

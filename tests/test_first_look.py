@@ -1,4 +1,4 @@
-"""A close may end at its first look only where a machine, told the same, says the same."""
+"""The fast path at the first look must return what the machine returns for the same reports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _EACH: Any = itertools.product(
 OPTIONS = [Options(*options) for options in _EACH]
 
 
-def told_to_a_machine(
+def result_of_machine(
     options: Options,
     view: View,
     first: TcpState | None,
@@ -51,12 +51,12 @@ def told_to_a_machine(
     later: float,
     **given: bool,
 ) -> tuple[CloseResult, LingerPolicy | None, bool]:
-    """What a machine answers to the end that a first look saw, all of it `later`."""
+    """Return the machine's result for the same end; all reports arrive `later`."""
     machine = Teardown(options, 0.0, view, **given)
     assert machine.start() is Step.LOOK
     assert machine.looked(first, 0.0) is Step.SHUT_WR
     step = machine.shut(0.0)
-    if step is Step.WAIT_READABLE:  # one of many: its driver is told of input without a read
+    if step is Step.WAIT_READABLE:  # one of many: its driver learns of input without a read
         step = machine.woke(later)
     assert step is Step.DRAIN
     step = machine.received(0, later)
@@ -69,7 +69,7 @@ def told_to_a_machine(
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
-def test_a_machine_that_is_told_the_same_says_the_same(view: View) -> None:
+def test_the_machine_returns_the_same_result_for_the_same_reports(view: View) -> None:
     cases = itertools.product(
         OPTIONS, STATES, sorted(PEER_FIN_SEEN, key=str), (0.0, 1.0), (False, True), (False, True)
     )  # fmt: skip
@@ -77,8 +77,8 @@ def test_a_machine_that_is_told_the_same_says_the_same(view: View) -> None:
         if not may_end_at_first_look(options, view, first):
             continue
         if then is TcpState.PEER_FIN and first is not TcpState.PEER_FIN:
-            continue  # it was OPEN, and our FIN is out: the peer's leads to BOTH_FINS
-        told, policy, wake_readers = told_to_a_machine(
+            continue  # it was OPEN and our FIN was sent, so the peer's FIN leads to BOTH_FINS
+        told, policy, wake_readers = result_of_machine(
             options, view, first, then, later, one_of_many=one_of_many, unflushed=unflushed
         )
         at_first_look = closed_by_peer(
@@ -86,13 +86,13 @@ def test_a_machine_that_is_told_the_same_says_the_same(view: View) -> None:
         )
         assert told == at_first_look
         assert (told.outcome, told.unacked, told.drained) == (PEER_CLOSED, 0, 0)
-        assert policy is None, "as the first look, which closes with no policy"
-        assert not wake_readers, "nor does it wake anybody"
+        assert policy is None, "like the first look, which closes without a policy"
+        assert not wake_readers, "it also causes no wake-up"
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
-def test_nothing_else_ends_at_its_first_look(view: View) -> None:
-    """Each condition of the rule is one that the end depends on."""
+def test_a_close_without_these_conditions_does_not_end_at_its_first_look(view: View) -> None:
+    """Each condition of the rule is necessary."""
     counts = view.acks is not None and view.count_survives_reset
     for state, options in itertools.product(STATES, OPTIONS):
         connected = state in (TcpState.OPEN, TcpState.PEER_FIN)
@@ -101,12 +101,12 @@ def test_nothing_else_ends_at_its_first_look(view: View) -> None:
         assert may == (connected and counts and asks_for_less)
 
 
-def test_linux_counts_and_ends_at_its_first_look() -> None:
-    """Or the tests above would hold of nothing."""
+def test_on_linux_a_close_ends_at_its_first_look() -> None:
+    """Otherwise the tests above would test nothing."""
     assert may_end_at_first_look(Options(), VIEWS["linux-tcp"], TcpState.OPEN)
 
 
-def test_an_error_of_close_is_information() -> None:
+def test_an_error_of_close_is_only_information() -> None:
     result = closed_by_peer(0.5, None, OSError(5, "at the end"), False, ("192.0.2.2", 80))
     assert (result.outcome, result.elapsed, result.peer) == (
         PEER_CLOSED,
@@ -118,12 +118,12 @@ def test_an_error_of_close_is_information() -> None:
 
 
 def closed(options: Options, sock: socket.socket, *, by_machine: bool) -> CloseResult:
-    """What `graceful_close` says, but for the time; with a machine from the first step on."""
+    """Return the result of `graceful_close`, without the time; `by_machine`: no fast path."""
     connection = ClosingConnection(options, monotonic())
     try:
         step = connection.begin(sock)
         if by_machine:
-            assert connection.machine is not None, "looking at it makes it"
+            assert connection.machine is not None, "reading the attribute creates the machine"
         drive(connection, step)
         result = connection.let_go()
     except BaseException:
@@ -139,7 +139,7 @@ def closed(options: Options, sock: socket.socket, *, by_machine: bool) -> CloseR
 @pytest.mark.parametrize("idle_timeout", [None, 5.0])
 @pytest.mark.parametrize("timeout", [0.0, PATIENCE])
 @pytest.mark.parametrize("by_machine", [False, True])
-def test_a_real_connection_ends_alike_both_ways(
+def test_a_real_connection_has_the_same_result_with_and_without_the_fast_path(
     tcp: Connection,
     limit: int | None,
     idle_timeout: float | None,
@@ -154,7 +154,7 @@ def test_a_real_connection_ends_alike_both_ways(
     assert tcp.peer.recv(1) == b""
 
 
-def test_what_the_first_look_cannot_decide_is_decided_after_it(tcp: Connection) -> None:
+def test_the_machine_decides_what_the_first_look_cannot(tcp: Connection) -> None:
     with meanwhile(read_and_close, tcp.peer):
         result = graceful_close(tcp.ours, timeout=PATIENCE)
     assert (result.outcome, result.unacked) == (PEER_CLOSED, 0)

@@ -1,4 +1,4 @@
-"""DrainMiddleware around applications of the frameworks, by the line that each wants."""
+"""DrainMiddleware around applications of the frameworks, added in the way of each framework."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from test_wsgi import BODY, Input, environment, start
 
 
 class Server(Exchange):
-    """One that says, as servers do, that a client of which nothing more is wanted has gone."""
+    """A server that reports a disconnect after the reply, as servers do."""
 
     def __init__(self, *requests: Any) -> None:
         super().__init__(*requests)
@@ -101,7 +101,7 @@ def flask() -> Any:
 
 def django(kind: str) -> Any:
     def module(name: str) -> Any:
-        return importlib.import_module("django." + name)  # it has no types
+        return importlib.import_module("django." + name)  # Django has no types
 
     def refuse(request: object) -> Any:
         return module("http").HttpResponse("no\n", status=401)
@@ -111,7 +111,7 @@ def django(kind: str) -> Any:
 
     settings = module("conf").settings
     if not settings.configured:
-        settings.configure(ROOT_URLCONF=Urls, ALLOWED_HOSTS=["*"], SECRET_KEY="of no use")
+        settings.configure(ROOT_URLCONF=Urls, ALLOWED_HOSTS=["*"], SECRET_KEY="not used")
     if kind == "asgi":
         return ASGIDrain(module("core.asgi").get_asgi_application())
     return WSGIDrain(module("core.wsgi").get_wsgi_application())
@@ -120,9 +120,11 @@ def django(kind: str) -> Any:
 ASGI = {"fastapi": fastapi, "litestar": litestar, "quart": quart, "starlette": starlette}
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the frameworks' own, of one another
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # deprecations between the frameworks' own packages
 @pytest.mark.parametrize("name", [*ASGI, "django"])
-def test_an_asgi_application_that_refuses_is_drained_for(name: str) -> None:
+def test_the_request_is_drained_when_an_asgi_application_replies_early(name: str) -> None:
     pytest.importorskip(name)
     app = ASGI[name]() if name in ASGI else django("asgi")
     of = scope(
@@ -149,12 +151,12 @@ def test_an_asgi_application_that_refuses_is_drained_for(name: str) -> None:
     started = next(one for one in exchange.seen if one != RECEIVED)
     assert started["status"] == 401
     assert exchange.seen.count(RECEIVED) == 3
-    if name in ("fastapi", "starlette"):  # the others have a task that reads
+    if name in ("fastapi", "starlette"):  # the others have a task that reads the request
         assert exchange.seen[-2:] == [RECEIVED, END]
 
 
 @pytest.mark.parametrize("name", ["flask", "django"])
-def test_a_wsgi_application_that_refuses_is_drained_for(name: str) -> None:
+def test_the_request_is_drained_when_a_wsgi_application_replies_early(name: str) -> None:
     pytest.importorskip(name)
     app = flask() if name == "flask" else django("wsgi")
     body = Input(BODY)

@@ -1,4 +1,4 @@
-"""graceful_close on real connections: the peer gets everything, the caller gets the truth."""
+"""graceful_close on real connections: the peer gets all data, and the result is true."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MODES: list[Any] = [
 ]
 
 
-# --- the point of it all -----------------------------------------------------------------------
+# --- the purpose -----------------------------------------------------------------------
 
 
 def test_unread_input_does_not_destroy_the_reply(stream: Connection) -> None:
@@ -63,7 +63,7 @@ def test_unread_input_does_not_destroy_the_reply(stream: Connection) -> None:
     assert result.drained == 6000
 
 
-def test_the_same_with_a_plain_close_loses_it(tcp: Connection) -> None:
+def test_a_plain_close_with_unread_input_destroys_the_reply(tcp: Connection) -> None:
     tcp.peer.sendall(b"upload" * 1000)
     await_input(tcp.ours)
     tcp.ours.sendall(REPLY)
@@ -72,7 +72,9 @@ def test_the_same_with_a_plain_close_loses_it(tcp: Connection) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_peer_that_closes_after_us(stream: Connection, mode: float | None) -> None:
+def test_a_peer_that_closes_after_us_is_reported_as_closed(
+    stream: Connection, mode: float | None
+) -> None:
     stream.ours.settimeout(mode)
     with meanwhile(read_and_close, stream.peer):
         result = graceful_close(stream.ours)
@@ -84,7 +86,9 @@ def test_a_peer_that_closes_after_us(stream: Connection, mode: float | None) -> 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_peer_that_closed_before_us(stream: Connection, mode: float | None) -> None:
+def test_a_peer_that_closed_before_us_is_reported_as_closed(
+    stream: Connection, mode: float | None
+) -> None:
     stream.ours.settimeout(mode)
     stream.peer.close()
     await_fin(stream.ours)
@@ -101,7 +105,7 @@ def test_a_peer_that_half_closed_still_gets_our_data(stream: Connection) -> None
     assert received == [REPLY]
 
 
-def test_after_the_peers_fin_it_waits_for_the_acknowledgement_of_our_data() -> None:
+def test_the_close_waits_for_acknowledgements_after_the_peers_fin() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         written = fill(ours)
         peer.shutdown(socket.SHUT_WR)
@@ -112,7 +116,7 @@ def test_after_the_peers_fin_it_waits_for_the_acknowledgement_of_our_data() -> N
         assert len(received[0]) == written
 
 
-def test_peer_closed_is_not_said_while_our_data_is_unacknowledged() -> None:
+def test_peer_closed_is_not_returned_while_our_data_is_unacknowledged() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         fill(ours)
         peer.shutdown(socket.SHUT_WR)
@@ -123,7 +127,7 @@ def test_peer_closed_is_not_said_while_our_data_is_unacknowledged() -> None:
         assert result.unacked > 1
 
 
-def test_a_reset_after_the_peers_fin_is_a_reset() -> None:
+def test_a_reset_after_the_peers_fin_is_reported() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         fill(ours)
         peer.shutdown(socket.SHUT_WR)
@@ -136,28 +140,28 @@ def test_a_reset_after_the_peers_fin_is_a_reset() -> None:
         assert result.unacked > 0
 
 
-# --- peers that do not play along ------------------------------------------------------------------
+# --- peers that do not close ------------------------------------------------------------------
 
 
-def test_a_peer_that_never_answers_costs_the_deadline(stream: Connection) -> None:
+def test_a_peer_that_never_closes_costs_the_deadline(stream: Connection) -> None:
     result = graceful_close(stream.ours, timeout=0.05)
     assert result.outcome is CloseOutcome.TIMED_OUT
     assert result.elapsed >= 0.05
     assert not result.clean
-    assert stream.peer.recv(1) == b"", "our FIN went out all the same"
+    assert stream.peer.recv(1) == b"", "our FIN was sent anyway"
 
 
-def test_a_timeout_of_zero_looks_once(stream: Connection) -> None:
+def test_a_timeout_of_0_polls_once(stream: Connection) -> None:
     assert graceful_close(stream.ours, timeout=0).outcome is CloseOutcome.TIMED_OUT
 
 
-def test_a_timeout_of_zero_sees_a_fin_that_is_there(stream: Connection) -> None:
+def test_a_timeout_of_0_sees_a_fin_that_has_arrived(stream: Connection) -> None:
     stream.peer.close()
     await_fin(stream.ours)
     assert graceful_close(stream.ours, timeout=0).outcome is CloseOutcome.PEER_CLOSED
 
 
-def test_a_peer_that_resets_while_we_drain(tcp: Connection) -> None:
+def test_a_reset_during_the_drain_is_reported(tcp: Connection) -> None:
     def peer() -> None:
         assert tcp.peer.recv(1) == b""
         tcp.peer.sendall(b"more")
@@ -171,7 +175,7 @@ def test_a_peer_that_resets_while_we_drain(tcp: Connection) -> None:
     assert not result.clean
 
 
-def test_a_reset_that_nobody_has_read_yet(tcp: Connection) -> None:
+def test_an_unread_reset_is_reported(tcp: Connection) -> None:
     reset(tcp.peer)
     await_reset(tcp.ours)
     result = graceful_close(tcp.ours)
@@ -180,7 +184,7 @@ def test_a_reset_that_nobody_has_read_yet(tcp: Connection) -> None:
     assert result.error.errno == errno.ECONNRESET
 
 
-def test_a_reset_that_the_caller_has_read_is_no_connection_any_more(tcp: Connection) -> None:
+def test_after_a_reset_that_the_caller_has_read_there_is_no_connection(tcp: Connection) -> None:
     reset(tcp.peer)
     await_reset(tcp.ours)
     with pytest.raises(ConnectionResetError):
@@ -189,7 +193,9 @@ def test_a_reset_that_the_caller_has_read_is_no_connection_any_more(tcp: Connect
     assert result.outcome is CloseOutcome.NOT_CONNECTED
 
 
-def test_what_a_reset_left_unacknowledged_is_not_clean_even_when_the_caller_knows() -> None:
+def test_data_unacknowledged_at_a_reset_is_not_clean_even_if_the_caller_read_the_reset() -> (
+    None
+):
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         fill(ours)
         reset(peer)
@@ -202,7 +208,7 @@ def test_what_a_reset_left_unacknowledged_is_not_clean_even_when_the_caller_know
         assert not result.clean
 
 
-def test_a_connection_that_the_caller_has_ended_is_no_connection_any_more(
+def test_after_an_end_by_the_caller_there_is_no_connection(
     tcp: Connection,
 ) -> None:
     tcp.ours.shutdown(socket.SHUT_WR)
@@ -213,14 +219,15 @@ def test_a_connection_that_the_caller_has_ended_is_no_connection_any_more(
     assert result.clean
 
 
-def test_an_earlier_shutdown_of_the_callers_is_no_hindrance(stream: Connection) -> None:
+def test_a_close_after_the_callers_shutdown_works(stream: Connection) -> None:
     stream.ours.shutdown(socket.SHUT_WR)
     with meanwhile(read_and_close, stream.peer):
-        # PEER_CLOSED, or, if the peer is faster than the call, NOT_CONNECTED: over before it.
+        # PEER_CLOSED; or NOT_CONNECTED if the peer was faster, and the connection ended before
+        # the call.
         assert graceful_close(stream.ours).clean
 
 
-def test_a_unix_peer_that_leaves_our_data_unread(stack: Any) -> None:
+def test_a_unix_peer_that_leaves_our_data_unread_is_reported_as_reset(stack: Any) -> None:
     ours, peer = stack.enter_context(connect("unix"))
     ours.sendall(b"never read")
     peer.close()
@@ -228,7 +235,7 @@ def test_a_unix_peer_that_leaves_our_data_unread(stack: Any) -> None:
     assert graceful_close(ours).outcome is CloseOutcome.PEER_RESET
 
 
-def test_a_peer_that_drips_is_bounded_by_the_deadline(stream: Connection) -> None:
+def test_the_close_of_a_peer_that_drips_ends_at_the_deadline(stream: Connection) -> None:
     over = threading.Event()
 
     def drip() -> None:
@@ -243,7 +250,7 @@ def test_a_peer_that_drips_is_bounded_by_the_deadline(stream: Connection) -> Non
     assert result.drained > 0
 
 
-def test_a_flood_is_thrown_away_to_its_end(stream: Connection) -> None:
+def test_a_flood_is_drained_to_its_end(stream: Connection) -> None:
     def flood() -> None:
         for _ in range(64):
             stream.peer.sendall(bytes(1 << 20))
@@ -254,15 +261,15 @@ def test_a_flood_is_thrown_away_to_its_end(stream: Connection) -> None:
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 64 << 20)
 
 
-def test_a_drain_limit_ends_it(stream: Connection) -> None:
+def test_a_drain_limit_ends_the_close(stream: Connection) -> None:
     stream.peer.sendall(bytes(1000))
     await_input(stream.ours)
     result = graceful_close(stream.ours, drain_limit=999)
     assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 1000)
 
 
-def test_a_drain_limit_is_noticed_in_the_middle_of_a_flood(tcp: Connection) -> None:
-    tcp.peer.sendall(bytes(200_000))  # and then nothing more: the peer stays
+def test_a_drain_limit_ends_the_close_during_a_flood(tcp: Connection) -> None:
+    tcp.peer.sendall(bytes(200_000))  # then nothing more: the peer does not close
     result = graceful_close(tcp.ours, timeout=PATIENCE, drain_limit=150_000)
     assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 150_001)
     assert result.elapsed < PATIENCE / 2
@@ -282,7 +289,7 @@ def test_silence_ends_at_the_idle_deadline(stream: Connection) -> None:
     assert 0.05 <= result.elapsed < PATIENCE
 
 
-# --- until, on_timeout ----------------------------------------------------------------------------
+# --- until, on_timeout ------------------------------------------------------------------------
 
 
 def test_until_delivered_does_not_wait_for_the_peers_fin(tcp: Connection) -> None:
@@ -299,14 +306,14 @@ def test_until_delivered_on_a_unix_stream_waits_for_the_end(stack: Any) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, None)
 
 
-def test_giving_up_in_the_background_leaves_the_rest_to_the_kernel() -> None:
+def test_on_timeout_background_leaves_the_rest_to_the_kernel() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         written = fill(ours)
         assert graceful_close(ours, timeout=0.05).outcome is CloseOutcome.TIMED_OUT
         assert len(read_all(peer)) == written
 
 
-def test_giving_up_with_abort_resets_the_peer() -> None:
+def test_on_timeout_abort_resets_the_peer() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         fill(ours)
         result = graceful_close(ours, timeout=0.05, on_timeout=LingerPolicy.ABORT)
@@ -317,7 +324,9 @@ def test_giving_up_with_abort_resets_the_peer() -> None:
 @pytest.mark.parametrize(
     "linger", [(LingerPolicy.ABORT, None), (LingerPolicy.TIMED, 10)], ids=["abort", "timed"]
 )
-def test_an_option_set_before_neither_resets_nor_delays_giving_up(linger: Any) -> None:
+def test_an_earlier_so_linger_neither_resets_nor_delays_the_close_at_the_deadline(
+    linger: Any,
+) -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         written = fill(ours)
         set_linger(ours, *linger)
@@ -327,7 +336,7 @@ def test_an_option_set_before_neither_resets_nor_delays_giving_up(linger: Any) -
         assert len(read_all(peer)) == written
 
 
-# --- every state a socket can be in -----------------------------------------------------------------
+# --- the states of a socket -----------------------------------------------------------------
 
 
 def test_a_listening_socket_is_closed(listener: socket.socket) -> None:
@@ -344,7 +353,7 @@ def test_a_socket_that_never_connected_is_closed(family: socket.AddressFamily) -
     assert sock.fileno() == -1
 
 
-def test_a_connect_that_was_refused_is_no_connection(listener: socket.socket) -> None:
+def test_after_a_refused_connect_there_is_no_connection(listener: socket.socket) -> None:
     address = listener.getsockname()
     listener.close()
     with socket.socket() as sock:
@@ -357,27 +366,29 @@ def test_a_connect_that_was_refused_is_no_connection(listener: socket.socket) ->
     assert result.error.errno == errno.ECONNREFUSED
 
 
-def test_a_closed_socket_is_already_closed(stream: Connection) -> None:
+def test_a_closed_socket_is_reported_as_already_closed(stream: Connection) -> None:
     stream.ours.close()
     result = graceful_close(stream.ours)
     assert result.outcome is CloseOutcome.ALREADY_CLOSED
     assert not result.clean
 
 
-def test_a_makefile_object_does_not_keep_the_descriptor(stream: Connection) -> None:
+def test_a_makefile_object_does_not_keep_the_descriptor_open(stream: Connection) -> None:
     file = stream.ours.makefile("rwb")
     stream.peer.close()
     with pytest.warns(ResourceWarning, match="what that had buffered is not sent"):
         result = graceful_close(stream.ours)
     assert (result.outcome, result.unflushed) == (CloseOutcome.PEER_CLOSED, True)
-    assert not result.clean, "nobody knows what its buffer held"
+    assert not result.clean, "the contents of its buffer are not known"
     assert stream.ours.fileno() == -1
     with pytest.raises(OSError, match="Bad file descriptor"):
         file.read(1)
     file.close()
 
 
-def test_a_makefile_object_that_only_reads_holds_nothing_back(stream: Connection) -> None:
+def test_a_makefile_object_for_reading_does_not_make_the_result_unclean(
+    stream: Connection,
+) -> None:
     with stream.ours.makefile("rb"):
         stream.peer.close()
         result = graceful_close(stream.ours)
@@ -394,7 +405,7 @@ def test_a_dup_sees_the_end_and_keeps_its_mode_and_its_linger_option(tcp: Connec
         assert dup.recv(1) == b""
 
 
-def test_descriptors_above_1023_are_ordinary(tcp: Connection) -> None:
+def test_descriptors_above_1023_are_supported(tcp: Connection) -> None:
     high = os.dup2(tcp.ours.fileno(), 5000)
     tcp.ours.close()
     sock = socket.socket(fileno=high)
@@ -407,12 +418,12 @@ def test_descriptors_above_1023_are_ordinary(tcp: Connection) -> None:
     [None, 7, "socket", object(), socket.socket],
     ids=["None", "descriptor", "text", "object", "class"],
 )
-def test_what_is_no_socket_is_refused(thing: Any) -> None:
+def test_an_object_that_is_not_a_socket_is_rejected(thing: Any) -> None:
     with pytest.raises(TypeError, match="expected a socket.socket"):
         graceful_close(thing)
 
 
-def test_a_datagram_socket_is_refused_before_it_is_touched() -> None:
+def test_a_datagram_socket_is_rejected_before_it_is_touched() -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         with pytest.raises(TypeError, match="expected a stream socket"):
             graceful_close(sock)
@@ -426,10 +437,12 @@ def test_a_wrong_argument_leaves_the_connection_as_it_was(stream: Connection) ->
     assert stream.peer.recv(100) == b"still here"
 
 
-# --- what comes from inside ----------------------------------------------------------------------
+# --- signals and threads ----------------------------------------------------------------------
 
 
-def test_an_exception_from_a_signal_closes_at_once_and_goes_on(stream: Connection) -> None:
+def test_an_exception_from_a_signal_handler_closes_immediately_and_propagates(
+    stream: Connection,
+) -> None:
     def stop(*_: object) -> None:
         raise Stop
 
@@ -444,7 +457,7 @@ def test_an_exception_from_a_signal_closes_at_once_and_goes_on(stream: Connectio
     assert stream.ours.fileno() == -1
 
 
-def test_a_signal_that_raises_nothing_does_not_cut_the_wait_short(stream: Connection) -> None:
+def test_a_signal_handler_that_returns_does_not_shorten_the_wait(stream: Connection) -> None:
     def do_nothing(*_: object) -> None:
         pass
 
@@ -459,7 +472,7 @@ def test_a_signal_that_raises_nothing_does_not_cut_the_wait_short(stream: Connec
     assert result.elapsed >= 0.1
 
 
-def test_threads_that_close_the_same_socket_all_get_an_answer(stream: Connection) -> None:
+def test_threads_that_close_the_same_socket_all_get_a_result(stream: Connection) -> None:
     outcomes: list[CloseOutcome] = []
     barrier = threading.Barrier(4)
 
@@ -474,7 +487,8 @@ def test_threads_that_close_the_same_socket_all_get_an_answer(stream: Connection
     stream.peer.close()
     for thread in threads:
         thread.join()
-    # The one that closed it saw the end, or came when all was over; the others found it closed.
+    # The thread that closed it saw the end, or called after the end; the others found it
+    # closed.
     assert len(outcomes) == 4
     assert set(outcomes) <= {
         CloseOutcome.PEER_CLOSED,
@@ -492,7 +506,7 @@ def test_threads_that_close_the_same_socket_all_get_an_answer(stream: Connection
     ],
     ids=["delivery", "drain", "abort"],
 )
-def test_a_signal_before_or_after_any_call_leaves_the_socket_closed(
+def test_a_signal_at_any_call_leaves_the_socket_closed(
     close: Callable[[socket.socket], object],
 ) -> None:
     for stopped in each_moment():

@@ -1,4 +1,4 @@
-"""The example that stops: five thousand live connections, and nobody loses a reply."""
+"""The example graceful_stop: it stops with five thousand connections and loses no reply."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def is_whole(reply: bytes, size: int) -> bool:
     return re.fullmatch(rb"HTTP/1.1 200 OK\r\n(?:.+\r\n)*\r\nx{%d}" % size, reply) is not None
 
 
-def test_five_thousand_connections_are_closed_and_nobody_loses_a_reply(server: Server) -> None:
+def test_five_thousand_connections_are_closed_without_a_lost_reply(server: Server) -> None:
     with descriptors.limited_to(COUNT + 200), ExitStack() as stack:
         clients = [
             stack.enter_context(
@@ -72,8 +72,9 @@ def test_five_thousand_connections_are_closed_and_nobody_loses_a_reply(server: S
             )
             for _ in range(COUNT)
         ]
-        # All are served once and stay. Then some ask for more, and do not read it yet; some
-        # are in the middle of a request; and some in the middle of a reply.
+        # Every client gets one reply and keeps its connection. Then some clients send a request
+        # and do not read the reply yet, some are in the middle of a request, and some in the
+        # middle of a reply.
         for client in clients:
             ask(client, 10)
         for client in clients:
@@ -94,7 +95,7 @@ def test_five_thousand_connections_are_closed_and_nobody_loses_a_reply(server: S
         assert all(is_whole(read_some(client), LONG) for client in slow)
         assert server.says() == f"closing {COUNT} connections"
         for client in unread:
-            client.sendall(b"GET /1 HTTP/1.1\r\n" * 10)  # too late, and nobody will read it
+            client.sendall(b"GET /1 HTTP/1.1\r\n" * 10)  # too late: the server does not read it
         assert all(is_whole(read_all(client), 100_000) for client in unread)
         for client in clients[500:]:
             await_fin(client)
@@ -106,7 +107,7 @@ def test_five_thousand_connections_are_closed_and_nobody_loses_a_reply(server: S
 
 
 def read_some(client: socket.socket) -> bytes:
-    """One reply, of a server that may keep the connection."""
+    """Read one reply from a server that may keep the connection open."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += client.recv(1000)
@@ -121,7 +122,7 @@ def read_some(client: socket.socket) -> bytes:
     return head + b"\r\n\r\n" + bytes(whole)
 
 
-def test_peers_that_never_close_hold_it_up_no_longer_than_its_deadline(server: Server) -> None:
+def test_peers_that_never_close_delay_the_stop_until_its_deadline(server: Server) -> None:
     with ExitStack() as stack:
         for _ in range(100):
             address = ("127.0.0.1", server.port)
@@ -135,7 +136,7 @@ def test_peers_that_never_close_hold_it_up_no_longer_than_its_deadline(server: S
         assert server.process.wait(PATIENCE) == 0
 
 
-def test_http_client_sees_an_end_between_two_replies(server: Server) -> None:
+def test_http_client_sees_the_end_between_two_replies(server: Server) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     for _ in range(2):
         connection.request("GET", "/1000")
@@ -145,14 +146,14 @@ def test_http_client_sees_an_end_between_two_replies(server: Server) -> None:
     connection.request("GET", "/1000")
     with pytest.raises(
         http.client.RemoteDisconnected
-    ):  # and no ConnectionResetError of another kind
+    ):  # a subclass of ConnectionResetError, and no other
         connection.getresponse()
     connection.close()
     assert server.out.read() == "peer closed: 1\n"
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_curls_that_are_reading_get_all_of_it(server: Server) -> None:
+def test_curl_reads_the_whole_reply_during_the_stop(server: Server) -> None:
     command = ["curl", "-sSfN", "--max-time", str(PATIENCE),
                f"http://127.0.0.1:{server.port}/{LONG}"]  # fmt: skip
     with ExitStack() as stack:
@@ -160,7 +161,7 @@ def test_curls_that_are_reading_get_all_of_it(server: Server) -> None:
             stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
             for _ in range(10)
         ]
-        # A pipe that nobody empties holds each curl in the middle of its reply.
+        # A full pipe stops each curl in the middle of its reply.
         assert [os.read(curl.stdout.fileno(), 1) for curl in curls if curl.stdout] == [
             b"x"
         ] * 10

@@ -1,4 +1,4 @@
-"""gevent and eventlet: their sockets wrap a socket, and their waits let others run."""
+"""gevent and eventlet: their sockets wrap a socket, and their waits run other greenlets."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def run(program: str, library: str, when: str) -> str:
     program = program.replace("{patch}", patch if when == "before the import" else "")
     program = program.replace("{patch_late}", patch if when == "after it" else "")
     return subprocess.run(
-        # eventlet says that it is deprecated
+        # eventlet warns that it is deprecated
         [sys.executable, "-W", "ignore", "-c", program],
         capture_output=True, text=True, timeout=60, check=True,
     ).stdout  # fmt: skip
@@ -98,7 +98,7 @@ def run(program: str, library: str, when: str) -> str:
 
 @GREENLETS
 @pytest.mark.parametrize("when", ["before the import", "after it"])
-def test_closing_is_cooperative(library: str, when: str) -> None:
+def test_a_close_lets_other_greenlets_run(library: str, when: str) -> None:
     assert run(PROGRAM, library, when) == "all well\n"
 
 
@@ -118,5 +118,5 @@ for make in (lambda: GracefulListener(("127.0.0.1", 0)), lambda: GracefulListene
 
 
 @pytest.mark.parametrize("when", ["before the import", "after it"])
-def test_eventlet_is_refused_a_listener_before_it_listens(when: str) -> None:
+def test_a_listener_under_eventlet_is_rejected_before_it_listens(when: str) -> None:
     assert run(REFUSED, "eventlet", when) == "True True\n" * 2

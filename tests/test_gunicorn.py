@@ -1,4 +1,4 @@
-"""`gunicorn -c python:graceful_close.gunicorn`: what its workers do, and what they did before."""
+"""`gunicorn -c python:graceful_close.gunicorn`, compared with gunicorn alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OURS = "python:graceful_close.gunicorn"
 TRIES = 3
 UPLOAD = (
     b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-    b"Content-Length: 20000000\r\n\r\n" + bytes(20_000_000)  # more than the kernels hold
+    b"Content-Length: 20000000\r\n\r\n" + bytes(20_000_000)  # more than the buffers hold
 )
 
 WSGI = """
@@ -56,7 +56,7 @@ OPTIONAL = {
     "uvicorn_worker.UvicornWorker": "uvicorn_worker",
 }
 
-# The tornado worker reads a request whole before it calls a WSGI application.
+# The tornado worker reads the whole request before it calls a WSGI application.
 LOSES = ["sync", "gthread", "gevent", "asgi", "uvicorn_worker.UvicornWorker"]
 
 Start = Callable[..., Server]
@@ -64,7 +64,7 @@ Start = Callable[..., Server]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts gunicorn with a worker, and ends it after the test."""
+    """A function that starts gunicorn with a worker class; it is stopped after the test."""
     started: list[Server] = []
 
     def start(
@@ -87,7 +87,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def uploads(server: Server, context: ssl.SSLContext | None = None) -> int:
-    """How many of some clients that send all before they read get the reply."""
+    """Run clients that send everything before they read; return how many got the reply."""
     heard = 0
     for _ in range(TRIES):
         with server.connect() as plain:
@@ -102,31 +102,35 @@ def uploads(server: Server, context: ssl.SSLContext | None = None) -> int:
 
 
 @pytest.mark.parametrize("worker", LOSES)
-def test_gunicorn_alone_loses_what_the_module_saves(start: Start, worker: str) -> None:
+def test_gunicorn_loses_replies_without_the_module_and_none_with_it(
+    start: Start, worker: str
+) -> None:
     assert uploads(start(worker)) < TRIES
     assert uploads(start(worker, "-c", OURS)) == TRIES
 
 
 @pytest.mark.parametrize("worker", APPLICATIONS)
-def test_tls(start: Start, worker: str, tmp_path: Path) -> None:
+def test_early_replies_over_tls_arrive_complete(
+    start: Start, worker: str, tmp_path: Path
+) -> None:
     certificate = str(certificate_file(tmp_path))
     server = start(worker, "-c", OURS, "--certfile", certificate, "--keyfile", certificate)
     assert uploads(server, client_context(ssl.TLSVersion.TLSv1_3)) == TRIES
 
 
-def test_it_can_be_told_by_the_environment(start: Start) -> None:
+def test_options_are_read_from_the_environment(start: Start) -> None:
     server = start("gthread", environment={"GUNICORN_CMD_ARGS": f"-c {OURS}"})
     assert uploads(server) == TRIES
 
 
 @pytest.mark.parametrize("worker", ["sync", "gthread", "gevent"])
-def test_an_application_that_raises_is_answered_as_ever(start: Start, worker: str) -> None:
+def test_gunicorn_replies_for_an_application_that_raises(start: Start, worker: str) -> None:
     with start(worker, "-c", OURS).connect() as client:
         client.sendall(b"GET /fails HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert read_reply(client)[0] == 500
 
 
-def test_workers_that_replace_others_serve_too(start: Start) -> None:
+def test_replacement_workers_close_gracefully(start: Start) -> None:
     server = start("sync", "-c", OURS)
     assert uploads(server) == TRIES
     server.process.send_signal(signal.SIGHUP)
@@ -134,7 +138,7 @@ def test_workers_that_replace_others_serve_too(start: Start) -> None:
     assert uploads(server) == TRIES
 
 
-def test_a_configuration_with_hooks_of_its_own_calls_ours(start: Start, tmp_path: Path) -> None:
+def test_a_configuration_with_hooks_can_call_ours(start: Start, tmp_path: Path) -> None:
     configuration = tmp_path / "own.py"
     configuration.write_text("""
 from graceful_close import gunicorn as graceful
@@ -149,7 +153,7 @@ def post_fork(server, worker):
 
 
 @pytest.mark.parametrize("worker", ["gthread", "gevent"])
-def test_a_worker_ends_when_the_last_close_has(start: Start, worker: str) -> None:
+def test_a_worker_ends_after_its_last_pending_close(start: Start, worker: str) -> None:
     server = start(worker, "-c", OURS)
     with server.connect() as client:
         client.sendall(UPLOAD[:1000])
@@ -158,15 +162,15 @@ def test_a_worker_ends_when_the_last_close_has(start: Start, worker: str) -> Non
         server.process.send_signal(signal.SIGTERM)
         server.await_output(rb"Worker exiting")
         client.sendall(UPLOAD[1000:])
-    assert server.await_end() == 0  # not after graceful_timeout, which is 30 seconds
+    assert server.await_end() == 0  # before graceful_timeout, which is 30 seconds
 
 
-def test_uvloop_is_replaced_and_that_is_said(start: Start) -> None:
+def test_the_replacement_of_uvloop_is_logged(start: Start) -> None:
     pytest.importorskip("uvloop")
     server = start("uvicorn_worker.UvicornWorker", "-c", OURS)
     server.await_output(rb"the event loop is asyncio's, instead of 'auto'")
 
 
-def test_what_gevent_cannot_do_is_said(start: Start) -> None:
+def test_the_limits_of_the_gevent_worker_are_logged(start: Start) -> None:
     server = start("gevent", "-c", OURS)
     server.await_output(rb"gevent accepts below the socket object")

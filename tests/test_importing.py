@@ -24,7 +24,7 @@ def run(code: str) -> str:
 
 
 @pytest.mark.parametrize("module", HEAVY)
-def test_importing_loads_nothing_heavy(module: str) -> None:
+def test_importing_loads_no_event_loop_and_no_optional_package(module: str) -> None:
     loaded = run("import graceful_close, sys; print(*sys.modules)").split()
     assert "graceful_close" in loaded
     assert module not in loaded
@@ -42,7 +42,7 @@ assert threading.active_count() == 1
     run(code)
 
 
-def test_only_the_command_knows_of_the_lab() -> None:
+def test_only_the_command_imports_the_lab() -> None:
     package = Path(graceful_close.__file__).parent
     knowing = {
         file.relative_to(package).as_posix()
@@ -52,7 +52,7 @@ def test_only_the_command_knows_of_the_lab() -> None:
     assert knowing == {"__main__.py"}
 
 
-def test_all_is_what_there_is() -> None:
+def test_all_lists_every_public_name() -> None:
     public = {
         name
         for name, value in vars(graceful_close).items()
@@ -64,7 +64,7 @@ def test_all_is_what_there_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["CloseOptions", "ReaperOptions"])
-def test_the_types_of_the_options_are_loaded_when_they_are_asked_for(name: str) -> None:
+def test_the_types_of_the_options_are_loaded_on_first_use(name: str) -> None:
     module = "graceful_close._option_types"
     code = f"""
 import graceful_close, sys

@@ -1,7 +1,8 @@
-"""What comes in the middle of a question to a future of a Reaper's: an interrupt, or the outcome.
+"""A call of a Reaper's future that is interrupted, or that the outcome arrives during.
 
-`with` takes a lock in more than one step, and an exception between them leaves it taken for good
-(https://github.com/python/cpython/issues/148874, and before 3.14 inside Condition.__enter__).
+`with` acquires a lock in more than one step, and an exception between them leaves the lock
+acquired forever (https://github.com/python/cpython/issues/148874, and before 3.14 inside
+Condition.__enter__).
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from graceful_close._result import CloseResult
 from streams import PATIENCE, connect_many
 
 
-def test_a_lock_that_an_interrupted_asker_holds_keeps_the_reaper_from_nobody() -> None:
+def test_a_lock_left_by_an_interrupted_call_does_not_block_the_reaper() -> None:
     with connect_many(2) as connections, Reaper(timeout=PATIENCE) as reaper:
         (first, its_peer), (second, other_peer) = connections
         asked: Any = reaper.submit(first)
         assert not asked.done()
-        asked._condition.acquire()  # and the interrupt comes here
+        asked._condition.acquire()  # the interrupt arrives here
         its_peer.close()
         while len(reaper):
-            pass  # the thread is about to tell, and cannot
+            pass  # the thread cannot notify the future
         other = reaper.submit(second)
         other_peer.close()
         assert other.result(PATIENCE).outcome is CloseOutcome.PEER_CLOSED
@@ -32,8 +33,8 @@ def test_a_lock_that_an_interrupted_asker_holds_keeps_the_reaper_from_nobody() -
         assert asked.result(0) is asked.result(0)
 
 
-def test_an_outcome_that_comes_between_an_askers_look_and_its_wait_wakes_it() -> None:
-    """As `Future.result` asks: the condition, the state, the condition again, and its wait."""
+def test_an_outcome_between_the_check_and_the_wait_of_a_future_ends_the_wait() -> None:
+    """`Future.result` acquires the condition, reads the state, and waits for the condition."""
     outcome = CloseResult(CloseOutcome.PEER_CLOSED, 0.0, 0, 0, None)
     future: Any = CloseFuture()
     with future._condition:
@@ -41,7 +42,7 @@ def test_an_outcome_that_comes_between_an_askers_look_and_its_wait_wakes_it() ->
         thread = threading.Thread(target=future.settle, args=(outcome,))
         thread.start()
         while future._outcome is None:
-            pass  # it is kept before it is told, and to tell takes the condition
+            pass  # the outcome is stored before the notification, which needs the condition
         assert future._condition.wait(PATIENCE)
     thread.join()
     assert future.result(0) is outcome

@@ -24,12 +24,12 @@ from serving import (
     closes,
     keeps,
     loses,
+    never_replies,
     outcomes,
     reads_all,
-    says_nothing,
+    sends_an_incomplete_reply,
     serving,
     speaks_ssh,
-    stops_short,
     verdicts,
 )
 from streams import PATIENCE
@@ -115,7 +115,7 @@ def test_a_port_without_a_listener_is_tried_once() -> None:
 
 
 def test_a_server_that_never_replies_hangs_for_one_timeout() -> None:
-    with serving(says_nothing) as address:
+    with serving(never_replies) as address:
         code, found = check(address, "--timeout", "0.2")
     assert code == 5
     assert found["verdict"] == "HUNG"
@@ -181,7 +181,7 @@ def test_a_try_that_times_out_leaves_no_upload_in_the_kernel() -> None:
 
 
 def test_a_slow_upload_is_not_a_hang() -> None:
-    with serving(says_nothing) as address:  # it reads as fast as it can
+    with serving(never_replies) as address:  # it reads as fast as it can
         code, found = check(address, "--timeout", "0.6", "--upload", "1024GiB")
     assert (code, outcomes(found)) == (3, {"TOO_SLOW"})
     assert "--timeout" in found["remedy"]
@@ -220,7 +220,7 @@ def test_a_client_stops_its_upload_at_an_error_after_100_continue() -> None:
 
 
 def test_an_incomplete_reply_is_reported_as_truncated() -> None:
-    with serving(stops_short) as address:
+    with serving(sends_an_incomplete_reply) as address:
         code, found = check(address)
     assert (code, outcomes(found)) == (1, {"CUT_OFF"})
     assert {each["received"] for each in found["tries"]} == {len(REPLY) - 1}
@@ -262,7 +262,7 @@ def test_a_server_that_does_not_speak_http_is_reported_as_such() -> None:
     assert "SSH-2.0" in found["tries"][0]["detail"]
 
 
-# --- proxies -----------------------------------------------------------------------------------
+# --- proxies ----------------------------------------------------------------------------------
 
 
 BY_A_PROXY = b"HTTP/1.1 502 Bad Gateway\r\nServer: nginx/1.27\r\nContent-Length: 0\r\n\r\n"
@@ -294,9 +294,7 @@ def test_a_502_among_other_replies_is_a_loss_by_a_proxy() -> None:
     assert "--connect-to" in found["remedy"]
 
 
-def test_502_for_every_upload_is_a_loss_if_a_request_without_an_upload_gets_another_status() -> (
-    None
-):
+def test_502_for_every_upload_is_a_loss_if_an_empty_request_gets_another_status() -> None:
     def fails_at_uploads(sock: socket.socket, head: bytes) -> None:
         answers(REPLY if b"Content-Length: 0\r\n" in head else BY_A_PROXY, sock, head)
 
@@ -347,7 +345,7 @@ def test_a_502_is_a_loss_only_if_it_is_not_expected() -> None:
         assert (code, outcomes(found)) == (1, {"BY_PROXY"})
 
 
-# --- TLS ---------------------------------------------------------------------------------------
+# --- TLS --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -429,8 +427,7 @@ def test_a_400_from_a_plain_server_is_a_normal_reply() -> None:
     assert (code, outcomes(found)) == (0, {"WHOLE"})
 
 
-# --- the address and the request
-# ------------------------------------------------------------------------
+# --- the address and the request --------------------------------------------------------------
 
 
 def test_the_request_has_the_path_and_the_size_of_the_options() -> None:

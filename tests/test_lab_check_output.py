@@ -17,7 +17,7 @@ import pytest
 from graceful_close import graceful_close
 from graceful_close_lab.command import main
 from lab_program import GIVE_UP, INTERRUPTIBLE, THE_LAB, Terminal, lines_of, run
-from serving import Serve, closes, keeps, loses, reads_all, says_nothing, serving
+from serving import Serve, closes, keeps, loses, never_replies, reads_all, serving
 from streams import PATIENCE
 
 
@@ -85,7 +85,7 @@ def test_a_loss_for_some_clients_names_them(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_hang_is_not_reported_as_a_loss(capsys: pytest.CaptureFixture[str]) -> None:
-    code, output = output_of(capsys, says_nothing, "--timeout", "0.2")
+    code, output = output_of(capsys, never_replies, "--timeout", "0.2")
     assert code == 5
     assert "HUNG: 1 of 1 tries." in output
     assert "a graceful close does not help" in output
@@ -117,7 +117,7 @@ def test_quiet_prints_nothing_and_returns_the_exit_code(
     assert capsys.readouterr().err == ""
 
 
-# --- JUnit -------------------------------------------------------------------------------------
+# --- JUnit ------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the expected results are those of Linux")
@@ -140,7 +140,7 @@ def test_junit_has_a_case_for_each_kind_of_client(
 
 
 @pytest.mark.parametrize(
-    ("serve", "tag", "count"), [(says_nothing, "error", 1), (reads_all, "skipped", 5)]
+    ("serve", "tag", "count"), [(never_replies, "error", 1), (reads_all, "skipped", 5)]
 )
 def test_junit_has_an_error_for_a_hang_and_skipped_for_an_untested_client(
     serve: Serve, tag: str, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -163,7 +163,7 @@ def test_junit_has_errors_for_a_server_that_does_not_listen(
     )
 
 
-# --- terminals ---------------------------------------------------------------------------------
+# --- terminals --------------------------------------------------------------------------------
 
 
 def test_control_codes_of_a_server_are_escaped(
@@ -202,7 +202,7 @@ def test_an_interrupt_ends_the_check_without_a_traceback() -> None:
 
     def waits(sock: socket.socket, head: bytes) -> None:
         connected.set()
-        says_nothing(sock, head)
+        never_replies(sock, head)
 
     with serving(waits) as address:
         command = [sys.executable, "-c", INTERRUPTIBLE, "check", address]

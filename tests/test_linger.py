@@ -1,4 +1,4 @@
-"""SO_LINGER: three cases, one unit, and nothing changed when a value is refused."""
+"""SO_LINGER: three policies, seconds on every system, and no change by a rejected value."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_new_socket_lingers_in_the_background(sock: socket.socket) -> None:
         (TIMED, 32767, Linger(TIMED, 32767)),
     ],
 )
-def test_what_is_set_is_what_is_read(
+def test_get_linger_returns_what_set_linger_set(
     sock: socket.socket, policy: LingerPolicy, seconds: float | None, linger: Linger
 ) -> None:
     set_linger(sock, policy, seconds)
@@ -45,7 +45,7 @@ def test_what_is_set_is_what_is_read(
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
-def test_every_family_keeps_the_option(family: socket.AddressFamily) -> None:
+def test_the_option_works_for_every_family(family: socket.AddressFamily) -> None:
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         set_linger(sock, TIMED, 3)
         assert get_linger(sock) == Linger(TIMED, 3)
@@ -64,7 +64,7 @@ def test_fractions_are_rounded_up(sock: socket.socket) -> None:
     assert get_linger(sock).seconds == 3
 
 
-def test_background_after_timed_is_background_though_linux_keeps_the_seconds(
+def test_background_after_timed_is_read_as_background_although_linux_keeps_the_seconds(
     sock: socket.socket,
 ) -> None:
     set_linger(sock, TIMED, 9)
@@ -72,7 +72,7 @@ def test_background_after_timed_is_background_though_linux_keeps_the_seconds(
     assert get_linger(sock) == Linger(BACKGROUND)
 
 
-def test_a_negative_time_set_by_others_reads_as_about_for_ever(sock: socket.socket) -> None:
+def test_a_negative_time_set_by_others_is_read_as_a_very_long_time(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, -1))
     linger = get_linger(sock)
     assert linger.policy is TIMED
@@ -84,7 +84,7 @@ WRONG_KINDS = [True, False, "5", b"5", None, [5], 5j]
 
 
 @pytest.mark.parametrize("seconds", WRONG_VALUES, ids=str)
-def test_a_time_out_of_range_is_refused_and_the_range_is_named(
+def test_a_time_out_of_range_is_rejected_and_the_message_names_the_range(
     sock: socket.socket, seconds: float
 ) -> None:
     set_linger(sock, TIMED, 4)
@@ -95,7 +95,7 @@ def test_a_time_out_of_range_is_refused_and_the_range_is_named(
 
 
 @pytest.mark.parametrize("seconds", WRONG_KINDS, ids=repr)
-def test_a_time_of_the_wrong_kind_is_refused_and_the_range_is_named(
+def test_a_time_of_the_wrong_type_is_rejected_and_the_message_names_the_range(
     sock: socket.socket, seconds: Any
 ) -> None:
     set_linger(sock, TIMED, 4)
@@ -105,7 +105,7 @@ def test_a_time_of_the_wrong_kind_is_refused_and_the_range_is_named(
 
 
 @pytest.mark.parametrize("policy", [BACKGROUND, ABORT])
-def test_only_timed_takes_seconds(sock: socket.socket, policy: LingerPolicy) -> None:
+def test_only_timed_accepts_seconds(sock: socket.socket, policy: LingerPolicy) -> None:
     set_linger(sock, TIMED, 4)
     with pytest.raises(ValueError, match="only valid with TIMED"):
         set_linger(sock, policy, 5)
@@ -113,26 +113,26 @@ def test_only_timed_takes_seconds(sock: socket.socket, policy: LingerPolicy) -> 
 
 
 @pytest.mark.parametrize("before", [Linger(BACKGROUND), Linger(ABORT), Linger(TIMED, 3)])
-def test_what_was_there_before_can_be_put_back(sock: socket.socket, before: Linger) -> None:
+def test_an_earlier_setting_can_be_restored(sock: socket.socket, before: Linger) -> None:
     set_linger(sock, before.policy, before.seconds)
     assert get_linger(sock) == before
 
 
 @pytest.mark.parametrize("policy", ["abort", 0, None, (1, 0)])
-def test_a_policy_is_a_linger_policy(sock: socket.socket, policy: Any) -> None:
+def test_a_policy_must_be_a_linger_policy(sock: socket.socket, policy: Any) -> None:
     with pytest.raises(TypeError, match="must be a LingerPolicy"):
         set_linger(sock, policy)
 
 
 @pytest.mark.parametrize("thing", [None, 3, "socket", object()])
-def test_only_sockets_linger(thing: Any) -> None:
+def test_an_object_that_is_not_a_socket_is_rejected(thing: Any) -> None:
     with pytest.raises(TypeError, match="expected a socket.socket"):
         get_linger(thing)
     with pytest.raises(TypeError, match="expected a socket.socket"):
         set_linger(thing, ABORT)
 
 
-def test_a_closed_socket_is_an_error_of_the_system(sock: socket.socket) -> None:
+def test_a_closed_socket_raises_the_systems_error(sock: socket.socket) -> None:
     sock.close()
     with pytest.raises(OSError, match="Bad file descriptor") as caught:
         get_linger(sock)
@@ -144,18 +144,16 @@ def test_a_closed_socket_is_an_error_of_the_system(sock: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("policy", "seconds"), [(TIMED, 0), (TIMED, -1), (ABORT, 1), (BACKGROUND, 1)]
 )
-def test_a_linger_that_makes_no_sense_cannot_be_made(
-    policy: LingerPolicy, seconds: int
-) -> None:
+def test_an_invalid_linger_cannot_be_made(policy: LingerPolicy, seconds: int) -> None:
     with pytest.raises(ValueError, match=str(seconds)):
         Linger(policy, seconds)
 
 
-# --- other systems, played by their data ---------------------------------------------------
+# --- other systems, simulated with their data -------------------------------------------------
 
 
 class Kernel:
-    """Stands for a socket on another system: keeps one option, or refuses it."""
+    """Simulates a socket of another system: it stores one option, or rejects it."""
 
     def __init__(self, answer: bytes = b"", refusal: int = 0) -> None:
         self.answer, self.refusal = answer, refusal
@@ -195,7 +193,9 @@ def option_of(name: str) -> LingerOption:
         ("msys", (0xFFFF, 0x80, struct.pack("HH", 1, 5))),
     ],
 )
-def test_each_system_is_told_in_its_own_words(name: str, told: tuple[int, int, bytes]) -> None:
+def test_each_system_gets_the_option_in_its_own_layout(
+    name: str, told: tuple[int, int, bytes]
+) -> None:
     kernel: Any = Kernel()
     option_of(name).set(kernel, True, 5)
     assert kernel.told == [told]
@@ -204,7 +204,7 @@ def test_each_system_is_told_in_its_own_words(name: str, told: tuple[int, int, b
 @pytest.mark.parametrize(
     ("name", "longest"), [("macos", 327), ("windows", 65535), ("linux", 32767)]
 )
-def test_the_range_is_the_running_systems(
+def test_the_range_is_that_of_the_running_system(
     name: str, longest: int, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("graceful_close._platform.HERE", SYSTEMS[name])
@@ -212,7 +212,7 @@ def test_the_range_is_the_running_systems(
         set_linger(sock, TIMED, longest + 1)
 
 
-def test_an_l_onoff_of_128_means_on() -> None:
+def test_an_l_onoff_of_128_is_read_as_on() -> None:
     freebsd: Any = Kernel(answer=struct.pack("ii", 128, 5))
     assert option_of("freebsd").get(freebsd) == (True, 5)
 
@@ -226,7 +226,7 @@ def test_an_l_onoff_of_128_means_on() -> None:
         ("openbsd", errno.EINVAL),
     ],
 )
-def test_a_kernel_that_refuses_a_time_is_a_value_error(name: str, refusal: int) -> None:
+def test_a_time_that_the_kernel_rejects_raises_value_error(name: str, refusal: int) -> None:
     kernel: Any = Kernel(refusal=refusal)
     with pytest.raises(ValueError, match="refused to linger 5 s") as caught:
         option_of(name).set(kernel, True, 5)
@@ -234,21 +234,21 @@ def test_a_kernel_that_refuses_a_time_is_a_value_error(name: str, refusal: int) 
 
 
 @pytest.mark.parametrize("name", ["macos", "illumos"])
-def test_einval_after_both_directions_are_shut_means_not_connected(name: str) -> None:
+def test_einval_after_both_directions_are_shut_is_read_as_not_connected(name: str) -> None:
     kernel: Any = Kernel(refusal=errno.EINVAL)
     with pytest.raises(OSError, match="over already") as caught:
         option_of(name).set(kernel, True, 5)
     assert caught.value.errno == errno.ENOTCONN
 
 
-def test_any_other_refusal_stays_what_it_is() -> None:
+def test_any_other_error_propagates() -> None:
     kernel: Any = Kernel(refusal=errno.ENOBUFS)
     with pytest.raises(OSError, match="refused") as caught:
         option_of("linux").set(kernel, True, 5)
     assert caught.value.errno == errno.ENOBUFS
 
 
-def test_a_system_without_the_option_says_so_on_use(
+def test_a_system_without_the_option_raises_on_use(
     sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("graceful_close._platform.HERE", SYSTEMS["wasi"])
@@ -258,6 +258,6 @@ def test_a_system_without_the_option_says_so_on_use(
         assert caught.value.errno == errno.ENOPROTOOPT
 
 
-def test_a_wait_that_the_option_cannot_hold_is_cut_and_not_wrapped() -> None:
+def test_a_wait_that_is_too_long_for_the_option_is_limited() -> None:
     assert option_of("macos").whole_seconds(1000.5) == 327
     assert option_of("macos").whole_seconds(0.2) == 1

@@ -1,4 +1,4 @@
-"""GracefulListener: connections close gracefully although their server only says close()."""
+"""GracefulListener: connections close gracefully although their server only calls close()."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def client_of(listener: socket.socket) -> socket.socket:
 def connection(
     listener: socket.socket,
 ) -> Generator[tuple[socket.socket, socket.socket], None, None]:
-    """Our end, as accept() gave it, and the client's."""
+    """Our end, from accept(), and the client's."""
     with client_of(listener) as client:
         accepted, _ = listener.accept()
         with accepted:
@@ -92,12 +92,12 @@ def connection(
 
 
 def outcomes(reaper: Reaper) -> dict[CloseOutcome, int]:
-    """How all ended that it had."""
+    """Return the outcomes of all connections of a listener."""
     reaper.close()
     return {outcome: count for outcome, count in reaper.stats().items() if count}
 
 
-# --- whoever closes it, it closes gracefully ------------------------------------------------------
+# --- every way to close is graceful ------------------------------------------------------
 
 
 def end(sock: socket.socket) -> None:
@@ -145,12 +145,12 @@ def test_unread_input_does_not_destroy_the_reply(
         accepted.sendall(b"reply")
         way(accepted)
         assert accepted.fileno() == -1
-        client.sendall(b"more")  # would be answered with RST
+        client.sendall(b"more")  # a plain close would answer it with RST
         assert read_all(client) == b"reply"
     assert outcomes(listener_of_any_family.reaper) == {CloseOutcome.PEER_CLOSED: 1}
 
 
-def test_the_worker_is_free_at_once(listener: GracefulListener) -> None:
+def test_close_returns_immediately(listener: GracefulListener) -> None:
     with connection(listener) as (accepted, client):
         accepted.close()
         await_fin(client)
@@ -158,16 +158,16 @@ def test_the_worker_is_free_at_once(listener: GracefulListener) -> None:
     assert outcomes(listener.reaper) == {CloseOutcome.PEER_CLOSED: 1}
 
 
-def test_a_second_close_is_harmless(listener: GracefulListener) -> None:
+def test_a_second_close_has_no_effect(listener: GracefulListener) -> None:
     with connection(listener) as (accepted, _):
         accepted.close()
-        with socket.socket() as newcomer:  # takes the number
+        with socket.socket() as newcomer:  # reuses the number
             accepted.close()
             accepted.__exit__()
             assert newcomer.getsockname()
 
 
-def test_a_setting_to_abort_is_obeyed(listener: GracefulListener) -> None:
+def test_so_linger_set_to_abort_resets(listener: GracefulListener) -> None:
     with connection(listener) as (accepted, client):
         set_linger(accepted, LingerPolicy.ABORT)
         accepted.close()
@@ -175,14 +175,14 @@ def test_a_setting_to_abort_is_obeyed(listener: GracefulListener) -> None:
     assert outcomes(listener.reaper) == {}
 
 
-def test_a_setting_to_abort_is_inherited_from_the_listener(listener: GracefulListener) -> None:
+def test_so_linger_of_the_listener_is_inherited(listener: GracefulListener) -> None:
     set_linger(listener, LingerPolicy.ABORT)
     with connection(listener) as (accepted, client):
         accepted.close()
         assert ends_in_reset(client)
 
 
-def test_a_setting_to_wait_makes_nobody_wait(listener: GracefulListener) -> None:
+def test_so_linger_set_to_timed_does_not_block_close(listener: GracefulListener) -> None:
     with connection(listener) as (accepted, client):
         set_linger(accepted, LingerPolicy.TIMED, 5)
         written = fill(accepted)
@@ -203,14 +203,14 @@ def test_a_peer_that_resets_is_a_result(listener: GracefulListener) -> None:
     assert outcomes(listener.reaper) == {CloseOutcome.PEER_RESET: 1}
 
 
-def test_connections_in_flight_are_bounded_and_counted() -> None:
+def test_pending_closes_are_limited_and_counted() -> None:
     with closing_reaper(GracefulListener(("127.0.0.1", 0), max_sockets=2)) as listener:
         clients = [client_of(listener) for _ in range(5)]
         for _ in clients:
             accepted, _ = listener.accept()
             accepted.close()
         for client in clients[:3]:
-            await_reset(client)  # they made room: ABORT is what on_overflow says
+            await_reset(client)  # aborted by on_overflow, to make room
         assert len(listener.reaper) >= 2
         for client in clients:
             client.close()
@@ -219,7 +219,7 @@ def test_connections_in_flight_are_bounded_and_counted() -> None:
     assert listener.reaper.overflowed == 3
 
 
-def test_an_idle_peer_is_let_go() -> None:
+def test_the_close_of_an_idle_peer_times_out() -> None:
     with closing_reaper(GracefulListener(("127.0.0.1", 0), idle_timeout=0.05)) as listener:
         with connection(listener) as (accepted, _):
             accepted.close()
@@ -250,10 +250,12 @@ def test_a_reader_in_another_thread_can_be_woken_by_the_plain_shutdown(
         assert read == [b"x"], "and the client has not closed"
 
 
-# --- when the Reaper is closed already ------------------------------------------------------------
+# --- after the Reaper was closed ------------------------------------------------------------
 
 
-def test_a_blocking_socket_then_waits_by_itself(listener: GracefulListener) -> None:
+def test_a_blocking_socket_then_closes_in_the_callers_thread(
+    listener: GracefulListener,
+) -> None:
     def read_and_go_on(client: socket.socket) -> bytes:
         reply = read_all(client)
         client.sendall(b"is answered with RST")
@@ -279,7 +281,7 @@ def test_a_non_blocking_socket_then_does_not_wait(listener: GracefulListener) ->
         assert read_all(client) == b""
 
 
-# --- otherwise it is like any socket --------------------------------------------------------------
+# --- the rest of the socket's behaviour -------------------------------------------------------
 
 
 def looks_of(sock: socket.socket) -> tuple[object, ...]:
@@ -289,7 +291,9 @@ def looks_of(sock: socket.socket) -> tuple[object, ...]:
     )
 
 
-def test_what_is_accepted_looks_like_any_socket(listener: GracefulListener) -> None:
+def test_an_accepted_socket_has_the_attributes_of_a_plain_one(
+    listener: GracefulListener,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as plain:
         with connection(plain) as (theirs, _), connection(listener) as (ours, client):
             assert isinstance(ours, socket.socket)
@@ -302,7 +306,7 @@ def test_what_is_accepted_looks_like_any_socket(listener: GracefulListener) -> N
 
 @pytest.mark.parametrize("default", [None, 0.0, 3.0])
 @pytest.mark.parametrize("timeout", [None, 0.0, 5.0])
-def test_what_is_accepted_blocks_as_it_would(
+def test_an_accepted_socket_has_the_usual_blocking_mode(
     listener: GracefulListener, timeout: float | None, default: float | None
 ) -> None:
     seen: list[tuple[float | None, bool]] = []
@@ -323,15 +327,15 @@ def test_what_is_accepted_blocks_as_it_would(
 
 
 @pytest.mark.parametrize("save", [copy.copy, pickle.dumps, ForkingPickler.dumps])
-def test_it_is_neither_copied_nor_pickled(
+def test_an_accepted_socket_cannot_be_copied_or_pickled(
     listener: GracefulListener, save: Callable[[object], object]
 ) -> None:
-    """multiprocessing's pickling would leave two owners, of which one would end it for both."""
+    """A pickled copy would be a second owner, and could end the connection of the first."""
     with connection(listener) as (accepted, _), pytest.raises(TypeError, match="cannot pickle"):
         save(accepted)
 
 
-def test_sending_and_receiving_are_as_ever(listener: GracefulListener) -> None:
+def test_sending_and_receiving_work_as_usual(listener: GracefulListener) -> None:
     with connection(listener) as (accepted, client), tempfile.TemporaryFile() as file:
         file.write(UPLOAD)
         with meanwhile(read_all, client) as read:
@@ -344,12 +348,12 @@ def test_sending_and_receiving_are_as_ever(listener: GracefulListener) -> None:
         assert buffer == b"request"
 
 
-def test_an_unknown_shutdown_is_refused_as_ever(listener: GracefulListener) -> None:
+def test_an_invalid_shutdown_raises_as_usual(listener: GracefulListener) -> None:
     with connection(listener) as (accepted, _), pytest.raises(OSError, match="Invalid"):
         accepted.shutdown(99)
 
 
-def test_a_dup_is_plain_and_so_are_both_from_then_on(listener: GracefulListener) -> None:
+def test_after_dup_both_sockets_are_plain(listener: GracefulListener) -> None:
     with connection(listener) as (accepted, client):
         accepted.settimeout(3)
         dup = accepted.dup()
@@ -362,7 +366,7 @@ def test_a_dup_is_plain_and_so_are_both_from_then_on(listener: GracefulListener)
     assert outcomes(listener.reaper) == {}
 
 
-def test_detaching_gives_the_connection_away(listener: GracefulListener) -> None:
+def test_after_detach_the_descriptor_is_the_callers(listener: GracefulListener) -> None:
     with connection(listener) as (accepted, client):
         with socket.socket(fileno=accepted.detach()) as plain:
             accepted.close()
@@ -371,7 +375,7 @@ def test_detaching_gives_the_connection_away(listener: GracefulListener) -> None
     assert outcomes(listener.reaper) == {}
 
 
-def test_a_forgotten_socket_is_warned_of_as_ever(listener: GracefulListener) -> None:
+def test_an_unclosed_socket_causes_a_resource_warning(listener: GracefulListener) -> None:
     with client_of(listener) as client:
         accepted = listener.accept()
         with pytest.warns(ResourceWarning, match="unclosed"):
@@ -380,7 +384,7 @@ def test_a_forgotten_socket_is_warned_of_as_ever(listener: GracefulListener) -> 
     assert outcomes(listener.reaper) == {}
 
 
-def test_accept_fails_as_ever(listener: GracefulListener) -> None:
+def test_accept_raises_as_usual(listener: GracefulListener) -> None:
     listener.setblocking(False)
     with pytest.raises(BlockingIOError):
         listener.accept()
@@ -392,7 +396,9 @@ def test_accept_fails_as_ever(listener: GracefulListener) -> None:
         listener.accept()
 
 
-def test_closing_the_listener_leaves_its_connections_alone(listener: GracefulListener) -> None:
+def test_closing_the_listener_does_not_close_its_connections(
+    listener: GracefulListener,
+) -> None:
     with connection(listener) as (accepted, client):
         listener.close()
         client.sendall(b"unread")
@@ -402,7 +408,7 @@ def test_closing_the_listener_leaves_its_connections_alone(listener: GracefulLis
         assert read_all(client) == b"reply"
 
 
-# --- where listeners come from --------------------------------------------------------------------
+# --- where listeners come from ----------------------------------------------------------------
 
 
 def test_it_can_listen_for_both_families() -> None:
@@ -424,7 +430,7 @@ def test_a_listening_socket_can_be_adopted(
 ) -> None:
     with listen(any_family, tmp_path) as made:
         made.reaper.close()
-        inherited = socket.socket(fileno=os.dup(made.fileno()))  # as from a supervisor
+        inherited = socket.socket(fileno=os.dup(made.fileno()))  # like one from a supervisor
         inherited.settimeout(timeout)
         with closing_reaper(GracefulListener.adopt(inherited, timeout=3)) as listener:
             assert inherited.fileno() == -1
@@ -438,7 +444,7 @@ def test_a_listening_socket_can_be_adopted(
                 assert read_all(client) == b""
 
 
-def test_only_what_listens_is_adopted() -> None:
+def test_only_listening_sockets_are_adopted() -> None:
     with socket.socket() as idle, pytest.raises(ValueError, match="listening socket is needed"):
         GracefulListener.adopt(idle)
     with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
@@ -448,7 +454,7 @@ def test_only_what_listens_is_adopted() -> None:
         GracefulListener.adopt(3)  # type: ignore[arg-type]
 
 
-def test_what_is_refused_is_not_touched() -> None:
+def test_a_rejected_socket_is_not_touched() -> None:
     with socket.create_server(("127.0.0.1", 0)) as plain:
         with pytest.raises(ValueError, match="timeout"):
             GracefulListener.adopt(plain, timeout=-1)
@@ -467,7 +473,7 @@ def test_a_reaper_can_be_shared() -> None:
     assert outcomes(reaper) == {CloseOutcome.PEER_CLOSED: 2}
 
 
-def test_either_a_reaper_or_its_options() -> None:
+def test_a_reaper_and_its_options_cannot_be_combined() -> None:
     with Reaper() as reaper:
         with pytest.raises(TypeError, match="not both: timeout"):
             GracefulListener(("127.0.0.1", 0), reaper=reaper, timeout=3)
@@ -475,7 +481,7 @@ def test_either_a_reaper_or_its_options() -> None:
         GracefulListener(("127.0.0.1", 0), reaper=3)  # type: ignore[arg-type]
 
 
-def test_a_dup_of_the_listener_is_one() -> None:
+def test_a_dup_of_a_listener_is_a_listener() -> None:
     with closing_reaper(GracefulListener(("127.0.0.1", 0))) as listener:
         with listener.dup() as twin:
             assert twin.reaper is listener.reaper
@@ -487,12 +493,12 @@ def test_a_dup_of_the_listener_is_one() -> None:
     assert outcomes(listener.reaper) == {CloseOutcome.PEER_CLOSED: 1}
 
 
-# --- with a fork --------------------------------------------------------------------------------------
+# --- with a fork ------------------------------------------------------------------------------
 
 
 @contextmanager
 def child(work: Callable[[], object]) -> Generator[None, None, None]:
-    """A forked child that does `work` while the block runs, and ends well."""
+    """Run `work` in a forked child while the block runs; the child must exit with 0."""
     number = os.fork()
     if number == 0:
         status = 1
@@ -544,7 +550,7 @@ def test_each_process_of_multiprocessing_closes_gracefully(listener: GracefulLis
 
 
 @pytest.mark.parametrize("who_serves", ["the parent", "the child"])
-def test_after_a_fork_close_drops_a_reference_and_no_more(
+def test_close_of_one_process_after_a_fork_only_drops_its_reference(
     who_serves: str, listener: GracefulListener
 ) -> None:
     def serve() -> None:
@@ -576,7 +582,7 @@ def test_after_a_fork_close_drops_a_reference_and_no_more(
     assert outcomes(listener.reaper) == {}
 
 
-# --- with TLS ----------------------------------------------------------------------------------------
+# --- with TLS ---------------------------------------------------------------------------------
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
@@ -594,7 +600,7 @@ def secured(sock: socket.socket, version: ssl.TLSVersion) -> ssl.SSLSocket:
 
 
 def ask_by_tls(listener: socket.socket, version: ssl.TLSVersion) -> bytes:
-    """Upload, of which nothing is read, and read the reply to its close_notify."""
+    """Send an upload that is not read, and read the reply to its close_notify."""
     with secured(client_of(listener), version) as client:
         client.sendall(UPLOAD)
         return read_all(client)
@@ -612,7 +618,7 @@ def serve_one_by_tls(listener: socket.socket, context: ssl.SSLContext, how: int 
 @pytest.mark.parametrize(
     "how", [None, socket.SHUT_WR, socket.SHUT_RDWR, socket.SHUT_RD], ids=str
 )
-def test_a_server_may_wrap_what_it_accepted(
+def test_a_server_may_wrap_an_accepted_socket(
     listener: GracefulListener, version: ssl.TLSVersion, how: int | None
 ) -> None:
     context = server_context(version)
@@ -663,7 +669,9 @@ def test_each_child_closes_tls_gracefully(listener: GracefulListener) -> None:
         assert ask_by_tls(listener, version) == b"reply"
 
 
-def test_a_client_of_the_same_context_is_closed_plainly(listener: GracefulListener) -> None:
+def test_a_client_socket_of_the_same_context_closes_without_the_reaper(
+    listener: GracefulListener,
+) -> None:
     context = client_context(ssl.TLSVersion.TLSv1_3)
     listener.tls(context)
     with client_of(listener) as client:
@@ -674,18 +682,20 @@ def test_a_client_of_the_same_context_is_closed_plainly(listener: GracefulListen
     assert outcomes(listener.reaper) == {}
 
 
-def test_a_context_with_sockets_of_its_own_is_refused(listener: GracefulListener) -> None:
+def test_a_context_with_its_own_socket_class_is_rejected(listener: GracefulListener) -> None:
     context = server_context(ssl.TLSVersion.TLSv1_3)
     listener.tls(context)
     with pytest.raises(TypeError, match="GracefulSSLSocket"):
         listener.tls(context)
 
 
-# --- with event loops ---------------------------------------------------------------------------------
+# --- with event loops -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [None, *VERSIONS], ids=str)
-def test_asyncio_serves_it(listener: GracefulListener, version: ssl.TLSVersion | None) -> None:
+def test_asyncio_can_serve_the_listener(
+    listener: GracefulListener, version: ssl.TLSVersion | None
+) -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(1)
         writer.write(b"reply")
@@ -703,8 +713,8 @@ def test_asyncio_serves_it(listener: GracefulListener, version: ssl.TLSVersion |
     assert outcomes(listener.reaper) == {CloseOutcome.PEER_CLOSED: 1}
 
 
-def test_asyncio_sends_small_pieces_without_delay(listener: GracefulListener) -> None:
-    """It does so for what says TCP, and not for what says "the family's own"."""
+def test_asyncio_sets_tcp_nodelay_on_accepted_sockets(listener: GracefulListener) -> None:
+    """asyncio sets the option only if the socket's protocol is TCP, and not 0."""
 
     async def look(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         sock = writer.get_extra_info("socket")
@@ -731,13 +741,13 @@ def upload(listener: socket.socket) -> bytes:
 
 @pytest.fixture(scope="module")
 def uvloop() -> Any:
-    """uvloop, which opens a pipe for the process with its first loop."""
+    """The uvloop module, whose first loop opens a pipe for the process."""
     uvloop = pytest.importorskip("uvloop")
     uvloop.new_event_loop().close()
     return uvloop
 
 
-def test_uvloop_is_refused(listener: GracefulListener, uvloop: Any, tmp_path: Path) -> None:
+def test_uvloop_is_rejected(listener: GracefulListener, uvloop: Any, tmp_path: Path) -> None:
 
     async def main(listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -754,9 +764,9 @@ def test_uvloop_is_refused(listener: GracefulListener, uvloop: Any, tmp_path: Pa
         runner.run(accept_in_a_loop(listener, set_mode=True))
 
 
-def test_a_loop_is_told_apart_by_what_it_does(listener: GracefulListener, uvloop: Any) -> None:
+def test_a_loop_is_recognised_by_its_behaviour(listener: GracefulListener, uvloop: Any) -> None:
     class Loop(uvloop.Loop):  # type: ignore[misc]
-        """Takes the descriptor, and has another name."""
+        """A loop that takes the descriptor, under another name."""
 
     async def main() -> None:
         with pytest.raises(TypeError, match=r"asgi\.DrainMiddleware"):
@@ -784,7 +794,7 @@ async def accept_in_a_loop(listener: GracefulListener, *, set_mode: bool) -> Non
         assert read_all(client) == b""
 
 
-def test_trio_refuses_it(listener: GracefulListener) -> None:
+def test_trio_rejects_the_listener(listener: GracefulListener) -> None:
     trio = pytest.importorskip("trio")
     with pytest.raises(TypeError, match="GracefulListener"):
         trio.socket.from_stdlib_socket(listener)
@@ -860,7 +870,7 @@ print("all well")
 
 
 @pytest.mark.parametrize("when", ["before the import", "after it"])
-def test_gevent_serves_it(when: str) -> None:
+def test_gevent_can_serve_the_listener(when: str) -> None:
     pytest.importorskip("gevent", exc_type=ImportError)
     patch = "gevent.monkey.patch_all()"
     early = when == "before the import"
@@ -873,14 +883,14 @@ def test_gevent_serves_it(when: str) -> None:
     assert ran.stdout == "all well\n", ran.stderr
 
 
-# --- many -----------------------------------------------------------------------------------------------
+# --- many -------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(
     sys.platform != "linux", reason="it counts descriptors, and needs 127.0.1.1"
 )
-def test_a_soak_of_all_kinds_of_clients_leaves_nothing_behind() -> None:
-    """`python tests/soak_listener.py 100000` goes on for longer."""
+def test_clients_of_every_kind_leak_nothing() -> None:
+    """`python tests/soak_listener.py 100000` runs more clients."""
     report = soak(2000)
     assert sum(report.outcomes.values()) == 2000
     assert set(report.outcomes) == {

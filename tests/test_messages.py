@@ -1,4 +1,4 @@
-"""A mistake in a call is answered with a message that names what to do instead."""
+"""The message of a mistake in a call names what to do instead."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def message_for(thing: object) -> str:
     return str(caught.value)
 
 
-def test_something_else_is_named_by_its_type() -> None:
+def test_an_object_of_a_wrong_type_is_named_by_its_type() -> None:
     assert message_for("x") == "expected a socket.socket, got str"
 
 
-def test_an_asyncio_writer_its_transport_and_its_socket_belong_to_the_asyncio_module() -> None:
+def test_for_asyncio_streams_the_message_names_the_asyncio_module() -> None:
     async def messages() -> list[str]:
         ours, peer = socket.socketpair()
         _, writer = await asyncio.open_connection(sock=ours)
@@ -53,7 +53,7 @@ def test_an_asyncio_writer_its_transport_and_its_socket_belong_to_the_asyncio_mo
     )
 
 
-def test_the_streams_of_trio_belong_to_the_trio_module() -> None:
+def test_for_trio_streams_the_message_names_the_trio_module() -> None:
     async def messages() -> list[str]:
         ours, peer = trio.socket.socketpair()
         stream = trio.SocketStream(ours)
@@ -67,7 +67,7 @@ def test_the_streams_of_trio_belong_to_the_trio_module() -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_the_streams_of_anyio_belong_to_the_anyio_module(backend: str) -> None:
+def test_for_anyio_streams_the_message_names_the_anyio_module(backend: str) -> None:
     async def message() -> str:
         ours, peer = socket.socketpair()
         with peer:
@@ -78,7 +78,7 @@ def test_the_streams_of_anyio_belong_to_the_anyio_module(backend: str) -> None:
     assert anyio.run(message, backend=backend).endswith("; use graceful_close.anyio")
 
 
-# What no type checker would let pass.
+# Calls that type checkers reject.
 WRONG: dict[str, Any] = {"timout": 3}
 
 
@@ -92,7 +92,7 @@ CALLS: list[tuple[str, Callable[[socket.socket], object]]] = [
 
 
 @pytest.mark.parametrize(("name", "call"), CALLS)
-def test_an_option_that_does_not_exist_is_reported_by_the_name_that_was_called(
+def test_an_unknown_option_is_reported_with_the_name_of_the_called_function(
     name: str, call: Callable[[socket.socket], object]
 ) -> None:
     with socket.socket() as sock:
@@ -111,7 +111,9 @@ MODULES: dict[str, ModuleType] = {
 
 @pytest.mark.parametrize("name", ["graceful_close", "closing", "close_all"])
 @pytest.mark.parametrize("module", MODULES)
-def test_the_event_loops_functions_report_it_likewise(module: str, name: str) -> None:
+def test_the_functions_for_event_loops_report_an_unknown_option_too(
+    module: str, name: str
+) -> None:
     call: Any = getattr(MODULES[module], name)
 
     async def wrong() -> None:

@@ -1,4 +1,4 @@
-"""DrainMiddleware: early replies of applications arrive, on servers as people start them."""
+"""DrainMiddleware: early replies of applications arrive, on every server."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ UWSGI = "import sys, pyuwsgi; pyuwsgi.run(sys.argv[1:])"
 
 
 class Command(NamedTuple):
-    """How a server is started, as people start it."""
+    """The command of a server."""
 
     arguments: tuple[str, ...]
-    chunked: bool = True  # it can read such a request
-    before_reply: bool = False  # what it needs
+    chunked: bool = True  # whether it can read such a request
+    before_reply: bool = False  # the modules that it needs
 
 
 def module(*arguments: str, **more: Any) -> Command:
@@ -126,7 +126,7 @@ SERVERS = {
 
 
 class Server:
-    """A server at work."""
+    """A running server."""
 
     def __init__(self, name: str, log: Path, **environment: str) -> None:
         command = SERVERS[name]
@@ -160,7 +160,7 @@ class Server:
                 if self.exchange("GET", "/")[0] == 200:
                     return
             except (OSError, http.client.HTTPException):
-                pass  # it does not listen yet, or has no worker
+                pass  # the server does not listen yet, or has no worker
             assert time.monotonic() < give_up, self.output()
             assert self.process.poll() is None, self.output()
             time.sleep(0.02)
@@ -185,7 +185,7 @@ class Server:
 
     def kill(self) -> None:
         try:
-            os.killpg(self.process.pid, signal.SIGKILL)  # its workers, too
+            os.killpg(self.process.pid, signal.SIGKILL)  # and its workers
         except ProcessLookupError:
             pass
         self.process.wait()
@@ -210,7 +210,7 @@ def ask(server: Server, path: str, headers: dict[str, str]) -> tuple[int, bytes]
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("headers", [{}, {"Connection": "close"}], ids=["kept", "close"])
-def test_a_client_that_sends_all_before_it_reads_gets_the_reply(
+def test_a_client_that_sends_everything_before_it_reads_gets_the_reply(
     server: Server, path: str, headers: dict[str, str]
 ) -> None:
     assert ask(server, path, headers) == PATHS[path], server.output()
@@ -218,7 +218,7 @@ def test_a_client_that_sends_all_before_it_reads_gets_the_reply(
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize("path", ["/small", "/big"])
-def test_curl_gets_the_reply_however_it_sends(
+def test_curl_gets_the_reply_with_and_without_100_continue(
     server: Server, path: str, tmp_path: Path
 ) -> None:
     upload = tmp_path / "upload"
@@ -241,12 +241,14 @@ def test_the_servers_own_reply_for_an_application_that_raises_arrives(server: Se
     try:
         status, _ = ask(server, "/raises", {"Connection": "close"})
     except http.client.RemoteDisconnected:
-        status = 500 if "uwsgi" in server.name else 0  # it replies nothing, with a FIN
+        status = 500 if "uwsgi" in server.name else 0  # it closes without a reply
     assert status == 500
 
 
 @pytest.mark.parametrize("name", ["gunicorn", "gunicorn -k gthread", "uvicorn", "wsgiref"])
-def test_the_same_application_loses_replies_without_it(name: str, tmp_path: Path) -> None:
+def test_the_application_loses_replies_without_the_middleware(
+    name: str, tmp_path: Path
+) -> None:
     lost = 0
     with started(name, tmp_path / "log", EARLY_PLAIN="1") as server:
         for _ in range(10):
@@ -261,7 +263,9 @@ BOUNDED = ["gunicorn", "gunicorn -k gthread", "uvicorn", "hypercorn", "wsgiref",
 
 
 @pytest.mark.parametrize("name", BOUNDED)
-def test_a_client_that_stops_sending_is_not_waited_for(name: str, tmp_path: Path) -> None:
+def test_the_idle_timeout_limits_the_wait_for_a_client_that_stops_sending(
+    name: str, tmp_path: Path
+) -> None:
     with started(name, tmp_path / "log", EARLY_IDLE_TIMEOUT="0.3") as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
             client.sendall(
@@ -273,14 +277,16 @@ def test_a_client_that_stops_sending_is_not_waited_for(name: str, tmp_path: Path
                 while chunk := client.recv(4096):
                     received += chunk
             except ConnectionResetError:
-                pass  # after the bound it closes as it would have done before
+                pass  # after the timeout it closes as it does without the middleware
         assert received.endswith(REFUSAL), received
         assert server.exchange("GET", "/") == (200, b"hello\n")
 
 
-# Not werkzeug, which reads on by itself.
+# Not werkzeug, which continues to read by itself.
 @pytest.mark.parametrize("name", [name for name in BOUNDED if name != "werkzeug"])
-def test_the_total_bounds_a_client_that_goes_on_sending(name: str, tmp_path: Path) -> None:
+def test_the_timeout_limits_the_drain_of_a_client_that_continues_to_send(
+    name: str, tmp_path: Path
+) -> None:
     with started(name, tmp_path / "log", EARLY_TIMEOUT="0.5") as server:
         began = time.monotonic()
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
@@ -293,12 +299,14 @@ def test_the_total_bounds_a_client_that_goes_on_sending(name: str, tmp_path: Pat
                     client.sendall(bytes(100))
                     time.sleep(0.01)
             except OSError:
-                pass  # it is over
+                pass  # the connection has ended
         assert time.monotonic() < began + PATIENCE
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "granian --interface wsgi", "eventlet"])
-def test_a_client_that_waits_to_be_invited_is_not(name: str, tmp_path: Path) -> None:
+def test_a_client_that_waits_for_100_continue_gets_the_reply_without_it(
+    name: str, tmp_path: Path
+) -> None:
     with started(name, tmp_path / "log") as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
             client.sendall(
@@ -314,7 +322,7 @@ def test_a_client_that_waits_to_be_invited_is_not(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["cheroot", "gunicorn", "hypercorn"])
-def test_a_client_that_the_server_has_invited_gets_the_reply(name: str, tmp_path: Path) -> None:
+def test_a_client_that_got_100_continue_gets_the_reply(name: str, tmp_path: Path) -> None:
     with started(name, tmp_path / "log") as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
             client.sendall(

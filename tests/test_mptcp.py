@@ -1,4 +1,4 @@
-"""Multipath TCP: what is TCP after all is closed as such, and what is not is told the truth of."""
+"""Multipath TCP: connections that fell back to TCP, and multipath connections."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ THOUGHT = 0.15
 
 def _why_not() -> str | None:
     if sys.platform != "linux":
-        return "MPTCP is Linux's"
+        return "only Linux has MPTCP"
     try:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP).close()
     except OSError as error:
@@ -49,7 +49,7 @@ every_close = pytest.mark.parametrize("close", parts(GRACEFUL))
 def behind_mptcp(
     protocol: int, peer_buffer: int | None = None
 ) -> Generator[Connection, None, None]:
-    """A client that speaks `protocol`, accepted by a listener that speaks MPTCP."""
+    """A client of `protocol`, accepted by a listener of MPTCP."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -59,13 +59,13 @@ def behind_mptcp(
             peer.settimeout(PATIENCE)
             peer.connect(listener.getsockname())
             with listener.accept()[0] as ours:
-                assert ours.proto == IPPROTO_MPTCP, "as Python believes of both"
+                assert ours.proto == IPPROTO_MPTCP, "Python reports this for both"
                 yield Connection(ours, peer)
 
 
 @pytest.fixture
 def plain() -> Generator[Connection, None, None]:
-    """Over which plain TCP is spoken (RFC 8684, section 3.7: the fallback)."""
+    """A connection that fell back to plain TCP (RFC 8684, section 3.7)."""
     with behind_mptcp(socket.IPPROTO_TCP) as connection:
         yield connection
 
@@ -95,10 +95,10 @@ def ask_for_ever(peer: socket.socket) -> None:
         peer.sendall(b"is anybody there?")
 
 
-# --- a client that speaks TCP ---------------------------------------------------------------------
+# --- a client of plain TCP --------------------------------------------------------------------
 
 
-def test_a_plain_client_is_counted_as_tcp_is() -> None:
+def test_the_bytes_to_a_plain_client_are_counted_as_with_tcp() -> None:
     with behind_mptcp(socket.IPPROTO_TCP, peer_buffer=4096) as (ours, peer):
         written = fill(ours)
         count = unacked_bytes(ours)
@@ -110,12 +110,12 @@ def test_a_plain_client_is_counted_as_tcp_is() -> None:
         assert unacked_bytes(ours) == 0
 
 
-def test_nothing_was_written_and_nothing_is_counted(plain: Connection) -> None:
+def test_without_data_the_count_is_zero(plain: Connection) -> None:
     assert unacked_bytes(plain.ours) == 0
 
 
 @pytest.mark.parametrize("close", parts(WAITING))
-def test_delivered_to_a_plain_client_is_said_at_the_acknowledgement(
+def test_delivered_to_a_plain_client_is_returned_at_the_acknowledgement(
     plain: Connection, close: Close
 ) -> None:
     plain.ours.sendall(b"reply")
@@ -128,11 +128,13 @@ def test_delivered_to_a_plain_client_is_said_at_the_acknowledgement(
     assert read_all(plain.peer) == b"reply"
 
 
-# --- both -----------------------------------------------------------------------------------------
+# --- both -------------------------------------------------------------------------------------
 
 
 @every_close
-def test_a_peer_that_closes_after_us(either: Connection, close: Close) -> None:
+def test_a_peer_that_closes_after_us_is_reported_as_closed(
+    either: Connection, close: Close
+) -> None:
     either.peer.sendall(b"upload")
     either.ours.sendall(b"reply")
     with meanwhile(dallies_and_closes, either.peer) as received:
@@ -154,7 +156,7 @@ def test_a_silent_peer_has_not_closed(either: Connection, close: Close) -> None:
 
 
 @every_close
-def test_silence_may_end_in_a_reset(either: Connection, close: Close) -> None:
+def test_on_timeout_abort_resets_a_silent_peer(either: Connection, close: Close) -> None:
     either.ours.sendall(b"reply")
     result = close(either.ours, timeout=0.3, on_timeout=LingerPolicy.ABORT)
     assert result.outcome is CloseOutcome.TIMED_OUT
@@ -164,11 +166,11 @@ def test_silence_may_end_in_a_reset(either: Connection, close: Close) -> None:
 
 
 @every_close
-def test_a_shut_rd_of_the_callers_is_not_the_peers_fin(
+def test_the_callers_shut_rd_is_not_reported_as_the_peers_fin(
     either: Connection, close: Close, request: pytest.FixtureRequest
 ) -> None:
     if either.ours.getsockopt(socket.SOL_SOCKET, SO_PROTOCOL) == IPPROTO_MPTCP:
-        reason = "no option shows the state of the connection, so that recv() is all there is"
+        reason = "no option reports the state of the connection, so recv() is the only source"
         request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     either.ours.shutdown(socket.SHUT_RD)
     result = close(either.ours, timeout=0.3)
@@ -182,18 +184,18 @@ def test_an_abort_resets(either: Connection) -> None:
 
 
 @every_close
-def test_a_fresh_one_has_no_connection(close: Close) -> None:
+def test_a_new_socket_has_no_connection(close: Close) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP) as sock:
         result = close(sock, timeout=3.0)
     assert result.outcome is CloseOutcome.NOT_CONNECTED
     assert result.elapsed < 1
 
 
-# --- multipath ------------------------------------------------------------------------------------
+# --- multipath --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("close", parts(WAITING))
-def test_what_a_peer_does_not_take_is_not_delivered(close: Close) -> None:
+def test_data_that_the_peer_does_not_accept_is_not_delivered(close: Close) -> None:
     with behind_mptcp(IPPROTO_MPTCP, peer_buffer=4096) as (ours, peer):
         written = fill(ours)
         until: Any = {"until": CloseOutcome.DELIVERED}
@@ -208,7 +210,7 @@ def test_what_a_peer_does_not_take_is_not_delivered(close: Close) -> None:
         assert peer.recv(1) == b"x"
 
 
-def test_what_was_read_is_counted_no_more(multipath: Connection) -> None:
+def test_data_that_the_peer_has_read_is_not_counted(multipath: Connection) -> None:
     multipath.ours.sendall(b"reply")
     with meanwhile(read_and_close, multipath.peer) as received:
         result = GRACEFUL["graceful_close"](multipath.ours, timeout=PATIENCE)
@@ -217,7 +219,7 @@ def test_what_was_read_is_counted_no_more(multipath: Connection) -> None:
 
 
 @needs_syscalls
-def test_a_reader_does_not_keep_a_connection_from_its_reset(either: Connection) -> None:
+def test_a_blocked_reader_does_not_prevent_a_reset(either: Connection) -> None:
     with reading(either.ours):
         assert abortive_close(either.ours).outcome is CloseOutcome.ABORTED
     with pytest.raises(ConnectionError):

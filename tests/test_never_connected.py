@@ -1,4 +1,4 @@
-"""There was no connection: nothing is claimed of a peer that never said anything."""
+"""Sockets that were never connected: the result claims nothing about a peer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graceful_close import CloseOutcome, CloseResult, abortive_close, close_all,
 from streams import PATIENCE, connect, listen, meanwhile, read_and_close
 
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
-NO_LONGER_THAN = 1.0  # seconds, for what needs none
+NO_LONGER_THAN = 1.0  # seconds; the calls need none
 ENOUGH = 3.0
 
 
@@ -43,7 +43,7 @@ def internet(request: pytest.FixtureRequest) -> socket.AddressFamily:
 
 @contextmanager
 def nobody_there(family: socket.AddressFamily) -> Generator[Any, None, None]:
-    """An address at which nobody listens, and nobody else can begin to."""
+    """Yield an address without a listener, on which no other process can listen."""
     with socket.socket(family, socket.SOCK_STREAM) as bound:
         bound.bind((LOOPBACK[family], 0))
         yield bound.getsockname()
@@ -53,7 +53,7 @@ def nobody_there(family: socket.AddressFamily) -> Generator[Any, None, None]:
 def connecting(family: socket.AddressFamily, count: int = 1) -> Generator[list[socket.socket]]:
     """Sockets whose SYN is not answered, because the listener's backlog is full (listen(2))."""
     if sys.platform != "linux":
-        pytest.skip("other systems refuse what their backlog has no room for")
+        pytest.skip("other systems refuse connections if the backlog is full")
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
         listener.bind((LOOPBACK[family], 0))
@@ -79,27 +79,33 @@ def assert_nothing_is_claimed(result: CloseResult, sock: socket.socket) -> None:
 
 
 @every_close
-def test_a_fresh_socket(any_family: str, close: Close) -> None:
+def test_a_new_socket_is_reported_as_not_connected(any_family: str, close: Close) -> None:
     family = {"tcp4": socket.AF_INET, "tcp6": socket.AF_INET6, "unix": socket.AF_UNIX}
     with socket.socket(family[any_family], socket.SOCK_STREAM) as sock:
         assert_nothing_is_claimed(close(sock, timeout=ENOUGH), sock)
 
 
 @every_close
-def test_a_bound_socket(internet: socket.AddressFamily, close: Close) -> None:
+def test_a_bound_socket_is_reported_as_not_connected(
+    internet: socket.AddressFamily, close: Close
+) -> None:
     with socket.socket(internet, socket.SOCK_STREAM) as sock:
         sock.bind((LOOPBACK[internet], 0))
         assert_nothing_is_claimed(close(sock, timeout=ENOUGH), sock)
 
 
 @every_close
-def test_a_listening_socket(any_family: str, close: Close, tmp_path: Path) -> None:
+def test_a_listening_socket_is_reported_as_not_connected(
+    any_family: str, close: Close, tmp_path: Path
+) -> None:
     with listen(any_family, tmp_path) as sock:
         assert_nothing_is_claimed(close(sock, timeout=ENOUGH), sock)
 
 
 @every_close
-def test_a_connect_that_was_refused(internet: socket.AddressFamily, close: Close) -> None:
+def test_a_refused_connect_is_reported_as_not_connected(
+    internet: socket.AddressFamily, close: Close
+) -> None:
     with nobody_there(internet) as address, socket.socket(internet) as sock:
         with pytest.raises(ConnectionRefusedError):
             sock.connect(address)
@@ -107,7 +113,7 @@ def test_a_connect_that_was_refused(internet: socket.AddressFamily, close: Close
 
 
 @every_close
-def test_a_connect_that_was_refused_unseen(
+def test_an_unread_refused_connect_is_reported_as_not_connected(
     internet: socket.AddressFamily, close: Close
 ) -> None:
     with nobody_there(internet) as address, socket.socket(internet) as sock:
@@ -115,12 +121,12 @@ def test_a_connect_that_was_refused_unseen(
         assert sock.connect_ex(address) in (errno.EINPROGRESS, errno.ECONNREFUSED)
         poller = select.poll()
         poller.register(sock, 0)
-        assert poller.poll(PATIENCE * 1000), "POLLERR or POLLHUP: it is over"
+        assert poller.poll(PATIENCE * 1000), "POLLERR or POLLHUP: the connect has failed"
         assert_nothing_is_claimed(close(sock, timeout=ENOUGH), sock)
 
 
 @every_close
-def test_a_connect_that_goes_on(internet: socket.AddressFamily, close: Close) -> None:
+def test_a_pending_connect_times_out(internet: socket.AddressFamily, close: Close) -> None:
     with connecting(internet) as [sock]:
         result = close(sock, timeout=ENOUGH)
         assert_nothing_is_claimed(result, sock)
@@ -128,19 +134,19 @@ def test_a_connect_that_goes_on(internet: socket.AddressFamily, close: Close) ->
 
 
 @every_close
-def test_no_time_at_all_for_a_connect_that_goes_on(close: Close) -> None:
+def test_a_pending_connect_with_a_timeout_of_0_times_out(close: Close) -> None:
     with connecting(socket.AF_INET) as [sock]:
         assert_nothing_is_claimed(close(sock, timeout=0), sock)
 
 
-def test_what_a_connect_has_under_way_are_no_bytes(internet: socket.AddressFamily) -> None:
+def test_a_pending_connect_has_no_count_of_bytes(internet: socket.AddressFamily) -> None:
     with connecting(internet) as [sock]:
         assert unacked_bytes(sock) == 0
 
 
 @pytest.fixture
 def half_a_crowd() -> Iterator[list[socket.socket]]:
-    """A fresh one, a listener, one that was refused, and two that are connecting."""
+    """Yield a new socket, a listener, a refused one, and two that are connecting."""
     with ExitStack() as stack:
         fresh = stack.enter_context(socket.socket())
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -150,7 +156,7 @@ def half_a_crowd() -> Iterator[list[socket.socket]]:
         yield [fresh, listening, refused, *stack.enter_context(connecting(socket.AF_INET, 2))]
 
 
-def test_those_without_a_connection_do_not_trouble_the_others(
+def test_sockets_without_a_connection_do_not_change_the_results_of_others(
     half_a_crowd: list[socket.socket],
 ) -> None:
     with connect("tcp4") as (ours, peer):

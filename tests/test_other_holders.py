@@ -1,4 +1,4 @@
-"""Others who hold the same connection, or the number that it had."""
+"""Other holders of the same connection, or of its descriptor number."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from streams import (
 )
 
 every_close = pytest.mark.parametrize("close", parts(THREADED))
-linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
 def ask_for_ever(peer: socket.socket) -> None:
@@ -52,12 +52,12 @@ def ask_for_ever(peer: socket.socket) -> None:
         peer.sendall(b"is anybody there?")
 
 
-# --- somebody else waits for input ----------------------------------------------------------------
+# --- another thread waits for input -----------------------------------------------------------
 
 
 @contextmanager
 def reading(sock: socket.socket) -> Generator[list[bytes | OSError], None, None]:
-    """A thread sleeps in recv() when the block begins, and has ended when it is left."""
+    """Run the block while a thread is blocked in recv(); the thread has ended after it."""
     read: list[bytes | OSError] = []
     number: list[int] = []
     began = threading.Event()
@@ -76,11 +76,11 @@ def reading(sock: socket.socket) -> Generator[list[bytes | OSError], None, None]
     _await_sleep(number[0])
     yield read
     thread.join(PATIENCE)
-    assert not thread.is_alive(), "the reader was never woken"
+    assert not thread.is_alive(), "the reader did not return"
 
 
 def _await_sleep(thread: int) -> None:
-    """Until the kernel says that it waits in a socket's recv()."""
+    """Wait until the kernel reports that the thread is blocked in recv()."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         with open(f"/proc/self/task/{thread}/syscall") as file:
@@ -88,22 +88,22 @@ def _await_sleep(thread: int) -> None:
         if words[0] not in ("running", "-1") and words[0] == _RECVFROM:
             return
         time.sleep(0.001)
-    raise AssertionError("it never slept in recv()")
+    raise AssertionError("the thread was never blocked in recv()")
 
 
-# recvfrom(2), which is what recv() is; by the machine's own table.
+# recvfrom(2), which recv() calls; its number on this machine.
 _RECVFROM = {"x86_64": "45", "aarch64": "207"}.get(os.uname().machine, "")
 
 needs_syscalls = pytest.mark.skipif(
     not (_RECVFROM and os.path.exists("/proc/self/syscall")),
-    reason="the kernel does not show what a thread sleeps in",
+    reason="the kernel does not report a thread's system call",
 )
 
 
 @needs_syscalls
 @every_close
 @pytest.mark.parametrize("policy", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
-def test_a_reader_is_woken_when_a_close_gives_up(
+def test_a_blocked_reader_returns_when_a_close_times_out(
     tcp: Connection, close: Close, policy: Any
 ) -> None:
     with reading(tcp.ours) as read:
@@ -114,10 +114,8 @@ def test_a_reader_is_woken_when_a_close_gives_up(
 
 @needs_syscalls
 @every_close
-def test_a_reader_does_not_keep_a_connection_from_its_reset(
-    tcp: Connection, close: Close
-) -> None:
-    """The last reference is the reader's: a close() alone would reset nothing."""
+def test_a_blocked_reader_does_not_prevent_a_reset(tcp: Connection, close: Close) -> None:
+    """The reader has the last reference, so close() does not send a reset."""
     with reading(tcp.ours):
         close(tcp.ours, timeout=0.2, on_timeout=LingerPolicy.ABORT)
     with pytest.raises(ConnectionError):
@@ -125,14 +123,14 @@ def test_a_reader_does_not_keep_a_connection_from_its_reset(
 
 
 @needs_syscalls
-def test_a_reader_is_woken_by_an_abort(stream: Connection) -> None:
+def test_a_blocked_reader_returns_at_an_abort(stream: Connection) -> None:
     with reading(stream.ours):
         assert abortive_close(stream.ours).outcome is CloseOutcome.ABORTED
     assert ends_in_reset(stream.peer) is (stream.peer.family != socket.AF_UNIX)
 
 
 @needs_syscalls
-def test_a_reader_is_woken_when_the_time_of_a_timed_linger_is_up() -> None:
+def test_a_blocked_reader_returns_when_a_timed_linger_times_out() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         with reading(ours):
             ours.setblocking(True)
@@ -155,7 +153,7 @@ def test_a_reader_of_a_peer_that_closes_reads_the_end(tcp: Connection, close: Cl
 def outrun(
     sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> Generator[list[bytes | OSError], None, None]:
-    """Another reader is faster each time that the close reads."""
+    """Another reader reads before each read of the close."""
     read: list[bytes | OSError] = []
     read_slowly = Drain.read
 
@@ -182,12 +180,12 @@ UNTILS = [CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED]
 @linux
 @every_close
 @pytest.mark.parametrize("peer_first", [0, 0.05])
-def test_a_reset_that_another_was_told_of_is_a_reset(
+def test_a_reset_that_another_reader_got_is_reported_as_a_reset(
     tcp: Connection, close: Close, peer_first: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with outrun(tcp.ours, monkeypatch), meanwhile(reset_at_the_fin, tcp.peer):
         result = close(tcp.ours, timeout=PATIENCE, peer_first=peer_first)
-    # Whoever of the two was told: the reset may come between their reads.
+    # Either reader may get the reset, which may arrive between their reads.
     assert result.outcome is CloseOutcome.PEER_RESET
     assert not result.clean
 
@@ -195,7 +193,7 @@ def test_a_reset_that_another_was_told_of_is_a_reset(
 @linux
 @every_close
 @pytest.mark.parametrize("until", UNTILS)
-def test_an_end_that_another_has_read_is_the_peers_all_the_same(
+def test_the_end_that_another_reader_got_is_reported_as_the_peers(
     tcp: Connection, close: Close, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with outrun(tcp.ours, monkeypatch), meanwhile(read_and_close, tcp.peer):
@@ -204,11 +202,11 @@ def test_an_end_that_another_has_read_is_the_peers_all_the_same(
     assert result.clean
 
 
-# --- somebody else closes -------------------------------------------------------------------------
+# --- another thread closes --------------------------------------------------------------------
 
 
-def _at_once(*actions: Callable[[], CloseResult]) -> list[CloseResult]:
-    """What each of them returned, each in a thread of its own; what one raises fails the test."""
+def _in_threads(*actions: Callable[[], CloseResult]) -> list[CloseResult]:
+    """Run each call in its own thread and return the results; an exception fails the test."""
     start = threading.Barrier(len(actions))
     returned: list[CloseResult] = []
     errors: list[BaseException] = []
@@ -231,7 +229,7 @@ def _at_once(*actions: Callable[[], CloseResult]) -> list[CloseResult]:
 
 @pytest.fixture
 def hasty() -> Generator[None, None, None]:
-    """Threads take turns as often as they can."""
+    """Make the interpreter switch threads as often as possible."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -239,13 +237,13 @@ def hasty() -> Generator[None, None, None]:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_of_two_who_close_at_once_one_finds_it_closed() -> None:
+def test_of_two_concurrent_closes_one_finds_the_socket_closed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for _ in range(200):
             with socket.create_connection(listener.getsockname()) as peer:
                 ours = listener.accept()[0]
                 peer.shutdown(socket.SHUT_WR)
-                results = _at_once(
+                results = _in_threads(
                     lambda ours=ours: abortive_close(ours),  # type: ignore[misc]
                     lambda ours=ours: graceful_close(ours, timeout=PATIENCE),  # type: ignore[misc]
                 )
@@ -258,8 +256,8 @@ def test_of_two_who_close_at_once_one_finds_it_closed() -> None:
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("abort", [True, False], ids=["abortive_close", "graceful_close"])
-def test_an_innocent_connection_that_gets_the_number_is_not_touched(abort: bool) -> None:
-    """Another thread closes the socket, and opens one that gets the number, all the while."""
+def test_another_connection_that_gets_the_number_is_not_touched(abort: bool) -> None:
+    """Another thread closes the socket and opens one with the same number during the close."""
     with connect_many(1) as [(innocent, its_peer)]:
         unset = get_linger(innocent)
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -283,7 +281,7 @@ def test_an_innocent_connection_that_gets_the_number_is_not_touched(abort: bool)
                     close: Callable[[socket.socket], CloseResult] = (
                         abortive_close if abort else graceful_close
                     )
-                    _at_once(inherit, lambda close=close, victim=victim: close(victim))  # type: ignore[misc]
+                    _in_threads(inherit, lambda close=close, victim=victim: close(victim))  # type: ignore[misc]
                     with closing_it(heirs[0]) as heir:
                         assert heir.getpeername() == its_peer.getsockname()
                         assert get_linger(heir) == unset
@@ -293,7 +291,7 @@ def test_an_innocent_connection_that_gets_the_number_is_not_touched(abort: bool)
         assert its_peer.recv(100) == b"so am I"
 
 
-# --- a makefile() object is open ------------------------------------------------------------------
+# --- a makefile() object is open --------------------------------------------------------------
 
 Opener = Callable[[socket.socket], Any]
 
@@ -313,7 +311,7 @@ SAYS_SO = "makefile"
 
 @contextmanager
 def forgotten(file: Any) -> Generator[None, None, None]:
-    """What is buffered in it cannot be flushed any more."""
+    """Ignore the error of a makefile() object whose buffer can no longer be flushed."""
     try:
         yield
     finally:
@@ -327,7 +325,7 @@ def forgotten(file: Any) -> Generator[None, None, None]:
 
 @every_close
 @pytest.mark.parametrize("opened", WRITERS.values(), ids=WRITERS)
-def test_an_open_writer_is_a_warning_and_not_clean(
+def test_an_open_writer_causes_a_warning_and_an_unclean_result(
     tcp: Connection, close: Close, opened: Opener
 ) -> None:
     file = opened(tcp.ours)
@@ -342,7 +340,7 @@ def test_an_open_writer_is_a_warning_and_not_clean(
 
 @every_close
 @pytest.mark.parametrize("opened", READERS.values(), ids=READERS)
-def test_an_open_reader_is_none_and_clean(
+def test_an_open_reader_causes_no_warning_and_a_clean_result(
     tcp: Connection, close: Close, opened: Opener
 ) -> None:
     with opened(tcp.ours), meanwhile(read_and_close, tcp.peer):
@@ -355,7 +353,7 @@ def test_an_open_reader_is_none_and_clean(
 
 
 @every_close
-def test_a_writer_that_was_closed_has_sent_all(tcp: Connection, close: Close) -> None:
+def test_after_a_closed_writer_the_result_is_clean(tcp: Connection, close: Close) -> None:
     with tcp.ours.makefile("wb") as file:
         file.write(b"reply")
     with meanwhile(read_and_close, tcp.peer) as received:
@@ -364,14 +362,14 @@ def test_a_writer_that_was_closed_has_sent_all(tcp: Connection, close: Close) ->
     assert result.clean
 
 
-def test_the_reader_of_a_socket_that_has_a_writer_too_changes_nothing(tcp: Connection) -> None:
+def test_an_open_reader_does_not_hide_an_open_writer(tcp: Connection) -> None:
     file = tcp.ours.makefile("wb")
     with tcp.ours.makefile("rb"), forgotten(file), meanwhile(read_and_close, tcp.peer):
         with pytest.warns(ResourceWarning, match=SAYS_SO):
             assert not graceful_close(tcp.ours, timeout=PATIENCE).clean
 
 
-def test_the_writer_of_one_is_nothing_to_the_others() -> None:
+def test_an_open_writer_of_one_socket_does_not_change_the_results_of_others() -> None:
     with connect_many(3) as connections:
         file = connections[1].ours.makefile("wb")
         with forgotten(file):
@@ -394,7 +392,7 @@ def test_leaving_the_block_of_closing_warns_of_a_writer(tcp: Connection) -> None
     assert not block.result.clean
 
 
-def test_an_abort_throws_away_what_a_writer_holds_without_a_word(tcp: Connection) -> None:
+def test_an_abort_with_an_open_writer_does_not_warn(tcp: Connection) -> None:
     file = tcp.ours.makefile("wb")
     with forgotten(file):
         file.write(b"never sent")
@@ -402,7 +400,7 @@ def test_an_abort_throws_away_what_a_writer_holds_without_a_word(tcp: Connection
     assert (result.outcome, result.clean) == (CloseOutcome.ABORTED, True)
 
 
-def test_what_a_reaper_is_given_after_its_writer_is_closed_is_clean(tcp: Connection) -> None:
+def test_a_socket_submitted_after_its_writer_was_closed_is_clean(tcp: Connection) -> None:
     with Reaper(timeout=PATIENCE) as reaper:
         with tcp.ours.makefile("wb") as file:
             file.write(b"reply")

@@ -1,4 +1,4 @@
-"""The servers of docs/other-protocols.md: what their clients hear, by themselves and with ours."""
+"""The servers of docs/other-protocols.md, with and without the library."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from test_snippets import run_page
 
 PAGE = Path(__file__).parent.parent / "docs/other-protocols.md"
 TRIES = 5
-UPLOAD = bytes(20_000_000)  # more than the kernels hold
+UPLOAD = bytes(20_000_000)  # more than the buffers hold
 
-# Each is run after the page's own code. `ours` says whether what is there is used.
+# Each is run after the code of the page. `ours` selects whether the library is used.
 LISTEN = """
 import asyncio, socket
 from graceful_close import exit_at_sigterm
@@ -138,12 +138,12 @@ SMTP = (
 )
 
 
-# A client's hello, and packets to be ignored (RFC 4253, section 11.2).
+# A client's identification string, and SSH_MSG_IGNORE packets (RFC 4253, section 11.2).
 SSH = b"SSH-2.0-client\r\n" + (b"\0\0\x7f\xfc\x04\x02\0\0\x7f\xf2" + bytes(32758)) * 600
 
 
-def hears(request: bytes, *answers: bytes) -> Callable[[int], bool]:
-    """A client that sends all before it reads."""
+def receives(request: bytes, *answers: bytes) -> Callable[[int], bool]:
+    """Run a client that sends everything before it reads; return whether it got the reply."""
 
     def ask(port: int) -> bool:
         reply = b""
@@ -161,7 +161,7 @@ def hears(request: bytes, *answers: bytes) -> Callable[[int], bool]:
 
 
 def stores(port: int) -> bool:
-    """Whether an FTP client hears why its upload failed."""
+    """Return whether an FTP client gets the reason for its failed upload."""
     client = ftplib.FTP(timeout=PATIENCE)
     try:
         client.connect("127.0.0.1", port)
@@ -177,16 +177,16 @@ def stores(port: int) -> bool:
 
 
 CLIENTS = {
-    "asyncio": hears(b"\r\n" + UPLOAD, b"-ERR Protocol error"),
-    "socketserver": hears(b"\r\n" + UPLOAD, b"ERROR"),
-    "aiosmtpd": hears(SMTP, b"550 no such user", b"goodbye"),
-    "asyncssh": hears(SSH, b"too many of you"),
+    "asyncio": receives(b"\r\n" + UPLOAD, b"-ERR Protocol error"),
+    "socketserver": receives(b"\r\n" + UPLOAD, b"ERROR"),
+    "aiosmtpd": receives(SMTP, b"550 no such user", b"goodbye"),
+    "asyncssh": receives(SSH, b"too many of you"),
     "pyftpdlib": stores,
 }
 
 
-def heard(name: str, *, ours: bool) -> int:
-    """How many clients of a server hear its last words."""
+def count_received(name: str, *, ours: bool) -> int:
+    """Return how many clients of a server receive its last message."""
     code = "".join(
         block.partition("```")[0] for block in PAGE.read_text().split("```python\n")[1:]
     )
@@ -205,13 +205,13 @@ def heard(name: str, *, ours: bool) -> int:
             server.kill()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="asyncio's proactor loop is not served")
+@pytest.mark.skipif(sys.platform == "win32", reason="asyncio's proactor loop is not supported")
 @pytest.mark.parametrize("name", SERVERS)
-def test_the_last_words_are_heard(name: str) -> None:
+def test_the_last_message_is_received(name: str) -> None:
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"needs {name}")
-    assert heard(name, ours=False) < TRIES
-    assert heard(name, ours=True) == TRIES
+    assert count_received(name, ours=False) < TRIES
+    assert count_received(name, ours=True) == TRIES
 
 
 CONNACK = b"\x20\x02\x00\x00"
@@ -219,7 +219,7 @@ NEWS = b"\x30\x80\x80\x04" + b"\x00\x04news" + bytes(65536 - 6)  # PUBLISH, 64 K
 
 
 def publish_and_disconnect(prepare: Callable[[Any], None]) -> bool:
-    """Whether what a client publishes arrives, at a broker that sends and is slow to read."""
+    """Return whether a published message arrives at a broker that sends and reads slowly."""
     from paho.mqtt.client import Client
     from paho.mqtt.enums import CallbackAPIVersion
 
@@ -257,7 +257,7 @@ def publish_and_disconnect(prepare: Callable[[Any], None]) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore:The asyn(core|chat) module:DeprecationWarning")
-def test_what_an_mqtt_client_published_arrives() -> None:
+def test_the_message_of_an_mqtt_client_arrives() -> None:
     pytest.importorskip("paho.mqtt.client")
     assert not publish_and_disconnect(lambda client: None)
     names = run_page(PAGE)

@@ -1,7 +1,7 @@
-"""The drivers on systems that are not this one: played at the one seam, by that system's data.
+"""The drivers on other systems, which are simulated with the data of each system.
 
-The object that takes the descriptor is played: a real connection, but for what the other system
-does differently.
+The object that takes the descriptor is simulated: a real connection, except for what the other
+system does differently.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from streams import (
 EWOULDBLOCK_ON_WINDOWS = 10035
 
 
-class Played:
-    """What the other system answers, and what it saw of the close.
+class Simulated:
+    """The simulated system: its answers, and the calls that it got.
 
     Args:
-        system: Whose option numbers are understood.
-        errors: Raised by the named method, once each.
-        probe: Acknowledgement probes by getsockopt() answer this.
+        system: The system whose option numbers are accepted.
+        errors: Exceptions that the named methods raise, once each.
+        probe: The result of acknowledgement queries by getsockopt().
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class Played:
             raise error
 
 
-def played_class(played: Played) -> type[_socket.socket]:
-    """The class of the objects that take a descriptor on the other system."""
+def simulated_class(played: Simulated) -> type[_socket.socket]:
+    """Return the class of the objects that take a descriptor on the other system."""
 
-    class PlayedSocket(_socket.socket):
+    class SimulatedSocket(_socket.socket):
         def setsockopt(self, level: int, number: int, value: Any) -> None:  # type: ignore[override]
             option = played.system.linger
             if option is not None and (level, number) == (option.level, option.number):
@@ -97,15 +97,15 @@ def played_class(played: Played) -> type[_socket.socket]:
             super().close()
             played.fail("close")
 
-    return PlayedSocket
+    return SimulatedSocket
 
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def play(name: str, **options: Any) -> Played:
-        played = Played(SYSTEMS[name], **options)
+    def play(name: str, **options: Any) -> Simulated:
+        played = Simulated(SYSTEMS[name], **options)
         monkeypatch.setattr("graceful_close._platform.HERE", played.system)
-        monkeypatch.setattr("graceful_close._sockets._native", played_class(played))
+        monkeypatch.setattr("graceful_close._sockets._native", simulated_class(played))
         monkeypatch.delattr(select, "epoll", raising=False)
         if name == "windows":
             monkeypatch.delattr(select, "poll", raising=False)
@@ -114,11 +114,13 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Any:
     return play
 
 
-SILENT = bytes(512)  # a probe that finds nothing unacknowledged, in no particular state
+SILENT = bytes(512)  # a query result with nothing unacknowledged, in any state
 
 
 @pytest.mark.parametrize("name", ["macos", "freebsd", "openbsd", "windows", "illumos", "haiku"])
-def test_a_polite_peer_is_the_same_everywhere(name: str, tcp: Connection, play: Any) -> None:
+def test_a_peer_that_closes_is_reported_the_same_on_every_system(
+    name: str, tcp: Connection, play: Any
+) -> None:
     play(name, probe=SILENT)
     with meanwhile(read_and_close, tcp.peer):
         result = graceful_close(tcp.ours, timeout=PATIENCE)
@@ -126,20 +128,20 @@ def test_a_polite_peer_is_the_same_everywhere(name: str, tcp: Connection, play: 
     assert tcp.ours.fileno() == -1
 
 
-def test_where_nothing_wakes_us_delivery_is_looked_for(tcp: Connection, play: Any) -> None:
+def test_without_an_ack_wake_up_delivery_is_polled(tcp: Connection, play: Any) -> None:
     play("macos", probe=SILENT)
     result = timed_linger_close(tcp.ours, PATIENCE)
     assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
 
 
-def test_what_is_never_acknowledged_on_macos_times_out(tcp: Connection, play: Any) -> None:
+def test_unacknowledged_data_on_macos_times_out(tcp: Connection, play: Any) -> None:
     play("macos", probe=struct.pack("I", 4711) + bytes(508))
     result = timed_linger_close(tcp.ours, 0.05)
-    # Two probes share the played answer; its first byte is no state in which a FIN waits.
+    # Two queries share the simulated result; its first byte is not a state with a pending FIN.
     assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 4711)
 
 
-def test_macos_saying_enotconn_to_a_second_shut_wr_is_no_end(
+def test_enotconn_at_a_second_shut_wr_on_macos_is_not_the_end(
     tcp: Connection, play: Any
 ) -> None:
     again = {"shutdown": OSError(errno.ENOTCONN, "Socket is not connected")}
@@ -150,7 +152,7 @@ def test_macos_saying_enotconn_to_a_second_shut_wr_is_no_end(
     assert result.outcome in {CloseOutcome.PEER_CLOSED, CloseOutcome.NOT_CONNECTED}
 
 
-def test_macos_refusing_an_option_once_both_directions_are_shut_is_no_error(
+def test_a_rejected_option_after_both_directions_are_shut_on_macos_is_not_an_error(
     tcp: Connection, play: Any
 ) -> None:
     gone = {"setsockopt": OSError(errno.EINVAL, "Invalid argument")}
@@ -160,7 +162,7 @@ def test_macos_refusing_an_option_once_both_directions_are_shut_is_no_error(
     assert tcp.ours.fileno() == -1
 
 
-def test_an_abort_is_an_abort_on_windows(tcp: Connection, play: Any) -> None:
+def test_an_abort_works_on_windows(tcp: Connection, play: Any) -> None:
     played = play("windows")
     assert abortive_close(tcp.ours).outcome is CloseOutcome.ABORTED
     assert played.linger_at_close == (1, 0)
@@ -192,10 +194,10 @@ def test_a_timed_linger_set_by_the_caller_does_not_leak_the_handle_on_windows(
 
 @pytest.mark.parametrize("number", [errno.EDOM, errno.EINVAL, errno.ENOTCONN, errno.EBADF])
 @pytest.mark.parametrize("name", ["macos", "freebsd", "netbsd", "openbsd", "windows"])
-def test_whatever_setsockopt_says_the_socket_ends_closed(
+def test_the_socket_is_closed_even_if_setsockopt_fails(
     name: str, number: int, tcp: Connection, play: Any
 ) -> None:
-    # No probe is answered here: FreeBSD and NetBSD are asked by an ioctl that is not Linux's.
+    # No query succeeds here: FreeBSD and NetBSD have an ioctl that Linux does not have.
     play(name, probe=SILENT, errors={"setsockopt": OSError(number, "no")})
     result = graceful_close(tcp.ours, timeout=0, on_timeout=LingerPolicy.ABORT)
     assert result.outcome is CloseOutcome.TIMED_OUT
@@ -203,7 +205,7 @@ def test_whatever_setsockopt_says_the_socket_ends_closed(
 
 
 @pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EINTR, EWOULDBLOCK_ON_WINDOWS])
-def test_a_close_that_complains_has_closed_and_delivery_is_unknown(
+def test_a_close_that_raises_has_closed_and_delivery_is_unknown(
     number: int, tcp: Connection, play: Any
 ) -> None:
     complaint = OSError(number, "at close")
@@ -214,7 +216,7 @@ def test_a_close_that_complains_has_closed_and_delivery_is_unknown(
     assert tcp.ours.fileno() == -1
 
 
-def test_freebsds_ewouldblock_at_close_does_not_spoil_a_good_end(
+def test_ewouldblock_at_close_on_freebsd_does_not_change_a_clean_result(
     tcp: Connection, play: Any
 ) -> None:
     complaint = OSError(errno.EWOULDBLOCK, "at close")
@@ -233,7 +235,7 @@ def test_a_system_without_so_linger_closes_in_the_background(
     assert read_all(tcp.peer) == b""
 
 
-def test_without_msg_dontwait_nothing_blocks(
+def test_without_msg_dontwait_no_call_blocks(
     tcp: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(socket, "MSG_DONTWAIT")

@@ -1,4 +1,4 @@
-"""peer_first: whoever sends the first FIN keeps TIME_WAIT, and that need not be us."""
+"""peer_first: the side that sends the first FIN keeps TIME_WAIT, which should be the peer."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from streams import (
 )
 from test_tls import session
 
-THOUGHT = 0.15  # how long a peer here thinks
-SHORT = 0.2  # how long we let it be first, if it is not to be
+THOUGHT = 0.15  # seconds before a peer of this module acts
+SHORT = 0.2  # seconds of peer_first if the peer must not be first
 PROMPTLY = 2.0
 
 TIME_WAIT = 6  # include/net/tcp_states.h
@@ -55,7 +55,7 @@ def ends_of(connection: Connection) -> Ends:
 
 
 def kept_state(ends: Ends) -> int | None:
-    """The state of what the kernel keeps for this end; None: nothing (proc_net_tcp.rst)."""
+    """Return the kernel's state of this end; None: it has none (proc_net_tcp.rst)."""
 
     def in_hex(address: Any) -> str:
         host, port = address
@@ -70,7 +70,7 @@ def kept_state(ends: Ends) -> int | None:
 
 
 def closes_first(peer: socket.socket) -> bytes:
-    """A client that has its answer, and thinks before it closes."""
+    """A client that reads the reply, and closes after a delay."""
     peer.settimeout(PATIENCE)
     answer = peer.recv(100)
     time.sleep(THOUGHT)
@@ -79,19 +79,19 @@ def closes_first(peer: socket.socket) -> bytes:
 
 
 @every_close
-def test_a_peer_that_closes_is_waited_for(tcp: Connection, close: Close) -> None:
+def test_the_close_waits_for_a_peer_that_closes(tcp: Connection, close: Close) -> None:
     tcp.ours.sendall(b"reply")
     with meanwhile(closes_first, tcp.peer) as received:
         result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE)
     assert received == [b"reply"]
     assert result.outcome is CloseOutcome.PEER_CLOSED
     assert (result.peer_first, result.unacked, result.clean) == (True, 0, True)
-    assert result.elapsed < PROMPTLY, "as soon as it comes"
+    assert result.elapsed < PROMPTLY, "as soon as it arrives"
 
 
 @linux
 @every_close
-def test_the_peer_keeps_time_wait_then_and_we_do_not(tcp: Connection, close: Close) -> None:
+def test_with_peer_first_the_peer_keeps_time_wait(tcp: Connection, close: Close) -> None:
     ends = ends_of(tcp)
     tcp.ours.sendall(b"reply")
     with meanwhile(closes_first, tcp.peer):
@@ -103,7 +103,7 @@ def test_the_peer_keeps_time_wait_then_and_we_do_not(tcp: Connection, close: Clo
 
 @linux
 @every_close
-def test_without_it_we_keep_time_wait(tcp: Connection, close: Close) -> None:
+def test_without_peer_first_we_keep_time_wait(tcp: Connection, close: Close) -> None:
     ends = ends_of(tcp)
     with meanwhile(read_and_close, tcp.peer):
         result = close(tcp.ours, timeout=PATIENCE)
@@ -114,7 +114,7 @@ def test_without_it_we_keep_time_wait(tcp: Connection, close: Close) -> None:
 
 
 @every_close
-def test_a_peer_that_has_closed_already_is_not_waited_for(
+def test_the_close_does_not_wait_for_a_peer_that_has_already_closed(
     tcp: Connection, close: Close
 ) -> None:
     tcp.peer.shutdown(socket.SHUT_WR)
@@ -125,7 +125,9 @@ def test_a_peer_that_has_closed_already_is_not_waited_for(
 
 
 @every_close
-def test_our_fin_goes_out_when_that_time_is_over(tcp: Connection, close: Close) -> None:
+def test_our_fin_is_sent_when_the_time_of_peer_first_is_over(
+    tcp: Connection, close: Close
+) -> None:
     began = monotonic()
 
     def reads_to_our_fin(peer: socket.socket) -> float:
@@ -142,16 +144,16 @@ def test_our_fin_goes_out_when_that_time_is_over(tcp: Connection, close: Close) 
 
 
 @every_close
-def test_it_is_no_longer_than_the_deadline(tcp: Connection, close: Close) -> None:
+def test_peer_first_is_limited_by_the_timeout(tcp: Connection, close: Close) -> None:
     tcp.ours.sendall(b"reply")
     result = close(tcp.ours, timeout=SHORT, peer_first=PATIENCE)
     assert (result.outcome, result.peer_first) == (CloseOutcome.TIMED_OUT, False)
     assert SHORT <= result.elapsed < PROMPTLY
-    assert read_all(tcp.peer) == b"reply", "and our FIN, which went out at the end"
+    assert read_all(tcp.peer) == b"reply", "and our FIN, which was sent at the end"
 
 
 @every_close
-def test_it_is_no_longer_than_silence_may_be(tcp: Connection, close: Close) -> None:
+def test_peer_first_is_limited_by_the_idle_timeout(tcp: Connection, close: Close) -> None:
     result = close(tcp.ours, timeout=PATIENCE, idle_timeout=SHORT, peer_first=PATIENCE)
     assert result.outcome is CloseOutcome.IDLE_TIMED_OUT
     assert result.elapsed < PROMPTLY
@@ -159,7 +161,7 @@ def test_it_is_no_longer_than_silence_may_be(tcp: Connection, close: Close) -> N
 
 
 @every_close
-def test_what_comes_meanwhile_is_drained(tcp: Connection, close: Close) -> None:
+def test_input_during_peer_first_is_drained(tcp: Connection, close: Close) -> None:
     def uploads(peer: socket.socket) -> None:
         for _ in range(10):
             peer.sendall(b"u" * 1000)
@@ -173,7 +175,7 @@ def test_what_comes_meanwhile_is_drained(tcp: Connection, close: Close) -> None:
 
 
 @every_close
-def test_a_limit_of_what_is_drained_holds_meanwhile(tcp: Connection, close: Close) -> None:
+def test_the_drain_limit_applies_during_peer_first(tcp: Connection, close: Close) -> None:
     tcp.peer.sendall(b"u" * 1000)
     result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE, drain_limit=999)
     assert result.outcome is CloseOutcome.DRAIN_LIMIT
@@ -181,7 +183,7 @@ def test_a_limit_of_what_is_drained_holds_meanwhile(tcp: Connection, close: Clos
 
 
 @every_close
-def test_a_peer_that_resets_was_not_first_to_close(tcp: Connection, close: Close) -> None:
+def test_a_peer_that_resets_is_not_reported_as_first(tcp: Connection, close: Close) -> None:
     def resets(peer: socket.socket) -> None:
         time.sleep(THOUGHT)
         reset(peer)
@@ -194,7 +196,7 @@ def test_a_peer_that_resets_was_not_first_to_close(tcp: Connection, close: Close
 
 
 @linux
-def test_a_crowd_keeps_no_time_wait_for_those_who_close() -> None:
+def test_close_all_keeps_no_time_wait_for_peers_that_close() -> None:
     with connect_many(4) as crowd:
         ends = [ends_of(connection) for connection in crowd]
         for connection in crowd:
@@ -210,7 +212,7 @@ def test_a_crowd_keeps_no_time_wait_for_those_who_close() -> None:
         assert kept_state(ends[2]) is None
 
 
-# --- TLS ------------------------------------------------------------------------------------------
+# --- TLS --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
@@ -225,7 +227,7 @@ THREADED_TLS: dict[str, Callable[..., CloseResult]] = {
 
 
 @pytest.mark.parametrize("close", parts(THREADED_TLS))
-def test_under_tls_close_notify_goes_first_and_our_fin_after_the_peers(
+def test_under_tls_close_notify_is_sent_first_and_our_fin_after_the_peers(
     version: ssl.TLSVersion, close: Close
 ) -> None:
     with session(version) as (ours, peer):
@@ -251,7 +253,9 @@ def test_under_tls_close_notify_goes_first_and_our_fin_after_the_peers(
             assert kept_state(ends) is None
 
 
-def test_under_tls_our_fin_goes_out_when_that_time_is_over(version: ssl.TLSVersion) -> None:
+def test_under_tls_our_fin_is_sent_when_the_time_of_peer_first_is_over(
+    version: ssl.TLSVersion,
+) -> None:
     with session(version) as (ours, peer):
         result = graceful_close(ours, timeout=2 * SHORT, peer_first=SHORT)
         assert (result.outcome, result.notified) == (CloseOutcome.TIMED_OUT, True)

@@ -1,4 +1,4 @@
-"""The platform home: the running system's own numbers, and how it is recognised."""
+"""The platform data: the numbers of the running system, and its recognition."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def test_every_system_is_recognised(platform: str, machine: str, name: str) -> N
     assert SYSTEMS[name].name == name
 
 
-def test_the_data_for_this_system_are_its_own_headers() -> None:
+def test_the_data_of_this_system_agrees_with_its_headers() -> None:
     assert HERE.linger is not None
     assert HERE.linger.level == socket.SOL_SOCKET
-    if sys.platform != "darwin":  # Python does not expose SO_LINGER_SEC there
+    if sys.platform != "darwin":  # Python does not define SO_LINGER_SEC there
         assert HERE.linger.number == socket.SO_LINGER
     if sys.platform == "linux":
         import termios
@@ -71,7 +71,7 @@ def test_the_data_for_this_system_are_its_own_headers() -> None:
         assert HERE.acks.queue == Ioctl(termios.TIOCOUTQ)
 
 
-def test_an_unknown_system_is_believed_about_its_own_numbers() -> None:
+def test_an_unknown_system_gets_the_numbers_of_the_socket_module() -> None:
     option = SYSTEMS["unknown"].linger
     assert option is not None
     assert (option.level, option.number) == (socket.SOL_SOCKET, socket.SO_LINGER)
@@ -87,7 +87,7 @@ def test_an_unknown_system_is_believed_about_its_own_numbers() -> None:
         ("wasi", False, False, False),
     ],
 )
-def test_what_a_system_shows_of_a_tcp_connection(
+def test_the_state_of_a_tcp_connection_is_read_on_each_system(
     name: str, counts: bool, survives_reset: bool, kernel_lingers: bool
 ) -> None:
     view = SYSTEMS[name].tcp
@@ -133,23 +133,25 @@ def test_an_error_number_has_one_meaning(name: str, means: ErrorKind) -> None:
         (10065, ErrorKind.LOST),
     ],
 )
-def test_winsocks_numbers_mean_the_same_on_every_system(number: int, means: ErrorKind) -> None:
+def test_winsock_error_numbers_have_the_same_meaning_on_every_system(
+    number: int, means: ErrorKind
+) -> None:
     assert error_kind(OSError(number, "winsock")) is means
 
 
-def test_without_the_resource_module_there_is_no_limit_of_descriptors(
+def test_without_the_resource_module_the_limit_of_descriptors_is_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "resource", None)
     assert descriptor_limit() is None
 
 
-def test_an_error_without_a_number_is_the_networks() -> None:
+def test_an_error_without_a_number_is_a_network_error() -> None:
     assert error_kind(OSError("no number")) is ErrorKind.LOST
 
 
 class Kernel:
-    """Stands for a socket on a system that answers probes with getsockopt()."""
+    """Simulates a socket on a system whose queries use getsockopt()."""
 
     def __init__(self, **answers: bytes) -> None:
         self.answers = answers
@@ -161,7 +163,7 @@ class Kernel:
 
 
 @pytest.mark.parametrize("state", range(11))
-def test_macos_counts_the_queue_and_an_unacknowledged_fin(state: int) -> None:
+def test_the_count_on_macos_has_the_queue_and_an_unacknowledged_fin(state: int) -> None:
     probe = SYSTEMS["macos"].acks
     assert probe is not None
     kernel: Any = Kernel(_ffff_1024=struct.pack("I", 700), _6_106=bytes([state]) + bytes(60))
@@ -169,12 +171,12 @@ def test_macos_counts_the_queue_and_an_unacknowledged_fin(state: int) -> None:
     assert probe.read(kernel) == 700 + fin_waits
 
 
-def test_openbsd_is_not_asked_because_it_tells_only_root() -> None:
+def test_openbsd_has_no_count_because_only_root_may_read_it() -> None:
     assert SYSTEMS["openbsd"].acks is None
 
 
 @pytest.mark.parametrize(("name", "number"), [("freebsd", 0x40046677), ("netbsd", 0x40046679)])
-def test_freebsd_and_netbsd_have_fionwrite_and_the_state_in_tcp_info(
+def test_the_count_on_freebsd_and_netbsd_is_fionwrite_with_the_state_of_tcp_info(
     name: str, number: int
 ) -> None:
     probe = SYSTEMS[name].acks

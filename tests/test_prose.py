@@ -1,4 +1,4 @@
-"""The prose linter finds habits of language where people read, and only there."""
+"""The prose linter checks pages, docstrings, comments and messages, and no code."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ def check(file: Path, text: str) -> list[str]:
 )
 def test_a_habit_is_found_with_its_line(tmp_path: Path, name: str, text: str) -> None:
     assert check(tmp_path / name, text) == ["4: 'for ever'", "4: 'goes on'"]
+
+
+@pytest.mark.parametrize("quote", ['"', 'f"{x}: '])
+def test_a_habit_in_a_message_is_found(tmp_path: Path, quote: str) -> None:
+    text = f'x = 1\nraise ValueError(\n    {quote}the wait goes on"\n)\n'
+    assert check(tmp_path / "module.py", text) == ["3: 'goes on'"]
 
 
 def test_a_habit_that_spans_two_lines_is_found(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Real clients that upload to servers which answer early: every reply arrives whole."""
+"""Real clients that upload to servers with early replies: every reply arrives complete."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ DRIVERS = [
     "anyio on trio",
 ]
 
-# A status and a number of bytes.
+# A status, and the number of bytes of the body.
 Reply = tuple[int, int]
 WHOLE = (413, 65536)
 
 
 class Server(NamedTuple):
-    """Where one listens, and the file of the authority that it is trusted by, if it needs one."""
+    """The address of a server, and the file of the authority that it is trusted by, if any."""
 
     port: int
     authority: Path | None
@@ -100,7 +100,7 @@ def by_httpx(server: Server) -> Reply:
 
 
 def by_aiohttp(server: Server) -> list[Reply]:
-    """All tries, in a process of their own: aiohttp leaves unclosed what it did not finish."""
+    """Run all tries in a process: aiohttp does not close unfinished connections."""
     client = subprocess.run(
         [sys.executable, str(HERE / "aiohttp_client.py"), server.url, str(server.authority or ""),
          str(TRIES)],
@@ -140,14 +140,14 @@ CLIENTS: dict[str, Callable[[Server], Reply]] = {
 }
 
 
-def test_every_early_reply_to_aiohttp_arrives_whole(server: Server) -> None:
+def test_every_early_reply_to_aiohttp_arrives_complete(server: Server) -> None:
     assert by_aiohttp(server) == [WHOLE] * TRIES
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_every_early_reply_arrives_whole(server: Server, client: str) -> None:
+def test_every_early_reply_arrives_complete(server: Server, client: str) -> None:
     if client == "openssl" and server.authority is None:
-        return  # it speaks nothing but TLS
+        return  # it supports only TLS
     if client in {"curl", "openssl"} and shutil.which(client) is None:
         pytest.skip(f"needs {client}")
     with ThreadPoolExecutor(AT_A_TIME) as pool:

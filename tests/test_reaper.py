@@ -1,4 +1,4 @@
-"""Reaper: a worker leaves its connection there, and goes on."""
+"""Reaper: a worker submits its connection and continues."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def reaper(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 @pytest.fixture(autouse=True)
-def _what_another_test_left_is_its_own_failure() -> None:
+def _no_threads_of_an_earlier_test() -> None:
     _left.clear()
     _left.update(threads())
 
@@ -70,17 +70,17 @@ _left: set[threading.Thread] = set()
 
 
 def threads() -> list[threading.Thread]:
-    """Those of this test's Reapers."""
+    """Return the threads of this test's Reapers."""
     named = {t for t in threading.enumerate() if t.name == "graceful-close reaper"}
     return [*named - _left]
 
 
 def wait_until(state: Callable[[], object]) -> None:
-    """Wait for something that nobody tells of."""
+    """Wait until a condition is true, by polling."""
     patience = time.monotonic() + PATIENCE
     while not state() and time.monotonic() < patience:
         time.sleep(0.001)
-    assert state(), "it never happened"
+    assert state(), "the condition was never true"
 
 
 def await_end(*threads: threading.Thread) -> None:
@@ -105,7 +105,7 @@ def assert_it_works(reaper: Reaper) -> None:
 
 
 def assert_gone(peer: socket.socket, when: object = "") -> None:
-    """Nobody holds the other end any more."""
+    """Check that the other end is closed."""
     with suppress(ConnectionError):
         peer.send(b"x")
     poller = select.poll()
@@ -115,7 +115,7 @@ def assert_gone(peer: socket.socket, when: object = "") -> None:
 
 @contextmanager
 def kept_thread(reaper: Reaper) -> Generator[Callable[[], None], None, None]:
-    """The Reaper's thread is kept by a callback while the block runs, or until it is let go."""
+    """Block the Reaper's thread in a callback, until the end of the block or `release()`."""
     entered, go_on = threading.Event(), threading.Event()
 
     def block(_: Future[CloseResult]) -> None:
@@ -133,7 +133,7 @@ def kept_thread(reaper: Reaper) -> Generator[Callable[[], None], None, None]:
 def close_and(
     reaper: Reaper, callback: Callable[[Future[CloseResult]], object]
 ) -> Future[CloseResult]:
-    """Close a connection, and do something when it is closed."""
+    """Submit a connection, and run an action in its callback."""
     with connect("tcp4") as (ours, peer):
         future = reaper.submit(ours)
         future.add_done_callback(callback)
@@ -144,7 +144,7 @@ def close_and(
 
 @pytest.fixture
 def reported(monkeypatch: pytest.MonkeyPatch) -> list[BaseException | None]:
-    """What threading.excepthook was told."""
+    """Yield the exceptions reported to threading.excepthook."""
     reported: list[BaseException | None] = []
 
     def report(args: threading.ExceptHookArgs) -> None:
@@ -155,11 +155,11 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[BaseException | None]:
 
 
 class Stop(BaseException):
-    """Stands for KeyboardInterrupt: pytest would take the real one for its own."""
+    """Stands for KeyboardInterrupt, which pytest would handle itself."""
 
 
 class Moment:
-    """One of those at which a signal handler could run: a call, or the return of one of C's."""
+    """A moment at which a signal handler can run: a call, or the return of a C function."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -170,7 +170,7 @@ class Moment:
 
     @contextmanager
     def do(self, action: Callable[[], object]) -> Generator[None, None, None]:
-        """Do something in the block when the moment comes."""
+        """Run an action at this moment of the block."""
         package = str(Path(graceful_close_package.__file__).parent)
         to_go = self.number
 
@@ -182,7 +182,7 @@ class Moment:
                     self.came = True
                     action()
 
-        # Not in the __del__ of the Reaper before: nobody could hear of it there.
+        # Not in the __del__ of an earlier Reaper, where exceptions are not propagated.
         gc.collect()
         gc.disable()
         sys.setprofile(when_it_comes)
@@ -196,14 +196,14 @@ class Moment:
 
 
 def moments(first: int = 1, at_least: int = 10) -> Iterator[Moment]:
-    """Each moment of a call, one after the other; the last of them does not come any more."""
+    """Yield each moment of a call, one after the other; the last moment is after its end."""
     moment = Moment(first)
     while True:
         yield moment
         if not moment.came:
             break
         moment = Moment(moment.number + 1)
-    assert moment.number > at_least, "that cannot have been all"
+    assert moment.number > at_least, "there must be more moments"
 
 
 def stop() -> None:
@@ -214,7 +214,7 @@ def submit(reaper: Reaper, sock: socket.socket, futures: list[Future[CloseResult
     futures.append(reaper.submit(sock))
 
 
-# --- the point of it all -----------------------------------------------------------------------
+# --- the purpose -----------------------------------------------------------------------
 
 
 def test_unread_input_does_not_destroy_the_reply(stream: Connection, reaper: Reaper) -> None:
@@ -228,7 +228,7 @@ def test_unread_input_does_not_destroy_the_reply(stream: Connection, reaper: Rea
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 6000)
 
 
-def test_a_worker_goes_on_while_its_peer_dawdles(stream: Connection, reaper: Reaper) -> None:
+def test_submit_returns_before_a_slow_peer_closes(stream: Connection, reaper: Reaper) -> None:
     future = reaper.submit(stream.ours)
     assert stream.peer.recv(1) == b""
     assert not future.done()
@@ -237,8 +237,8 @@ def test_a_worker_goes_on_while_its_peer_dawdles(stream: Connection, reaper: Rea
     assert result_of(future).outcome is CloseOutcome.PEER_CLOSED
 
 
-def test_our_fin_is_out_when_submit_returns(stream: Connection, reaper: Reaper) -> None:
-    """However busy the thread may be."""
+def test_our_fin_is_sent_when_submit_returns(stream: Connection, reaper: Reaper) -> None:
+    """This does not depend on the Reaper's thread."""
     with kept_thread(reaper):
         future = reaper.submit(stream.ours)
         assert stream.peer.recv(1) == b""
@@ -247,7 +247,7 @@ def test_our_fin_is_out_when_submit_returns(stream: Connection, reaper: Reaper) 
 
 
 @pytest.mark.parametrize("mode", [None, 0.0, 30.0])
-def test_it_is_the_same_in_every_mode(
+def test_sockets_of_every_mode_close_the_same_way(
     stream: Connection, reaper: Reaper, mode: float | None
 ) -> None:
     stream.ours.settimeout(mode)
@@ -258,7 +258,7 @@ def test_it_is_the_same_in_every_mode(
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 6)
 
 
-def test_each_ends_as_one_alone_would_and_is_counted(listener: socket.socket) -> None:
+def test_each_close_ends_like_a_single_close_and_is_counted(listener: socket.socket) -> None:
     with (
         connect_many(6) as crowd,
         connect_many(1, peer_buffer=4096) as full,
@@ -295,10 +295,10 @@ def test_each_ends_as_one_alone_would_and_is_counted(listener: socket.socket) ->
             **Counter(outcomes(futures)),
         }
         assert len(reaper) == 0
-        assert reaper, "an idle one is not none"
+        assert reaper, "an idle Reaper is not falsy"
 
 
-def test_time_counts_from_the_submission_and_not_from_each_other(reaper: Reaper) -> None:
+def test_each_deadline_counts_from_the_submission(reaper: Reaper) -> None:
     with Reaper(timeout=0.2) as brief, connect_many(3) as crowd:
         results = [result_of(brief.submit(sock)) for sock, _ in crowd]
     assert [result.outcome for result in results] == [CloseOutcome.TIMED_OUT] * 3
@@ -310,21 +310,23 @@ def test_silence_ends_at_the_idle_deadline(tcp: Connection) -> None:
         assert result_of(reaper.submit(tcp.ours)).outcome is CloseOutcome.IDLE_TIMED_OUT
 
 
-def test_until_delivered_is_for_each(tcp: Connection) -> None:
+def test_until_delivered_applies_to_each_close(tcp: Connection) -> None:
     with Reaper(until=CloseOutcome.DELIVERED) as reaper:
         tcp.ours.sendall(REPLY)
         assert result_of(reaper.submit(tcp.ours)).outcome is CloseOutcome.DELIVERED
         assert read_all(tcp.peer) == REPLY
 
 
-def test_a_makefile_object_does_not_keep_the_descriptor_and_makes_the_result_unclean(
+def test_an_open_makefile_object_releases_the_descriptor_and_makes_the_result_unclean(
     stream: Connection, reaper: Reaper
 ) -> None:
     file = stream.ours.makefile("wb")
     file.write(b"never sent")
     with pytest.warns(ResourceWarning, match="makefile") as warned:
         future = reaper.submit(stream.ours)
-    assert [warning.filename for warning in warned] == [__file__], "it names the caller"
+    assert [warning.filename for warning in warned] == [__file__], (
+        "the warning names the caller"
+    )
     assert stream.peer.recv(100) == b""
     stream.peer.close()
     result = result_of(future)
@@ -334,16 +336,14 @@ def test_a_makefile_object_does_not_keep_the_descriptor_and_makes_the_result_unc
         file.close()
 
 
-def test_a_makefile_object_that_is_closed_is_none(stream: Connection, reaper: Reaper) -> None:
+def test_a_closed_makefile_object_causes_no_warning(stream: Connection, reaper: Reaper) -> None:
     stream.ours.makefile("wb").close()
     future = reaper.submit(stream.ours)
     stream.peer.close()
     assert not result_of(future).unflushed
 
 
-def test_the_close_of_another_thread_changes_nothing(
-    stream: Connection, reaper: Reaper
-) -> None:
+def test_a_close_by_another_thread_has_no_effect(stream: Connection, reaper: Reaper) -> None:
     stream.peer.sendall(b"upload" * 1000)
     await_input(stream.ours)
     stream.ours.sendall(REPLY)
@@ -356,8 +356,8 @@ def test_the_close_of_another_thread_changes_nothing(
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 6000)
 
 
-def test_peer_first_lets_one_that_wants_to_close_first(tcp: Connection) -> None:
-    """Whoever sends the first FIN keeps the connection in TIME_WAIT."""
+def test_peer_first_lets_a_peer_close_first(tcp: Connection) -> None:
+    """The side that sends the first FIN keeps the connection in TIME_WAIT."""
     with Reaper(timeout=PATIENCE, peer_first=PATIENCE) as reaper:
         tcp.ours.sendall(b"reply")
         future = reaper.submit(tcp.ours)
@@ -370,20 +370,22 @@ def test_peer_first_lets_one_that_wants_to_close_first(tcp: Connection) -> None:
     assert result.drained == 6
 
 
-def test_peer_first_waits_no_longer_than_it_says(tcp: Connection) -> None:
+def test_peer_first_waits_no_longer_than_its_time(tcp: Connection) -> None:
     with Reaper(timeout=PATIENCE, peer_first=0.1) as reaper:
         started = time.monotonic()
         future = reaper.submit(tcp.ours)
         assert tcp.peer.recv(1) == b""
-        assert time.monotonic() - started >= 0.1, "our FIN came after that"
-        await_sleep(threads()[0])  # so that it has seen that there is no FIN of the peer's
+        assert time.monotonic() - started >= 0.1, "our FIN was sent after that"
+        await_sleep(
+            threads()[0]
+        )  # so that the Reaper has seen that the peer's FIN has not arrived
         tcp.peer.close()
     result = future.result(0)
     assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, False)
 
 
 @pytest.mark.parametrize("seconds", [1e9, 1e300])
-def test_more_time_than_a_system_call_can_count_is_taken(
+def test_a_timeout_that_is_too_long_for_a_system_call_is_accepted(
     tcp: Connection, reaper: Reaper, seconds: float
 ) -> None:
     with Reaper(timeout=seconds, idle_timeout=seconds, peer_first=seconds) as patient:
@@ -400,15 +402,15 @@ def test_more_time_than_a_system_call_can_count_is_taken(
 
 
 def receive_and_close(peer: socket.socket) -> None:
-    """What a peer does that knows the length of the reply."""
+    """Read the known length of the reply, then close."""
     left = len(REPLY)
     while left:
         left -= len(peer.recv(left))
     peer.close()
 
 
-def test_a_dup_may_be_submitted_when_the_first_is_gone() -> None:
-    """With its number and its connection, which are in the kernel's list from before."""
+def test_a_dup_may_be_submitted_after_the_first_has_ended() -> None:
+    """The dup has the same number and connection, which epoll still lists."""
     with (
         connect("tcp4") as (ours, peer),
         Reaper(timeout=PATIENCE, idle_timeout=None, drain_limit=0) as reaper,
@@ -421,12 +423,12 @@ def test_a_dup_may_be_submitted_when_the_first_is_gone() -> None:
             assert result_of(first).outcome is CloseOutcome.DRAIN_LIMIT
             os.dup2(dup.fileno(), number)
             again = reaper.submit(socket.socket(fileno=number))
-            await_sleep(threads()[0])  # so that it waits for it, as it did for the first
+            await_sleep(threads()[0])  # so that the Reaper waits for it, like for the first
             peer.close()
             assert result_of(again).outcome is CloseOutcome.PEER_CLOSED
 
 
-def test_a_flood_starves_nobody(reaper: Reaper) -> None:
+def test_a_flood_does_not_delay_other_closes(reaper: Reaper) -> None:
     enough = threading.Event()
 
     def flood(peer: socket.socket) -> None:
@@ -448,16 +450,16 @@ def test_a_flood_starves_nobody(reaper: Reaper) -> None:
         assert result_of(floods).drained > 0
 
 
-# --- its futures --------------------------------------------------------------------------------
+# --- the futures ------------------------------------------------------------------------------
 
 
-def test_a_future_is_made_when_it_is_first_asked(tcp: Connection, reaper: Reaper) -> None:
-    """The stock one's lock, condition and lists are most of what a connection would cost."""
+def test_a_future_gets_its_condition_on_first_use(tcp: Connection, reaper: Reaper) -> None:
+    """The lock, condition and lists of a standard future would be most of the cost."""
     future = reaper.submit(tcp.ours)
     assert vars(future) == {}
     tcp.peer.close()
     wait_until_counted(reaper, 1)
-    assert vars(future) == {}, "telling it is not asking it"
+    assert vars(future) == {}, "setting the result is not a use"
     assert future.result(0).outcome is CloseOutcome.PEER_CLOSED
     assert vars(future) != {}
 
@@ -491,7 +493,7 @@ def told(future: Future[CloseResult]) -> Future[CloseResult]:
 
 @pytest.mark.parametrize("ask", ASK.values(), ids=ASK)
 @pytest.mark.parametrize("early", [True, False], ids=["before the end", "after it"])
-def test_a_future_answers_whoever_asks(
+def test_every_method_of_a_future_works(
     tcp: Connection,
     reaper: Reaper,
     ask: Callable[[Future[CloseResult]], CloseResult],
@@ -500,7 +502,7 @@ def test_a_future_answers_whoever_asks(
     future = reaper.submit(tcp.ours)
     if early:
         with meanwhile(partial(ask, future)) as answers:
-            wait_until(lambda: vars(future))  # it was asked
+            wait_until(lambda: vars(future))  # the future was used
             tcp.peer.close()
         (answer,) = answers
     else:
@@ -523,7 +525,7 @@ def test_a_future_cannot_be_cancelled(tcp: Connection, reaper: Reaper) -> None:
         future.no_such_thing  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_a_future_that_is_settled_while_it_is_asked_knows_its_result() -> None:
+def test_a_future_that_is_settled_during_its_first_use_has_its_result() -> None:
     result = CloseResult(CloseOutcome.PEER_CLOSED, 0.0, 0, 0, None)
     for moment in moments(at_least=5):
         future = CloseFuture()
@@ -538,30 +540,30 @@ def test_a_future_that_is_settled_while_it_is_asked_knows_its_result() -> None:
 
 
 def start_and_let_it_run(thread: threading.Thread) -> None:
-    """Until it has ended, or waits for somebody."""
+    """Start a thread, and wait until it has ended or is blocked."""
     thread.start()
     await_rest(thread)
 
 
-def test_a_signal_handler_may_ask_a_future_that_is_just_being_asked() -> None:
+def test_a_signal_handler_may_use_a_future_during_its_first_use() -> None:
     for moment in moments(at_least=5):
         called: list[str] = []
         with Reaper(timeout=PATIENCE) as reaper, connect("tcp4") as (ours, peer):
             future = reaper.submit(ours)
-            with moment.do(partial(ask_for, future, "the handler", called)):
-                ask_for(future, "the program", called)
+            with moment.do(partial(use_future, future, "the handler", called)):
+                use_future(future, "the program", called)
             peer.close()
             assert result_of(future).outcome is CloseOutcome.PEER_CLOSED
         expected = ["the program", "the handler"] if moment.came else ["the program"]
         assert sorted(called, reverse=True) == expected, moment
 
 
-def ask_for(future: Future[CloseResult], who: str, called: list[str]) -> None:
+def use_future(future: Future[CloseResult], who: str, called: list[str]) -> None:
     future.add_done_callback(lambda _: called.append(who))
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["before the end", "after it"])
-def test_a_signal_while_a_future_is_asked_leaves_no_half_of_it(early: bool) -> None:
+def test_a_signal_during_the_first_use_of_a_future_leaves_it_usable(early: bool) -> None:
     for moment in moments(at_least=5):
         with Reaper(timeout=PATIENCE) as reaper, connect("tcp4") as (ours, peer):
             future = reaper.submit(ours)
@@ -577,7 +579,7 @@ def test_a_signal_while_a_future_is_asked_leaves_no_half_of_it(early: bool) -> N
             assert future.result(0).outcome is CloseOutcome.PEER_CLOSED, moment
 
 
-# --- TLS -----------------------------------------------------------------------------------------------
+# --- TLS --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -589,31 +591,35 @@ def tls(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield both
 
 
-def test_tls_says_goodbye_and_the_session_is_forgotten(tls: Any, reaper: Reaper) -> None:
+def test_a_close_over_tls_sends_close_notify_and_drops_the_session(
+    tls: Any, reaper: Reaper
+) -> None:
     tls.ours.sendall(b"reply")
     future = reaper.submit(tls.ours)
     assert tls.ours.fileno() == -1
-    assert tls.ours.version() is None, "OpenSSL would go on using the number"
+    assert tls.ours.version() is None, "OpenSSL would continue to use the number"
     assert read_and_close(tls.peer) == b"reply", "an end without close_notify would be an error"
     result = result_of(future)
     assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
 
 
-def test_tls_without_room_for_its_goodbye_goes_as_it_is(tls: Any, reaper: Reaper) -> None:
+def test_close_notify_without_room_is_omitted(tls: Any, reaper: Reaper) -> None:
     from test_tls import fill_raw
 
     written = fill_raw(tls.ours)
     future = reaper.submit(tls.ours)
-    await_sleep(threads()[0])  # so that it has seen for itself that there is no room
+    await_sleep(threads()[0])  # so that the Reaper has seen that there is no room
     raw = socket.socket(fileno=tls.peer.detach())
-    assert len(read_and_close(raw)) > written, "and the goodbye"
+    assert len(read_and_close(raw)) > written, "and the close_notify"
     result = result_of(future)
     assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
     assert tls.ours.fileno() == -1
     assert tls.ours.version() is None
 
 
-def test_a_tls_peers_reset_is_a_result_and_no_exception(tls: Any, reaper: Reaper) -> None:
+def test_the_reset_of_a_tls_peer_is_a_result_and_not_an_exception(
+    tls: Any, reaper: Reaper
+) -> None:
     reset(tls.peer)
     poller = select.poll()
     poller.register(tls.ours, 0)
@@ -624,10 +630,10 @@ def test_a_tls_peers_reset_is_a_result_and_no_exception(tls: Any, reaper: Reaper
     assert tls.ours.fileno() == -1
 
 
-def test_tls_that_waits_for_room_is_not_left_with_its_number_by_a_close(
+def test_close_drops_the_descriptor_number_of_a_tls_socket_that_waits_for_room(
     tls: Any, reaper: Reaper
 ) -> None:
-    """It may be a stranger's by the time that the object is closed."""
+    """Another socket may have the number when the object is closed."""
     from test_tls import fill_raw
 
     fill_raw(tls.ours)
@@ -638,16 +644,16 @@ def test_tls_that_waits_for_room_is_not_left_with_its_number_by_a_close(
         assert tls.ours.version() is None
 
 
-# --- what is refused ------------------------------------------------------------------------------------
+# --- invalid arguments ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("thing", [7, None, "socket"])
-def test_what_is_no_socket_is_refused(thing: Any) -> None:
+def test_an_object_that_is_not_a_socket_is_rejected(thing: Any) -> None:
     with pytest.raises(TypeError, match="expected a socket.socket"):
         Reaper().submit(thing)
 
 
-def test_a_datagram_socket_is_refused_before_it_is_touched() -> None:
+def test_a_datagram_socket_is_rejected_before_it_is_touched() -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as datagram:
         with pytest.raises(TypeError, match="expected a stream socket"):
             Reaper().submit(datagram)
@@ -668,18 +674,18 @@ def test_a_datagram_socket_is_refused_before_it_is_touched() -> None:
     ],
     ids=str,
 )
-def test_a_wrong_argument_is_refused(wrong: Any) -> None:
+def test_a_wrong_argument_is_rejected(wrong: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Reaper(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [7, "print", []])
-def test_what_is_to_be_called_must_be_callable(wrong: Any) -> None:
+def test_on_close_must_be_callable(wrong: Any) -> None:
     with pytest.raises(TypeError, match="on_close must be callable"):
         Reaper(on_close=wrong)
 
 
-def test_a_closed_reaper_refuses_and_leaves_the_socket_alone(
+def test_submit_after_close_raises_and_does_not_touch_the_socket(
     stream: Connection, reaper: Reaper
 ) -> None:
     reaper.close()
@@ -689,7 +695,7 @@ def test_a_closed_reaper_refuses_and_leaves_the_socket_alone(
     assert stream.peer.recv(10) == b"alive"
 
 
-# --- its thread -----------------------------------------------------------------------------------------
+# --- the thread -------------------------------------------------------------------------------
 
 
 def test_there_is_no_thread_before_the_first_connection(tcp: Connection) -> None:
@@ -701,7 +707,7 @@ def test_there_is_no_thread_before_the_first_connection(tcp: Connection) -> None
     assert threads() == []
 
 
-def test_one_that_is_forgotten_finishes_by_itself(tcp: Connection) -> None:
+def test_an_unreferenced_reaper_finishes_its_closes(tcp: Connection) -> None:
     tcp.ours.sendall(REPLY)
     future = Reaper(timeout=PATIENCE).submit(tcp.ours)
     (thread,) = threads()
@@ -710,7 +716,7 @@ def test_one_that_is_forgotten_finishes_by_itself(tcp: Connection) -> None:
     await_end(thread)
 
 
-def test_two_thousand_that_are_forgotten_leave_nothing() -> None:
+def test_two_thousand_unreferenced_reapers_leak_nothing() -> None:
     for _ in range(20):
         for _ in range(100):
             ours, peer = socket.socketpair()
@@ -720,7 +726,7 @@ def test_two_thousand_that_are_forgotten_leave_nothing() -> None:
 
 
 @pytest.mark.parametrize("connections", [0, 10])
-def test_an_idle_one_does_not_wake_up(reaper: Reaper, connections: int) -> None:
+def test_an_idle_reaper_does_not_wake_up(reaper: Reaper, connections: int) -> None:
     with connect_many(connections) as crowd:
         assert_it_works(reaper)
         futures = [reaper.submit(sock) for sock, _ in crowd]
@@ -735,7 +741,9 @@ def test_an_idle_one_does_not_wake_up(reaper: Reaper, connections: int) -> None:
         assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * connections
 
 
-def test_one_that_is_busy_is_not_woken_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_reaper_is_not_woken_for_each_submission(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     waits: list[float | None] = []
 
     class Counting(selectors.PollSelector):
@@ -754,14 +762,14 @@ def test_one_that_is_busy_is_not_woken_for_each(monkeypatch: pytest.MonkeyPatch)
         started = time.monotonic()
         for sock, _ in crowd:
             reaper.submit(sock)
-            time.sleep(0.0001)  # as a server does that waits for the next request
+            time.sleep(0.0001)  # like a server that waits for the next request
         took = time.monotonic() - started
         assert 1 <= len(waits) <= 2 + took / 0.002
         for _, peer in crowd:
             peer.close()
 
 
-def test_whoever_comes_while_the_thread_is_about_to_sleep_is_served(reaper: Reaper) -> None:
+def test_a_submission_just_before_the_thread_sleeps_is_closed(reaper: Reaper) -> None:
     for _ in range(200):
         with connect_many(2) as crowd:
             futures = [reaper.submit(ours) for ours, _ in crowd]
@@ -770,8 +778,8 @@ def test_whoever_comes_while_the_thread_is_about_to_sleep_is_served(reaper: Reap
             assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * 2
 
 
-def test_a_default_timeout_makes_nobody_wait(reaper: Reaper) -> None:
-    """With one, Python's own recv() waits for input whatever its flags say."""
+def test_a_default_timeout_does_not_block_the_reaper(reaper: Reaper) -> None:
+    """With a default timeout, Python's own recv() waits for input even with MSG_DONTWAIT."""
     socket.setdefaulttimeout(PATIENCE)
     try:
         with connect_many(2) as crowd:
@@ -785,18 +793,18 @@ def test_a_default_timeout_makes_nobody_wait(reaper: Reaper) -> None:
         socket.setdefaulttimeout(None)
 
 
-def test_one_that_is_over_when_it_comes_is_not_taken_for_an_orderly_end(
+def test_a_connection_that_has_ended_before_submit_is_not_reported_as_clean(
     reaper: Reaper, tcp: Connection
 ) -> None:
-    """Its owner may have read the reset that ended it: nobody else can tell."""
+    """The caller may have read the reset that ended it, which is reported only once."""
     tcp.ours.shutdown(socket.SHUT_WR)
     read_and_close(tcp.peer)
     assert read_all(tcp.ours) == b""
     assert result_of(reaper.submit(tcp.ours)).outcome is CloseOutcome.NOT_CONNECTED
 
 
-def test_what_has_ended_is_no_garbage_that_waits_for_its_collection(reaper: Reaper) -> None:
-    """An error that was kept with its traceback would keep the connection's every trace."""
+def test_an_ended_close_leaves_no_reference_cycle(reaper: Reaper) -> None:
+    """An error that is kept with its traceback would keep the objects of the connection."""
     gc.collect()
     gc.disable()
     try:
@@ -819,7 +827,7 @@ def test_what_has_ended_is_no_garbage_that_waits_for_its_collection(reaper: Reap
 
 
 def times_awake(thread: threading.Thread) -> tuple[str, ...]:
-    """The thread's state, and how often it has been put to sleep (proc_pid_status(5))."""
+    """Return the thread's state, and its number of context switches (proc_pid_status(5))."""
     status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     return (
@@ -831,12 +839,12 @@ def times_awake(thread: threading.Thread) -> tuple[str, ...]:
 
 def await_sleep(thread: threading.Thread) -> tuple[str, ...]:
     state = await_rest(thread)
-    assert state is not None, "it has ended"
+    assert state is not None, "the thread has ended"
     return state
 
 
 def await_rest(thread: threading.Thread) -> tuple[str, ...] | None:
-    """Until it does nothing for a twentieth of a second; None: it has ended."""
+    """Wait until the thread is idle for a twentieth of a second; None: it has ended."""
     patience = time.monotonic() + PATIENCE
     while time.monotonic() < patience:
         try:
@@ -845,17 +853,17 @@ def await_rest(thread: threading.Thread) -> tuple[str, ...] | None:
             if times_awake(thread) == before and before[0].startswith("S"):
                 return before
         except OSError:
-            pass  # ENOENT, ESRCH: it has just ended
+            pass  # ENOENT, ESRCH: the thread has just ended
         if not thread.is_alive():
             return None
-    raise AssertionError("it never slept")
+    raise AssertionError("the thread never slept")
 
 
 @contextmanager
 def a_bug_in(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> Generator[BaseException, None, None]:
-    """The Reaper's thread fails as soon as it is woken. One that comes after it does not."""
+    """Make the Reaper's thread fail when it is woken. A later thread does not fail."""
     bug = MemoryError("a bug")
     (failing,) = threads()
     real = getattr(CloseLoop, where)
@@ -871,7 +879,7 @@ def a_bug_in(
 
 
 @pytest.mark.parametrize("where", ["add", "serve", "wait"])
-def test_a_bug_strands_nobody_and_the_next_connection_starts_afresh(
+def test_a_bug_closes_all_sockets_and_the_next_submission_starts_a_new_thread(
     reaper: Reaper,
     monkeypatch: pytest.MonkeyPatch,
     reported: list[BaseException | None],
@@ -885,14 +893,14 @@ def test_a_bug_strands_nobody_and_the_next_connection_starts_afresh(
             errors = [future.exception(PATIENCE) for future in futures]
             await_end(*threads())
         assert errors == [bug] * 6
-        assert reported == [bug], "it is not silent"
+        assert reported == [bug], "the bug is reported"
         for _, peer in crowd:
             assert_gone(peer)
         assert len(reaper) == 0
         assert_it_works(reaper)
 
 
-def test_a_bug_strands_nobody_whatever_callbacks_do(
+def test_a_bug_closes_all_sockets_even_if_callbacks_raise(
     reaper: Reaper, monkeypatch: pytest.MonkeyPatch, reported: list[BaseException | None]
 ) -> None:
     exiting = SystemExit("in a callback")
@@ -916,10 +924,10 @@ def test_a_bug_strands_nobody_whatever_callbacks_do(
         assert_it_works(reaper)
 
 
-def test_whoever_is_told_of_a_bug_may_submit_again(
+def test_a_callback_after_a_bug_may_submit(
     reaper: Reaper, monkeypatch: pytest.MonkeyPatch, reported: list[BaseException | None]
 ) -> None:
-    """It is another thread that serves it, and the one that failed takes nothing from that."""
+    """A new thread closes the submission, and the failed thread does not touch it."""
     futures: list[Future[CloseResult]] = []
 
     def try_again(_: Future[CloseResult]) -> None:
@@ -941,7 +949,7 @@ def test_whoever_is_told_of_a_bug_may_submit_again(
         assert_it_works(reaper)
 
 
-def test_one_that_fails_by_a_bug_has_the_exception_and_the_others_go_on(
+def test_a_bug_in_one_close_is_set_as_its_exception_and_the_others_continue(
     reaper: Reaper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bug = MemoryError("a bug")
@@ -963,7 +971,7 @@ def test_one_that_fails_by_a_bug_has_the_exception_and_the_others_go_on(
         assert result_of(other).outcome is CloseOutcome.PEER_CLOSED
 
 
-def test_one_that_fails_before_it_is_begun_has_the_exception(reaper: Reaper) -> None:
+def test_a_failure_before_a_close_begins_is_set_as_its_exception(reaper: Reaper) -> None:
     class Broken(socket.socket):
         def detach(self) -> int:
             super().detach()
@@ -977,12 +985,12 @@ def test_one_that_fails_before_it_is_begun_has_the_exception(reaper: Reaper) -> 
         assert_it_works(reaper)
 
 
-# --- without a thread or a descriptor ----------------------------------------------------------------
+# --- without threads or descriptors -----------------------------------------------------------
 
 
 @contextmanager
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
-    """None can be started any more; a limit of processes does that."""
+    """Make the start of a thread fail, as a limit of processes does."""
 
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
@@ -994,7 +1002,7 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
         yield
 
 
-def test_without_a_thread_it_closes_in_the_callers_and_then_in_one_that_can_be_had(
+def test_without_threads_submit_closes_in_the_callers_thread(
     stream: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told_in: list[threading.Thread] = []
@@ -1016,7 +1024,7 @@ def test_without_a_thread_it_closes_in_the_callers_and_then_in_one_that_can_be_h
     assert told_in[1:] == [thread]
 
 
-def test_without_a_thread_whoever_must_not_wait_does_not(
+def test_without_threads_submit_of_a_non_blocking_socket_does_not_wait(
     tcp: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tcp.ours.setblocking(False)
@@ -1027,7 +1035,7 @@ def test_without_a_thread_whoever_must_not_wait_does_not(
     assert read_and_close(tcp.peer) == b"reply"
 
 
-def test_without_a_thread_a_signal_closes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_threads_a_signal_closes_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
     with no_threads(monkeypatch):
         for moment in moments():
             with connect("tcp4") as (ours, peer), Reaper(timeout=0.05) as reaper:
@@ -1039,9 +1047,7 @@ def test_without_a_thread_a_signal_closes_at_once(monkeypatch: pytest.MonkeyPatc
                 assert len(reaper) == 0, moment
 
 
-def test_without_a_descriptor_left_for_it_it_works_all_the_same(
-    stream: Connection, reaper: Reaper
-) -> None:
+def test_a_reaper_works_without_free_descriptors(stream: Connection, reaper: Reaper) -> None:
     stream.peer.sendall(b"upload" * 1000)
     await_input(stream.ours)
     stream.ours.sendall(REPLY)
@@ -1055,7 +1061,7 @@ def test_without_a_descriptor_left_for_it_it_works_all_the_same(
     assert threads() == []
 
 
-def test_once_it_has_its_descriptors_it_needs_no_more(reaper: Reaper) -> None:
+def test_a_started_reaper_needs_no_more_descriptors(reaper: Reaper) -> None:
     assert_it_works(reaper)
     with connect_many(5) as crowd, descriptors.none_left():
         futures = [reaper.submit(sock) for sock, _ in crowd]
@@ -1064,11 +1070,11 @@ def test_once_it_has_its_descriptors_it_needs_no_more(reaper: Reaper) -> None:
         assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * 5
 
 
-# --- too many ---------------------------------------------------------------------------------------------
+# --- the limit of sockets ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("on_overflow", [LingerPolicy.ABORT, LingerPolicy.BACKGROUND])
-def test_who_has_waited_longest_makes_room(on_overflow: Any) -> None:
+def test_the_oldest_pending_close_ends_to_make_room(on_overflow: Any) -> None:
     with (
         connect_many(5, peer_buffer=4096) as crowd,
         Reaper(timeout=PATIENCE, max_sockets=3, on_overflow=on_overflow) as reaper,
@@ -1087,14 +1093,14 @@ def test_who_has_waited_longest_makes_room(on_overflow: Any) -> None:
         assert outcomes(futures[2:]) == [CloseOutcome.PEER_CLOSED] * 3
 
 
-def test_while_a_callback_keeps_the_thread_room_is_made_all_the_same() -> None:
+def test_room_is_made_while_a_callback_blocks_the_thread() -> None:
     told_in: list[threading.Thread] = []
     with (
         connect_many(5, peer_buffer=4096) as crowd,
         Reaper(timeout=PATIENCE, max_sockets=3) as reaper,
     ):
         for sock, _ in crowd[:2]:
-            fill(sock)  # or our FIN would have come, and the reset would be taken for an end
+            fill(sock)  # so that our FIN cannot arrive, and the reset is seen
         with kept_thread(reaper):
             (thread,) = threads()
             futures = [reaper.submit(sock) for sock, _ in crowd]
@@ -1109,7 +1115,7 @@ def test_while_a_callback_keeps_the_thread_room_is_made_all_the_same() -> None:
     assert told_in == [thread] * 2
 
 
-def test_whoever_was_let_go_while_the_thread_fell_asleep_is_told() -> None:
+def test_the_future_of_a_close_ended_for_room_gets_its_result_while_the_thread_sleeps() -> None:
     for moment in moments():
         with (
             connect_many(3) as crowd,
@@ -1132,7 +1138,7 @@ def let_it_sleep(let_go: Callable[[], None], thread: threading.Thread) -> None:
     await_sleep(thread)
 
 
-def test_by_default_it_takes_half_of_the_descriptors() -> None:
+def test_the_default_limit_is_half_of_the_descriptors() -> None:
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
     with (
         descriptors.limited_to(2 * (highest + 10)),
@@ -1144,11 +1150,11 @@ def test_by_default_it_takes_half_of_the_descriptors() -> None:
         assert reaper.overflowed == 0
 
 
-# --- callbacks ----------------------------------------------------------------------------------------------
+# --- callbacks --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt])
-def test_a_callback_that_raises_harms_nobody(
+def test_a_callback_that_raises_is_reported_and_has_no_other_effect(
     reaper: Reaper,
     error: type[BaseException],
     tcp: Connection,
@@ -1168,7 +1174,7 @@ def test_a_callback_that_raises_harms_nobody(
     heard = [type(exception) for exception in reported] + [
         record.exc_info[0] for record in caplog.records if record.exc_info
     ]
-    assert heard == [error], "somebody is told"
+    assert heard == [error], "the exception is reported"
 
 
 def test_a_callback_may_submit(reaper: Reaper, tcp: Connection) -> None:
@@ -1179,7 +1185,7 @@ def test_a_callback_may_submit(reaper: Reaper, tcp: Connection) -> None:
     assert outcomes(futures) == [CloseOutcome.PEER_CLOSED]
 
 
-def test_a_callback_may_close_it_and_the_rest_is_finished(
+def test_a_callback_may_close_the_reaper_and_pending_closes_are_finished(
     reaper: Reaper, tcp: Connection
 ) -> None:
     other = reaper.submit(tcp.ours)
@@ -1196,10 +1202,10 @@ def test_a_callback_may_close_it_and_the_rest_is_finished(
     assert result_of(other).outcome is CloseOutcome.PEER_CLOSED
 
 
-# --- on_close ---------------------------------------------------------------------------------------------
+# --- on_close ---------------------------------------------------------------------------------
 
 
-def test_on_close_is_called_in_its_thread_with_the_result_and_the_peers_address(
+def test_on_close_is_called_in_the_reapers_thread_with_the_result_and_the_peer(
     stream: Connection,
 ) -> None:
     told: list[tuple[CloseResult, threading.Thread]] = []
@@ -1218,7 +1224,7 @@ def test_on_close_is_called_in_its_thread_with_the_result_and_the_peers_address(
     assert str(port) in str(result)
 
 
-def test_on_close_is_told_of_every_end_and_whom_nobody_knows_any_more_is_none(
+def test_on_close_is_called_for_every_close_and_an_unknown_peer_is_none(
     tcp: Connection,
 ) -> None:
     told: list[CloseResult] = []
@@ -1239,7 +1245,7 @@ def test_on_close_is_told_of_every_end_and_whom_nobody_knows_any_more_is_none(
     assert {*map(id, told)} == {*map(id, results)}
 
 
-def test_without_on_close_nobody_asks_for_the_peers_address(
+def test_without_on_close_the_peers_address_is_not_queried(
     tcp: Connection, reaper: Reaper
 ) -> None:
     future = reaper.submit(tcp.ours)
@@ -1248,7 +1254,7 @@ def test_without_on_close_nobody_asks_for_the_peers_address(
 
 
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt])
-def test_what_on_close_raises_is_reported_and_ends_nothing(
+def test_an_exception_of_on_close_is_reported_and_has_no_other_effect(
     tcp: Connection, error: type[BaseException], reported: list[BaseException | None]
 ) -> None:
     raised: list[BaseException | None] = []
@@ -1302,10 +1308,10 @@ def test_on_close_may_submit_and_close(tcp: Connection) -> None:
     await_end(*threads())
 
 
-# --- the end ----------------------------------------------------------------------------------------------
+# --- the end ----------------------------------------------------------------------------------
 
 
-def test_close_finishes_what_is_in_flight(stream: Connection, reaper: Reaper) -> None:
+def test_close_waits_for_pending_closes(stream: Connection, reaper: Reaper) -> None:
     stream.ours.sendall(REPLY)
     future = reaper.submit(stream.ours)
     with meanwhile(read_and_close, stream.peer) as replies:
@@ -1316,7 +1322,9 @@ def test_close_finishes_what_is_in_flight(stream: Connection, reaper: Reaper) ->
 
 
 @pytest.mark.parametrize("timeout", [0, 0.1])
-def test_close_with_a_time_lets_go_when_that_is_up(reaper: Reaper, timeout: float) -> None:
+def test_close_with_a_timeout_ends_pending_closes_when_the_time_is_up(
+    reaper: Reaper, timeout: float
+) -> None:
     with connect_many(10) as crowd:
         futures = [reaper.submit(sock) for sock, _ in crowd]
         reaper.close(timeout)
@@ -1326,37 +1334,39 @@ def test_close_with_a_time_lets_go_when_that_is_up(reaper: Reaper, timeout: floa
         assert threads() == []
 
 
-def test_close_of_one_that_never_worked_is_nothing() -> None:
+def test_close_of_an_unused_reaper_returns_immediately() -> None:
     reaper = Reaper()
     reaper.close()
     reaper.close(0)
 
 
 @pytest.mark.parametrize("wrong", [-1, float("nan"), "5"])
-def test_close_with_a_wrong_time_closes_nothing(wrong: Any) -> None:
+def test_close_with_a_wrong_timeout_raises_and_closes_nothing(wrong: Any) -> None:
     with Reaper() as reaper:
         with pytest.raises((TypeError, ValueError), match="timeout"):
             reaper.close(wrong)
         assert_it_works(reaper)
 
 
-def test_several_threads_may_close_it_at_once(reaper: Reaper, tcp: Connection) -> None:
+def test_several_threads_may_close_the_reaper_concurrently(
+    reaper: Reaper, tcp: Connection
+) -> None:
     future = reaper.submit(tcp.ours)
     closers = [threading.Thread(target=reaper.close) for _ in range(4)]
     for closer in closers:
         closer.start()
-    reaper.close(0)  # the least time counts, for the others too
+    reaper.close(0)  # the shortest timeout applies to all
     for closer in closers:
         closer.join(PATIENCE)
         assert not closer.is_alive()
     assert future.result(0).outcome is CloseOutcome.TIMED_OUT
 
 
-def test_a_callback_that_blocks_holds_close_up_no_longer_than_its_grace() -> None:
+def test_a_callback_that_blocks_delays_close_for_a_limited_time() -> None:
     reaper = Reaper(timeout=PATIENCE)
     with kept_thread(reaper):
         started = time.monotonic()
-        reaper.close()  # there is no connection left to wait for
+        reaper.close()  # no pending close is left
         assert time.monotonic() - started < PATIENCE / 2
     await_end(*threads())
 
@@ -1365,9 +1375,9 @@ def test_a_callback_that_blocks_does_not_keep_the_other_connections_open() -> No
     reaper = Reaper(timeout=PATIENCE)
     with connect_many(4) as crowd:
         waiting = [reaper.submit(sock) for sock, _ in crowd[:2]]
-        await_sleep(threads()[0])  # the thread has them
+        await_sleep(threads()[0])  # these are in the thread
         with kept_thread(reaper):
-            waiting += [reaper.submit(sock) for sock, _ in crowd[2:]]  # and not these
+            waiting += [reaper.submit(sock) for sock, _ in crowd[2:]]  # these are not
             reaper.close(0.1)
             for _, peer in crowd:
                 assert_gone(peer)
@@ -1378,7 +1388,7 @@ def test_a_callback_that_blocks_does_not_keep_the_other_connections_open() -> No
     assert sum(reaper.stats().values()) == 5
 
 
-def test_a_block_that_is_left_by_an_interrupt_closes_all_at_once(tcp: Connection) -> None:
+def test_an_interrupt_of_the_block_closes_all_sockets_immediately(tcp: Connection) -> None:
     futures: list[Future[CloseResult]] = []
     with suppress(Stop), Reaper(timeout=PATIENCE) as reaper:
         futures.append(reaper.submit(tcp.ours))
@@ -1387,7 +1397,7 @@ def test_a_block_that_is_left_by_an_interrupt_closes_all_at_once(tcp: Connection
 
 
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit])
-def test_a_block_that_fails_or_exits_gives_each_its_time(
+def test_an_exception_or_exit_of_the_block_waits_for_pending_closes(
     tcp: Connection, error: type[BaseException]
 ) -> None:
     futures: list[Future[CloseResult]] = []
@@ -1397,7 +1407,7 @@ def test_a_block_that_fails_or_exits_gives_each_its_time(
     assert futures[0].result(0).elapsed >= 0.3
 
 
-# --- signals --------------------------------------------------------------------------------------------
+# --- signals ----------------------------------------------------------------------------------
 
 
 the_first_or_a_later_one = pytest.mark.parametrize(
@@ -1406,8 +1416,8 @@ the_first_or_a_later_one = pytest.mark.parametrize(
 
 
 @the_first_or_a_later_one
-def test_a_signal_before_or_after_any_call_of_submit_loses_nothing(before: int) -> None:
-    """Whoever is interrupted has the socket, or it is closed; and the Reaper goes on."""
+def test_a_signal_at_any_call_of_submit_loses_no_socket(before: int) -> None:
+    """The caller has the socket, or the socket is closed; and the Reaper continues."""
     for moment in moments():
         with Reaper(timeout=PATIENCE) as reaper, connect("tcp4") as (ours, peer):
             for _ in range(before):
@@ -1425,8 +1435,8 @@ def test_a_signal_before_or_after_any_call_of_submit_loses_nothing(before: int) 
         assert threads() == [], moment
 
 
-@pytest.mark.parametrize("can_start", [True, False], ids=["", "no thread can be had"])
-def test_whoever_was_interrupted_in_submit_is_closed_when_close_returns(
+@pytest.mark.parametrize("can_start", [True, False], ids=["", "no thread can be started"])
+def test_a_socket_whose_submit_was_interrupted_is_closed_when_close_returns(
     can_start: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with nullcontext() if can_start else no_threads(monkeypatch):
@@ -1443,7 +1453,7 @@ def test_whoever_was_interrupted_in_submit_is_closed_when_close_returns(
 
 
 @the_first_or_a_later_one
-def test_a_signal_handler_may_submit_in_the_middle_of_a_submit(before: int) -> None:
+def test_a_signal_handler_may_submit_during_a_submit(before: int) -> None:
     for moment in moments():
         futures: list[Future[CloseResult]] = []
         with (
@@ -1460,7 +1470,7 @@ def test_a_signal_handler_may_submit_in_the_middle_of_a_submit(before: int) -> N
             assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * (1 + moment.came), moment
 
 
-def test_a_signal_handler_may_submit_in_the_middle_of_making_room() -> None:
+def test_a_signal_handler_may_submit_while_room_is_made() -> None:
     for moment in moments():
         futures: list[Future[CloseResult]] = []
         with Reaper(timeout=PATIENCE, max_sockets=2) as reaper, connect_many(5) as crowd:
@@ -1477,8 +1487,8 @@ def test_a_signal_handler_may_submit_in_the_middle_of_making_room() -> None:
             assert len(reaper) == 0
 
 
-def test_another_thread_may_close_it_in_the_middle_of_a_submit() -> None:
-    """Then it is refused, or served to its end; and no thread is left."""
+def test_another_thread_may_close_the_reaper_during_a_submit() -> None:
+    """Then submit raises, or the close is finished; and no thread is left."""
     for moment in moments():
         with connect("tcp4") as (ours, peer):
             reaper = Reaper(timeout=PATIENCE)
@@ -1500,7 +1510,7 @@ def test_another_thread_may_close_it_in_the_middle_of_a_submit() -> None:
             assert len(reaper) == 0
 
 
-def test_a_signal_before_or_after_any_call_of_close_closes_all_at_once() -> None:
+def test_a_signal_at_any_call_of_close_closes_all_sockets_immediately() -> None:
     for moment in moments(first=2):  # the first is the entry of the call
         with connect_many(2) as crowd:
             reaper = Reaper(timeout=0.02)
@@ -1508,10 +1518,10 @@ def test_a_signal_before_or_after_any_call_of_close_closes_all_at_once() -> None
             with moment.do(stop):
                 reaper.close()
             assert [future.done() for future in futures] == [True] * 2, moment
-            await_end(*threads())  # it may still be on its last lines
+            await_end(*threads())  # the thread may still be running its last lines
 
 
-def test_an_interrupted_close_closes_all_at_once(tcp: Connection) -> None:
+def test_an_interrupted_close_closes_all_sockets_immediately(tcp: Connection) -> None:
     def handler(*_: object) -> None:
         raise Stop
 
@@ -1528,13 +1538,15 @@ def test_an_interrupted_close_closes_all_at_once(tcp: Connection) -> None:
     assert threads() == []
 
 
-# --- many threads -----------------------------------------------------------------------------------------
+# --- many threads -----------------------------------------------------------------------------
 
 
-def test_sixteen_threads_lose_none(request: pytest.FixtureRequest, reaper: Reaper) -> None:
-    """`pytest --soak 50000` submits so many; by default it is a thousand."""
+def test_sixteen_threads_can_submit_concurrently(
+    request: pytest.FixtureRequest, reaper: Reaper
+) -> None:
+    """`pytest --soak 50000` submits this many; the default is a thousand."""
     each = int(request.config.option.soak) // 16
-    room = threading.BoundedSemaphore(1000)  # descriptors are finite
+    room = threading.BoundedSemaphore(1000)  # the number of descriptors is limited
     ended: Counter[CloseOutcome] = Counter()
     errors: list[BaseException] = []
 
@@ -1569,7 +1581,7 @@ def test_sixteen_threads_lose_none(request: pytest.FixtureRequest, reaper: Reape
     assert len(reaper) == 0
 
 
-# --- processes -------------------------------------------------------------------------------------------------
+# --- processes --------------------------------------------------------------------------------
 
 PRELUDE = """
 import atexit, os, socket, sys, threading, time
@@ -1596,12 +1608,12 @@ def run(
 
 
 def environment() -> dict[str, str]:
-    """Of programs that fork. Coverage has a lock that another thread may hold then."""
+    """Return the environment of programs that fork: without coverage, which has a lock."""
     return {name: os.environ[name] for name in os.environ if "COVERAGE" not in name}
 
 
 def test_a_submit_imports_nothing() -> None:
-    """A signal handler, or the child of a fork, may find an import half done."""
+    """A signal handler, or the child of a fork, may run in the middle of an import."""
     ran = run("""
 reaper = Reaper()
 before = set(sys.modules)
@@ -1677,7 +1689,7 @@ print("all well")
 """
 
 
-def test_a_forked_child_starts_its_own_and_leaves_the_parents_alone() -> None:
+def test_a_forked_child_starts_its_own_thread_and_does_not_touch_the_parents_sockets() -> None:
     ran = run(FORKS + FORK)
     assert ran.stdout == "all well\n", ran.stderr
 
@@ -1746,12 +1758,12 @@ print("all well")
 """
 
 
-def test_no_connection_is_left_out_of_the_counts_when_many_threads_make_room() -> None:
+def test_every_close_is_counted_when_many_threads_make_room() -> None:
     ran = run(FORKS + COUNT)
     assert ran.stdout == "all well\n", ran.stderr
 
 
-def test_forks_while_the_thread_is_busy_neither_deadlock_nor_keep_copies() -> None:
+def test_forks_during_closes_neither_deadlock_nor_keep_copies() -> None:
     ran = run(FORKS + BUSY_FORK, "200")
     assert ran.stdout == "all well\n", ran.stderr
 
@@ -1773,13 +1785,13 @@ print("all well")
 """
 
 
-def test_a_forked_child_is_left_no_number_of_a_tls_socket_that_waits_for_room() -> None:
+def test_a_forked_child_has_no_number_of_a_tls_socket_that_waits_for_room() -> None:
     pytest.importorskip("trustme", reason="needs trustme", exc_type=ImportError)
     ran = run(FORKS + TLS_FORK)
     assert ran.stdout == "all well\n", ran.stderr
 
 
-# Ends with a connection in flight whose input is unread; the peer is the test.
+# Exits with a pending close whose input is unread; the peer is the test.
 IN_FLIGHT = """
 def in_flight(reaper):
     sock = socket.socket(fileno=int(sys.argv[1]))
@@ -1791,10 +1803,10 @@ EXITS = {
 reaper = Reaper()
 in_flight(reaper)
 """,
-    "with a Reaper that nobody holds": """
+    "with an unreferenced Reaper": """
 in_flight(Reaper())
 """,
-    "with one that is part of a cycle": """
+    "with a Reaper in a reference cycle": """
 class Server: pass
 server = Server()
 server.reaper, server.self = Reaper(), server
@@ -1813,14 +1825,14 @@ reaper = Reaper()
 in_flight(reaper)
 sys.exit(0)
 """,
-    "while a thread goes on, which calls sys.exit()": """
+    "while a thread runs, which calls sys.exit()": """
 reaper = Reaper()
 def work():
     in_flight(reaper)
     sys.exit(0)
 threading.Thread(target=work).start()
 """,
-    "from a handler that was registered before the import": """
+    "from an exit handler registered before the import": """
 reaper = Reaper()
 ours, peer = socket.socketpair()
 reaper.submit(ours)
@@ -1835,7 +1847,7 @@ reaper.submit(ours)
 peer.close()
 atexit.register(lambda: in_flight(reaper))
 """,
-    "from a handler, with none submitted before": """
+    "from an exit handler, with no earlier submission": """
 reaper = Reaper()
 atexit.register(lambda: in_flight(reaper))
 """,
@@ -1868,7 +1880,7 @@ def late():
 
 
 @pytest.mark.parametrize("how", EXITS)
-def test_at_exit_connections_in_flight_are_finished(how: str, tcp: Connection) -> None:
+def test_pending_closes_are_finished_at_exit(how: str, tcp: Connection) -> None:
     tcp.peer.sendall(b"unread")
     await_input(tcp.ours)
     number = tcp.ours.detach()
@@ -1923,7 +1935,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("reaper", ["reaper", "Reaper()"], ids=["of the module", "its own"])
 @pytest.mark.parametrize("used_before", [False, True], ids=["", "used before"])
 @pytest.mark.parametrize("lags", [False, True], ids=["", "the thread lags"])
-def test_a_worker_of_multiprocessing_delivers_what_is_in_flight_at_its_end(
+def test_a_worker_of_multiprocessing_finishes_its_pending_closes_at_its_end(
     listener: socket.socket,
     tmp_path: Path,
     start: str,
@@ -1931,7 +1943,7 @@ def test_a_worker_of_multiprocessing_delivers_what_is_in_flight_at_its_end(
     used_before: bool,
     lags: bool,
 ) -> None:
-    """It ends by os._exit()."""
+    """Such a worker ends with os._exit()."""
     program = tmp_path / "program.py"
     program.write_text(WORKER.format(reaper=reaper, used_before=used_before, lags=lags))
     process = subprocess.Popen(
@@ -1947,7 +1959,7 @@ def test_a_worker_of_multiprocessing_delivers_what_is_in_flight_at_its_end(
         await_fin(peer)
         poller = select.poll()
         poller.register(process.stdout or 0, select.POLLIN)
-        assert not poller.poll(300), "it did not wait for the peer"
+        assert not poller.poll(300), "the worker did not wait for the peer"
         peer.sendall(b"more")
         assert read_and_close(peer) == b"reply" * 1000
         assert process.communicate(timeout=PATIENCE) == ("0\n", "")
@@ -1987,7 +1999,7 @@ in_flight(reaper).add_done_callback(lambda _: sys.exit(3))
 
 
 @pytest.mark.parametrize("what", BOUNDED_EXITS)
-def test_exit_is_bounded_whatever_is_in_the_way(what: str, tcp: Connection) -> None:
+def test_exit_takes_a_limited_time(what: str, tcp: Connection) -> None:
     number = tcp.ours.fileno()
     started = time.monotonic()
     ran = run(IN_FLIGHT + BOUNDED_EXITS[what], str(number), pass_fds=(number,))
@@ -1995,7 +2007,7 @@ def test_exit_is_bounded_whatever_is_in_the_way(what: str, tcp: Connection) -> N
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-# --- gevent --------------------------------------------------------------------------------------------------
+# --- gevent -----------------------------------------------------------------------------------
 
 GEVENT = """
 turns = 0
@@ -2026,7 +2038,7 @@ print("all well")
 
 
 @pytest.mark.parametrize("when", ["before the import", "after it"])
-def test_under_gevent_it_is_a_greenlet_and_the_same(when: str) -> None:
+def test_a_reaper_under_gevent_is_a_greenlet_and_works(when: str) -> None:
     pytest.importorskip("gevent", reason="needs gevent", exc_type=ImportError)
     early = "" if when == "before the import" else "import graceful_close\n"
     patch = "import gevent, gevent.monkey\ngevent.monkey.patch_all()\n"

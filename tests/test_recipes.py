@@ -1,4 +1,4 @@
-"""The examples for servers that are not ours, run with the real servers."""
+"""The examples for other servers, run with these servers."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ import pytest
 from streams import PATIENCE, meanwhile
 
 if sys.platform == "win32":
-    pytest.skip("a child is told to end by SIGTERM", allow_module_level=True)
+    pytest.skip("the test ends its child with SIGTERM", allow_module_level=True)
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TRIES = 5
 UPLOAD = 5_000_000
 CLIENTS = 6
 READABLE = select.POLLIN
-FIN = getattr(select, "POLLRDHUP", READABLE)  # macOS cannot wait for it alone
-# Some servers read on unless the client wants the connection closed, as nginx does by default.
+FIN = getattr(select, "POLLRDHUP", READABLE)  # macOS cannot wait for the acknowledgement alone
+# Some servers continue to read unless the client requests a close, as nginx does by default.
 HEAD = (
     b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n\r\n" % UPLOAD
@@ -41,12 +41,12 @@ HEAD = (
 
 
 class Recipe(NamedTuple):
-    """How an example is run, and what its server can do."""
+    """The command of an example, and the features of its server."""
 
     needs: str
     command: tuple[str, ...]
     keeps_alive: bool = True
-    reads_on: bool = False  # by itself, before it closes
+    reads_on: bool = False  # the server itself drains before it closes
 
 
 def program(needs: str, keeps_alive: bool = True, reads_on: bool = False) -> Recipe:
@@ -97,7 +97,7 @@ RECIPES = {
 
 
 class Server:
-    """An example at work."""
+    """A running example."""
 
     def __init__(
         self, recipe: Recipe, folder: Path = EXAMPLES, environment: dict[str, str] | None = None
@@ -113,14 +113,14 @@ class Server:
             start_new_session=True,
         )
         try:
-            # Of the first address that it prints.
+            # The port of the first address that it prints.
             self.port = int(self.await_output(rb"127\.0\.0\.1:(\d+)\D")[1])
         except BaseException:
             self.kill()
             raise
 
     def await_output(self, pattern: bytes) -> re.Match[bytes]:
-        """Wait until it has printed something."""
+        """Wait until the output contains a text."""
         assert self.process.stdout is not None
         descriptor = self.process.stdout.fileno()
         give_up = time.monotonic() + PATIENCE
@@ -136,17 +136,17 @@ class Server:
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
 
     def await_stop_of_listening(self, seconds: float) -> None:
-        """Until it refuses connections; some listen up to their end, hence the limit."""
+        """Wait until the server refuses connections. Some servers listen until their end."""
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=0.1):
                     select.select([], [], [], 0.02)
             except OSError:
-                return  # ECONNREFUSED, ECONNRESET by the end of the listener, a full backlog
+                return  # ECONNREFUSED, ECONNRESET from the closed listener, or a full backlog
 
     def await_end(self) -> int:
-        """Its exit status; it is killed if it does not end by itself."""
+        """Wait for the end, and return the exit status; kill the process if it does not end."""
         try:
             self.output += self.process.communicate(timeout=PATIENCE)[0]
         except subprocess.TimeoutExpired:
@@ -154,14 +154,14 @@ class Server:
         return self.process.returncode
 
     def kill(self) -> None:
-        """Make sure that it has ended."""
+        """Kill the process, if it runs."""
         if self.process.returncode is None:
-            os.killpg(self.process.pid, signal.SIGKILL)  # gunicorn's workers, too
+            os.killpg(self.process.pid, signal.SIGKILL)  # and gunicorn's workers
             self.output += self.process.communicate()[0]
 
 
 def read_reply(sock: socket.socket) -> tuple[int, int, int]:
-    """Its status, the length that it was said to have, and the length that it has."""
+    """Read a reply; return its status, its Content-Length, and its length."""
     reply = b""
     while True:
         head, end, body = reply.partition(b"\r\n\r\n")
@@ -177,7 +177,7 @@ def read_reply(sock: socket.socket) -> tuple[int, int, int]:
 
 @pytest.fixture(scope="module", params=RECIPES)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Started once for the tests below, the last of which ends it."""
+    """A server for the tests below, the last of which ends it."""
     recipe = RECIPES[request.param]
     if importlib.util.find_spec(recipe.needs) is None:
         pytest.skip(f"needs {recipe.needs}")
@@ -186,7 +186,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     started.kill()
 
 
-def test_a_client_that_sends_all_before_it_reads_gets_the_early_reply(server: Server) -> None:
+def test_a_client_that_sends_everything_before_it_reads_gets_the_early_reply(
+    server: Server,
+) -> None:
     for _ in range(TRIES):
         with server.connect() as client:
             client.sendall(HEAD + bytes(UPLOAD))
@@ -206,11 +208,11 @@ def test_curl_gets_the_early_reply(server: Server, tmp_path: Path) -> None:
         )
         for _ in range(TRIES)
     ]  # fmt: skip
-    # 0: as many bytes as Content-Length says.
+    # 0: as many bytes as the Content-Length.
     assert [(curl.returncode, curl.stdout) for curl in replies] == [(0, "413")] * TRIES
 
 
-def test_a_connection_is_kept_alive_as_ever(server: Server) -> None:
+def test_a_connection_is_kept_alive(server: Server) -> None:
     client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connections: list[object] = []
     for _ in range(3):
@@ -228,25 +230,27 @@ def await_refusal(client: socket.socket, event: int) -> None:
 
 
 def upload_slowly(client: socket.socket, stopped: threading.Event) -> tuple[int, bool]:
-    """Send on until the server has been told to stop, then the rest, and read the reply."""
+    """Upload until the server gets SIGTERM, send the rest, and read the reply."""
     client.sendall(HEAD)
     await_refusal(client, READABLE)
-    stopped.wait(0.1)  # as over a network; werkzeug reads on for whoever is faster
+    stopped.wait(0.1)  # like over a network; werkzeug itself drains a faster client
     sent = 0
     while not stopped.is_set() and sent < UPLOAD:
         sent += client.send(bytes(8192))
         stopped.wait(0.02)
-    client.sendall(bytes(4 * UPLOAD))  # more than the kernels hold; RST would end it
+    client.sendall(
+        bytes(4 * UPLOAD)
+    )  # more than the buffers hold, so that RST would truncate it
     status, stated, length = read_reply(client)
     return status, length == stated
 
 
-def test_sigterm_ends_it_and_what_is_in_flight_is_finished(server: Server) -> None:
+def test_sigterm_ends_the_server_after_its_pending_closes(server: Server) -> None:
     stop_in_the_midst_of_uploads(server)
 
 
 def stop_in_the_midst_of_uploads(server: Server) -> None:
-    """Have clients refused, send SIGTERM, and see that each of them reads its reply."""
+    """Send SIGTERM during uploads that are rejected; each client must read its reply."""
     stopped = threading.Event()
     with contextlib.ExitStack() as uploads:
         clients = [uploads.enter_context(server.connect()) for _ in range(CLIENTS)]
@@ -258,8 +262,8 @@ def stop_in_the_midst_of_uploads(server: Server) -> None:
         for client in clients:
             await_refusal(client, READABLE if server.recipe.reads_on else FIN)
         if not server.recipe.reads_on:
-            # Who answers the next has handed the last one over. A signal's exception on the way
-            # would have ended it at once.
+            # A reply to the next client proves that the last connection was submitted. The
+            # exception of a signal before that would have closed it immediately.
             with server.connect() as another:
                 another.sendall(HEAD)
                 read_reply(another)
@@ -267,8 +271,8 @@ def stop_in_the_midst_of_uploads(server: Server) -> None:
         server.await_stop_of_listening(1)
     assert replies == [[(413, True)]] * CLIENTS
     assert server.await_end() == 0, server.output.decode()
-    # asyncio of CPython 3.13.0 stumbles now and then over a transport that it had left behind,
-    # when the interpreter is going: _SelectorTransport.__del__(), Server._wakeup(). Not ours.
+    # asyncio of CPython 3.13.0 sometimes fails at exit because of an unclosed transport:
+    # _SelectorTransport.__del__(), Server._wakeup(). This is not a bug of the library.
     said = re.sub(
         rb"Exception ignored in: <function _SelectorTransport.__del__.*?is not iterable\n",
         b"",

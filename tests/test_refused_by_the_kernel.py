@@ -1,7 +1,7 @@
-"""Kernels that refuse what Linux knows, as gVisor does: the count of unacknowledged bytes, options.
+"""Kernels that reject features of Linux, such as gVisor: the count of bytes, options.
 
-The connections are real, and so is their state; the count is asked for by a number that no socket
-answers.
+The connections and their states are real; the count is queried with a number that every socket
+rejects.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ from streams import (
     read_and_close,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO's states are Linux's")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the states in TCP_INFO are those of Linux"
+)
 
 NOBODYS = Ioctl(1)  # ENOTTY
 
@@ -54,7 +56,7 @@ def refused_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("close", parts(WAITING))
-def test_delivery_is_seen_by_the_state(close: Close) -> None:
+def test_delivery_is_detected_by_the_state(close: Close) -> None:
     with connect("tcp4") as tcp:
         tcp.ours.sendall(b"reply")
         until: Any = {} if close is WAITING["timed_linger_close"] else UNTIL_DELIVERED
@@ -65,7 +67,7 @@ def test_delivery_is_seen_by_the_state(close: Close) -> None:
 UNTIL_DELIVERED: dict[str, Any] = {"until": CloseOutcome.DELIVERED}
 
 
-def test_what_the_peer_does_not_take_is_not_delivered() -> None:
+def test_data_that_the_peer_does_not_accept_is_not_delivered() -> None:
     with connect("tcp4", peer_buffer=4096) as tcp:
         written = fill(tcp.ours)
         result = timed_linger_close(tcp.ours, 0.05)
@@ -73,7 +75,7 @@ def test_what_the_peer_does_not_take_is_not_delivered() -> None:
         assert len(read_all(tcp.peer)) == written
 
 
-def test_what_the_peer_takes_late_is_delivered_then() -> None:
+def test_data_that_the_peer_accepts_late_is_delivered() -> None:
     with connect("tcp4", peer_buffer=4096) as tcp:
         fill(tcp.ours)
         with meanwhile(read_all, tcp.peer):
@@ -82,7 +84,7 @@ def test_what_the_peer_takes_late_is_delivered_then() -> None:
 
 
 @pytest.mark.parametrize("close", parts(GRACEFUL))
-def test_a_polite_peer_is_peer_closed(close: Close) -> None:
+def test_a_peer_that_closes_is_reported_as_closed(close: Close) -> None:
     with connect("tcp4") as tcp:
         tcp.ours.sendall(b"reply")
         with meanwhile(read_and_close, tcp.peer):
@@ -91,7 +93,7 @@ def test_a_polite_peer_is_peer_closed(close: Close) -> None:
 
 
 @pytest.mark.parametrize("close", parts(WAITING))
-def test_a_peer_that_resets_with_our_data_unread_is_peer_reset(close: Close) -> None:
+def test_a_peer_that_resets_with_our_data_unread_is_reported_as_reset(close: Close) -> None:
     with connect("tcp4", peer_buffer=4096) as tcp:
         fill(tcp.ours)
         abortive_close(tcp.peer)
@@ -99,7 +101,7 @@ def test_a_peer_that_resets_with_our_data_unread_is_peer_reset(close: Close) -> 
         assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
 
 
-def test_one_reset_costs_no_other_connection_of_the_reaper_anything() -> None:
+def test_a_reset_does_not_change_the_other_closes_of_a_reaper() -> None:
     with connect_many(10) as connections, Reaper(timeout=PATIENCE) as reaper:
         (first, resets), *others = connections
         abortive_close(resets)
@@ -112,12 +114,12 @@ def test_one_reset_costs_no_other_connection_of_the_reaper_anything() -> None:
         assert ends == {CloseOutcome.PEER_CLOSED}
 
 
-def test_the_count_is_unknown_until_the_state_tells_it() -> None:
+def test_the_count_is_unknown_until_the_state_proves_it() -> None:
     with connect("tcp4") as tcp:
         assert unacked_bytes(tcp.ours) is None
 
 
-def test_after_a_fin_of_the_peers_nothing_is_claimed_of_what_it_took() -> None:
+def test_after_the_peers_fin_the_count_is_unknown() -> None:
     with connect("tcp4", peer_buffer=4096) as tcp:
         fill(tcp.ours)
         tcp.peer.shutdown(1)
@@ -133,7 +135,7 @@ class WithoutLowWater(_socket.socket):
         return super().getsockopt(level, option)
 
 
-def test_without_a_low_water_mark_a_piece_is_a_part_of_the_send_buffer() -> None:
+def test_without_a_low_water_mark_a_write_is_a_part_of_the_send_buffer() -> None:
     with closing(WithoutLowWater()) as sock:
         buffer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         piece_of: Any = _piece_of
@@ -141,7 +143,7 @@ def test_without_a_low_water_mark_a_piece_is_a_part_of_the_send_buffer() -> None
 
 
 class Kernel:
-    """Answers TCP_INFO alone."""
+    """Simulates a socket that answers only TCP_INFO."""
 
     def __init__(self, info: bytes) -> None:
         self.info = info
@@ -162,7 +164,7 @@ def kernel(state: int, **words: int) -> Any:
 
 
 @pytest.mark.parametrize("state", range(1, 12))
-def test_a_refused_count_is_nothing_unacknowledged_in_fin_wait_2_and_time_wait_alone(
+def test_without_a_count_everything_is_acknowledged_only_in_fin_wait_2_and_time_wait(
     state: int,
 ) -> None:
     probe = SYSTEMS["linux"].acks
@@ -177,7 +179,9 @@ def test_a_refused_count_is_nothing_unacknowledged_in_fin_wait_2_and_time_wait_a
 CLOSED = 7
 
 
-def test_closed_is_never_open_only_where_the_kernel_fills_in_what_tells_them_apart() -> None:
+def test_never_connected_is_distinguished_from_closed_only_if_the_kernel_has_the_fields() -> (
+    None
+):
     probe = SYSTEMS["linux"].state
     assert probe is not None
     mss, segments_in = {"_16": 88}, {"_140": 2}
@@ -186,7 +190,7 @@ def test_closed_is_never_open_only_where_the_kernel_fills_in_what_tells_them_apa
     assert probe.read(kernel(CLOSED, **mss, **segments_in)) is TcpState.OVER
 
 
-def test_a_tcp_info_that_is_short_is_an_unknown_state() -> None:
+def test_a_short_tcp_info_is_an_unknown_state() -> None:
     probe = SYSTEMS["linux"].state
     assert probe is not None
     short: Any = Kernel(bytes([CLOSED]))

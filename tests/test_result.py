@@ -1,4 +1,4 @@
-"""CloseResult: one readable line, and an error only for those who ask."""
+"""CloseResult: its line of text, and its errors on request."""
 
 from __future__ import annotations
 
@@ -19,19 +19,17 @@ CLEAN = {CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED, CloseOutcome.ABORTED}
 
 
 @pytest.mark.parametrize("outcome", CloseOutcome)
-def test_only_an_end_that_was_seen_is_clean(outcome: CloseOutcome) -> None:
+def test_only_a_confirmed_end_is_clean(outcome: CloseOutcome) -> None:
     assert result_of(outcome).clean == (outcome in CLEAN)
 
 
 @pytest.mark.parametrize(("unacked", "clean"), [(0, True), (1, False), (None, False)])
-def test_no_connection_is_clean_if_nothing_was_left_behind(
-    unacked: int | None, clean: bool
-) -> None:
+def test_not_connected_is_clean_if_no_data_was_left(unacked: int | None, clean: bool) -> None:
     result = CloseResult(CloseOutcome.NOT_CONNECTED, 0.0, 0, unacked, None)
     assert result.clean is clean
 
 
-def test_check_gives_a_clean_result_back() -> None:
+def test_check_returns_a_clean_result() -> None:
     result = result_of(CloseOutcome.DELIVERED)
     assert result.check() is result
 
@@ -47,7 +45,7 @@ def test_check_gives_a_clean_result_back() -> None:
         (CloseOutcome.ALREADY_CLOSED, errno.EBADF),
     ],
 )
-def test_check_raises_an_oserror_with_the_number_one_would_expect(
+def test_check_raises_an_oserror_with_the_number_of_the_outcome(
     outcome: CloseOutcome, number: int
 ) -> None:
     result = result_of(outcome)
@@ -58,14 +56,14 @@ def test_check_raises_an_oserror_with_the_number_one_would_expect(
     assert caught.value.result is result
 
 
-def test_the_systems_own_number_comes_first() -> None:
+def test_the_systems_own_number_is_used_if_there_is_one() -> None:
     result = result_of(CloseOutcome.TIMED_OUT, OSError(errno.EHOSTUNREACH, "no route"))
     with pytest.raises(UncleanCloseError) as caught:
         result.check()
     assert caught.value.errno == errno.EHOSTUNREACH
 
 
-def test_the_line_says_everything_that_is_known() -> None:
+def test_the_text_has_every_known_value() -> None:
     result = result_of(CloseOutcome.PEER_RESET, OSError(errno.ECONNRESET, "gone"))
     assert str(result) == (
         "reset by peer after 0.012 s, 5000000 bytes drained, unacknowledged: 7 bytes "
@@ -73,12 +71,12 @@ def test_the_line_says_everything_that_is_known() -> None:
     )
 
 
-def test_the_line_says_what_is_not_known() -> None:
+def test_the_text_names_unknown_values() -> None:
     result = CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, None, None)
     assert str(result) == "peer closed after 1.500 s, 0 bytes drained, unacknowledged: unknown"
 
 
-def test_the_line_says_that_the_peer_must_take_a_tls_stream_for_cut() -> None:
+def test_the_text_reports_a_missing_close_notify() -> None:
     result = CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, 0, None, notified=False)
     assert str(result) == (
         "peer closed after 1.500 s, 0 bytes drained, unacknowledged: 0 bytes, "
@@ -87,13 +85,13 @@ def test_the_line_says_that_the_peer_must_take_a_tls_stream_for_cut() -> None:
     assert "close_notify" not in str(CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, 0, None))
 
 
-def test_one_byte_is_no_bytes() -> None:
+def test_one_byte_is_singular_in_the_text() -> None:
     result = CloseResult(CloseOutcome.TIMED_OUT, 1.5, 1, 1, None)
     assert str(result) == "timed out after 1.500 s, 1 byte drained, unacknowledged: 1 byte"
 
 
 @pytest.mark.parametrize("outcome", CloseOutcome)
-def test_a_tls_stream_that_looks_cut_is_clean_only_if_it_was_to_be_aborted(
+def test_a_tls_stream_without_close_notify_is_clean_only_after_an_abort(
     outcome: CloseOutcome,
 ) -> None:
     result = CloseResult(outcome, 0.0, 0, 0, None, notified=False)

@@ -1,4 +1,4 @@
-"""`python -m graceful_close run -- COMMAND`: servers as they are, started by one command more."""
+"""`graceful-close run -- COMMAND`: unchanged servers that close gracefully."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from event_loops import LOOPS
 from streams import PATIENCE, await_fin
 
 if sys.platform == "win32":
-    pytest.skip("a child is told to end by SIGTERM", allow_module_level=True)
+    pytest.skip("the test ends its child with SIGTERM", allow_module_level=True)
 
 TESTS = Path(__file__).parent
 TRIES = 3
@@ -109,7 +109,7 @@ while True:
 
 
 class Server:
-    """A command at work that prints where it listens."""
+    """A running command that prints its address."""
 
     def __init__(self, command: Sequence[str], folder: Path) -> None:
         self.output = b""
@@ -135,7 +135,7 @@ class Server:
         while True:
             try:
                 return socket.create_connection(address, PATIENCE)
-            except ConnectionRefusedError:  # it prints the address before it listens
+            except ConnectionRefusedError:  # the command prints its address before it listens
                 assert time.monotonic() < give_up
                 select.select([], [], [], 0.02)
 
@@ -169,7 +169,7 @@ def serving(
 
 
 def upload(sock: socket.socket) -> bytes:
-    """All of it, before anything is read."""
+    """Send the whole request before anything is read."""
     with sock:
         sock.sendall(HEAD + bytes(UPLOAD))
         return read_reply(sock)
@@ -210,7 +210,9 @@ def in_this_python(command: Sequence[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("how", COMMANDS)
-def test_every_early_reply_of_a_server_as_it_is_arrives_whole(how: str, tmp_path: Path) -> None:
+def test_every_early_reply_of_an_unchanged_server_arrives_complete(
+    how: str, tmp_path: Path
+) -> None:
     with serving(tmp_path, *in_this_python(COMMANDS[how])) as server:
         for _ in range(TRIES):
             reply = upload(server.connect())
@@ -222,26 +224,28 @@ def test_every_early_reply_of_a_server_as_it_is_arrives_whole(how: str, tmp_path
 
 
 @pytest.mark.parametrize("how", ["http.server", "asyncio", "uvloop"])
-def test_without_it_the_reply_is_lost(how: str, tmp_path: Path) -> None:
-    """So that the test above is seen to be able to fail."""
+def test_without_run_the_reply_is_lost(how: str, tmp_path: Path) -> None:
+    """This test shows that the test above can fail."""
     with serving(tmp_path, *in_this_python(COMMANDS[how]), run=()) as server:
         with pytest.raises(ConnectionError):
             upload(server.connect())
 
 
-def test_a_server_of_tls_closes_gracefully_too(tmp_path: Path) -> None:
+def test_a_tls_server_closes_gracefully(tmp_path: Path) -> None:
     context = client_context(ssl.TLSVersion.TLSv1_3)
     with serving(tmp_path, sys.executable, "http_server.py", "server.pem") as server:
         sock = context.wrap_socket(server.connect(), server_hostname=NAME)
         assert upload(sock).endswith(bytes(65536))
 
 
-def test_sigterm_ends_it_as_ever_but_not_before_the_closes_in_flight(tmp_path: Path) -> None:
+def test_sigterm_ends_the_server_after_its_pending_closes(tmp_path: Path) -> None:
     with serving(tmp_path, sys.executable, "http_server.py") as server:
         with server.connect() as client:
             client.sendall(HEAD + bytes(1000))
             await_fin(client)
-            with server.connect() as another:  # who handed that one over answers the next
+            with (
+                server.connect() as another
+            ):  # a reply to the next client proves that the last connection was submitted
                 another.sendall(b"GET / HTTP/1.1\r\n\r\n")
                 another.recv(1)
             server.process.send_signal(signal.SIGTERM)
@@ -289,7 +293,7 @@ def test_sigterm_ends_a_server_that_is_blocked_in_accept() -> None:
     assert ended.returncode == -signal.SIGTERM
 
 
-def test_sigterm_while_a_connection_is_handed_over_does_not_wait_for_itself() -> None:
+def test_sigterm_during_a_submit_does_not_deadlock() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", SIGTERM_IN_A_HAND_OVER], timeout=PATIENCE, check=False
     )
@@ -297,7 +301,7 @@ def test_sigterm_while_a_connection_is_handed_over_does_not_wait_for_itself() ->
 
 
 @pytest.mark.parametrize("module", ["trio", "gevent"])
-def test_what_cannot_be_served_works_as_ever(module: str, tmp_path: Path) -> None:
+def test_unsupported_sockets_work_as_usual(module: str, tmp_path: Path) -> None:
     pytest.importorskip(module)
     with serving(tmp_path, sys.executable, f"{module}_server.py") as server:
         with server.connect() as client:
@@ -307,7 +311,7 @@ def test_what_cannot_be_served_works_as_ever(module: str, tmp_path: Path) -> Non
 
 SHOWS = "import socket; print(socket.socket.accept.__name__)"
 
-# --- the command is itself -----------------------------------------------------------------------
+# --- the command -----------------------------------------------------------------------
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -321,13 +325,13 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_its_arguments_its_output_and_its_exit_code_are_its_own() -> None:
+def test_the_arguments_the_output_and_the_exit_code_of_the_command_are_unchanged() -> None:
     program = "import sys; print(sys.argv[1:]); sys.exit(7)"
     ended = run("--", sys.executable, "-c", program, "--timeout", "--", "x")
     assert (ended.returncode, ended.stdout) == (7, "['--timeout', '--', 'x']\n")
 
 
-def test_it_says_what_is_replaced_unless_it_is_to_be_quiet() -> None:
+def test_run_prints_what_is_replaced_unless_quiet() -> None:
     told = run("--", sys.executable, "-c", "pass").stderr
     assert "accept()" in told
     assert run("--quiet", "--", sys.executable, "-c", "pass").stderr == ""
@@ -340,7 +344,7 @@ def test_a_server_that_does_not_accept_in_python_is_reported(tmp_path: Path) -> 
     assert "not in Python" in told
 
 
-def test_a_command_that_is_not_there_is_said_to_be() -> None:
+def test_an_unknown_command_is_reported() -> None:
     ended = run("--", "no-such-command")
     assert ended.returncode == 127
     assert "no-such-command" in ended.stderr
@@ -349,42 +353,42 @@ def test_a_command_that_is_not_there_is_said_to_be() -> None:
 @pytest.mark.parametrize(
     "arguments", [[], ["--timeout", "-1", "--", "true"], ["--timeout", "x"]]
 )
-def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
+def test_wrong_arguments_are_rejected(arguments: list[str]) -> None:
     assert run(*arguments).returncode == 2
 
 
-def test_options_become_variables_which_a_child_inherits() -> None:
+def test_options_become_environment_variables() -> None:
     program = "import os; print(*sorted(v for v in os.environ.items() if 'GRACEFUL' in v[0]))"
     ended = run("--timeout", "3", "--", sys.executable, "-c", program)
     assert ended.stdout == "('GRACEFUL_CLOSE_TIMEOUT', '3.0')\n"
 
 
-def test_a_variable_that_is_wrong_does_not_keep_the_program_from_running() -> None:
+def test_an_invalid_variable_does_not_stop_the_program() -> None:
     ended = run("--", sys.executable, "-c", "print(1)", GRACEFUL_CLOSE_TIMEOUT="soon")
     assert ended.stdout == "1\n"
     assert "soon" in ended.stderr
 
 
-def test_the_users_own_sitecustomize_is_imported(tmp_path: Path) -> None:
+def test_the_users_sitecustomize_is_imported(tmp_path: Path) -> None:
     mine = tmp_path / "sitecustomize.py"
     mine.write_text("print('mine')")
     program = f"import sitecustomize; print(sitecustomize.__file__); {SHOWS}"
     ended = run("--", sys.executable, "-c", program, PYTHONPATH=str(tmp_path))
-    # Once in the Python that becomes the command, and once in that of the command.
+    # Once in the Python that starts the command, and once in the Python of the command.
     assert ended.stdout == f"mine\nmine\n{mine}\ngraceful_accept\n"
 
 
-def test_child_processes_have_it_too() -> None:
+def test_child_processes_close_gracefully() -> None:
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SHOWS!r}])"
     assert run("--", sys.executable, "-c", program).stdout == "graceful_accept\n"
-    # And nobody else.
+    # And no other process.
     alone = subprocess.run(
         [sys.executable, "-c", SHOWS], capture_output=True, text=True, check=True
     )
     assert alone.stdout == "accept\n"
 
 
-def test_importing_it_replaces_nothing() -> None:
+def test_importing_the_module_replaces_nothing() -> None:
     program = f"import graceful_close._launched; {SHOWS}"
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -392,14 +396,14 @@ def test_importing_it_replaces_nothing() -> None:
     assert ended.stdout == "accept\n"
 
 
-def test_it_loads_nothing_that_the_program_does_not() -> None:
+def test_run_loads_no_module_that_the_program_does_not_load() -> None:
     program = (
         "import sys; print(*{'asyncio', 'ssl', 'uvloop', 'trio', 'anyio'} & {*sys.modules})"
     )
     assert run("--", sys.executable, "-c", program).stdout == "\n"
 
 
-def test_a_listener_of_ours_still_prepares_its_contexts_for_tls() -> None:
+def test_a_graceful_listener_still_prepares_its_tls_contexts() -> None:
     program = """
 import ssl
 from graceful_close import GracefulListener

@@ -1,4 +1,4 @@
-"""What docs/servers.md shows is a program that ends well, copied as it is."""
+"""The snippets of docs/servers.md, unchanged, are programs that stop cleanly."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 from streams import PATIENCE
 
 if sys.platform == "win32":
-    pytest.skip("a child is told to end by SIGTERM", allow_module_level=True)
+    pytest.skip("the test ends its child with SIGTERM", allow_module_level=True)
 
 from test_docs import free_port
 from test_recipes import Recipe, Server, stop_in_the_midst_of_uploads
 
 PAGE = (Path(__file__).parent.parent / "docs/servers.md").read_text(encoding="utf-8")
 
-# What each is to serve: the applications of the examples, and what is not there.
+# The application of each snippet, from the examples, and names that the snippet lacks.
 APPLICATIONS = {
     "serve_http": ("http", "from http_server import Handler as app"),
     "serve_wsgi": ("wsgiref", "from wsgiref_server import app"),
@@ -38,7 +38,7 @@ APPLICATIONS = {
 
 
 def section(function: str) -> str:
-    """The Python of the section that defines a function."""
+    """Return the Python code of the section that defines a function."""
     [found] = [part for part in PAGE.split("\n## ") if f"def {function}(" in part]
     return "".join(block.partition("```")[0] for block in found.split("```python\n")[1:])
 
@@ -50,7 +50,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         pytest.skip(f"needs {needs}")
     port = str(free_port())
     code = section(request.param)
-    if needs == "cherrypy":  # it listens on 8080 by itself
+    if needs == "cherrypy":  # its default port is 8080
         app += f"; import cherrypy; cherrypy.config.update({{'server.socket_port': {port}}})"
     else:
         assert "8080" in code
@@ -66,7 +66,7 @@ print("127.0.0.1:{port} is to come", flush=True)
     try:
         await_listener(started)
         if needs == "cherrypy":
-            started.await_output(rb"Bus STARTED")  # before that it dies of SIGTERM
+            started.await_output(rb"Bus STARTED")  # before that SIGTERM kills it
         yield started
     finally:
         started.kill()
@@ -85,5 +85,5 @@ def await_listener(server: Server) -> None:
             return
 
 
-def test_a_server_that_is_copied_from_the_page_finishes_what_it_closes(server: Server) -> None:
+def test_a_server_copied_from_the_page_finishes_its_pending_closes(server: Server) -> None:
     stop_in_the_midst_of_uploads(server)

@@ -1,4 +1,4 @@
-"""A program that has SIGPIPE at its default, as many command-line programs do, survives a close."""
+"""A program with the default action for SIGPIPE, like many commands, survives a close."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import pytest
 
 from streams import PATIENCE
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(signal, "SIGPIPE"), reason="there is no such signal on Windows"
-)
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="Windows has no SIGPIPE")
 
-# What each child begins with. Each ends by printing what its close said.
+# The beginning of each child, which prints the result of its close at the end.
 _BEGIN = """
 import asyncio, os, signal, socket, ssl, sys
 from contextlib import suppress
@@ -136,7 +134,7 @@ os.write(writer, b"x")
 
 
 def survives(program: str) -> list[str]:
-    """What the child printed, which was not killed and raised nothing."""
+    """Run a child that must not be killed or raise; return its output."""
     here = Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
     child = subprocess.run(
@@ -153,8 +151,8 @@ def survives(program: str) -> list[str]:
     return child.stdout.split()
 
 
-def test_the_signal_kills_one_who_writes_without_care() -> None:
-    """Or the tests below would prove nothing."""
+def test_the_signal_kills_a_program_that_writes_after_a_reset() -> None:
+    """Otherwise the tests below would prove nothing."""
     child = subprocess.run(
         [
             sys.executable,
@@ -168,12 +166,12 @@ def test_the_signal_kills_one_who_writes_without_care() -> None:
 
 
 @pytest.mark.parametrize("program", PLAIN.values(), ids=PLAIN)
-def test_a_plain_close_is_not_killed(program: str) -> None:
+def test_sigpipe_does_not_kill_a_close(program: str) -> None:
     assert survives(program)
 
 
 @pytest.mark.parametrize("program", TLS.values(), ids=TLS)
-def test_a_close_over_tls_is_not_killed(program: str) -> None:
+def test_sigpipe_does_not_kill_a_close_over_tls(program: str) -> None:
     assert survives(_TLS + program)
 
 
@@ -181,11 +179,11 @@ def test_a_close_over_tls_is_not_killed(program: str) -> None:
 @pytest.mark.parametrize(
     "deed", ["reset(peer)", "writer.can_write_eof() and writer.write_eof()"]
 )
-def test_a_close_of_asyncio_is_not_killed(kind: str, deed: str) -> None:
+def test_sigpipe_does_not_kill_a_close_in_asyncio(kind: str, deed: str) -> None:
     assert survives(_ASYNCIO.replace("KIND", repr(kind)).replace("DO", deed))
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("deed", ["reset(peer)", "await stream.send_eof()"])
-def test_a_close_of_anyio_is_not_killed(backend: str, deed: str) -> None:
+def test_sigpipe_does_not_kill_a_close_in_anyio(backend: str, deed: str) -> None:
     assert survives(_ANYIO.replace("KIND", repr(backend)).replace("DO", deed))

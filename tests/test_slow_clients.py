@@ -1,4 +1,4 @@
-"""Thousands of clients that hold on, and a server that goes on serving the others."""
+"""Thousands of clients that do not close, and a server that continues to serve others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from graceful_close.socketserver import GracefulMixIn
 from streams import PATIENCE
 
 if sys.platform == "win32":
-    pytest.skip("it has no RLIMIT_NOFILE", allow_module_level=True)
+    pytest.skip("Windows has no RLIMIT_NOFILE", allow_module_level=True)
 
 import resource
 
@@ -30,7 +30,7 @@ IDLE, TOTAL = 0.5, 1.5  # seconds
 
 @pytest.fixture
 def affordable() -> Iterator[int]:
-    """How many clients this process can hold, and as many connections to them."""
+    """Return how many clients this process can have, with the server's ends."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = hard if hard != resource.RLIM_INFINITY else 1 << 20
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, max(soft, 3 * CLIENTS)), hard))
@@ -40,7 +40,7 @@ def affordable() -> Iterator[int]:
 
 @contextmanager
 def slow_clients(address: tuple[str, int], count: int) -> Generator[None, None, None]:
-    """Clients that ask and do not close: half are silent, half send a byte now and then."""
+    """Connect clients that do not close: half are silent, half send a byte regularly."""
     ended = threading.Event()
 
     def drip(socks: list[socket.socket]) -> None:
@@ -49,7 +49,7 @@ def slow_clients(address: tuple[str, int], count: int) -> Generator[None, None, 
                 try:
                     sock.send(b".")
                 except OSError:
-                    socks.remove(sock)  # it was let go
+                    socks.remove(sock)  # the server gave up
 
     with ExitStack() as stack:
         dripping: list[socket.socket] = []
@@ -67,7 +67,7 @@ def slow_clients(address: tuple[str, int], count: int) -> Generator[None, None, 
 
 
 def get(address: tuple[str, int]) -> bytes:
-    """What any other client does."""
+    """Send a request as a normal client."""
     client = http.client.HTTPConnection(*address, timeout=PATIENCE)
     client.request("GET", "/")
     reply = client.getresponse().read()
@@ -76,19 +76,19 @@ def get(address: tuple[str, int]) -> bytes:
 
 
 def serves_others(address: tuple[str, int], count: int) -> int:
-    """Ask `count` times meanwhile; the most connections that the server held."""
+    """Send `count` requests; return the largest number of the server's connections."""
     return max(int(get(address)) for _ in range(count))
 
 
 def await_that(state: Callable[[], bool]) -> None:
     give_up = time.monotonic() + PATIENCE
     while not state():
-        assert time.monotonic() < give_up, "the state never came"
+        assert time.monotonic() < give_up, "the state was not reached"
         time.sleep(0.02)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Says how many connections are held."""
+    """Replies with the number of the server's connections."""
 
     def do_GET(self) -> None:
         server = self.server
@@ -106,7 +106,7 @@ class Server(GracefulMixIn, HTTPServer):  # one thread
     reaper_options = {"timeout": TOTAL, "idle_timeout": IDLE}  # noqa: RUF012
 
 
-def test_they_cannot_keep_the_one_thread_of_http_server(affordable: int) -> None:
+def test_slow_clients_do_not_block_the_one_thread_of_http_server(affordable: int) -> None:
     with Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -119,7 +119,7 @@ def test_they_cannot_keep_the_one_thread_of_http_server(affordable: int) -> None
             server.shutdown()
             thread.join()
     ended = server.reaper.stats()
-    assert ended[CloseOutcome.TIMED_OUT] > 0  # those that drip
+    assert ended[CloseOutcome.TIMED_OUT] > 0  # the clients that drip
     assert ended[CloseOutcome.IDLE_TIMED_OUT] > 0
     assert sum(ended.values()) == affordable + 20
 
@@ -143,7 +143,9 @@ def app(environ, start_response):
 """
 
 
-def test_they_cannot_keep_the_one_worker_of_gunicorn(affordable: int, tmp_path: Path) -> None:
+def test_slow_clients_do_not_block_the_one_worker_of_gunicorn(
+    affordable: int, tmp_path: Path
+) -> None:
     pytest.importorskip("gunicorn")
     (tmp_path / "served.py").write_text(GUNICORN)
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:

@@ -1,4 +1,4 @@
-"""What the README and the docs show is run, each block as if it had been pasted alone."""
+"""The code blocks of the README and the docs run, each one separately."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ HOW_TO = ROOT / "docs/how-to.md"
 
 
 def python_blocks(page: Path) -> dict[int, str]:
-    """The page's Python, by the line of each block."""
+    """Return the Python blocks of a page, by line."""
     text = page.read_text(encoding="utf-8")
     found = re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return {text.count("\n", 0, match.start(1)): match[1] for match in found}
 
 
 def run_block(page: Path, line: int) -> dict[str, Any]:
-    """Run the block that begins at this line, and nothing before it."""
+    """Run only the block that begins at this line."""
     names: dict[str, Any] = {"__name__": page.stem}
     source = "\n" * line + python_blocks(page)[line]
     exec(compile(source, str(page), "exec", dont_inherit=True), names)
@@ -49,32 +49,34 @@ def block_of(page: Path, name: str) -> dict[str, Any]:
 
 
 def globals_of(code: CodeType) -> set[str]:
-    """The global names that a block looks up, those of its functions among them."""
+    """Return the global names that a block and its functions use."""
     inner = [const for const in code.co_consts if isinstance(const, CodeType)]
     used = {one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL"}
     return used.union(*map(globals_of, inner))
 
 
-# pyftpdlib loads them up to Python 3.11.
+# pyftpdlib imports these modules on Python 3.11.
 @pytest.mark.filterwarnings("ignore:The asyn(core|chat) module:DeprecationWarning")
 @pytest.mark.parametrize(
     ("page", "line"),
     [(page, line) for page in PAGES for line in python_blocks(page)],
     ids=lambda value: value.name if isinstance(value, Path) else str(value),
 )
-def test_this_block_runs_when_it_is_pasted_alone(page: Path, line: int) -> None:
+def test_each_block_runs_separately(page: Path, line: int) -> None:
     names = run_block(page, line)
     used = globals_of(compile(python_blocks(page)[line], str(page), "exec", dont_inherit=True))
     assert used - set(names) - set(dir(builtins)) == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_links_to_files_on_this_page_lead_somewhere(page: Path) -> None:
+def test_links_to_files_lead_to_existing_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
 
 
-def test_the_readmes_server_is_heard(capsys: pytest.CaptureFixture[str]) -> None:
+def test_clients_get_the_reply_of_the_server_in_the_readme(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with connect("tcp4") as (ours, peer):
 
         def upload() -> bytes:
@@ -87,13 +89,13 @@ def test_the_readmes_server_is_heard(capsys: pytest.CaptureFixture[str]) -> None
     assert "peer closed after" in capsys.readouterr().out
 
 
-def test_the_how_tos_confirmation_confirms() -> None:
+def test_the_confirmation_in_the_how_to_is_true_when_the_peer_closes() -> None:
     with connect("tcp4") as (ours, peer):
         assert block_of(HOW_TO, "send_and_confirm")["send_and_confirm"](ours, b"news")
         assert read_all(peer) == b"news"
 
 
-def test_the_how_tos_confirmation_is_false_when_the_peer_has_reset() -> None:
+def test_the_confirmation_in_the_how_to_is_false_when_the_peer_resets() -> None:
     with connect("tcp4") as (ours, peer):
         reset(peer)
         await_reset(ours)

@@ -1,4 +1,4 @@
-"""The mixin for the standard library's servers, and for those that are built on them."""
+"""The mixin for the standard library's servers, and for servers built on them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HERE = ("127.0.0.1", 0)
 
 
 class Refuse(socketserver.BaseRequestHandler):
-    """Answers without reading the upload."""
+    """Replies without reading the upload."""
 
     def handle(self) -> None:
         assert self.request.recv(1) != b""
@@ -60,7 +60,7 @@ def refuse(_environ: dict[str, Any], start_response: Callable[..., object]) -> I
     return [b"413 too large"]
 
 
-# Two lines each, as for a user; the lambdas make them as their documentation says.
+# Each class has two lines, like a user's; the lambdas make them as documented.
 
 
 class GracefulTCPServer(GracefulMixIn, socketserver.TCPServer):
@@ -157,7 +157,7 @@ def upload(server: Any) -> bytes:
 
 
 def close(client: socket.socket) -> None:
-    """Close it although a child of a forking server may hold a copy of it."""
+    """Close a server although a child of a forking server may have a copy of it."""
     client.shutdown(socket.SHUT_WR)
     client.close()
 
@@ -167,7 +167,7 @@ def ended(server: Any) -> dict[CloseOutcome, int]:
 
 
 @pytest.mark.parametrize("make", SERVERS.values(), ids=SERVERS.keys())
-def test_an_early_reply_arrives_whole(make: Callable[[], Any]) -> None:
+def test_an_early_reply_arrives_complete(make: Callable[[], Any]) -> None:
     with serving(make()) as server:
         for _ in range(3):
             reply = upload(server)
@@ -184,7 +184,9 @@ def test_an_early_reply_arrives_whole(make: Callable[[], Any]) -> None:
         GracefulForkingWerkzeugServer,
     ],
 )
-def test_an_early_reply_of_werkzeugs_server_arrives_whole(kind: type[BaseWSGIServer]) -> None:
+def test_an_early_reply_of_werkzeugs_server_arrives_complete(
+    kind: type[BaseWSGIServer],
+) -> None:
     with serving(kind(*HERE, refuse)) as server:
         for _ in range(3):
             with client_of(server) as client, client.makefile("rb") as file:
@@ -194,13 +196,15 @@ def test_an_early_reply_of_werkzeugs_server_arrives_whole(kind: type[BaseWSGISer
                 while not file.readline().isspace():
                     pass
                 assert file.read(13) == b"413 too large"
-                client.shutdown(socket.SHUT_WR)  # it reads until it has 10 MB, or our end
+                client.shutdown(
+                    socket.SHUT_WR
+                )  # it reads until it has 10 MB, or the end of the stream
                 assert file.read() == b""
     if not isinstance(server, socketserver.ForkingMixIn):
         assert ended(server) == {CloseOutcome.PEER_CLOSED: 3}
 
 
-def test_an_early_reply_arrives_whole_by_af_unix(tmp_path: Path) -> None:
+def test_an_early_reply_over_af_unix_arrives_complete(tmp_path: Path) -> None:
     with serving(GracefulUnixStreamServer(str(tmp_path / "server"), Refuse)) as server:
         assert upload(server) == b"413 too large"
     assert ended(server) == {CloseOutcome.PEER_CLOSED: 1}
@@ -208,7 +212,7 @@ def test_an_early_reply_arrives_whole_by_af_unix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("kind", [GracefulThreadingTCPServer, GracefulForkingTCPServer])
-def test_an_early_reply_arrives_whole_by_tls(
+def test_an_early_reply_over_tls_arrives_complete(
     kind: type[socketserver.TCPServer], version: ssl.TLSVersion
 ) -> None:
     server = kind(HERE, Refuse)
@@ -222,7 +226,7 @@ def test_an_early_reply_arrives_whole_by_tls(
             close(client)
 
 
-def test_a_datagram_passes_through() -> None:
+def test_a_datagram_server_works() -> None:
     class Echo(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             data, sock = self.request
@@ -235,7 +239,7 @@ def test_a_datagram_passes_through() -> None:
             assert client.recv(100) == b"datagram"
 
 
-def test_a_socket_that_is_no_stream_passes_through(tmp_path: Path) -> None:
+def test_a_socket_that_is_not_a_stream_is_closed_as_usual(tmp_path: Path) -> None:
     class PacketServer(GracefulMixIn, socketserver.UnixStreamServer):
         socket_type = socket.SOCK_SEQPACKET
 
@@ -249,7 +253,7 @@ def test_a_socket_that_is_no_stream_passes_through(tmp_path: Path) -> None:
     assert ended(server) == {}
 
 
-def test_one_thread_serves_the_next_while_a_client_holds_on() -> None:
+def test_one_thread_serves_the_next_client_while_a_client_does_not_close() -> None:
     with serving(GracefulTCPServer(HERE, Refuse)) as server:
         clients = [client_of(server) for _ in range(3)]
         for client in clients:
@@ -257,14 +261,14 @@ def test_one_thread_serves_the_next_while_a_client_holds_on() -> None:
             assert read_all(client) == b"413 too large"
         patience = time.monotonic() + PATIENCE
         while len(server.reaper) < 3 and time.monotonic() < patience:
-            time.sleep(0.001)  # a client has the FIN before the reaper has counted it
+            time.sleep(0.001)  # a client gets the FIN before the Reaper has counted the close
         assert len(server.reaper) == 3
         for client in clients:
             client.close()
     assert ended(server) == {CloseOutcome.PEER_CLOSED: 3}
 
 
-def test_closing_the_server_takes_no_longer_than_its_connections_have() -> None:
+def test_closing_the_server_is_limited_by_the_timeout_of_its_closes() -> None:
     class Impatient(GracefulThreadingTCPServer):
         reaper_options = {"timeout": 0.1}  # noqa: RUF012
 
@@ -277,14 +281,14 @@ def test_closing_the_server_takes_no_longer_than_its_connections_have() -> None:
         assert ended(server) == {CloseOutcome.TIMED_OUT: 1}
 
 
-def test_closing_a_server_that_never_served_is_quick() -> None:
+def test_closing_an_unused_server_returns_immediately() -> None:
     with GracefulTCPServer(HERE, Refuse) as server:
         pass
     with socket.socket() as sock, pytest.raises(RuntimeError, match="closed"):
         server.reaper.submit(sock)
 
 
-def test_a_server_that_sets_linger_to_abort_does() -> None:
+def test_a_server_that_sets_so_linger_to_abort_resets() -> None:
     class Abort(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             assert self.request.recv(1) == b"x"
@@ -306,7 +310,7 @@ def test_a_server_may_close_the_request_itself() -> None:
         assert read_all(client) == b"all"
 
 
-def test_close_request_is_called_as_ever() -> None:
+def test_close_request_is_called_as_usual() -> None:
     closed: list[int] = []
 
     class Watched(GracefulTCPServer):
@@ -319,7 +323,7 @@ def test_close_request_is_called_as_ever() -> None:
     assert closed == [-1]
 
 
-def test_a_shutdown_request_that_a_base_has_made_its_own_is_called_as_ever() -> None:
+def test_an_overridden_shutdown_request_of_a_base_is_called() -> None:
     ended: list[int] = []
 
     class Counting(socketserver.TCPServer):
@@ -335,8 +339,8 @@ def test_a_shutdown_request_that_a_base_has_made_its_own_is_called_as_ever() -> 
     assert ended == [-1]
 
 
-def test_a_forking_server_waits_in_the_child_alone() -> None:
-    """Neither for what a child serves, nor for what it refuses without one."""
+def test_a_forking_server_waits_only_in_the_child() -> None:
+    """The parent does not wait for a child's connection, nor for one that it rejects itself."""
 
     class Choosy(GracefulForkingTCPServer):
         served = 0
@@ -376,7 +380,7 @@ def test_a_prefork_server_closes_gracefully_in_each_child() -> None:
 
 
 def test_threads_share_one_reaper() -> None:
-    """Also if the first connections end in the same moment."""
+    """This is also true if the first connections end at the same moment."""
     server = GracefulThreadingTCPServer(HERE, Refuse, bind_and_activate=False)
     barrier = threading.Barrier(8)
     seen: list[object] = []
@@ -394,7 +398,7 @@ def test_threads_share_one_reaper() -> None:
     assert len({id(reaper) for reaper in seen}) == 1
 
 
-def test_it_may_listen_through_a_graceful_listener() -> None:
+def test_a_server_with_the_mixin_may_use_a_graceful_listener() -> None:
     server = GracefulTCPServer(HERE, Refuse, bind_and_activate=False)
     server.socket.close()
     server.socket = GracefulListener(HERE)
@@ -404,7 +408,7 @@ def test_it_may_listen_through_a_graceful_listener() -> None:
     assert ended(server) == {CloseOutcome.PEER_CLOSED: 1}
 
 
-# --- CPython's own tests ------------------------------------------------------------------------------
+# --- CPython's own tests ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -413,7 +417,7 @@ def test_it_may_listen_through_a_graceful_listener() -> None:
         ["test_httpservers"],
         ["test_socketserver"],
         ["test_wsgiref"],
-        # The others wait for 30 seconds, which is their own doing.
+        # The other tests have waits of 30 seconds.
         [
             f"test_xmlrpc.{name}TestCase"
             for name in ("SimpleServer", "GzipServer", "FailingServer")

@@ -1,4 +1,4 @@
-"""What a server refuses: the backlog when it stops, a handshake, and half of a reply."""
+"""A server that stops, a failed handshake, and an incomplete reply."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REPLY = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
 
 @contextmanager
 def waiting(listener: socket.socket, count: int) -> Generator[list[socket.socket], None, None]:
-    """Clients that have sent a request, and that nobody has accepted."""
+    """Connect clients that send a request, and are not accepted yet."""
     clients: list[socket.socket] = []
     try:
         for _ in range(count):
@@ -43,7 +43,7 @@ def waiting(listener: socket.socket, count: int) -> Generator[list[socket.socket
 @pytest.mark.parametrize(
     "timeout", [None, 0.0, 5.0], ids=["blocking", "non-blocking", "timeout"]
 )
-def test_whoever_waits_in_the_backlog_reads_the_reply_and_the_end(
+def test_clients_in_the_backlog_read_the_reply_and_the_end(
     timeout: float | None,
 ) -> None:
     with GracefulListener(HERE, backlog=20) as listener, waiting(listener, 10) as clients:
@@ -57,11 +57,11 @@ def test_whoever_waits_in_the_backlog_reads_the_reply_and_the_end(
         with meanwhile(read_and_close):
             results = listener.refuse_backlog(REPLY, timeout=PATIENCE)
         assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 10
-        assert listener.gettimeout() == timeout, "the mode of the listener is as it was"
+        assert listener.gettimeout() == timeout, "the mode of the listener is unchanged"
         assert listener.refuse_backlog(REPLY) == []
 
 
-def test_without_that_a_listener_that_closes_resets_them() -> None:
+def test_a_plain_close_of_a_listener_resets_clients_in_the_backlog() -> None:
     with GracefulListener(HERE, backlog=20) as listener, waiting(listener, 1) as (client,):
         listener.close()
         assert ends_in_reset(client)
@@ -74,7 +74,7 @@ def test_clients_that_never_close_cost_the_timeout_once() -> None:
     assert max(result.elapsed for result in results) < PATIENCE / 2
 
 
-def test_a_wrong_timeout_accepts_nobody() -> None:
+def test_a_wrong_timeout_raises_before_any_accept() -> None:
     with GracefulListener(HERE) as listener, waiting(listener, 1):
         with pytest.raises(ValueError, match="timeout must be a finite number"):
             listener.refuse_backlog(timeout=-1)
@@ -82,11 +82,11 @@ def test_a_wrong_timeout_accepts_nobody() -> None:
         listener.reaper.close(0)
 
 
-# --- a handler that raises ---------------------------------------------------------------------
+# --- a handler that raises --------------------------------------------------------------------
 
 
 class Half(socketserver.BaseRequestHandler):
-    """Sends a half of its reply."""
+    """Sends half of its reply, then raises."""
 
     error: type[BaseException] = ValueError
 
@@ -102,7 +102,7 @@ class HalfAndExit(Half):
 
 class Server(GracefulMixIn, socketserver.TCPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """As ever, but not on the terminal."""
+        """Record the error instead of printing it."""
         with redirect_stderr(StringIO()):
             super().handle_error(request, client_address)
 
@@ -113,7 +113,7 @@ class Lenient(Server):
 
 @contextmanager
 def asked(server: socketserver.TCPServer) -> Generator[socket.socket, None, None]:
-    """A client of a server that serves one request in a thread of its own."""
+    """A client of a server that serves one request in another thread."""
 
     def serve() -> None:
         try:
@@ -134,20 +134,20 @@ def asked(server: socketserver.TCPServer) -> Generator[socket.socket, None, None
 
 
 @pytest.mark.parametrize("handler", [Half, HalfAndExit])
-def test_half_a_reply_ends_in_a_reset(handler: type[Half]) -> None:
+def test_an_incomplete_reply_ends_with_a_reset(handler: type[Half]) -> None:
     with asked(Server(HERE, handler)) as client:
         assert ends_in_reset(client)
 
 
-def test_a_server_that_wants_it_otherwise_ends_half_a_reply_with_a_fin() -> None:
+def test_a_lenient_server_ends_an_incomplete_reply_with_a_fin() -> None:
     with asked(Lenient(HERE, Half)) as client:
         assert read_all(client) == b"the first half, "
 
 
-# --- a refused handshake -----------------------------------------------------------------------
+# --- a refused handshake ----------------------------------------------------------------------
 
 
-def test_the_alert_of_a_refused_handshake_arrives() -> None:
+def test_the_alert_of_a_failed_handshake_arrives() -> None:
     context = server_context(ssl.TLSVersion.TLSv1_3)
     context.verify_mode = ssl.CERT_REQUIRED
     server = Server(HERE, Half)
@@ -158,7 +158,8 @@ def test_the_alert_of_a_refused_handshake_arrives() -> None:
         thread.start()
         client = client_context(ssl.TLSVersion.TLSv1_3).wrap_socket(plain, server_hostname=NAME)
         with client:
-            # In TLS 1.3 the client is through before the server has seen its certificate.
+            # In TLS 1.3 the client finishes its handshake before the server has verified the
+            # certificate.
             client.sendall(bytes(100_000))
             with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
                 client.recv(1)

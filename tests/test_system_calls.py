@@ -1,4 +1,4 @@
-"""What one close costs in system calls, counted by strace."""
+"""The number of system calls of one close, counted by strace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
     shutil.which("strace") is None, reason="needs strace (Linux; apt-get install strace)"
 )
 
-# The close is marked by two calls that nothing else makes.
+# Two calls that are not used otherwise mark the begin and the end of the close.
 PROGRAM = """
 import os, select, socket, sys, threading
 from graceful_close import *
@@ -45,7 +45,7 @@ ours, peer = connection()
 
 
 def calls_of(tmp_path: Path, program: str) -> list[str]:
-    """The system calls of the marked action, in order, by name."""
+    """Return the names of the system calls of the marked action, in order."""
     trace = tmp_path / "trace"
     command = ["strace", "-o", str(trace), sys.executable, "-c", PROGRAM + program]
     subprocess.run(command, check=True, timeout=60)
@@ -80,7 +80,7 @@ thread.join()
     assert "shutdown" in calls
 
 
-def test_a_close_whose_peer_was_first_takes_seven(tmp_path: Path) -> None:
+def test_a_close_after_the_peers_fin_takes_seven(tmp_path: Path) -> None:
     program = """
 peer.close()
 poller = select.poll()
@@ -115,7 +115,7 @@ def test_an_abort_takes_six(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.2, 1.0])
-def test_a_wait_for_the_acknowledgement_does_not_tick(tmp_path: Path, seconds: float) -> None:
+def test_a_wait_for_the_acknowledgement_does_not_poll(tmp_path: Path, seconds: float) -> None:
     program = f"""
 peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
 ours.setblocking(False)

@@ -1,4 +1,4 @@
-"""The machine, without sockets: whatever happens, in whatever order, it keeps its promises."""
+"""The state machine, without sockets: it keeps its guarantees for all events in any order."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def asking(timeout: Any = 5.0, **options: Any) -> Options:
 
 
 def begin(machine: Teardown, now: float = 0.0, state: TcpState | None = OPEN) -> Step:
-    """The first step after the look at the connection, which is only asked for where it shows."""
+    """Begin, and return the first step after the look at the connection, if there is one."""
     step = machine.start()
     return machine.looked(state, now) if step is Step.LOOK else step
 
@@ -57,22 +57,22 @@ def begun(
     state: TcpState | None = OPEN,
     **more: Any,
 ) -> Teardown:
-    """A machine that asks for our FIN."""
+    """Return a machine whose next step is our FIN."""
     machine = Teardown(options or asking(), now, view, **more)
     assert begin(machine, now, state) is Step.SHUT_WR
     return machine
 
 
 def end_of_stream(machine: Teardown, now: float = 0.0, state: TcpState = BOTH_FINS) -> Step:
-    """recv() returns 0, and the state of the connection says why."""
+    """Report that recv() returned 0, then the state of the connection."""
     assert machine.received(0, now) is Step.LOOK
     return machine.looked(state, now)
 
 
-# --- one story at a time ---------------------------------------------------------------------
+# --- single sequences ---------------------------------------------------------------------
 
 
-def test_a_polite_peer() -> None:
+def test_a_peer_that_closes() -> None:
     machine = Teardown(asking(), 100.0, LINUX)
     assert machine.start() is Step.LOOK
     assert machine.looked(OPEN, 100.0) is Step.SHUT_WR
@@ -86,12 +86,12 @@ def test_a_polite_peer() -> None:
     assert machine.looked(BOTH_FINS, 100.2) is Step.COUNT
     assert machine.counted(0, 100.2) is Step.LET_GO
     assert machine.linger_policy is None
-    assert not machine.wake_readers, "whoever reads has read the end of the stream"
+    assert not machine.wake_readers, "a driver that reads has read the end of the stream"
     result = machine.released(100.25)
     assert result == CloseResult(PEER_CLOSED, 0.25, 5000, 0, None, peer_first=False)
 
 
-def test_after_the_peers_fin_the_acknowledgement_is_waited_for() -> None:
+def test_the_machine_waits_for_the_acknowledgement_after_the_peers_fin() -> None:
     machine = begun()
     machine.shut(0.0)
     assert end_of_stream(machine) is Step.COUNT
@@ -105,7 +105,7 @@ def test_after_the_peers_fin_the_acknowledgement_is_waited_for() -> None:
     assert machine.released(1.5).outcome is PEER_CLOSED
 
 
-def test_a_reset_after_the_peers_fin_is_found_though_recv_cannot_tell() -> None:
+def test_a_reset_after_the_peers_fin_is_found_although_recv_does_not_report_it() -> None:
     machine = begun()
     machine.shut(0.0)
     end_of_stream(machine)
@@ -116,7 +116,7 @@ def test_a_reset_after_the_peers_fin_is_found_though_recv_cannot_tell() -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 70_000)
 
 
-def test_enotconn_at_shutdown_is_not_taken_for_the_end_of_the_story() -> None:
+def test_enotconn_at_shutdown_does_not_decide_the_outcome() -> None:
     machine = begun(state=OVER)
     assert machine.shut(0.0, NOT_CONNECTED) is Step.DRAIN
     assert machine.failed(RESET, 0.0) is Step.COUNT
@@ -124,7 +124,7 @@ def test_enotconn_at_shutdown_is_not_taken_for_the_end_of_the_story() -> None:
     assert machine.released(0.0) == CloseResult(CloseOutcome.PEER_RESET, 0.0, 0, 12, RESET)
 
 
-def test_enotconn_at_shutdown_and_at_recv_is_no_connection() -> None:
+def test_enotconn_at_shutdown_and_at_recv_is_not_connected() -> None:
     machine = begun(state=NEVER_OPEN)
     machine.shut(0.0, NOT_CONNECTED)
     machine.failed(NOT_CONNECTED, 0.0)
@@ -132,7 +132,7 @@ def test_enotconn_at_shutdown_and_at_recv_is_no_connection() -> None:
     assert machine.released(0.0).outcome is CloseOutcome.NOT_CONNECTED
 
 
-def test_a_connection_that_was_over_before_the_call_is_not_called_a_success() -> None:
+def test_a_connection_that_ended_before_the_call_is_not_reported_as_a_success() -> None:
     machine = begun(state=OVER)
     machine.shut(0.0, NOT_CONNECTED)
     assert machine.received(0, 0.0) is Step.READ_ERROR
@@ -142,7 +142,7 @@ def test_a_connection_that_was_over_before_the_call_is_not_called_a_success() ->
     assert (result.outcome, result.error) == (CloseOutcome.NOT_CONNECTED, NOT_CONNECTED)
 
 
-def test_a_reset_before_the_call_shows_in_the_pending_error_alone() -> None:
+def test_a_reset_before_the_call_is_found_in_the_pending_error() -> None:
     machine = begun(state=OVER)
     machine.shut(0.0, NOT_CONNECTED)
     assert machine.received(0, 0.0) is Step.READ_ERROR
@@ -152,7 +152,7 @@ def test_a_reset_before_the_call_shows_in_the_pending_error_alone() -> None:
 
 
 @pytest.mark.parametrize("sign_of_life", ["data", "silence"])
-def test_enotconn_at_a_second_shutdown_on_macos_is_no_error(sign_of_life: str) -> None:
+def test_enotconn_at_a_second_shutdown_on_macos_is_not_an_error(sign_of_life: str) -> None:
     machine = begun(view=BSD, state=None)
     machine.shut(0.0, NOT_CONNECTED)
     if sign_of_life == "data":
@@ -167,9 +167,9 @@ def test_enotconn_at_a_second_shutdown_on_macos_is_no_error(sign_of_life: str) -
     assert (result.outcome, result.error) == (PEER_CLOSED, None)
 
 
-def test_a_fin_of_ours_that_was_seen_out_needs_no_other_sign_of_life() -> None:
-    # The caller's shutdown() was before the call. A second one is not asked for: it would say
-    # ENOTCONN on macOS.
+def test_a_fin_of_ours_before_the_call_proves_the_connection() -> None:
+    # The caller called shutdown() before. The machine does not request a second one, which
+    # raises ENOTCONN on macOS.
     machine = Teardown(asking(), 0.0, BSD)
     assert begin(machine, state=FIN_SENT) is Step.DRAIN
     step = end_of_stream(machine)
@@ -188,7 +188,7 @@ def test_delivery_ends_at_the_acknowledgement_without_the_peers_fin() -> None:
     assert machine.received(10, 0.2) is Step.DRAIN, "an edge must find nothing unread"
     assert machine.would_block(0.2) is Step.COUNT
     assert machine.counted(10, 0.2) is Step.WAIT_ACK
-    assert machine.woke(0.2, readable=False) is Step.COUNT, "nothing came but the news"
+    assert machine.woke(0.2, readable=False) is Step.COUNT, "only the acknowledgement arrived"
     assert machine.counted(0, 0.2) is Step.LET_GO
     assert machine.linger_policy is LingerPolicy.BACKGROUND
     assert machine.wake_readers
@@ -196,7 +196,7 @@ def test_delivery_ends_at_the_acknowledgement_without_the_peers_fin() -> None:
 
 
 @pytest.mark.parametrize("view", [BSD, MPTCP])
-def test_where_a_reset_empties_the_queue_zero_is_not_believed_before_the_error_is_read(
+def test_a_count_of_0_needs_the_pending_error_on_systems_where_a_reset_clears_the_queue(
     view: View,
 ) -> None:
     machine = begun(asking(until=DELIVERED), view)
@@ -208,7 +208,7 @@ def test_where_a_reset_empties_the_queue_zero_is_not_believed_before_the_error_i
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
 
 
-def test_without_a_watch_the_acknowledgement_is_looked_for_after_growing_pauses() -> None:
+def test_without_a_watch_the_acknowledgement_is_polled_after_growing_pauses() -> None:
     machine = begun(asking(until=DELIVERED), BSD)
     machine.shut(0.0)
     machine.would_block(0.0)
@@ -235,7 +235,7 @@ def test_without_a_watch_the_acknowledgement_is_looked_for_after_growing_pauses(
     assert machine.wake_at == 5.0, "a pause ends with the time"
 
 
-def test_after_the_peers_fin_a_pause_does_not_wait_for_input_that_is_always_there() -> None:
+def test_after_the_peers_fin_a_pause_does_not_wait_for_input() -> None:
     machine = begun(view=BSD)
     machine.shut(0.0)
     end_of_stream(machine)
@@ -245,7 +245,7 @@ def test_after_the_peers_fin_a_pause_does_not_wait_for_input_that_is_always_ther
     assert machine.woke(0.001) is Step.COUNT
 
 
-def test_where_nothing_can_be_seen_the_kernel_lingers_for_the_time_that_is_left() -> None:
+def test_without_counts_the_kernel_lingers_for_the_remaining_time() -> None:
     machine = begun(asking(until=DELIVERED), WINDOWS, 10.0)
     machine.shut(10.0)
     assert machine.received(100, 10.0) is Step.WAIT_READABLE
@@ -264,7 +264,7 @@ def test_a_reset_that_the_lingering_close_reports_is_a_reset() -> None:
     assert machine.released(0.1, RESET).outcome is CloseOutcome.PEER_RESET
 
 
-def test_what_close_complains_of_is_information_and_no_outcome() -> None:
+def test_an_error_of_close_does_not_change_the_outcome() -> None:
     machine = begun()
     machine.shut(0.0)
     end_of_stream(machine)
@@ -274,7 +274,7 @@ def test_what_close_complains_of_is_information_and_no_outcome() -> None:
     assert (result.outcome, result.error) == (PEER_CLOSED, interrupted)
 
 
-def test_a_reset_that_close_complains_of_changes_nothing_where_it_did_not_linger() -> None:
+def test_a_reset_error_of_close_without_linger_does_not_change_the_outcome() -> None:
     machine = begun()
     machine.shut(0.0)
     end_of_stream(machine)
@@ -282,7 +282,7 @@ def test_a_reset_that_close_complains_of_changes_nothing_where_it_did_not_linger
     assert machine.released(0.0, RESET).outcome is PEER_CLOSED
 
 
-def test_a_stream_that_shows_no_acknowledgements_waits_for_the_peers_fin_instead() -> None:
+def test_a_stream_without_acknowledgements_waits_for_the_peers_fin() -> None:
     machine = begun(asking(until=DELIVERED), OTHER)
     machine.shut(0.0)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
@@ -292,7 +292,7 @@ def test_a_stream_that_shows_no_acknowledgements_waits_for_the_peers_fin_instead
     assert machine.released(0.0) == CloseResult(PEER_CLOSED, 0.0, 0, None, None)
 
 
-def test_a_count_is_not_believed_where_nobody_can_count() -> None:
+def test_a_count_is_ignored_on_streams_without_counts() -> None:
     machine = begun(view=OTHER)
     machine.shut(0.0)
     machine.counted(1, 0.0)
@@ -300,7 +300,7 @@ def test_a_count_is_not_believed_where_nobody_can_count() -> None:
     assert machine.released(0.0).unacked is None
 
 
-def test_a_kernel_that_will_not_count_after_all_is_done_without() -> None:
+def test_a_kernel_that_rejects_the_count_is_treated_as_without_counts() -> None:
     machine = begun(asking(until=DELIVERED))
     machine.shut(0.0)
     machine.would_block(0.0)
@@ -313,7 +313,7 @@ def test_a_kernel_that_will_not_count_after_all_is_done_without() -> None:
     )
 
 
-def test_the_total_deadline_ends_a_flood_in_the_middle_of_it() -> None:
+def test_the_deadline_ends_a_flood() -> None:
     machine = begun(asking(2.0))
     machine.shut(0.0)
     assert machine.received(1 << 20, 1.9) is Step.WAIT_READABLE
@@ -357,13 +357,13 @@ def test_a_slow_reader_that_acknowledges_is_not_idle() -> None:
     assert machine.released(8.0).outcome is CloseOutcome.IDLE_TIMED_OUT
 
 
-def test_the_idle_time_begins_anew_when_the_last_acknowledgement_comes() -> None:
+def test_the_idle_time_begins_again_at_the_last_acknowledgement() -> None:
     machine = begun(asking(60.0, idle_timeout=2.0))
     machine.shut(0.0)
     machine.would_block(0.0)
     assert machine.counted(100, 0.0) is Step.WAIT_ACK
     assert machine.woke(0.1, readable=False) is Step.COUNT
-    assert machine.counted(0, 0.1) is Step.WAIT_READABLE, "no more acknowledgements can come"
+    assert machine.counted(0, 0.1) is Step.WAIT_READABLE, "no more acknowledgements can arrive"
     assert machine.wake_at == 2.1
 
 
@@ -380,7 +380,7 @@ def test_without_a_watch_acknowledgements_are_noticed_when_the_idle_time_is_up()
     assert machine.wake_at == 4.0
 
 
-def test_the_drain_limit_is_what_may_be_read_and_one_more_ends_it() -> None:
+def test_one_byte_more_than_the_drain_limit_ends_the_close() -> None:
     machine = begun(asking(drain_limit=1000))
     assert machine.allowance == 1001
     machine.shut(0.0)
@@ -394,7 +394,7 @@ def test_the_drain_limit_is_what_may_be_read_and_one_more_ends_it() -> None:
 
 
 @pytest.mark.parametrize("policy", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
-def test_giving_up_ends_as_on_timeout_says(policy: LingerPolicy) -> None:
+def test_a_timeout_ends_with_the_policy_of_on_timeout(policy: LingerPolicy) -> None:
     machine = begun(asking(1.0, on_timeout=policy), OTHER)
     machine.shut(0.0)
     machine.would_block(0.0)
@@ -403,7 +403,7 @@ def test_giving_up_ends_as_on_timeout_says(policy: LingerPolicy) -> None:
     assert machine.linger_policy is policy
 
 
-def test_a_connection_that_the_kernel_gave_up_has_timed_out_as_the_kernel_says() -> None:
+def test_a_timeout_of_the_kernel_is_reported_with_its_error() -> None:
     machine = begun()
     machine.shut(0.0)
     machine.failed(LOST, 0.0)
@@ -411,18 +411,18 @@ def test_a_connection_that_the_kernel_gave_up_has_timed_out_as_the_kernel_says()
     assert machine.released(0.0) == CloseResult(CloseOutcome.TIMED_OUT, 0.0, 0, 4, LOST)
 
 
-def test_a_descriptor_that_another_thread_closed_is_already_closed() -> None:
+def test_a_descriptor_that_another_thread_closed_is_reported_as_already_closed() -> None:
     machine = begun()
     assert machine.shut(0.0, OSError(errno.EBADF, "closed")) is Step.LET_GO
     assert machine.released(0.0).outcome is CloseOutcome.ALREADY_CLOSED
 
 
-def test_a_machine_that_was_never_asked_for_a_step_closed_what_was_closed_already() -> None:
+def test_a_machine_without_a_step_reports_already_closed() -> None:
     machine = Teardown(asking(), 0.0, LINUX, unflushed=True)
     assert machine.released(0.25) == already_closed(0.25)
 
 
-def test_an_error_that_can_only_be_a_bug_of_ours_is_raised() -> None:
+def test_an_error_that_only_a_bug_can_cause_is_raised() -> None:
     machine = begun()
     machine.shut(0.0)
     with pytest.raises(OSError, match="fault"):
@@ -433,7 +433,7 @@ def test_an_error_that_can_only_be_a_bug_of_ours_is_raised() -> None:
     "number",
     [errno.EHOSTUNREACH, errno.EACCES, errno.EIO, errno.ECONNABORTED, errno.EPROTO, 4242, None],
 )
-def test_any_other_error_is_the_networks_way_to_give_up(number: int | None) -> None:
+def test_any_other_error_is_reported_as_a_timeout(number: int | None) -> None:
     error = OSError(number, "played") if number is not None else OSError("no number")
     machine = begun()
     machine.shut(0.0)
@@ -443,7 +443,7 @@ def test_any_other_error_is_the_networks_way_to_give_up(number: int | None) -> N
 
 
 @pytest.mark.parametrize("view", [LINUX, BSD, WINDOWS, OTHER, MPTCP])
-def test_a_refusal_on_a_connection_is_an_icmp_message(view: View) -> None:
+def test_econnrefused_on_a_connection_is_an_icmp_message(view: View) -> None:
     machine = begun(view=view)
     machine.shut(0.0)
     if machine.failed(REFUSED, 0.5) is Step.COUNT:
@@ -453,7 +453,7 @@ def test_a_refusal_on_a_connection_is_an_icmp_message(view: View) -> None:
 
 
 @pytest.mark.parametrize("view", [LINUX, WINDOWS])
-def test_a_refusal_is_an_icmp_message_before_our_fin_too_if_the_peer_has_spoken(
+def test_econnrefused_before_our_fin_is_an_icmp_message_if_the_peer_has_sent_data(
     view: View,
 ) -> None:
     machine = Teardown(asking(peer_first=1.0), 0.0, view)
@@ -466,7 +466,7 @@ def test_a_refusal_is_an_icmp_message_before_our_fin_too_if_the_peer_has_spoken(
     assert (result.outcome, result.error) == (CloseOutcome.TIMED_OUT, REFUSED)
 
 
-def test_a_connect_that_was_refused_made_no_connection() -> None:
+def test_a_refused_connect_is_reported_as_not_connected() -> None:
     machine = begun(view=WINDOWS)
     assert machine.shut(0.0, NOT_CONNECTED) is Step.DRAIN
     assert machine.failed(REFUSED, 0.0) is Step.LET_GO
@@ -479,7 +479,7 @@ def test_a_connect_that_was_refused_made_no_connection() -> None:
 
 
 @pytest.mark.parametrize("view", [WINDOWS, OTHER])
-def test_silence_aborts_nothing_where_slowness_looks_the_same(view: View) -> None:
+def test_silence_does_not_abort_without_counts(view: View) -> None:
     options = asking(5.0, idle_timeout=1.0, on_timeout=LingerPolicy.ABORT)
     machine = begun(options, view)
     machine.shut(0.0)
@@ -491,7 +491,7 @@ def test_silence_aborts_nothing_where_slowness_looks_the_same(view: View) -> Non
     assert machine.released(1.0).outcome is CloseOutcome.IDLE_TIMED_OUT
 
 
-def test_silence_aborts_where_acknowledgements_would_have_been_seen() -> None:
+def test_silence_aborts_with_counts() -> None:
     machine = begun(asking(5.0, idle_timeout=1.0, on_timeout=LingerPolicy.ABORT))
     machine.shut(0.0)
     machine.would_block(0.0)
@@ -502,17 +502,17 @@ def test_silence_aborts_where_acknowledgements_would_have_been_seen() -> None:
     assert machine.linger_policy is LingerPolicy.ABORT
 
 
-# --- where a connection stands -----------------------------------------------------------------
+# --- the state of the connection --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("view", [WINDOWS, OTHER, MPTCP])
-def test_where_no_state_is_shown_nobody_looks(view: View) -> None:
+def test_without_states_the_machine_does_not_request_a_look(view: View) -> None:
     assert Teardown(asking(), 0.0, view).start() is Step.SHUT_WR
 
 
 @pytest.mark.parametrize("abort", [False, True])
 @pytest.mark.parametrize("tls", [False, True])
-def test_a_listener_has_no_connection_to_end_and_nothing_unacknowledged(
+def test_a_listener_has_no_connection_and_nothing_unacknowledged(
     abort: bool, tls: bool
 ) -> None:
     machine = Teardown(asking(), 0.0, LINUX, tls=tls, abort=abort)
@@ -524,7 +524,7 @@ def test_a_listener_has_no_connection_to_end_and_nothing_unacknowledged(
 
 
 @pytest.mark.parametrize("abort", [False, True])
-def test_a_connect_under_way_is_given_up_and_what_it_held_is_unknown(abort: bool) -> None:
+def test_a_pending_connect_times_out_with_an_unknown_count(abort: bool) -> None:
     machine = Teardown(asking(), 0.0, LINUX, abort=abort)
     assert begin(machine, state=CONNECTING) is Step.LET_GO
     result = machine.released(0.0)
@@ -532,7 +532,7 @@ def test_a_connect_under_way_is_given_up_and_what_it_held_is_unknown(abort: bool
 
 
 @pytest.mark.parametrize("end", ["an error", "the end of the stream", "no error"])
-def test_whatever_a_socket_that_never_connected_says_it_is_not_connected(end: str) -> None:
+def test_a_socket_that_never_connected_is_always_reported_as_not_connected(end: str) -> None:
     machine = begun(state=NEVER_OPEN)
     machine.shut(0.0, NOT_CONNECTED)
     if end == "an error":
@@ -544,11 +544,11 @@ def test_whatever_a_socket_that_never_connected_says_it_is_not_connected(end: st
     assert machine.counted(8, 0.0) is Step.LET_GO
     result = machine.released(0.0)
     assert result.outcome is CloseOutcome.NOT_CONNECTED
-    assert result.unacked is None, "a count of what never was a connection means nothing"
+    assert result.unacked is None, "a count without a connection has no meaning"
 
 
-def test_a_connection_that_never_opened_is_no_peers_end_though_our_fin_is_out() -> None:
-    # A Fast Open server's: the handshake was reset, and somebody has read the error.
+def test_a_connection_that_never_opened_is_not_reported_as_ended_by_the_peer() -> None:
+    # A connection of a Fast Open server: the handshake was reset, and the error has been read.
     machine = Teardown(asking(), 0.0, LINUX, fin_sent=True)
     step = begin(machine, state=NEVER_OPEN)
     assert step is Step.READ_ERROR
@@ -557,7 +557,7 @@ def test_a_connection_that_never_opened_is_no_peers_end_though_our_fin_is_out() 
     assert machine.released(0.0).outcome is CloseOutcome.NOT_CONNECTED
 
 
-def test_a_count_in_a_handshake_that_failed_delivers_nothing() -> None:
+def test_a_count_after_a_failed_handshake_does_not_prove_delivery() -> None:
     machine = begun(asking(until=DELIVERED), state=ACCEPTING)
     assert machine.shut(0.0) is Step.DRAIN
     step = end_of_stream(machine, state=NEVER_OPEN)
@@ -567,8 +567,8 @@ def test_a_count_in_a_handshake_that_failed_delivers_nothing() -> None:
         assert machine.released(0.0).outcome is CloseOutcome.NOT_CONNECTED
 
 
-def test_a_kernel_that_shows_open_after_our_fin_does_not_tell() -> None:
-    # gVisor: the end of the stream is all the proof that there is.
+def test_open_after_our_fin_is_treated_as_an_unknown_state() -> None:
+    # gVisor: the end of the stream is the only proof.
     machine = begun()
     machine.shut(0.0)
     machine.would_block(0.0)
@@ -578,7 +578,7 @@ def test_a_kernel_that_shows_open_after_our_fin_does_not_tell() -> None:
     assert machine.released(1.0).outcome is PEER_CLOSED
 
 
-def test_a_state_that_cannot_be_known_leaves_the_end_of_the_stream_as_proof() -> None:
+def test_with_an_unknown_state_the_end_of_the_stream_is_the_proof() -> None:
     machine = Teardown(asking(), 0.0, LINUX)
     machine.start()
     assert machine.looked(None, 0.0) is Step.SHUT_WR
@@ -590,14 +590,14 @@ def test_a_state_that_cannot_be_known_leaves_the_end_of_the_stream_as_proof() ->
     assert (result.outcome, result.peer_first) == (PEER_CLOSED, None)
 
 
-# --- recv() returns 0 and the peer's FIN has not come: the caller's own shutdown(SHUT_RD) ---------
+# --- recv() returns 0 before the peer's FIN: the caller's own shutdown(SHUT_RD) ---------
 
 
-def test_the_end_of_the_stream_is_no_fin_while_the_connection_says_otherwise() -> None:
+def test_the_end_of_the_stream_is_not_a_fin_if_the_state_disagrees() -> None:
     machine = begun()
     machine.shut(0.0)
     assert end_of_stream(machine, state=FIN_SENT) is Step.COUNT
-    assert machine.counted(70_000, 0.0) is Step.WAIT_ACK, "readable for good: this would spin"
+    assert machine.counted(70_000, 0.0) is Step.WAIT_ACK, "always readable: this would spin"
     assert machine.wake_at == 5.0
     assert machine.woke(1.0) is Step.LOOK
     assert machine.looked(FIN_SENT, 1.0) is Step.COUNT
@@ -609,7 +609,7 @@ def test_the_end_of_the_stream_is_no_fin_while_the_connection_says_otherwise() -
     assert (result.outcome, result.peer_first) == (PEER_CLOSED, None)
 
 
-def test_without_a_watch_a_fin_that_recv_cannot_show_is_looked_for_after_pauses() -> None:
+def test_without_a_watch_a_fin_that_recv_cannot_report_is_polled_after_pauses() -> None:
     machine = begun()
     machine.shut(0.0)
     end_of_stream(machine, state=FIN_SENT)
@@ -619,7 +619,7 @@ def test_without_a_watch_a_fin_that_recv_cannot_show_is_looked_for_after_pauses(
     assert machine.woke(0.001) is Step.LOOK
 
 
-def test_where_recv_cannot_show_a_fin_the_deadline_ends_the_wait_for_it() -> None:
+def test_the_deadline_ends_the_wait_for_a_fin_that_recv_cannot_report() -> None:
     machine = begun()
     machine.shut(0.0)
     end_of_stream(machine, state=FIN_SENT)
@@ -630,7 +630,7 @@ def test_where_recv_cannot_show_a_fin_the_deadline_ends_the_wait_for_it() -> Non
     assert machine.released(5.0) == CloseResult(CloseOutcome.TIMED_OUT, 5.0, 0, 4, None)
 
 
-def test_delivery_is_seen_though_the_peers_fin_is_not() -> None:
+def test_delivery_is_detected_without_the_peers_fin() -> None:
     machine = begun(asking(until=DELIVERED))
     machine.shut(0.0)
     end_of_stream(machine, state=FIN_SENT)
@@ -638,7 +638,7 @@ def test_delivery_is_seen_though_the_peers_fin_is_not() -> None:
     assert machine.released(0.0).outcome is DELIVERED
 
 
-def test_an_end_that_came_while_nobody_could_hear_it_may_have_been_a_reset() -> None:
+def test_an_end_that_recv_could_not_report_may_be_a_reset() -> None:
     machine = begun()
     machine.shut(0.0)
     end_of_stream(machine, state=FIN_SENT)
@@ -650,9 +650,9 @@ def test_an_end_that_came_while_nobody_could_hear_it_may_have_been_a_reset() -> 
     assert machine.released(1.0).outcome is CloseOutcome.PEER_RESET
 
 
-def test_an_end_that_was_no_reset_is_counted_anew_and_not_waited_for() -> None:
-    # The count is from before the end: the FIN's acknowledgement and the peer's FIN came in one
-    # segment, after which the kernel wakes nobody any more.
+def test_an_end_without_a_reset_is_counted_again_without_a_wait() -> None:
+    # The count was read before the end. One segment had the FIN's acknowledgement and the
+    # peer's FIN, and the kernel sends no more events after it.
     machine = begun()
     machine.shut(0.0)
     end_of_stream(machine, state=FIN_SENT)
@@ -664,10 +664,10 @@ def test_an_end_that_was_no_reset_is_counted_anew_and_not_waited_for() -> None:
     assert machine.released(1.0).outcome is PEER_CLOSED
 
 
-# --- TLS -----------------------------------------------------------------------------------------
+# --- TLS --------------------------------------------------------------------------------------
 
 
-def test_tls_says_goodbye_before_the_fin() -> None:
+def test_close_notify_is_sent_before_the_fin() -> None:
     machine = Teardown(asking(), 0.0, LINUX, tls=True)
     assert begin(machine) is Step.SEND_CLOSE_NOTIFY
     assert machine.notify_would_block(0.0) is Step.DRAIN
@@ -684,7 +684,7 @@ def test_tls_says_goodbye_before_the_fin() -> None:
 
 
 @pytest.mark.parametrize("received", [None, True, False])
-def test_what_was_heard_before_our_close_notify_is_kept_unless_more_is_known(
+def test_the_peers_close_notify_before_ours_is_kept(
     received: bool | None,
 ) -> None:
     machine = Teardown(asking(), 0.0, OTHER, tls=True)
@@ -696,7 +696,7 @@ def test_what_was_heard_before_our_close_notify_is_kept_unless_more_is_known(
     assert machine.released(0.0).peer_notified is (True if received is None else received)
 
 
-def test_a_session_that_was_none_is_no_news() -> None:
+def test_a_missing_session_leaves_notified_unknown() -> None:
     machine = Teardown(asking(), 0.0, OTHER, tls=True)
     machine.start()
     assert machine.notified(None, 0.0) is Step.SHUT_WR
@@ -705,7 +705,7 @@ def test_a_session_that_was_none_is_no_news() -> None:
     assert machine.released(0.0).notified is None
 
 
-def test_a_connection_that_fails_before_the_close_notify_was_not_notified() -> None:
+def test_a_connection_that_fails_before_close_notify_is_not_notified() -> None:
     machine = Teardown(asking(), 0.0, LINUX, tls=True)
     begin(machine)
     assert machine.failed(RESET, 0.0) is Step.COUNT
@@ -714,7 +714,7 @@ def test_a_connection_that_fails_before_the_close_notify_was_not_notified() -> N
     assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, False)
 
 
-def test_a_close_notify_that_waits_for_room_lets_the_peer_finish_meanwhile() -> None:
+def test_input_is_drained_while_close_notify_waits_for_room() -> None:
     machine = Teardown(asking(), 0.0, LINUX, tls=True)
     begin(machine)
     machine.notify_would_block(0.0)
@@ -722,7 +722,7 @@ def test_a_close_notify_that_waits_for_room_lets_the_peer_finish_meanwhile() -> 
     assert machine.woke(0.5) is Step.SEND_CLOSE_NOTIFY
     assert machine.notify_would_block(0.5) is Step.DRAIN
     step = end_of_stream(machine, 0.5, PEER_FIN)
-    assert step is Step.WAIT_WRITABLE, "readable for good: this would spin"
+    assert step is Step.WAIT_WRITABLE, "always readable: this would spin"
     assert machine.woke(1.0) is Step.SEND_CLOSE_NOTIFY
     assert machine.notified(True, 1.0) is Step.SHUT_WR
     assert machine.shut(1.0) is Step.COUNT
@@ -732,7 +732,7 @@ def test_a_close_notify_that_waits_for_room_lets_the_peer_finish_meanwhile() -> 
     assert result.drained == 70_000
 
 
-def test_a_peer_whose_fin_came_while_close_notify_waited_for_room_was_first() -> None:
+def test_a_peer_whose_fin_arrived_while_close_notify_waited_for_room_was_first() -> None:
     machine = Teardown(asking(), 0.0, LINUX, tls=True)
     begin(machine)
     machine.notify_would_block(0.0)
@@ -743,7 +743,7 @@ def test_a_peer_whose_fin_came_while_close_notify_waited_for_room_was_first() ->
     assert machine.released(1.0).peer_first is True
 
 
-def test_a_close_notify_waits_for_room_alone_where_recv_cannot_show_a_fin() -> None:
+def test_close_notify_waits_only_for_room_if_recv_cannot_report_a_fin() -> None:
     machine = Teardown(asking(), 0.0, LINUX, tls=True)
     begin(machine)
     assert machine.notify_would_block(0.0) is Step.DRAIN
@@ -755,7 +755,7 @@ def test_a_close_notify_waits_for_room_alone_where_recv_cannot_show_a_fin() -> N
 
 
 @pytest.mark.parametrize("moment", ["at the wait", "at the write"])
-def test_a_close_notify_that_finds_no_room_in_time_is_left_out(moment: str) -> None:
+def test_close_notify_without_room_in_time_is_omitted(moment: str) -> None:
     machine = Teardown(asking(1.0), 0.0, LINUX, tls=True)
     begin(machine)
     machine.notify_would_block(0.0)
@@ -769,7 +769,7 @@ def test_a_close_notify_that_finds_no_room_in_time_is_left_out(moment: str) -> N
     assert result.notified is False
 
 
-def test_acknowledgements_are_signs_of_life_while_close_notify_waits_for_room() -> None:
+def test_acknowledgements_restart_the_idle_time_while_close_notify_waits_for_room() -> None:
     machine = Teardown(asking(60.0, idle_timeout=1.0), 0.0, LINUX, tls=True)
     begin(machine)
     assert machine.notify_would_block(0.0) is Step.DRAIN
@@ -787,7 +787,7 @@ def test_acknowledgements_are_signs_of_life_while_close_notify_waits_for_room() 
     assert machine.counted(9_000 - 3, 4.0) is Step.SHUT_WR, "nothing more for a second"
 
 
-# --- one of many -----------------------------------------------------------------------------------
+# --- one of many ------------------------------------------------------------------------------
 
 
 def test_a_driver_of_many_waits_before_it_reads() -> None:
@@ -797,12 +797,12 @@ def test_a_driver_of_many_waits_before_it_reads() -> None:
     assert machine.woke(1.0) is Step.DRAIN
 
 
-def test_a_driver_of_many_reads_at_once_what_is_known_to_be_there() -> None:
+def test_a_driver_of_many_reads_known_input_immediately() -> None:
     machine = begun(one_of_many=True, state=PEER_FIN)
     assert machine.shut(0.0) is Step.DRAIN
 
 
-def test_a_driver_of_many_is_never_held_up_by_the_kernels_linger() -> None:
+def test_a_driver_of_many_never_lingers_in_the_kernel() -> None:
     machine = begun(asking(until=DELIVERED), WINDOWS, one_of_many=True)
     machine.shut(0.0)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
@@ -812,12 +812,12 @@ def test_a_driver_of_many_is_never_held_up_by_the_kernels_linger() -> None:
 
 
 @pytest.mark.parametrize("options", [{"idle_timeout": 1.0}, {"until": DELIVERED}])
-def test_a_driver_of_many_reads_first_where_a_count_is_needed(options: Any) -> None:
+def test_a_driver_of_many_reads_before_a_needed_count(options: Any) -> None:
     machine = begun(asking(**options), one_of_many=True)
     assert machine.shut(0.0) is Step.DRAIN
 
 
-def test_a_driver_that_can_wait_no_longer_decides_how_to_end() -> None:
+def test_a_driver_that_must_end_chooses_the_policy() -> None:
     machine = begun()
     machine.shut(0.0)
     machine.would_block(0.0)
@@ -830,7 +830,7 @@ def test_a_driver_that_can_wait_no_longer_decides_how_to_end() -> None:
     )
 
 
-def test_a_fin_that_came_just_in_time_is_seen_when_the_driver_can_wait_no_longer() -> None:
+def test_a_fin_that_has_arrived_is_seen_when_the_driver_must_end() -> None:
     machine = begun()
     machine.shut(0.0)
     machine.would_block(0.0)
@@ -840,13 +840,13 @@ def test_a_fin_that_came_just_in_time_is_seen_when_the_driver_can_wait_no_longer
     assert machine.released(1.0).outcome is PEER_CLOSED
 
 
-# --- an abort ----------------------------------------------------------------------------------------
+# --- an abort ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("view", [LINUX, BSD, WINDOWS, OTHER, MPTCP])
 @pytest.mark.parametrize("tls", [False, True])
-def test_an_abort_looks_counts_and_resets(view: View, tls: bool) -> None:
-    # Under TLS too: a close_notify would tell the peer that the message is whole.
+def test_an_abort_looks_counts_and_then_resets(view: View, tls: bool) -> None:
+    # With TLS too: a close_notify would mean that the message is complete.
     machine = Teardown(asking(), 0.0, view, abort=True, tls=tls)
     assert machine.start() is Step.LOOK
     step = machine.looked(OPEN, 0.0)
@@ -862,7 +862,7 @@ def test_an_abort_looks_counts_and_resets(view: View, tls: bool) -> None:
 @pytest.mark.parametrize(
     ("state", "peer_first"), [(FIN_SENT, False), (PEER_FIN, True), (BOTH_FINS, False)]
 )
-def test_an_abort_says_who_had_begun_to_end_it(state: TcpState, peer_first: bool) -> None:
+def test_an_abort_reports_who_sent_the_first_fin(state: TcpState, peer_first: bool) -> None:
     machine = Teardown(asking(), 0.0, LINUX, abort=True)
     assert begin(machine, state=state) is Step.COUNT
     assert machine.counted(0, 0.0) is Step.LET_GO
@@ -870,7 +870,7 @@ def test_an_abort_says_who_had_begun_to_end_it(state: TcpState, peer_first: bool
     assert (result.outcome, result.peer_first) == (CloseOutcome.ABORTED, peer_first)
 
 
-def test_an_abort_of_what_is_over_finds_out_what_ended_it() -> None:
+def test_an_abort_of_an_ended_connection_reports_how_it_ended() -> None:
     machine = Teardown(asking(), 0.0, LINUX, abort=True)
     assert begin(machine, state=OVER) is Step.READ_ERROR
     assert machine.failed(RESET, 0.0) is Step.COUNT
@@ -881,7 +881,7 @@ def test_an_abort_of_what_is_over_finds_out_what_ended_it() -> None:
 
 @pytest.mark.parametrize("state", [OVER, NEVER_OPEN])
 @pytest.mark.parametrize("error", [None, NOT_CONNECTED, LOST, REFUSED])
-def test_an_abort_of_what_no_reset_ended_had_nothing_to_abort(
+def test_an_abort_of_a_connection_that_ended_without_a_reset_is_reported_as_not_connected(
     state: TcpState, error: OSError | None
 ) -> None:
     machine = Teardown(asking(), 0.0, LINUX, abort=True)
@@ -893,14 +893,16 @@ def test_an_abort_of_what_no_reset_ended_had_nothing_to_abort(
     assert (result.outcome, result.error) == (CloseOutcome.NOT_CONNECTED, error)
 
 
-def test_an_abort_of_a_descriptor_that_another_thread_closed_is_already_closed() -> None:
+def test_an_abort_of_a_descriptor_that_another_thread_closed_is_reported_as_already_closed() -> (
+    None
+):
     machine = Teardown(asking(), 0.0, LINUX, abort=True)
     assert begin(machine, state=OVER) is Step.READ_ERROR
     assert machine.failed(OSError(errno.EBADF, "closed"), 0.0) is Step.LET_GO
     assert machine.released(0.0).outcome is CloseOutcome.ALREADY_CLOSED
 
 
-def test_an_abort_in_a_handshake_counts_if_the_kernel_does_by_now() -> None:
+def test_an_abort_in_a_handshake_counts_if_the_kernel_counts() -> None:
     machine = Teardown(asking(), 0.0, LINUX, abort=True)
     assert begin(machine, state=ACCEPTING) is Step.LOOK
     assert machine.looked(OPEN, 0.0) is Step.COUNT
@@ -913,10 +915,10 @@ def test_an_abort_in_a_handshake_counts_if_the_kernel_does_by_now() -> None:
     assert machine.released(0.0).unacked is None
 
 
-# --- the peer first ------------------------------------------------------------------------------------
+# --- the peer first ---------------------------------------------------------------------------
 
 
-def test_a_peer_that_ends_in_time_is_first() -> None:
+def test_a_peer_that_sends_its_fin_in_time_is_first() -> None:
     machine = Teardown(asking(peer_first=1.0), 10.0, LINUX)
     assert machine.start() is Step.LOOK
     assert machine.looked(OPEN, 10.0) is Step.DRAIN
@@ -924,7 +926,7 @@ def test_a_peer_that_ends_in_time_is_first() -> None:
     assert machine.wake_at == 11.0
     assert machine.woke(10.2) is Step.DRAIN
     assert machine.received(100, 10.2) is Step.WAIT_READABLE
-    assert machine.wake_at == 11.0, "what it sends buys no time"
+    assert machine.wake_at == 11.0, "data does not extend the time"
     assert machine.woke(10.3) is Step.DRAIN
     assert end_of_stream(machine, 10.3, PEER_FIN) is Step.SHUT_WR
     assert machine.shut(10.3) is Step.COUNT, "there is nothing more to read"
@@ -936,7 +938,7 @@ def test_a_peer_that_ends_in_time_is_first() -> None:
     assert result == CloseResult(PEER_CLOSED, 0.5, 100, 0, None, peer_first=True)
 
 
-def test_a_peer_that_lets_its_time_pass_is_not_first() -> None:
+def test_a_peer_that_does_not_send_its_fin_in_time_is_not_first() -> None:
     machine = Teardown(asking(peer_first=1.0), 0.0, LINUX)
     begin(machine)
     machine.would_block(0.0)
@@ -953,16 +955,16 @@ def test_a_peer_that_lets_its_time_pass_is_not_first() -> None:
 
 
 @pytest.mark.parametrize("options", [{"timeout": 0.5}, {"timeout": 5.0, "idle_timeout": 0.5}])
-def test_letting_the_peer_be_first_is_bounded_by_all_the_other_times(options: Any) -> None:
+def test_peer_first_is_limited_by_all_other_times(options: Any) -> None:
     machine = Teardown(asking(peer_first=60.0, **options), 0.0, LINUX)
     begin(machine)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
     assert machine.wake_at == 0.5
     machine.woke(0.5)
-    assert machine.would_block(0.5) is Step.SHUT_WR, "our FIN goes out all the same"
+    assert machine.would_block(0.5) is Step.SHUT_WR, "our FIN is sent anyway"
 
 
-def test_a_peer_that_was_first_before_the_call_is_not_waited_for() -> None:
+def test_the_machine_does_not_wait_for_a_peer_that_was_first_before_the_call() -> None:
     machine = Teardown(asking(peer_first=1.0), 0.0, LINUX)
     begin(machine, state=PEER_FIN)
     assert machine.received(0, 0.0) is Step.SHUT_WR
@@ -973,17 +975,17 @@ def test_a_peer_that_was_first_before_the_call_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize("peer_first", [0.0, 1.0])
 @pytest.mark.parametrize("state", [FIN_SENT, BOTH_FINS])
-def test_a_caller_who_was_first_before_the_call_stays_so(
+def test_a_caller_that_was_first_before_the_call_is_reported_as_first(
     state: TcpState, peer_first: float
 ) -> None:
     machine = Teardown(asking(peer_first=peer_first), 0.0, LINUX)
-    assert begin(machine, state=state) is Step.DRAIN, "our FIN is out, and nobody is waited for"
+    assert begin(machine, state=state) is Step.DRAIN, "our FIN was sent, so there is no wait"
     assert end_of_stream(machine) is Step.COUNT
     assert machine.counted(0, 0.0) is Step.LET_GO
     assert machine.released(0.0).peer_first is False
 
 
-def test_where_no_state_is_shown_the_peer_may_be_first_but_nobody_says_so() -> None:
+def test_without_states_who_was_first_is_unknown() -> None:
     machine = Teardown(asking(peer_first=1.0), 0.0, WINDOWS)
     assert machine.start() is Step.DRAIN
     assert machine.would_block(0.0) is Step.WAIT_READABLE
@@ -994,7 +996,7 @@ def test_where_no_state_is_shown_the_peer_may_be_first_but_nobody_says_so() -> N
     assert (result.outcome, result.peer_first) == (PEER_CLOSED, None)
 
 
-def test_close_notify_goes_out_before_the_peer_is_let_be_first() -> None:
+def test_close_notify_is_sent_before_peer_first() -> None:
     machine = Teardown(asking(peer_first=1.0), 0.0, LINUX, tls=True)
     assert begin(machine) is Step.SEND_CLOSE_NOTIFY
     assert machine.notified(True, 0.0) is Step.DRAIN
@@ -1002,7 +1004,7 @@ def test_close_notify_goes_out_before_the_peer_is_let_be_first() -> None:
     assert machine.wake_at == 1.0
 
 
-def test_more_than_may_be_drained_ends_it_before_our_fin_too() -> None:
+def test_the_drain_limit_ends_the_close_before_our_fin() -> None:
     machine = Teardown(asking(peer_first=1.0, drain_limit=10), 0.0, LINUX)
     begin(machine)
     assert machine.received(11, 0.0) is Step.COUNT
@@ -1010,7 +1012,7 @@ def test_more_than_may_be_drained_ends_it_before_our_fin_too() -> None:
     assert machine.released(0.0).outcome is CloseOutcome.DRAIN_LIMIT
 
 
-def test_a_first_fin_that_recv_cannot_show_is_watched_for() -> None:
+def test_a_first_fin_that_recv_cannot_report_is_watched() -> None:
     machine = Teardown(asking(peer_first=1.0), 0.0, LINUX)
     begin(machine)
     assert end_of_stream(machine, state=OPEN) is Step.WAIT_ACK
@@ -1022,7 +1024,7 @@ def test_a_first_fin_that_recv_cannot_show_is_watched_for() -> None:
     assert machine.released(0.5).peer_first is True
 
 
-def test_without_a_watch_a_first_fin_that_recv_cannot_show_is_looked_for_no_longer() -> None:
+def test_without_a_watch_a_first_fin_that_recv_cannot_report_is_not_waited_for() -> None:
     machine = Teardown(asking(peer_first=1.0, idle_timeout=0.5), 0.0, LINUX)
     begin(machine)
     assert end_of_stream(machine, state=OPEN) is Step.WAIT_ACK
@@ -1037,15 +1039,16 @@ def test_without_a_watch_a_first_fin_that_recv_cannot_show_is_looked_for_no_long
     assert step is Step.SHUT_WR
 
 
-def test_a_watch_that_is_not_to_be_had_keeps_no_fin_of_ours_back() -> None:
+def test_a_missing_watch_does_not_delay_our_fin() -> None:
     machine = Teardown(asking(peer_first=1.0, idle_timeout=0.5), 0.0, LINUX)
     begin(machine)
     assert end_of_stream(machine, state=OPEN) is Step.WAIT_ACK
-    assert machine.cannot_watch(0.5) is Step.SHUT_WR, "as every other end of this phase"
+    assert machine.cannot_watch(0.5) is Step.SHUT_WR, "like every other end of this phase"
 
 
-def test_a_first_wait_that_ends_without_input_says_nothing_of_what_is_acknowledged() -> None:
-    # Of everything: our FIN is not out, so that nothing can be called delivered.
+def test_a_first_wait_that_ends_without_input_does_not_prove_acknowledgement() -> None:
+    # Even with everything acknowledged: our FIN was not sent, so the outcome cannot be
+    # DELIVERED.
     machine = Teardown(asking(peer_first=1.0, until=DELIVERED), 0.0, LINUX)
     begin(machine)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
@@ -1055,7 +1058,7 @@ def test_a_first_wait_that_ends_without_input_says_nothing_of_what_is_acknowledg
     assert step is not Step.LET_GO
 
 
-# --- wake-ups that bring nothing -----------------------------------------------------------------------
+# --- wake-ups without input -------------------------------------------------------------------
 
 
 def test_an_error_queue_that_wakes_every_wait_is_emptied() -> None:
@@ -1063,7 +1066,9 @@ def test_an_error_queue_that_wakes_every_wait_is_emptied() -> None:
     machine.shut(0.0)
     machine.would_block(0.0)
     assert machine.woke(0.0) is Step.DRAIN
-    assert machine.would_block(0.0) is Step.WAIT_READABLE, "one is another reader's work"
+    assert machine.would_block(0.0) is Step.WAIT_READABLE, (
+        "one wake-up may be caused by another reader"
+    )
     assert machine.woke(0.0) is Step.DRAIN
     assert machine.would_block(0.0) is Step.CLEAR_ERRORS
     assert machine.cleared(0.0) is Step.WAIT_READABLE
@@ -1073,7 +1078,7 @@ def test_an_error_queue_that_wakes_every_wait_is_emptied() -> None:
 
 @pytest.mark.parametrize("view", [LINUX, BSD, WINDOWS, OTHER, MPTCP])
 @pytest.mark.parametrize("phase", ["peer first", "drain"])
-def test_where_nothing_ends_the_wake_ups_time_wakes_it_instead(view: View, phase: str) -> None:
+def test_if_the_wake_ups_do_not_end_the_machine_pauses_instead(view: View, phase: str) -> None:
     machine = Teardown(asking(peer_first=5.0 if phase == "peer first" else 0), 0.0, view)
     if begin(machine) is Step.SHUT_WR:
         machine.shut(0.0)
@@ -1089,7 +1094,7 @@ def test_where_nothing_ends_the_wake_ups_time_wakes_it_instead(view: View, phase
     assert machine.wake_at > 0.0
 
 
-def test_input_ends_the_suspicion() -> None:
+def test_input_resets_the_count_of_empty_wake_ups() -> None:
     machine = begun()
     machine.shut(0.0)
     machine.would_block(0.0)
@@ -1100,7 +1105,7 @@ def test_input_ends_the_suspicion() -> None:
         assert machine.received(1, 0.0) is Step.WAIT_READABLE
 
 
-# --- a FIN that the driver has sent, and what a makefile() object holds ---------------------------------
+# --- a FIN that the driver has sent, and data in a makefile() object --------------------------
 
 
 @pytest.mark.parametrize("state", [OPEN, FIN_SENT, BOTH_FINS, PEER_FIN])
@@ -1113,15 +1118,15 @@ def test_a_fin_that_the_driver_sent_is_not_sent_again(state: TcpState) -> None:
 def test_a_fin_that_the_driver_sent_makes_it_too_late_for_the_peer_to_be_first(
     view: View, state: TcpState
 ) -> None:
-    # OPEN after our FIN is a kernel that does not tell. Nothing is waited for in vain, nor sent
-    # a second time.
+    # A kernel that reports OPEN after our FIN does not know the state. There is no unnecessary
+    # wait, and no second FIN.
     machine = Teardown(asking(peer_first=1.0), 0.0, view, fin_sent=True)
     assert begin(machine, state=state) is Step.DRAIN
     assert machine.would_block(0.0) is Step.WAIT_READABLE
     assert machine.wake_at == 5.0
 
 
-def test_a_driver_that_sent_the_fin_learns_that_the_connection_is_over() -> None:
+def test_a_driver_that_sent_the_fin_gets_the_end_of_the_connection() -> None:
     machine = Teardown(asking(), 0.0, LINUX, fin_sent=True)
     assert begin(machine, state=OVER) is Step.DRAIN
     assert machine.received(0, 0.0) is Step.COUNT
@@ -1129,7 +1134,7 @@ def test_a_driver_that_sent_the_fin_learns_that_the_connection_is_over() -> None
     assert machine.released(0.0).outcome is PEER_CLOSED
 
 
-def test_what_a_makefile_object_holds_back_is_no_clean_end() -> None:
+def test_data_in_a_makefile_object_makes_the_result_unclean() -> None:
     machine = begun(view=OTHER, unflushed=True)
     machine.shut(0.0)
     machine.received(0, 0.0)
@@ -1137,7 +1142,7 @@ def test_what_a_makefile_object_holds_back_is_no_clean_end() -> None:
     assert (result.outcome, result.unflushed, result.clean) == (PEER_CLOSED, True, False)
 
 
-def test_the_peer_is_named_in_the_result() -> None:
+def test_the_result_has_the_peers_address() -> None:
     machine = begun(view=OTHER)
     machine.peer = ("192.0.2.1", 80)
     machine.shut(0.0)
@@ -1145,10 +1150,10 @@ def test_the_peer_is_named_in_the_result() -> None:
     assert machine.released(0.0).peer == ("192.0.2.1", 80)
 
 
-# --- TCP Fast Open: a server's connection before the handshake is finished --------------------------------
+# --- TCP Fast Open: a server's connection before the handshake has finished -------------------
 
 
-def test_in_a_handshake_the_kernels_zero_is_not_asked_for() -> None:
+def test_in_a_handshake_the_machine_does_not_request_a_count() -> None:
     machine = begun(asking(until=DELIVERED), state=ACCEPTING)
     assert machine.shut(0.0) is Step.DRAIN
     assert machine.would_block(0.0) is Step.LOOK
@@ -1162,7 +1167,7 @@ def test_in_a_handshake_the_kernels_zero_is_not_asked_for() -> None:
     assert machine.released(0.2).outcome is DELIVERED
 
 
-def test_a_handshake_that_does_not_finish_times_out_with_nothing_counted() -> None:
+def test_a_handshake_that_does_not_finish_times_out_with_an_unknown_count() -> None:
     machine = begun(asking(1.0), state=ACCEPTING)
     machine.shut(0.0)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
@@ -1173,7 +1178,7 @@ def test_a_handshake_that_does_not_finish_times_out_with_nothing_counted() -> No
     assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, None)
 
 
-def test_a_close_notify_in_a_handshake_waits_for_room_uncounted() -> None:
+def test_a_close_notify_in_a_handshake_waits_for_room_without_a_count() -> None:
     machine = Teardown(asking(idle_timeout=1.0), 0.0, LINUX, tls=True)
     begin(machine, state=ACCEPTING)
     assert machine.notify_would_block(0.0) is Step.DRAIN
@@ -1181,7 +1186,7 @@ def test_a_close_notify_in_a_handshake_waits_for_room_uncounted() -> None:
     assert machine.looked(ACCEPTING, 0.0) is Step.WAIT_EITHER
 
 
-# --- every story -------------------------------------------------------------------------------
+# --- random sequences -------------------------------------------------------------------------
 
 WAITS = {Step.WAIT_READABLE, Step.WAIT_WRITABLE, Step.WAIT_EITHER, Step.WAIT_ACK, Step.PAUSE}
 
@@ -1214,7 +1219,7 @@ DRIVERS = st.fixed_dictionaries(
     {name: st.booleans() for name in ("tls", "one_of_many", "abort", "unflushed", "fin_sent")}
 )
 
-# A driver that has sent our FIN aborts no more.
+# A driver that has sent our FIN does not abort.
 SENSIBLE_DRIVERS = DRIVERS.filter(lambda more: not (more["abort"] and more["fin_sent"]))
 
 _RESETS = {errno.ECONNRESET, errno.EPIPE}
@@ -1222,7 +1227,7 @@ _PEER_FIN_SEEN = {PEER_FIN, BOTH_FINS, OVER}
 
 
 class Proofs:
-    """What the reports have shown so far, and so which outcomes can be right."""
+    """What the reports have shown so far, which determines the possible outcomes."""
 
     def __init__(self, view: View, *, abort: bool, fin_sent: bool) -> None:
         self.view = view
@@ -1232,7 +1237,7 @@ class Proofs:
         self.peer_fin = self.delivered = self.reset = self.end_of_stream = False
 
     def looked(self, state: TcpState | None) -> None:
-        # OPEN after our FIN is what a kernel shows that does not tell.
+        # A kernel that does not know the state reports OPEN after our FIN.
         self.state = None if state is OPEN and self.fin_sent else state
         if self.state in _PEER_FIN_SEEN:
             self.peer_fin = True
@@ -1265,7 +1270,7 @@ class Proofs:
 
 
 class World:
-    """Answers each step as some network could, and checks each promise as it goes."""
+    """Reports to each step what a network may do, and checks the guarantees."""
 
     def __init__(
         self, data: st.DataObject, options: Options, view: View, driver: dict[str, bool]
@@ -1275,7 +1280,7 @@ class World:
         self.deadline = 1000.0 + options.timeout
         self.machine = Teardown(options, self.now, view, **driver)
         self.proofs = Proofs(view, abort=driver["abort"], fin_sent=driver["fin_sent"])
-        self.fin_seen = False  # and said by the machine to be the peer's
+        self.fin_seen = False  # and reported by the machine as the peer's
         self.ours_was_asked = False
         self.last_count: int | None = None
         self.drained = 0
@@ -1290,9 +1295,9 @@ class World:
         for _ in range(1000):
             if step is Step.LET_GO:
                 return self.machine.released(self.now)
-            # The sequence from the last word of TLS to LET_GO, with no wait in it.
+            # The sequence from the last record of TLS to LET_GO, without a wait.
             late += self.now >= self.deadline
-            assert late <= 20, "the time was up long ago"
+            assert late <= 20, "the deadline has passed long ago"
             self.now += self.draw(st.sampled_from([0.02, 0.1]))
             step = self.answer(step)
         raise AssertionError("the close never ended")
@@ -1312,7 +1317,7 @@ class World:
             case Step.SHUT_WR:
                 assert not self.ours_was_asked, "one FIN is enough"
                 self.ours_was_asked = True
-                # shutdown() finds no connection where there never was one (shutdown(2)).
+                # shutdown() fails if there never was a connection (shutdown(2)).
                 never = self.proofs.state is NEVER_OPEN
                 error = self.draw(ERRORS if never else st.none() | ERRORS)
                 self.proofs.failed(error)
@@ -1336,7 +1341,7 @@ class World:
                 return self.wait(step)
 
     def count(self) -> Step:
-        assert self.proofs.state is not ACCEPTING, "the kernel says 0 and means nothing"
+        assert self.proofs.state is not ACCEPTING, "the kernel returns 0 without a meaning"
         count = self.draw(st.sampled_from([None, 0, 0, 1, 500, 70_000]))
         self.proofs.counted(count)
         if self.proofs.state is NEVER_OPEN and count != 0:
@@ -1349,7 +1354,7 @@ class World:
     def drain(self) -> Step:
         allowance = self.machine.allowance
         assert allowance is None or allowance > 0
-        # After a shutdown(SHUT_RD) of the caller's it may be asked for more than once.
+        # After a shutdown(SHUT_RD) by the caller it may be requested more than once.
         kinds = ["data", "nothing", "nothing", "end", "error"]
         what = "end" if self.proofs.end_of_stream else self.draw(st.sampled_from(kinds))
         if what == "data":
@@ -1380,8 +1385,8 @@ class World:
             assert wake_at <= self.life + self.options.idle_timeout
         if self.proofs.end_of_stream:
             spins = {Step.WAIT_READABLE, Step.WAIT_EITHER}
-            assert step not in spins, "readable for good: this would spin"
-        # Early, for nothing or for something, or at the end of the time.
+            assert step not in spins, "always readable: this would spin"
+        # Early, with or without input, or at the end of the time.
         if self.early_wakes and self.draw(st.booleans()):
             self.early_wakes -= 1
         else:
@@ -1393,7 +1398,7 @@ class World:
 
 @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data(), ANY_OPTIONS, VIEWS, SENSIBLE_DRIVERS)
-def test_no_network_makes_it_break_a_promise(
+def test_no_network_makes_the_machine_break_a_guarantee(
     data: st.DataObject, options: Options, view: View, driver: dict[str, bool]
 ) -> None:
     world = World(data, options, view, driver)
@@ -1421,7 +1426,7 @@ def test_no_network_makes_it_break_a_promise(
         case CloseOutcome.PEER_RESET | CloseOutcome.ALREADY_CLOSED:
             assert result.error is not None
         case _:
-            pass  # the proofs are all there is to say
+            pass  # only the proofs are checked
     if result.unacked is not None:
         assert view.acks is not None or world.proofs.state is LISTENING
     assert result.unflushed is driver["unflushed"] or (
@@ -1485,7 +1490,7 @@ def tell(
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data(), ANY_OPTIONS, VIEWS, DRIVERS, st.lists(REPORTS, max_size=40))
-def test_no_order_of_reports_at_all_makes_it_wait_too_long_or_go_on_after_the_end(
+def test_no_order_of_reports_makes_the_machine_wait_too_long_or_continue_after_the_end(
     data: st.DataObject,
     options: Options,
     view: View,
@@ -1511,12 +1516,12 @@ def test_no_order_of_reports_at_all_makes_it_wait_too_long_or_go_on_after_the_en
                 assert ended.unacked in {0, None}
 
 
-# --- what may be asked for -----------------------------------------------------------------------
+# --- the options -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["timeout", "idle_timeout", "peer_first"])
 @pytest.mark.parametrize("value", [-1, -0.001, math.inf, math.nan, 10**400])
-def test_a_wait_is_finite_and_not_negative(name: str, value: float) -> None:
+def test_a_timeout_must_be_finite_and_not_negative(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} must be a finite number of seconds"):
         asking(**{name: value})
 
@@ -1531,7 +1536,7 @@ def test_a_wait_is_finite_and_not_negative(name: str, value: float) -> None:
         ("peer_first", None),
     ],
 )
-def test_a_wait_is_a_number(name: str, value: Any) -> None:
+def test_a_timeout_must_be_a_number(name: str, value: Any) -> None:
     with pytest.raises(TypeError, match=f"{name} must be a finite number of seconds"):
         asking(**{name: value})
 
@@ -1540,29 +1545,31 @@ def test_a_wait_is_a_number(name: str, value: Any) -> None:
     ("value", "error"),
     [(-1, ValueError), (1.5, TypeError), (True, TypeError), ("9", TypeError)],
 )
-def test_a_drain_limit_is_a_whole_number_of_bytes(value: Any, error: type[Exception]) -> None:
+def test_a_drain_limit_must_be_a_whole_number_of_bytes(
+    value: Any, error: type[Exception]
+) -> None:
     with pytest.raises(error, match=r"drain_limit must be"):
         Options(5.0, drain_limit=value)
 
 
-def test_until_is_one_of_two_outcomes() -> None:
+def test_until_must_be_one_of_two_outcomes() -> None:
     with pytest.raises(
         ValueError, match=r"until must be CloseOutcome.PEER_CLOSED or .*DELIVERED, not"
     ):
         asking(until=CloseOutcome.ABORTED)
 
 
-def test_on_timeout_is_one_of_two_policies() -> None:
+def test_on_timeout_must_be_one_of_two_policies() -> None:
     with pytest.raises(ValueError, match=r"on_timeout must be .*BACKGROUND or .*ABORT, not"):
         asking(on_timeout=LingerPolicy.TIMED)
 
 
-def test_without_a_limit_the_drain_is_bounded_by_nothing_but_time() -> None:
+def test_without_a_drain_limit_only_time_limits_the_drain() -> None:
     assert asking().limit == math.inf
     assert asking(drain_limit=0).limit == 0
 
 
-# --- the flush ----------------------------------------------------------------------------------
+# --- the flush --------------------------------------------------------------------------------
 
 HELD = 1000
 
@@ -1574,16 +1581,16 @@ def flushing(options: Options | None = None, **driver: Any) -> Teardown:
     return machine
 
 
-def test_what_is_held_above_the_kernel_is_flushed_before_anything_else() -> None:
+def test_the_transports_buffer_is_flushed_first() -> None:
     machine = flushing()
     assert machine.flushing(0, 0, HELD, 1.0) is Step.FLUSH
     assert machine.flushed(0, 2.0, waited=True) is Step.LOOK
     assert machine.looked(OPEN, 2.0) is Step.SHUT_WR
     machine.shut(2.0)
-    assert machine.wake_at == 7, "the rest has a time of its own"
+    assert machine.wake_at == 7, "the rest has its own time"
 
 
-def test_a_flush_that_took_no_time_leaves_the_deadline_as_it_was() -> None:
+def test_a_flush_that_took_no_time_does_not_change_the_deadline() -> None:
     machine = flushing()
     assert machine.flushed(0, 0.1, waited=False) is Step.LOOK
     machine.looked(OPEN, 0.1)
@@ -1591,34 +1598,36 @@ def test_a_flush_that_took_no_time_leaves_the_deadline_as_it_was() -> None:
     assert machine.wake_at == 5
 
 
-def test_a_reader_that_makes_progress_is_not_cut_off_by_the_total() -> None:
+def test_the_deadline_does_not_end_a_flush_with_progress() -> None:
     machine = flushing()
     for turn in range(1, 100):
         assert machine.flushing(turn * 4096, 0, HELD, turn * 4.9) is Step.FLUSH
         assert machine.wake_at == pytest.approx(turn * 4.9 + 5)
 
 
-def test_a_reader_of_a_byte_a_second_is_given_up() -> None:
+def test_a_flush_of_a_byte_a_second_times_out() -> None:
     machine = flushing()
     for second in range(1, 5):
         assert machine.flushing(second, 0, HELD, float(second)) is Step.FLUSH
     assert machine.flushing(5, 0, HELD, 5.0) is Step.LOOK
     assert machine.looked(OPEN, 5.0) is Step.COUNT
     assert machine.counted(7, 5.0) is Step.LET_GO
-    assert machine.linger_policy is LingerPolicy.ABORT, "the end would say that it was whole"
+    assert machine.linger_policy is LingerPolicy.ABORT, (
+        "a FIN would mean that the stream is complete"
+    )
     result = machine.released(5.0)
     assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 7 + HELD)
     assert not result.clean
 
 
-def test_a_peer_that_uploads_makes_progress_but_not_for_ever() -> None:
+def test_an_upload_during_a_flush_is_progress_but_not_forever() -> None:
     machine = flushing()
     assert machine.flushing(0, 1 << 30, HELD, 4.0) is Step.FLUSH
     assert machine.flushing(0, 2 << 30, HELD, 8.0) is Step.FLUSH
     assert machine.flushing(0, 3 << 30, HELD, 9.0) is Step.LOOK
 
 
-def test_silence_gives_a_flush_up_when_the_idle_time_is_shorter() -> None:
+def test_the_idle_time_ends_a_flush_if_it_is_shorter() -> None:
     options = asking(timeout=50, idle_timeout=5)
     machine = flushing(options)
     assert machine.flushing(0, 0, None, 5.0) is Step.LOOK
@@ -1628,7 +1637,7 @@ def test_silence_gives_a_flush_up_when_the_idle_time_is_shorter() -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.IDLE_TIMED_OUT, None)
 
 
-def test_what_is_drained_in_the_flush_counts_for_the_limit() -> None:
+def test_bytes_drained_during_a_flush_count_for_the_drain_limit() -> None:
     machine = flushing(asking(timeout=5, drain_limit=100))
     assert machine.flushing(0, 100, HELD, 1.0) is Step.FLUSH
     assert machine.flushed(100, 1.0, waited=True) is Step.LOOK
@@ -1641,7 +1650,7 @@ def test_what_is_drained_in_the_flush_counts_for_the_limit() -> None:
     assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 101)
 
 
-def test_a_limit_that_is_passed_in_the_flush_ends_it_in_a_reset() -> None:
+def test_the_drain_limit_ends_a_flush_with_a_reset() -> None:
     machine = flushing(asking(timeout=5, drain_limit=100))
     assert machine.flushing(0, 101, HELD, 1.0) is Step.LOOK
     machine.looked(OPEN, 1.0)
@@ -1650,7 +1659,7 @@ def test_a_limit_that_is_passed_in_the_flush_ends_it_in_a_reset() -> None:
     assert machine.released(1.0).outcome is CloseOutcome.DRAIN_LIMIT
 
 
-def test_what_was_cut_short_ends_in_a_reset_and_not_notified() -> None:
+def test_a_truncated_stream_ends_with_a_reset_and_is_not_notified() -> None:
     machine = flushing(tls=True)
     cut = OSError(errno.ECONNABORTED, "by the transport")
     assert machine.cut_short(HELD, cut, 1.0) is Step.LOOK
@@ -1666,7 +1675,7 @@ def test_what_was_cut_short_ends_in_a_reset_and_not_notified() -> None:
     assert result.error is cut
 
 
-def test_a_reset_that_the_flush_has_not_met_is_told_when_it_is_given_up() -> None:
+def test_a_pending_reset_is_reported_when_a_flush_times_out() -> None:
     machine = flushing()
     assert machine.flushing(0, 0, HELD, 5.0) is Step.LOOK
     assert machine.looked(TcpState.OVER, 5.0) is Step.READ_ERROR
@@ -1675,14 +1684,14 @@ def test_a_reset_that_the_flush_has_not_met_is_told_when_it_is_given_up() -> Non
     assert machine.released(5.0).outcome is CloseOutcome.PEER_RESET
 
 
-def test_a_close_notify_that_went_out_with_the_flush_is_not_asked_for_again() -> None:
+def test_a_close_notify_sent_by_the_flush_is_not_requested_again() -> None:
     machine = flushing(tls=True)
     notified = True, None
     assert machine.flushed(0, 1.0, waited=True, fin_sent=True, notified=notified) is Step.LOOK
     assert machine.looked(FIN_SENT, 1.0) is not Step.SEND_CLOSE_NOTIFY
 
 
-def test_time_is_up_in_a_flush() -> None:
+def test_a_driver_that_must_end_during_a_flush_gets_the_outcome() -> None:
     machine = flushing()
     assert machine.time_is_up(1.0, LingerPolicy.BACKGROUND) is Step.LOOK
     machine.looked(OPEN, 1.0)
@@ -1690,7 +1699,7 @@ def test_time_is_up_in_a_flush() -> None:
     assert machine.linger_policy is LingerPolicy.ABORT
 
 
-def test_a_connection_that_stood_and_is_gone_was_reset() -> None:
+def test_an_established_connection_that_is_gone_was_reset() -> None:
     machine = Teardown(asking(timeout=5), 0.0, LINUX, stood=True)
     assert machine.start() is Step.LOOK
     machine.looked(TcpState.OVER, 1.0)

@@ -1,13 +1,13 @@
-"""Every state of the machine that its reports can lead to, and not only those one thought of.
+"""The state machine in every reachable state.
 
-`machine_space` says what a state is, and what may be reported in it. The product of the views and
-of all options is too large for a test that anybody runs. It is cut pairwise: of the seven that
-have two levels (tls, peer_first, until, idle_timeout, one_of_many, drain_limit, fin_sent) the
-eight rows of Taguchi's L8 have each pair of levels of each two of them, and each row is run on
-every view but macOS's: four rows there, which have each level of each one. (What it has in common
-with Linux is run there, and that its count does not survive a reset is MPTCP's case, too.) An abort
-looks at none of these but tls and fin_sent; no driver does the latter with it. After a flush the
-close is as any other.
+`machine_space` defines the states and the possible reports. The product of the views and of all
+options is too large, so pairs of options are covered. There are seven options with two levels
+(tls, peer_first, until, idle_timeout, one_of_many, drain_limit, fin_sent). The eight rows of
+Taguchi's L8 have every pair of levels of every two options. Each row is run on every view; on
+macOS's view four rows are run, which have each level of each option. (What macOS has in common
+with Linux is run on Linux's view, and MPTCP also has a count that does not survive a reset.) An
+abort uses only tls and fin_sent, and no driver combines an abort with fin_sent. After a flush
+the close is like any other.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ L8 = (
     (1, 1, 0, 1, 0, 0, 1),
 )
 
-# Each option's two levels. A limit of 0 ends the close at the first byte; what may still be read
-# within a limit is what may be read without one.
+# The two levels of each option. A limit of 0 ends the close at the first byte. Reads below a
+# limit are like reads without one.
 LEVELS: dict[str, tuple[Any, Any]] = {
     "tls": (False, True),
     "peer_first": (0, 1),
@@ -54,7 +54,7 @@ LEVELS: dict[str, tuple[Any, Any]] = {
     "fin_sent": (False, True),
 }
 
-ON_MACOS = (0, 3, 4, 6)  # have each level of each option
+ON_MACOS = (0, 3, 4, 6)  # rows with each level of each option
 
 
 def _case(view: str, row: tuple[int, ...]) -> Case:
@@ -76,7 +76,7 @@ CASES = [
     if way == "abort" or view in {"linux", "other"}
 ]
 
-# Where nothing but the order or the waits is looked at, what is small will do.
+# Tests that check only the order or the waits use small cases.
 SMALL = [
     case
     for case in CASES
@@ -93,28 +93,28 @@ def _names(cases: list[Case]) -> list[str]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=_names(CASES))
-def test_no_story_at_all_breaks_a_promise(case: Case) -> None:
+def test_no_sequence_of_reports_breaks_a_guarantee(case: Case) -> None:
     space = Space(case)
     space.check_ends()
-    # As many steps as all phases have together, one read in each of them included.
+    # The number of steps of all phases, with one read in each.
     assert space.longest(_is_work) <= 16
-    # And when the time is up, waits included, which all end at once then.
+    # After the time is up, the waits count too, because they end immediately.
     assert space.longest(lambda node: node.seen.now >= case.timeout) <= 16
-    assert space.complaints == {}
+    assert space.violations == {}
     _, between = space.phases()
-    assert all(before <= after for before, after in between), "no phase comes again"
+    assert all(before <= after for before, after in between), "no phase is repeated"
 
 
 @pytest.mark.parametrize("case", SMALL, ids=_names(SMALL))
-def test_no_wait_for_input_spins(case: Case) -> None:
+def test_no_wait_for_input_repeats_forever(case: Case) -> None:
     space = Space(case)
-    # One wake-up is another reader's work, the next empties the error queue, and then time
-    # takes over.
+    # One wake-up may be caused by another reader, the next empties the error queue, and then
+    # the machine pauses.
     space.check_spins(most=6)
-    assert space.complaints.get("it spins") is None
+    assert space.violations.get("it spins") is None
 
 
-# In any order there are too many states for all of them: after so many reports it is enough.
+# In any order there are too many states, so the paths are limited to this number of reports.
 MOST_REPORTS = 3
 
 ANY_ORDER = [
@@ -129,7 +129,8 @@ ANY_ORDER = [
 
 
 @pytest.mark.parametrize("case", ANY_ORDER, ids=_names(ANY_ORDER))
-def test_no_order_of_reports_at_all_makes_it_go_on_after_its_end(case: Case) -> None:
+def test_no_order_of_reports_makes_the_machine_continue_after_its_end(case: Case) -> None:
     space = Space(case, any_order=True, most_reports=MOST_REPORTS)
-    # Reports that nobody asked for are the driver's mistake, and may prove what is not so.
-    assert {what: how for what, how in space.complaints.items() if "proof" not in what} == {}
+    # Reports that the machine did not request are mistakes of the driver, and may prove false
+    # facts.
+    assert {what: how for what, how in space.violations.items() if "proof" not in what} == {}

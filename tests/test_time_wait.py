@@ -1,4 +1,4 @@
-"""Who closes first keeps TIME_WAIT: a client with few ports, in a network namespace of its own."""
+"""The side that closes first keeps TIME_WAIT: a client with few ports, in a namespace."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 CONNECTIONS = 10_000
 PORTS = 24
 
-# The client's loopback has 24 ports. The server closes as soon as it has replied, or when the client
-# has closed.
+# The client's loopback has 24 ports. The server closes after its reply, or after the client has
+# closed.
 PROGRAM = f"""
 import errno, socket, sys, threading
 from pathlib import Path
@@ -48,7 +48,7 @@ print(made, first)
 
 
 def connect_often(peer_first: float) -> tuple[int, int]:
-    """How many connections were made, and in how many of them the server was first."""
+    """Return the number of connections, and in how many of them the server closed first."""
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("needs root, and a network namespace (Linux)")
     script = 'ip link set lo up && exec "$@"'
@@ -70,5 +70,5 @@ def test_a_client_that_lets_the_server_close_first_never_runs_out_of_ports() -> 
     assert connect_often(5) == (CONNECTIONS, CONNECTIONS)
 
 
-def test_one_that_closes_first_has_used_each_port_once() -> None:
+def test_a_client_that_closes_first_can_use_each_port_only_once() -> None:
     assert connect_often(0) == (PORTS, 0)

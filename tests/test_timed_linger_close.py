@@ -1,4 +1,4 @@
-"""timed_linger_close: woken by the acknowledgement, bounded by the caller's time, truthful."""
+"""timed_linger_close: it ends at the acknowledgement or the timeout, with a true result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from streams import (
 )
 
 
-def test_what_is_acknowledged_is_delivered_though_the_peer_never_closes(
+def test_acknowledged_data_is_delivered_although_the_peer_never_closes(
     tcp: Connection,
 ) -> None:
     tcp.ours.sendall(b"all of it")
@@ -45,7 +45,7 @@ def test_what_is_acknowledged_is_delivered_though_the_peer_never_closes(
     assert read_all(tcp.peer) == b"all of it"
 
 
-def test_the_acknowledgement_ends_the_wait_when_it_comes() -> None:
+def test_the_acknowledgement_ends_the_wait() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         written = fill(ours)
         with meanwhile(read_all, peer) as received:
@@ -55,7 +55,7 @@ def test_the_acknowledgement_ends_the_wait_when_it_comes() -> None:
         assert len(received[0]) == written
 
 
-def test_a_peer_that_does_not_read_costs_the_time_and_not_a_second_more() -> None:
+def test_a_peer_that_does_not_read_costs_only_the_timeout() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         written = fill(ours)
         result = timed_linger_close(ours, 0.05)
@@ -63,17 +63,17 @@ def test_a_peer_that_does_not_read_costs_the_time_and_not_a_second_more() -> Non
         assert 0.05 <= result.elapsed < 1
         assert result.unacked is not None
         assert 0 < result.unacked <= written + 1
-        assert len(read_all(peer)) == written, "the kernel goes on in the background"
+        assert len(read_all(peer)) == written, "the kernel continues in the background"
 
 
-def test_abort_on_timeout_resets() -> None:
+def test_on_timeout_abort_resets() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         fill(ours)
         timed_linger_close(ours, 0.05, on_timeout=LingerPolicy.ABORT)
         assert ends_in_reset(peer)
 
 
-def test_unread_input_does_not_cut_the_wait_short() -> None:
+def test_unread_input_does_not_shorten_the_wait() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         peer.sendall(b"unread")
         await_input(ours)
@@ -84,12 +84,12 @@ def test_unread_input_does_not_cut_the_wait_short() -> None:
         assert len(received[0]) == written
 
 
-def test_input_that_comes_during_the_wait_is_thrown_away() -> None:
+def test_input_during_the_wait_is_drained() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         fill(ours)
 
         def peer_writes_then_reads() -> None:
-            # More than all buffers hold: unless we read, it never comes to reading.
+            # More than all buffers hold, so that the peer reads only if we drain.
             peer.sendall(bytes(16 << 20))
             read_all(peer)
 
@@ -99,7 +99,7 @@ def test_input_that_comes_during_the_wait_is_thrown_away() -> None:
         assert result.drained > 1 << 20
 
 
-def test_a_reset_during_the_wait_is_a_reset_and_the_loss_is_counted() -> None:
+def test_a_reset_during_the_wait_is_reported_with_the_lost_bytes() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         fill(ours)
         with ours.dup() as dup:
@@ -116,7 +116,7 @@ def test_a_reset_during_the_wait_is_a_reset_and_the_loss_is_counted() -> None:
 
 
 def _await_half_closed(sock: socket.socket) -> None:
-    """Until somebody shut the socket for writing: a poll() for output tells, and wakes."""
+    """Wait until the socket is shut for writing, which poll() reports as writable."""
     poller = select.epoll()
     try:
         poller.register(sock, select.EPOLLOUT)
@@ -137,19 +137,19 @@ def test_the_peers_fin_does_not_end_the_wait() -> None:
 
 
 @pytest.mark.parametrize("mode", [None, 0.0, 5.0], ids=["blocking", "non-blocking", "timeout"])
-def test_every_mode_waits_the_same(tcp: Connection, mode: float | None) -> None:
+def test_sockets_of_every_mode_wait_the_same_way(tcp: Connection, mode: float | None) -> None:
     tcp.ours.settimeout(mode)
     assert timed_linger_close(tcp.ours, PATIENCE).outcome is CloseOutcome.DELIVERED
 
 
-def test_nothing_is_left_set_on_a_dup(tcp: Connection) -> None:
+def test_no_option_of_a_dup_is_changed(tcp: Connection) -> None:
     with tcp.ours.dup() as dup:
         timed_linger_close(tcp.ours, PATIENCE)
         assert get_linger(dup) == Linger(LingerPolicy.BACKGROUND)
         assert os.get_blocking(dup.fileno())
 
 
-def test_without_epoll_it_looks_for_the_acknowledgement(
+def test_without_epoll_the_acknowledgement_is_polled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(select, "epoll")
@@ -159,7 +159,7 @@ def test_without_epoll_it_looks_for_the_acknowledgement(
             assert timed_linger_close(ours, PATIENCE).outcome is CloseOutcome.DELIVERED
 
 
-def test_without_a_descriptor_for_epoll_it_looks_for_the_acknowledgement() -> None:
+def test_without_a_descriptor_for_epoll_the_acknowledgement_is_polled() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         fill(ours)
         with descriptors.none_left():
@@ -194,10 +194,10 @@ def test_the_seconds_are_a_number(tcp: Connection, seconds: Any) -> None:
     assert tcp.ours.fileno() != -1
 
 
-# --- unacked_bytes ---------------------------------------------------------------------------------
+# --- unacked_bytes ----------------------------------------------------------------------------
 
 
-def test_unacked_bytes_counts_what_the_peer_has_not_taken() -> None:
+def test_unacked_bytes_counts_what_the_peer_has_not_acknowledged() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         assert unacked_bytes(ours) == 0
         written = fill(ours)
@@ -214,7 +214,7 @@ def test_unacked_bytes_counts_what_the_peer_has_not_taken() -> None:
         assert unacked_bytes(ours) == 0
 
 
-def test_unacked_bytes_keeps_the_count_of_what_a_reset_lost() -> None:
+def test_unacked_bytes_after_a_reset_counts_the_lost_bytes() -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         fill(ours)
         reset(peer)
@@ -222,13 +222,13 @@ def test_unacked_bytes_keeps_the_count_of_what_a_reset_lost() -> None:
         assert unacked_bytes(ours)
 
 
-def test_unacked_bytes_of_what_was_never_written_to_is_zero(listener: socket.socket) -> None:
+def test_unacked_bytes_of_an_unused_connection_is_zero(listener: socket.socket) -> None:
     assert unacked_bytes(listener) == 0
     with socket.socket() as fresh:
         assert unacked_bytes(fresh) == 0
 
 
-def test_unacked_bytes_does_not_guess(stack: Any) -> None:
+def test_unacked_bytes_returns_none_if_unknown(stack: Any) -> None:
     ours, _peer = stack.enter_context(connect("unix"))
     ours.sendall(b"x")
     assert unacked_bytes(ours) is None
@@ -237,7 +237,7 @@ def test_unacked_bytes_does_not_guess(stack: Any) -> None:
     assert unacked_bytes(closed) is None
 
 
-def test_unacked_bytes_is_for_streams() -> None:
+def test_unacked_bytes_accepts_only_stream_sockets() -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         with pytest.raises(TypeError, match="stream"):
             unacked_bytes(sock)

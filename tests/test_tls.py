@@ -1,4 +1,4 @@
-"""TLS: one close_notify, then the raw sequence; what the peer reads, and what the caller is told."""
+"""TLS: one close_notify, then the close of the connection."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
 
 @pytest.fixture(params=["server", "client"])
 def side(request: pytest.FixtureRequest) -> str:
-    """Which side is ours."""
+    """The side that is ours."""
     chosen: str = request.param
     return chosen
 
@@ -91,7 +91,7 @@ def wrapped(
     peer_buffer: int | None = None,
     options: int = 0,
 ) -> Generator[Session, None, None]:
-    """A connection between two TLS sockets that have not said anything yet."""
+    """A connection between two TLS sockets before the handshake."""
     server, client = server_context(version), client_context(version)
     server.options |= options
     client.options |= options
@@ -120,7 +120,7 @@ def session(
     peer_buffer: int | None = None,
     options: int = 0,
 ) -> Generator[Session, None, None]:
-    """The same after the handshake, and with no session ticket left to read."""
+    """A TLS connection after the handshake, without unread session tickets."""
     with wrapped(version, family, side, peer_buffer=peer_buffer, options=options) as both:
         shake_hands(both)
         exchange(both.ours, both.peer)
@@ -139,7 +139,7 @@ def exchange(sender: ssl.SSLSocket, receiver: ssl.SSLSocket) -> None:
 
 
 def read_raw(sock: socket.socket) -> bytes:
-    """The bytes of the connection itself, to its FIN; ConnectionResetError if it is reset."""
+    """Read the raw bytes to the FIN; raise ConnectionResetError at a reset."""
     sock.settimeout(PATIENCE)
     chunks: list[bytes] = []
     while chunk := socket.socket.recv(sock, 1 << 20):
@@ -154,7 +154,7 @@ def read_raw_and_close(sock: socket.socket) -> bytes:
 
 
 def read_tls(sock: ssl.SSLSocket) -> bytes:
-    """What the stream says, to its close_notify; SSLEOFError if it is cut."""
+    """Read the TLS stream to its close_notify; raise SSLEOFError if it is truncated."""
     sock.settimeout(PATIENCE)
     chunks: list[bytes] = []
     while chunk := sock.recv(1 << 16):
@@ -170,30 +170,30 @@ def read_tls_and_close(sock: socket.socket) -> bytes:
 
 
 def records(stream: bytes) -> list[tuple[int, int]]:
-    """The type and the length of each record (RFC 8446, section 5.1)."""
+    """Return the type and the length of each record (RFC 8446, section 5.1)."""
     found: list[tuple[int, int]] = []
     while stream:
         length = int.from_bytes(stream[3:5], "big")
-        assert len(stream) >= 5 + length, "the last record is cut"
+        assert len(stream) >= 5 + length, "the last record is incomplete"
         found.append((stream[0], length))
         stream = stream[5 + length :]
     return found
 
 
 def is_one_close_notify(stream: bytes, version: ssl.TLSVersion) -> bool:
-    """TLS 1.3 hides the alert: two bytes of it, one that says what it is, and a tag of 16."""
+    """TLS 1.3 encrypts the alert: two bytes, one byte for the type, and a tag of 16 bytes."""
     if version is ssl.TLSVersion.TLSv1_3:
         return records(stream) == [(APPLICATION_DATA, 2 + 1 + 16)]
     return [kind for kind, _ in records(stream)] == [ALERT]
 
 
 def hold_too(sock: socket.socket) -> socket.socket:
-    """A plain socket on the same connection."""
+    """Return a plain socket on the same connection."""
     return socket.socket(fileno=os.dup(sock.fileno()))
 
 
 def fill_raw(sock: socket.socket) -> int:
-    """Leave no room at all, with bytes that no TLS peer could read."""
+    """Fill the send buffer completely, with bytes that a TLS peer cannot read."""
     with hold_too(sock) as holder:
         return fill(holder)
 
@@ -206,22 +206,22 @@ def send_half_a_record(sock: ssl.SSLSocket) -> None:
 
 
 def say_goodbye(sock: ssl.SSLSocket) -> None:
-    """close_notify, and no more."""
+    """Send close_notify, and do not wait for the peer's."""
     sock.setblocking(False)
     with pytest.raises(ssl.SSLWantReadError):
         sock.unwrap()
 
 
 def send_fin(sock: socket.socket) -> None:
-    """A FIN without close_notify; the TLS session does not notice."""
+    """Send a FIN below the TLS session, without close_notify."""
     socket.socket.shutdown(sock, socket.SHUT_WR)
 
 
-# --- the point of it all ---------------------------------------------------------------------------
+# --- the purpose ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_wire_carries_one_close_notify_then_fin_and_no_reset(
+def test_the_connection_ends_with_one_close_notify_then_fin_and_no_reset(
     version: ssl.TLSVersion, family: str, side: str, mode: float | None
 ) -> None:
     with session(version, family, side) as (ours, peer):
@@ -246,7 +246,7 @@ def test_the_peer_reads_the_whole_reply_and_its_end(
         assert result.check().notified
 
 
-def test_a_plain_shutdown_and_close_looks_like_a_cut(version: ssl.TLSVersion) -> None:
+def test_a_plain_shutdown_and_close_truncates_the_stream(version: ssl.TLSVersion) -> None:
     with session(version) as (ours, peer):
         ours.sendall(b"reply")
         ours.shutdown(socket.SHUT_WR)
@@ -271,12 +271,12 @@ def test_unread_input_does_not_destroy_the_reply(
             result = graceful_close(ours, timeout=PATIENCE)
         assert received == [REPLY]
         assert result.outcome is CloseOutcome.PEER_CLOSED
-        # The other data came first, so nobody looked for the peer's close_notify.
+        # The other data arrived first, so the close did not look for the peer's close_notify.
         assert (result.notified, result.peer_notified) == (True, None)
         assert result.drained > 0
 
 
-def test_input_that_was_half_read_is_no_hindrance(version: ssl.TLSVersion) -> None:
+def test_a_close_after_a_partly_read_record_works(version: ssl.TLSVersion) -> None:
     with session(version) as (ours, peer):
         peer.sendall(UPLOAD)
         assert ours.recv(1) == b"u"
@@ -286,7 +286,7 @@ def test_input_that_was_half_read_is_no_hindrance(version: ssl.TLSVersion) -> No
         assert is_one_close_notify(received[0], version)
 
 
-def test_a_makefile_object_does_not_keep_the_descriptor(version: ssl.TLSVersion) -> None:
+def test_a_makefile_object_does_not_keep_the_descriptor_open(version: ssl.TLSVersion) -> None:
     with session(version) as (ours, peer):
         file = ours.makefile("rb")
         with meanwhile(read_tls_and_close, peer):
@@ -296,7 +296,7 @@ def test_a_makefile_object_does_not_keep_the_descriptor(version: ssl.TLSVersion)
         file.close()
 
 
-def test_the_blocking_mode_of_a_dup_is_left_alone(version: ssl.TLSVersion) -> None:
+def test_the_blocking_mode_of_a_dup_is_unchanged(version: ssl.TLSVersion) -> None:
     with session(version) as (ours, peer), hold_too(ours) as holder:
         assert os.get_blocking(holder.fileno())
         with meanwhile(read_tls_and_close, peer):
@@ -304,7 +304,7 @@ def test_the_blocking_mode_of_a_dup_is_left_alone(version: ssl.TLSVersion) -> No
         assert os.get_blocking(holder.fileno())
 
 
-def test_a_dup_that_made_the_connection_blocking_cannot_make_us_wait(
+def test_a_dup_that_makes_the_connection_blocking_does_not_block_the_close(
     version: ssl.TLSVersion,
 ) -> None:
     with session(version) as (ours, peer), hold_too(ours) as holder:
@@ -319,10 +319,10 @@ def test_a_dup_that_made_the_connection_blocking_cannot_make_us_wait(
             assert graceful_close(ours, timeout=PATIENCE).check().notified
 
 
-# --- peers that do not play along ------------------------------------------------------------------
+# --- peers that do not close ------------------------------------------------------------------
 
 
-def test_a_peer_that_never_answers_costs_the_deadline(
+def test_a_peer_that_never_closes_costs_the_deadline(
     version: ssl.TLSVersion, family: str
 ) -> None:
     with session(version, family) as (ours, peer):
@@ -331,14 +331,14 @@ def test_a_peer_that_never_answers_costs_the_deadline(
         assert is_one_close_notify(read_raw(peer), version)
 
 
-def test_a_timeout_of_zero_still_says_close_notify(version: ssl.TLSVersion) -> None:
+def test_a_timeout_of_0_still_sends_close_notify(version: ssl.TLSVersion) -> None:
     with session(version) as (ours, peer):
         assert graceful_close(ours, timeout=0).notified
         assert read_tls(peer) == b""
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["read", "unread"])
-def test_a_peer_that_said_close_notify_first(
+def test_a_peer_that_sent_close_notify_first_is_reported(
     version: ssl.TLSVersion, family: str, side: str, seen: bool
 ) -> None:
     with session(version, family, side) as (ours, peer):
@@ -354,7 +354,7 @@ def test_a_peer_that_said_close_notify_first(
         assert (result.notified, result.peer_notified) == (True, True)
 
 
-def test_a_close_notify_behind_other_data_is_not_looked_for(version: ssl.TLSVersion) -> None:
+def test_a_close_notify_after_other_data_is_not_read(version: ssl.TLSVersion) -> None:
     with session(version) as (ours, peer):
         peer.sendall(b"more")
         say_goodbye(peer)
@@ -365,7 +365,7 @@ def test_a_close_notify_behind_other_data_is_not_looked_for(version: ssl.TLSVers
         assert (result.notified, result.peer_notified) == (True, None)
 
 
-def test_a_peer_that_ends_its_stream_without_close_notify_may_have_been_cut(
+def test_a_peer_that_ends_without_close_notify_is_reported_as_not_notified(
     version: ssl.TLSVersion, family: str, side: str
 ) -> None:
     with session(version, family, side) as (ours, peer):
@@ -379,7 +379,7 @@ def test_a_peer_that_ends_its_stream_without_close_notify_may_have_been_cut(
 
 
 @pytest.mark.skipif(not hasattr(ssl, "OP_IGNORE_UNEXPECTED_EOF"), reason="needs OpenSSL 3")
-def test_where_a_cut_is_to_be_ignored_it_is_not_taken_for_a_close_notify(
+def test_an_ignored_truncation_is_not_reported_as_close_notify(
     version: ssl.TLSVersion,
 ) -> None:
     with session(version, options=ssl.OP_IGNORE_UNEXPECTED_EOF) as (ours, peer):
@@ -390,7 +390,7 @@ def test_where_a_cut_is_to_be_ignored_it_is_not_taken_for_a_close_notify(
         assert is_one_close_notify(read_raw(peer), version)
 
 
-def test_a_peer_that_talks_nonsense_after_our_close_notify_has_got_it(
+def test_a_peer_that_sends_invalid_data_after_our_close_notify_was_notified(
     version: ssl.TLSVersion,
 ) -> None:
     with session(version) as (ours, peer):
@@ -402,7 +402,7 @@ def test_a_peer_that_talks_nonsense_after_our_close_notify_has_got_it(
         assert (result.notified, result.peer_notified) == (True, None)
 
 
-def test_tickets_that_our_client_never_read_reset_nobody() -> None:
+def test_unread_tickets_of_our_client_do_not_cause_a_reset() -> None:
     with wrapped(ssl.TLSVersion.TLSv1_3, side="client") as (ours, peer):
         shake_hands(Session(ours, peer))
         await_input(ours)
@@ -426,11 +426,11 @@ def test_a_client_that_never_read_its_tickets_resets_when_it_closes() -> None:
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, True)
 
 
-# --- no room for it --------------------------------------------------------------------------------
+# --- no room for close_notify -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_without_room_the_fin_goes_all_the_same_when_the_time_is_up(
+def test_without_room_for_close_notify_the_fin_is_sent_at_the_deadline(
     version: ssl.TLSVersion, mode: float | None
 ) -> None:
     with session(version, peer_buffer=4096) as (ours, peer):
@@ -444,7 +444,7 @@ def test_without_room_the_fin_goes_all_the_same_when_the_time_is_up(
             result.check()
 
 
-def test_when_there_is_room_again_it_goes_out_once(
+def test_close_notify_is_sent_once_when_there_is_room(
     version: ssl.TLSVersion, family: str
 ) -> None:
     with session(version, family, peer_buffer=4096) as (ours, peer):
@@ -472,7 +472,7 @@ def await_room(sock: socket.socket) -> None:
     assert poller.poll(PATIENCE * 1000)
 
 
-def test_a_wait_for_room_ends_with_the_room(version: ssl.TLSVersion) -> None:
+def test_a_wait_for_room_ends_when_there_is_room(version: ssl.TLSVersion) -> None:
     with session(version, peer_buffer=4096) as (ours, peer):
         written = fill_raw(ours)
         with meanwhile(read_raw_and_close, peer) as received:
@@ -482,7 +482,7 @@ def test_a_wait_for_room_ends_with_the_room(version: ssl.TLSVersion) -> None:
         assert result.elapsed < PATIENCE / 2
 
 
-def test_a_peer_that_sends_all_before_it_reads_makes_room_in_the_end(
+def test_a_peer_that_sends_everything_before_it_reads_gets_close_notify(
     version: ssl.TLSVersion,
 ) -> None:
     with session(version, peer_buffer=4096) as (ours, peer):
@@ -500,7 +500,7 @@ def test_a_peer_that_sends_all_before_it_reads_makes_room_in_the_end(
         assert result.notified
 
 
-def test_a_peer_that_resets_while_we_wait_for_room(version: ssl.TLSVersion) -> None:
+def test_a_reset_during_the_wait_for_room_is_reported(version: ssl.TLSVersion) -> None:
     with session(version, peer_buffer=4096) as (ours, peer):
         fill_raw(ours)
         with meanwhile(reset, peer):
@@ -511,10 +511,10 @@ def test_a_peer_that_resets_while_we_wait_for_room(version: ssl.TLSVersion) -> N
 
 
 @pytest.mark.parametrize("then", ["nothing", "a read that finds nothing", "a read"])
-def test_after_half_a_record_there_is_no_close_notify(
+def test_after_an_incomplete_record_no_close_notify_is_sent(
     version: ssl.TLSVersion, family: str, side: str, then: str
 ) -> None:
-    """OpenSSL would wait for the owner of the record, or claim that it has sent the alert."""
+    """OpenSSL would wait for the rest of the record, or report an alert that was not sent."""
     with session(version, family, side, peer_buffer=4096) as (ours, peer):
         send_half_a_record(ours)
         if then == "a read":
@@ -528,18 +528,18 @@ def test_after_half_a_record_there_is_no_close_notify(
             result = graceful_close(ours, timeout=PATIENCE)
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
         assert not result.clean
-        # TCP has taken a part of the record; AF_UNIX takes all of it or nothing.
+        # TCP has accepted a part of the record; AF_UNIX accepts all of it or nothing.
         if family != "unix":
-            with pytest.raises(AssertionError, match="the last record is cut"):
+            with pytest.raises(AssertionError, match="the last record is incomplete"):
                 records(received[0])
         else:
             assert records(received[0])[-1] == records(received[0])[0]
 
 
-# --- connections that are gone -----------------------------------------------------------------------
+# --- connections that have ended --------------------------------------------------------------
 
 
-def test_a_reset_that_nobody_has_read_yet(version: ssl.TLSVersion, side: str) -> None:
+def test_an_unread_reset_is_reported(version: ssl.TLSVersion, side: str) -> None:
     with session(version, side=side) as (ours, peer):
         reset(peer)
         await_reset(ours)
@@ -549,8 +549,8 @@ def test_a_reset_that_nobody_has_read_yet(version: ssl.TLSVersion, side: str) ->
         assert result.error.errno == errno.ECONNRESET
 
 
-def test_a_reset_after_the_peers_goodbye_is_a_reset(version: ssl.TLSVersion) -> None:
-    """Then Linux says EPIPE, and OpenSSL says that all is well."""
+def test_a_reset_after_the_peers_close_notify_is_reported(version: ssl.TLSVersion) -> None:
+    """Linux reports EPIPE then, and OpenSSL reports no error."""
     with session(version, peer_buffer=4096) as (ours, peer):
         say_goodbye(peer)
         send_fin(peer)
@@ -564,20 +564,22 @@ def test_a_reset_after_the_peers_goodbye_is_a_reset(version: ssl.TLSVersion) -> 
         assert result.unacked
 
 
-def test_a_reset_that_the_caller_has_read_is_no_connection_any_more(
+def test_after_a_reset_that_the_caller_has_read_there_is_no_connection(
     version: ssl.TLSVersion,
 ) -> None:
     with session(version) as (ours, peer):
         reset(peer)
         await_reset(ours)
-        with pytest.raises(OSError, match="EOF|reset"):  # some versions call it a cut
+        with pytest.raises(
+            OSError, match="EOF|reset"
+        ):  # some versions report it as a truncation
             ours.recv(1)
         result = graceful_close(ours)
         assert (result.outcome, result.notified) == (CloseOutcome.NOT_CONNECTED, False)
         assert not result.clean
 
 
-def test_a_unix_peer_that_is_gone_cannot_be_told(version: ssl.TLSVersion) -> None:
+def test_a_unix_peer_that_has_closed_is_not_notified(version: ssl.TLSVersion) -> None:
     with session(version, "unix") as (ours, peer):
         peer.close()
         result = graceful_close(ours)
@@ -585,7 +587,7 @@ def test_a_unix_peer_that_is_gone_cannot_be_told(version: ssl.TLSVersion) -> Non
         assert result.error is None
 
 
-def test_a_unix_peer_that_said_close_notify_and_is_gone_cannot_be_told(
+def test_a_unix_peer_that_has_closed_after_close_notify_is_not_notified(
     version: ssl.TLSVersion,
 ) -> None:
     with session(version, "unix") as (ours, peer):
@@ -597,10 +599,12 @@ def test_a_unix_peer_that_said_close_notify_and_is_gone_cannot_be_told(
         assert result.notified is False
         assert (
             result.peer_notified is not False
-        )  # from OpenSSL 3.5 on, EPIPE is all that it says
+        )  # from OpenSSL 3.5 on, EPIPE is the only report
 
 
-def test_a_unix_peer_that_left_our_data_unread_is_a_reset(version: ssl.TLSVersion) -> None:
+def test_a_unix_peer_that_left_our_data_unread_is_reported_as_reset(
+    version: ssl.TLSVersion,
+) -> None:
     with session(version, "unix") as (ours, peer):
         ours.sendall(b"never read")
         peer.close()
@@ -608,7 +612,7 @@ def test_a_unix_peer_that_left_our_data_unread_is_a_reset(version: ssl.TLSVersio
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, False)
 
 
-def test_a_connection_that_another_holder_has_shut_still_waits_for_the_peer(
+def test_a_close_after_another_holders_shutdown_waits_for_the_peer(
     version: ssl.TLSVersion,
 ) -> None:
     with session(version) as (ours, peer):
@@ -621,7 +625,7 @@ def test_a_connection_that_another_holder_has_shut_still_waits_for_the_peer(
         assert result.notified is False
 
 
-# --- every state a TLS socket can be in --------------------------------------------------------------
+# --- the states of a TLS socket --------------------------------------------------------------
 
 
 def test_without_a_handshake_there_is_no_session_to_end(
@@ -635,14 +639,16 @@ def test_without_a_handshake_there_is_no_session_to_end(
         assert result.clean
 
 
-def test_half_a_handshake_is_no_session(version: ssl.TLSVersion, family: str) -> None:
+def test_after_an_incomplete_handshake_there_is_no_session(
+    version: ssl.TLSVersion, family: str
+) -> None:
     with wrapped(version, family, "client") as (ours, peer):
         ours.setblocking(False)
         with pytest.raises(ssl.SSLWantReadError):
             ours.do_handshake()
         with meanwhile(read_raw_and_close, peer) as received:
             result = graceful_close(ours, timeout=PATIENCE)
-        assert [kind for kind, _ in records(received[0])] == [22], "the hello, and no more"
+        assert [kind for kind, _ in records(received[0])] == [22], "the hello, and nothing else"
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
 
 
@@ -656,12 +662,12 @@ def test_a_handshake_that_failed_left_no_session(version: ssl.TLSVersion) -> Non
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
 
 
-def test_a_session_that_an_error_has_ended_cannot_say_goodbye(
+def test_a_session_that_an_error_has_ended_sends_no_close_notify(
     version: ssl.TLSVersion, family: str, side: str
 ) -> None:
     with session(version, family, side) as (ours, peer):
         socket.socket.sendall(peer, bytes([APPLICATION_DATA, 3, 3, 0, 32]) + bytes(32))
-        # The second is OpenSSL's name for it from 3.5 on.
+        # The second is the name in OpenSSL 3.5 and later.
         with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC|RECORD_LAYER_FAILURE"):
             ours.recv(1)
         with meanwhile(read_raw_and_close, peer):
@@ -670,7 +676,7 @@ def test_a_session_that_an_error_has_ended_cannot_say_goodbye(
         assert not result.clean
 
 
-def test_a_cut_that_the_caller_has_read_has_ended_the_session(
+def test_a_truncation_that_the_caller_has_read_has_ended_the_session(
     version: ssl.TLSVersion, side: str
 ) -> None:
     with session(version, side=side) as (ours, peer):
@@ -681,7 +687,9 @@ def test_a_cut_that_the_caller_has_read_has_ended_the_session(
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
 
 
-def test_a_session_that_the_caller_has_ended_is_over(version: ssl.TLSVersion) -> None:
+def test_a_session_that_the_caller_has_ended_sends_no_close_notify(
+    version: ssl.TLSVersion,
+) -> None:
     with session(version) as (ours, peer):
         say_goodbye(peer)
         await_input(ours)
@@ -703,7 +711,7 @@ def test_a_close_notify_that_the_caller_has_sent_is_not_sent_again(
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
 
 
-def test_an_unwrap_that_met_late_data_has_sent_its_close_notify(
+def test_an_unwrap_that_failed_at_late_data_has_sent_its_close_notify(
     version: ssl.TLSVersion,
 ) -> None:
     with session(version) as (ours, peer):
@@ -717,7 +725,9 @@ def test_an_unwrap_that_met_late_data_has_sent_its_close_notify(
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
 
 
-def test_an_unwrap_that_met_half_a_record_has_sent_nothing(version: ssl.TLSVersion) -> None:
+def test_an_unwrap_that_failed_at_an_incomplete_record_has_sent_nothing(
+    version: ssl.TLSVersion,
+) -> None:
     with session(version, peer_buffer=4096) as (ours, peer):
         send_half_a_record(ours)
         with pytest.raises(ssl.SSLWantWriteError):
@@ -727,7 +737,9 @@ def test_an_unwrap_that_met_half_a_record_has_sent_nothing(version: ssl.TLSVersi
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
 
 
-def test_a_session_that_shutdown_has_dropped_is_over(version: ssl.TLSVersion) -> None:
+def test_a_session_that_shutdown_has_dropped_sends_no_close_notify(
+    version: ssl.TLSVersion,
+) -> None:
     with session(version) as (ours, peer):
         ours.shutdown(socket.SHUT_WR)
         with meanwhile(read_raw_and_close, peer):
@@ -736,7 +748,7 @@ def test_a_session_that_shutdown_has_dropped_is_over(version: ssl.TLSVersion) ->
         assert result.notified is None
 
 
-def test_a_closed_tls_socket_is_already_closed(version: ssl.TLSVersion) -> None:
+def test_a_closed_tls_socket_is_reported_as_already_closed(version: ssl.TLSVersion) -> None:
     with session(version) as (ours, _):
         ours.close()
         assert graceful_close(ours).outcome is CloseOutcome.ALREADY_CLOSED
@@ -758,8 +770,8 @@ def test_a_listening_tls_socket_is_closed(
     assert ours.fileno() == -1
 
 
-def test_a_tls_socket_made_from_another_is_the_only_one(version: ssl.TLSVersion) -> None:
-    """The ssl module has no TLS within TLS: the new one takes the connection itself."""
+def test_a_tls_socket_made_from_another_has_the_connection(version: ssl.TLSVersion) -> None:
+    """The ssl module has no TLS within TLS: the new socket takes the connection."""
     with session(version) as (outer, peer):
         inner = server_context(version).wrap_socket(
             outer, server_side=True, do_handshake_on_connect=False
@@ -771,7 +783,7 @@ def test_a_tls_socket_made_from_another_is_the_only_one(version: ssl.TLSVersion)
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
 
 
-def test_what_a_subclass_made_of_unwrap_is_not_called(version: ssl.TLSVersion) -> None:
+def test_an_overridden_unwrap_is_not_called(version: ssl.TLSVersion) -> None:
     class Own(ssl.SSLSocket):
         def unwrap(self) -> socket.socket:
             raise NotImplementedError
@@ -791,10 +803,10 @@ def test_what_a_subclass_made_of_unwrap_is_not_called(version: ssl.TLSVersion) -
             assert received == [b""]
 
 
-# --- the other calls ----------------------------------------------------------------------------------
+# --- the other functions ----------------------------------------------------------------------
 
 
-def test_a_timed_linger_is_over_when_the_close_notify_is_acknowledged(
+def test_a_timed_linger_ends_when_the_close_notify_is_acknowledged(
     version: ssl.TLSVersion, side: str
 ) -> None:
     with session(version, side=side) as (ours, peer):
@@ -805,21 +817,23 @@ def test_a_timed_linger_is_over_when_the_close_notify_is_acknowledged(
         assert read_tls(peer) == b"reply"
 
 
-def test_an_abort_says_nothing_before_the_reset(
+def test_an_abort_sends_nothing_before_the_reset(
     version: ssl.TLSVersion, family: str, side: str
 ) -> None:
     with session(version, family, side) as (ours, peer):
         result = abortive_close(ours)
         assert (result.outcome, result.notified) == (CloseOutcome.ABORTED, None)
         assert ours.fileno() == -1
-        if family == "unix":  # knows no reset, but would keep what was said before
+        if family == "unix":  # AF_UNIX has no reset, but would keep data sent before
             assert read_raw(peer) == b""
         else:
             with pytest.raises(ConnectionResetError):
                 read_raw(peer)
 
 
-def test_a_body_that_ends_is_committed(version: ssl.TLSVersion) -> None:
+def test_closing_of_a_tls_socket_closes_gracefully_when_the_body_ends(
+    version: ssl.TLSVersion,
+) -> None:
     with session(version) as (ours, peer):
         with meanwhile(read_tls_and_close, peer) as received:
             with closing(ours, timeout=PATIENCE) as sock:
@@ -827,7 +841,7 @@ def test_a_body_that_ends_is_committed(version: ssl.TLSVersion) -> None:
         assert received == [b"whole"]
 
 
-def test_a_body_that_raises_is_rolled_back(version: ssl.TLSVersion) -> None:
+def test_closing_of_a_tls_socket_resets_when_the_body_raises(version: ssl.TLSVersion) -> None:
     with session(version) as (ours, peer):
         with suppress(ZeroDivisionError), closing(ours) as sock:
             sock.sendall(b"half")
@@ -836,7 +850,7 @@ def test_a_body_that_raises_is_rolled_back(version: ssl.TLSVersion) -> None:
             read_raw(peer)
 
 
-# --- what is left when all is over ---------------------------------------------------------------------
+# --- after the close ---------------------------------------------------------------------
 
 
 def close_gracefully(sock: socket.socket) -> CloseResult:
@@ -844,10 +858,10 @@ def close_gracefully(sock: socket.socket) -> CloseResult:
 
 
 @pytest.mark.parametrize("close", [close_gracefully, abortive_close])
-def test_a_closed_tls_socket_does_not_touch_who_has_its_number_now(
+def test_a_closed_tls_socket_does_not_touch_a_reused_descriptor_number(
     version: ssl.TLSVersion, close: Callable[[socket.socket], CloseResult]
 ) -> None:
-    """OpenSSL remembers the descriptor's number."""
+    """OpenSSL keeps the descriptor's number."""
     stranger, other_end = socket.socketpair()
     with stranger, other_end, session(version) as (ours, _):
         number = ours.fileno()
@@ -867,10 +881,12 @@ def test_a_closed_tls_socket_does_not_touch_who_has_its_number_now(
         assert other_end.recv(100) == b""
 
 
-# --- what comes from inside ----------------------------------------------------------------------------
+# --- signals ----------------------------------------------------------------------------
 
 
-def test_an_exception_from_a_signal_closes_at_once_and_goes_on(version: ssl.TLSVersion) -> None:
+def test_an_exception_from_a_signal_handler_closes_immediately_and_propagates(
+    version: ssl.TLSVersion,
+) -> None:
     def stop(*_: object) -> None:
         raise Stop
 
@@ -884,7 +900,7 @@ def test_an_exception_from_a_signal_closes_at_once_and_goes_on(version: ssl.TLSV
         finally:
             signal.signal(signal.SIGALRM, before)
         assert ours.fileno() == -1
-        assert len(read_raw(peer)) == written, "it was still waiting for room"
+        assert len(read_raw(peer)) == written, "the close was still waiting for room"
 
 
 @pytest.mark.parametrize(
@@ -892,7 +908,7 @@ def test_an_exception_from_a_signal_closes_at_once_and_goes_on(version: ssl.TLSV
     [partial(close_on, Options(0)), partial(close_on, Options(), abort=True)],
     ids=["graceful", "abort"],
 )
-def test_a_signal_before_or_after_any_call_leaves_the_socket_closed(
+def test_a_signal_at_any_call_leaves_the_socket_closed(
     close: Callable[[socket.socket], object],
 ) -> None:
     for stopped in each_moment():
@@ -902,10 +918,10 @@ def test_a_signal_before_or_after_any_call_leaves_the_socket_closed(
             assert ours.fileno() == -1
 
 
-# --- what speaks TLS, and what does not -----------------------------------------------------------------
+# --- other TLS objects -----------------------------------------------------------------
 
 
-def test_tls_without_a_socket_is_refused(version: ssl.TLSVersion) -> None:
+def test_tls_without_a_socket_is_rejected(version: ssl.TLSVersion) -> None:
     held: Any = client_context(version).wrap_bio(
         ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=NAME
     )
@@ -983,7 +999,7 @@ peer.close()
 
 
 @pytest.mark.parametrize("when", ["before the import", "after it"])
-def test_under_gevent_it_is_the_same(version: ssl.TLSVersion, when: str) -> None:
+def test_a_close_over_tls_works_under_gevent(version: ssl.TLSVersion, when: str) -> None:
     pytest.importorskip("gevent", reason="needs gevent", exc_type=ImportError)
     patch = "gevent.monkey.patch_all()"
     early = when == "before the import"

@@ -1,7 +1,7 @@
-"""What the type checkers are shown in typed/ is all that there is to show.
+"""The files in typed/ use every public name, so type checkers check all of them.
 
-The checkers themselves run over it with the rest of the sources: mypy, pyright and pyrefly. What
-must be refused there has a `# type: ignore`, and mypy and pyright say so if it is not needed.
+mypy, pyright and pyrefly check these files with the other sources. Code that they must reject
+has a `# type: ignore`, and mypy and pyright report one that is not needed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHOWN_IN = {
 
 
 def shown(file: str) -> set[str]:
-    """Every identifier that a file uses, and every keyword that it hands in."""
+    """Return every identifier and every keyword argument that a file uses."""
     names: set[str] = set()
     for node in ast.walk(ast.parse((FOLDER / file).read_text(encoding="utf-8"))):
         match node:
@@ -46,7 +46,7 @@ def shown(file: str) -> set[str]:
 
 
 def public(module: str) -> Iterator[str]:
-    """The names in a module's `__all__`, and the public members of its classes."""
+    """Return the names in a module's `__all__`, and the public members of its classes."""
     found = importlib.import_module(module)
     for name in found.__all__:
         yield name
@@ -57,12 +57,12 @@ def public(module: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("module", SHOWN_IN)
-def test_every_public_name_and_member_is_shown_to_the_type_checkers(module: str) -> None:
+def test_every_public_name_and_member_is_used_in_typed(module: str) -> None:
     assert set(public(module)) - shown(SHOWN_IN[module]) == set()
 
 
 @pytest.mark.parametrize("module", SHOWN_IN)
-def test_every_parameter_by_keyword_is_shown_to_the_type_checkers(module: str) -> None:
+def test_every_keyword_parameter_is_used_in_typed(module: str) -> None:
     found = importlib.import_module(module)
     keywords = {
         parameter.name
@@ -79,7 +79,7 @@ EVENT_LOOPS = ["graceful_close.asyncio", "graceful_close.trio", "graceful_close.
 
 
 def options_of(called: object) -> set[str]:
-    """What it takes by keyword alone."""
+    """Return the keyword-only parameters of a function."""
     return {
         parameter.name
         for parameter in inspect.signature(called).parameters.values()  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def options_of(called: object) -> set[str]:
 
 
 def fields(file: str, name: str) -> set[str]:
-    """The keys of a TypedDict, which only type checkers ever see."""
+    """Return the keys of a TypedDict, which exists only for type checkers."""
     source = Path(inspect.getfile(graceful_close)).with_name(file).read_text(encoding="utf-8")
     [found] = [
         node
@@ -102,7 +102,7 @@ def fields(file: str, name: str) -> set[str]:
     }
 
 
-def test_the_options_that_type_checkers_see_are_those_that_a_call_takes() -> None:
+def test_the_typed_options_are_those_of_the_functions() -> None:
     close_options = fields("_option_types.py", "CloseOptions")
     assert close_options == options_of(graceful_close.graceful_close)
     reaper_options = close_options | fields("_option_types.py", "ReaperOptions")
@@ -110,6 +110,8 @@ def test_the_options_that_type_checkers_see_are_those_that_a_call_takes() -> Non
 
 
 @pytest.mark.parametrize("module", EVENT_LOOPS)
-def test_every_option_of_a_graceful_close_is_shown_for_every_event_loop(module: str) -> None:
+def test_every_option_of_graceful_close_is_used_in_typed_for_every_event_loop(
+    module: str,
+) -> None:
     options = options_of(graceful_close.graceful_close)
     assert options - shown(SHOWN_IN[module]) == set()

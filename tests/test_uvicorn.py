@@ -1,4 +1,4 @@
-"""uvicorn as it is started from the command line, with one option more."""
+"""uvicorn, started from the command line with one more option."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from uvicorn_app import HELLO, REFUSAL
 
 pytest.importorskip("uvicorn")
 if sys.platform == "win32":
-    pytest.skip("a child is told to end by SIGTERM", allow_module_level=True)
+    pytest.skip("the test ends its child with SIGTERM", allow_module_level=True)
 
 TESTS = Path(__file__).parent
 TRIES = 3
@@ -40,13 +40,13 @@ NEW_LOOP = "graceful_close.uvicorn:new_loop"
 
 
 class Started(NamedTuple):
-    """How uvicorn is started.
+    """A way to start uvicorn.
 
     Attributes:
-        options: What the command line has besides the application, with places to fill in.
-        environment: What the environment has more.
-        kind: How one connects: "tcp", "unix", "tls".
-        needs: Modules.
+        options: The options besides the application, with placeholders.
+        environment: Additional environment variables.
+        kind: The kind of connection: "tcp", "unix", "tls".
+        needs: Required modules.
     """
 
     options: Sequence[str]
@@ -86,7 +86,7 @@ STARTED = {
 
 
 class Server:
-    """uvicorn at work."""
+    """A running uvicorn."""
 
     def __init__(self, started: Started, folder: Path, app_folder: Path = TESTS) -> None:
         self.kind = started.kind
@@ -129,7 +129,7 @@ class Server:
         self.port = int(found[1] or 0)
 
     def read_output(self, seconds: float) -> bool:
-        """Read what it has printed, after waiting for so long; whether there was anything."""
+        """Wait for output and read it; return whether there was any."""
         assert self.process.stdout is not None
         descriptor = self.process.stdout.fileno()
         if not select.select([descriptor], [], [], seconds)[0]:
@@ -166,12 +166,12 @@ class Server:
             try:
                 return socket.create_connection(("127.0.0.1", self.port), PATIENCE)
             except ConnectionRefusedError:
-                # A child of uvicorn's says that it has started before it listens.
+                # A child of uvicorn logs its start before it listens.
                 assert time.monotonic() < give_up
                 select.select([], [], [], 0.02)
 
     def request(self, sock: socket.socket, method: str, body: bytes, **headers: str) -> bytes:
-        """By http.client, which sends all before it reads."""
+        """Send a request with http.client, which sends everything before it reads."""
         client = http.client.HTTPConnection("localhost")
         client.sock = sock
         client.request(method, "/", body, headers)
@@ -179,7 +179,7 @@ class Server:
         return response.read()
 
     def await_end(self) -> None:
-        """It is killed if it does not end by itself."""
+        """Wait for the end; kill the process if it does not end."""
         try:
             self.output += self.process.communicate(timeout=PATIENCE)[0]
         except subprocess.TimeoutExpired:
@@ -187,7 +187,7 @@ class Server:
             pytest.fail(self.output.decode())
 
     def kill(self) -> None:
-        """Make sure that it has ended, and its workers."""
+        """Kill the process and its workers."""
         if self.process.returncode is None:
             self.process.terminate()
             try:
@@ -208,14 +208,14 @@ def start(how: str, folder: Path, **options: Any) -> Server:
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """Started once for the tests below, the last of which ends it."""
+    """A server for the tests below, the last of which ends it."""
     started = start(request.param, tmp_path_factory.mktemp("uvicorn"))
     yield started
     started.kill()
 
 
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
-def test_every_early_reply_arrives_whole(server: Server, connection: str) -> None:
+def test_every_early_reply_arrives_complete(server: Server, connection: str) -> None:
     for _ in range(TRIES):
         with server.connect() as sock:
             body = server.request(sock, "POST", bytes(UPLOAD), Connection=connection)
@@ -224,7 +224,7 @@ def test_every_early_reply_arrives_whole(server: Server, connection: str) -> Non
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize("expect", ["Expect: 100-continue", "Expect:"])
-def test_curl_gets_it_too(server: Server, expect: str, tmp_path: Path) -> None:
+def test_curl_gets_every_early_reply(server: Server, expect: str, tmp_path: Path) -> None:
     upload = tmp_path / "upload"
     upload.write_bytes(bytes(UPLOAD))
     where = (
@@ -241,7 +241,7 @@ def test_curl_gets_it_too(server: Server, expect: str, tmp_path: Path) -> None:
         assert (curl.returncode, curl.stdout) == (0, REFUSAL), curl.stderr
 
 
-def test_a_connection_is_kept_alive_as_ever(server: Server) -> None:
+def test_a_connection_is_kept_alive(server: Server) -> None:
     with server.connect() as sock:
         client = http.client.HTTPConnection("localhost")
         client.sock = sock
@@ -251,7 +251,7 @@ def test_a_connection_is_kept_alive_as_ever(server: Server) -> None:
             assert client.sock is sock
 
 
-def test_a_websocket_is_echoed_as_ever(server: Server) -> None:
+def test_a_websocket_works(server: Server) -> None:
     connect: Callable[..., Any] = pytest.importorskip("websockets.sync.client").connect
     with server.connect() as sock, connect("ws://localhost/", sock=sock) as client:
         for text in ("hello", "again"):
@@ -259,19 +259,19 @@ def test_a_websocket_is_echoed_as_ever(server: Server) -> None:
             assert client.recv(PATIENCE) == text
 
 
-def test_sigterm_lets_the_closes_in_flight_end(server: Server) -> None:
+def test_sigterm_ends_uvicorn_after_its_pending_closes(server: Server) -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(server.connect()) for _ in range(6)]
         for client in clients:
             client.sendall(HEAD + bytes(1000))
         for client in clients:
             if server.kind == "tls":
-                continue  # there the FIN comes, but close_notify before it is not for poll()
+                continue  # with TLS the close_notify before the FIN would end the poll()
             await_fin(client)
         server.process.send_signal(signal.SIGTERM)
         server.await_output(b"Shutting down|Stopping parent process")
         for client in clients:
-            # More than the kernels hold. RST would end it, and lose the reply.
+            # More than the buffers hold, so that RST would lose the reply.
             client.sendall(bytes(UPLOAD - 1000))
             assert read_reply(client).endswith(b"\r\n\r\n" + REFUSAL)
             client.close()
@@ -286,12 +286,12 @@ def read_reply(sock: socket.socket) -> bytes:
     return reply
 
 
-# --- and without it -----------------------------------------------------------------------------
+# --- without the option -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loop", ["auto", "asyncio"])
-def test_without_it_the_replies_are_lost(loop: str, tmp_path: Path) -> None:
-    """So that the tests above are seen to be able to fail."""
+def test_without_the_option_replies_are_lost(loop: str, tmp_path: Path) -> None:
+    """This test shows that the tests above can fail."""
     server = Server(Started(("--loop", loop, *PORT)), tmp_path)
     try:
         lost = 0
@@ -306,16 +306,16 @@ def test_without_it_the_replies_are_lost(loop: str, tmp_path: Path) -> None:
         server.kill()
 
 
-# --- one at a time --------------------------------------------------------------------------------
+# --- other features ---------------------------------------------------------------------------
 
 
-def test_a_changed_file_is_served_and_its_replies_arrive(tmp_path: Path) -> None:
+def test_early_replies_arrive_after_a_reload(tmp_path: Path) -> None:
     file = tmp_path / "uvicorn_app.py"
     shutil.copy(TESTS / "uvicorn_app.py", file)
     server = start("--reload", tmp_path, app_folder=tmp_path)
     try:
         file.write_text(file.read_text().replace("hello", "changed"))
-        # uvicorn notes the times of files when it first looks at them, which may be after this.
+        # uvicorn reads the times of files at its first check, which may be after this.
         changed = file.stat().st_mtime
         give_up = time.monotonic() + PATIENCE
         while b"Reloading" not in server.output:
@@ -345,7 +345,7 @@ def test_hundreds_of_connections_leave_no_descriptor(how: str, tmp_path: Path) -
                 sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 assert read_reply(sock).endswith(HELLO)
         give_up = time.monotonic() + PATIENCE
-        # The Reaper has a selector and a pair of sockets. The last connections may be in flight.
+        # The Reaper has a selector and a pair of sockets. The last closes may be pending.
         while len(list(held.iterdir())) > before + 3:
             assert time.monotonic() < give_up
             select.select([], [], [], 0.02)
@@ -353,7 +353,7 @@ def test_hundreds_of_connections_leave_no_descriptor(how: str, tmp_path: Path) -
         server.kill()
 
 
-def test_the_environment_says_how_long_a_silent_client_keeps_it_from_stopping(
+def test_a_variable_sets_how_long_a_silent_client_delays_the_stop(
     tmp_path: Path,
 ) -> None:
     patient = Started(("--loop", NEW_LOOP, *PORT), {"GRACEFUL_CLOSE_IDLE_TIMEOUT": "60"})
@@ -362,7 +362,7 @@ def test_the_environment_says_how_long_a_silent_client_keeps_it_from_stopping(
         for started in (patient, hurried):
             server = Server(started, tmp_path)
             stack.callback(server.kill)
-            # It keeps its connection, and does not look whether the server has ended it.
+            # The client keeps its connection, and does not read the server's FIN.
             sock = stack.enter_context(server.connect())
             assert read_hello(sock)
             server.process.send_signal(signal.SIGTERM)
@@ -386,7 +386,7 @@ def read_hello(sock: socket.socket) -> bool:
 
 @pytest.mark.parametrize("name", ["GRACEFUL_CLOSE_TIMEOUT", "GRACEFUL_CLOSE_IDLE_TIMEOUT"])
 @pytest.mark.parametrize("value", ["soon", "-1", "inf"])
-def test_a_variable_that_is_no_number_of_seconds_is_refused(
+def test_a_variable_that_is_not_a_number_of_seconds_is_rejected(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""graceful_close.wsgi, call by call, with every call checked against PEP 3333."""
+"""graceful_close.wsgi: its calls, with every call checked against PEP 3333."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REPLY = b"no\n"
 
 
 class Input(io.BytesIO):
-    """A request's body, as a server shows it."""
+    """The body of a request, as a server offers it."""
 
     @property
     def left(self) -> int:
@@ -53,10 +53,10 @@ def start(status: str, headers: object, exc_info: object = None) -> Callable[[by
 
 
 def serve(app: App, environ: dict[str, Any], **options: Any) -> tuple[bytes, int]:
-    """Serve a request as PEP 3333 says.
+    """Serve a request as PEP 3333 requires.
 
     Returns:
-        The reply, and how much of the body was unread when the last of it was there.
+        The reply, and how much of the body was unread when the reply was complete.
     """
     checked: Any = validator(DrainMiddleware(validator(app), **options))
     body = environ["wsgi.input"]
@@ -69,7 +69,7 @@ def serve(app: App, environ: dict[str, Any], **options: Any) -> tuple[bytes, int
     return received, unread
 
 
-def test_the_rest_is_read_when_the_reply_is_out() -> None:
+def test_the_rest_of_the_request_is_read_after_the_reply() -> None:
     body = Input(BODY)
     assert serve(refuse, environment(body)) == (REPLY, len(BODY))
     assert body.left == 0
@@ -80,12 +80,12 @@ READS: dict[str, Callable[[Any], object]] = {
     "readline": lambda stream: stream.readline(),
     "readlines": lambda stream: stream.readlines(5),
     "iteration": next,
-    "a read of nothing": lambda stream: stream.read(0),
+    "a read of 0 bytes": lambda stream: stream.read(0),
 }
 
 
 @pytest.mark.parametrize("way", READS)
-def test_what_the_application_has_read_is_not_read_again(way: str) -> None:
+def test_bytes_that_the_application_has_read_are_not_read_again(way: str) -> None:
     seen: list[int] = []
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -101,10 +101,10 @@ def test_what_the_application_has_read_is_not_read_again(way: str) -> None:
     body = Counting(BODY + b"the next request")
     serve(app, environment(body))
     assert body.left == len("the next request")
-    assert all(size >= 0 for size in seen), "no more than there is"
+    assert all(size >= 0 for size in seen), "no more than the body has"
 
 
-def test_a_body_that_was_read_to_its_end_is_left_alone() -> None:
+def test_a_body_that_was_read_to_its_end_is_not_read_again() -> None:
     class Ended(Input):
         ended = False
 
@@ -119,7 +119,7 @@ def test_a_body_that_was_read_to_its_end_is_left_alone() -> None:
             pass
         return refuse(environ, start_response)
 
-    serve(app, environment(Ended(BODY[:-2])))  # the client sent less than it had said
+    serve(app, environment(Ended(BODY[:-2])))  # the client sent less than its Content-Length
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_body_that_was_read_to_its_end_is_left_alone() -> None:
     ],
     ids=["empty", "no body", "chunked, with no end known", "no body that ends"],
 )
-def test_what_has_no_body_to_drain_passes_untouched(more: dict[str, Any]) -> None:
+def test_requests_without_a_body_are_passed_unchanged(more: dict[str, Any]) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         assert environ["wsgi.input"] is body
         return reply
@@ -152,17 +152,17 @@ def test_a_chunked_body_is_read_to_its_end() -> None:
     assert body.left == 0
 
 
-def test_the_reply_of_an_application_that_raises_is_for_the_server_to_send() -> None:
+def test_an_exception_of_the_application_propagates_to_the_server() -> None:
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        raise LookupError("on purpose")
+        raise LookupError("intended")
 
     body = Input(BODY)
-    with pytest.raises(LookupError, match="on purpose"):
+    with pytest.raises(LookupError, match="intended"):
         serve(app, environment(body))
     assert body.left == 0
 
 
-def test_the_applications_own_close_comes_first_and_once() -> None:
+def test_the_close_of_the_reply_is_called_once_before_the_drain() -> None:
     happened: list[str] = []
 
     class Reply:
@@ -188,19 +188,19 @@ def test_the_applications_own_close_comes_first_and_once() -> None:
 def test_a_close_that_raises_is_reported_after_the_drain() -> None:
     class Reply(list[bytes]):
         def close(self) -> None:
-            raise LookupError("on purpose")
+            raise LookupError("intended")
 
     body = Input(BODY)
     reply: Any = DrainMiddleware(lambda environ, start_response: Reply())(
         environment(body),
         None,  # type: ignore[arg-type]
     )
-    with pytest.raises(LookupError, match="on purpose"):
+    with pytest.raises(LookupError, match="intended"):
         reply.close()
     assert body.left == 0
 
 
-def test_a_reply_says_of_how_many_pieces_it_is_if_it_knows() -> None:
+def test_the_length_of_a_reply_is_kept_if_it_has_one() -> None:
     def of(reply: Iterable[bytes]) -> Any:
         app = DrainMiddleware(lambda environ, start_response: reply)
         return app(environment(Input(BODY)), None)  # type: ignore[arg-type]
@@ -209,19 +209,19 @@ def test_a_reply_says_of_how_many_pieces_it_is_if_it_knows() -> None:
     assert not hasattr(of(iter([b"one"])), "__len__")
 
 
-def test_the_drain_is_bounded_in_bytes() -> None:
+def test_the_drain_has_a_limit_of_bytes() -> None:
     body = Input(BODY)
     serve(refuse, environment(body), drain_limit=5)
     assert body.left == len(BODY) - 5
 
 
-def test_no_time_is_no_drain() -> None:
+def test_a_timeout_of_0_does_not_drain() -> None:
     body = Input(BODY)
     serve(refuse, environment(body), timeout=0)
     assert body.left == len(BODY)
 
 
-def test_what_the_input_raises_in_the_drain_is_not_the_applications() -> None:
+def test_an_exception_of_the_input_during_the_drain_is_not_propagated() -> None:
     class Broken(Input):
         def read(self, size: int | None = -1, /) -> bytes:
             raise ConnectionResetError
@@ -229,13 +229,13 @@ def test_what_the_input_raises_in_the_drain_is_not_the_applications() -> None:
     assert serve(refuse, environment(Broken(BODY))) == (REPLY, len(BODY))
 
 
-def test_a_client_that_waits_to_be_invited_is_not() -> None:
+def test_a_client_that_waits_for_100_continue_is_not_drained() -> None:
     body = Input(BODY)
     serve(refuse, environment(body, HTTP_EXPECT="100-continue"))
     assert body.left == len(BODY)
 
 
-def test_a_client_that_was_invited_by_the_application_is_drained() -> None:
+def test_a_client_that_got_100_continue_is_drained() -> None:
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         environ["wsgi.input"].read(1)
         return refuse(environ, start_response)
@@ -246,7 +246,7 @@ def test_a_client_that_was_invited_by_the_application_is_drained() -> None:
 
 
 class Shown:
-    """A body whose server shows the connection that it is read from."""
+    """A body whose server exposes its connection."""
 
     def __init__(self, ours: socket.socket) -> None:
         self.stream = ours.makefile("rb")
@@ -260,7 +260,7 @@ class Shown:
 
 
 def drained(ours: socket.socket, *, expect: str = "", **options: Any) -> int:
-    """How much is drained of a request of 100,000 bytes."""
+    """Return how much of a request of 100,000 bytes is drained."""
     shown = Shown(ours)
     environ = environment(shown, CONTENT_LENGTH="100000", HTTP_EXPECT=expect)
     reply: Any = DrainMiddleware(refuse, **options)(environ, start)
@@ -272,7 +272,7 @@ def drained(ours: socket.socket, *, expect: str = "", **options: Any) -> int:
 
 
 @pytest.mark.parametrize("options", [{"idle_timeout": 0.1}, {"timeout": 0.1}])
-def test_a_read_that_waits_too_long_is_ended_where_the_connection_is_known(
+def test_a_read_that_blocks_ends_at_the_deadline_if_the_connection_is_known(
     options: dict[str, Any],
 ) -> None:
     ours, peer = socket.socketpair()
@@ -281,15 +281,13 @@ def test_a_read_that_waits_too_long_is_ended_where_the_connection_is_known(
         assert drained(ours, **options) == 1000
 
 
-def test_a_client_that_was_not_invited_is_not_waited_for_where_the_connection_is_known() -> (
-    None
-):
+def test_a_client_without_100_continue_is_not_waited_for_if_the_connection_is_known() -> None:
     ours, peer = socket.socketpair()
     with ours, peer:
         assert drained(ours, timeout=PATIENCE, expect="100-continue") == 0
 
 
-def test_the_servers_default_timeout_does_not_change_its_socket() -> None:
+def test_the_drain_does_not_change_the_timeout_of_the_servers_socket() -> None:
     ours, peer = socket.socketpair()
     with ours, peer:
         ours.settimeout(None)

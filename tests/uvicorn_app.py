@@ -1,4 +1,4 @@
-"""An ASGI application that answers before it has read anything, and echoes websockets."""
+"""An ASGI application that replies before it has read anything, and echoes websockets."""
 
 from __future__ import annotations
 

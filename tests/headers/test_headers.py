@@ -1,8 +1,8 @@
-"""Every system's data, held against that system's own C headers.
+"""The data of every system, compared with the C headers of the system.
 
-The `ziglang` wheel is a C compiler that carries the headers of all of them. `probe.c` is
-compiled for each target in `targets.toml`, and what it found is read out of the object file:
-nothing is linked, and nothing is run.
+The `ziglang` wheel is a C compiler with the headers of many systems. `probe.c` is compiled for
+each target in `targets.toml`, and its values are read from the object file: nothing is linked,
+and nothing is run.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from graceful_close._platform.acks import Field, Ioctl
 
 FOLDER = Path(__file__).parent
 
-Facts = Mapping[str, int]  # a name in the headers, or an expression, to its value there
+Facts = Mapping[str, int]  # the values of names and expressions in the headers
 
-# No headers of these are in the wheel.
+# The wheel has no headers of these systems.
 UNVERIFIED = {"aix", "android", "cygwin", "dragonfly", "haiku", "illumos", "msys", "unknown"}
 
-# One record of the probe's array: a name, and a long long in the target's byte order.
+# A record of the probe's array: a name, and a long long in the target's byte order.
 _NAME = 56
 _VALUE = 8
 _BEGIN = b"graceful-close\0"  # the first name
@@ -45,12 +45,12 @@ _LETTERS = {(2, 0): "H", (4, 1): "i"}
 
 
 class Target(NamedTuple):
-    """What the compiler can compile for.
+    """A target of the compiler.
 
     Attributes:
-        triple: Its name in Zig's words.
-        platform: `sys.platform` there.
-        machine: `uname -m` there.
+        triple: Zig's name of the target.
+        platform: The value of `sys.platform`.
+        machine: The output of `uname -m`.
     """
 
     triple: str
@@ -77,20 +77,20 @@ TARGETS = _targets()
 
 
 def targets(where: Callable[[System], bool] = lambda _: True) -> pytest.MarkDecorator:
-    """Run a test for each target whose system is as asked."""
+    """Run a test for each target whose system matches."""
     chosen = [target for target in TARGETS if where(target.system)]
     return pytest.mark.parametrize("target", chosen, ids=lambda target: target.triple)
 
 
 class Refusal(NamedTuple):
-    """The compiler would not, and why."""
+    """The compiler failed; the message is its error."""
 
     complaint: str
 
 
 @pytest.fixture(scope="session")
 def compiled() -> Mapping[Target, Facts | Refusal]:
-    """What the headers of every target say: all are compiled when the first is wanted."""
+    """The values in the headers of every target; all targets are compiled on first use."""
     wheel = importlib.util.find_spec("ziglang")
     if wheel is None or wheel.origin is None:
         reason = "the ziglang wheel, which has the headers, is not installed"
@@ -106,7 +106,7 @@ def compiled() -> Mapping[Target, Facts | Refusal]:
 def _compile(headers: Path, folder: Path, target: Target) -> Facts | Refusal:
     command = [sys.executable, "-m", "ziglang", "cc", "-target", target.triple]
     if target.platform in ("ios", "tvos", "watchos"):
-        # Apple's systems share these headers; Zig looks there for macOS alone.
+        # Apple's systems share these headers; Zig uses them only for macOS.
         command += ["-isystem", str(headers / "any-darwin-any")]
     made = folder / f"{target.triple}.o"
     command += ["-c", str(FOLDER / "probe.c"), "-o", str(made)]
@@ -117,14 +117,14 @@ def _compile(headers: Path, folder: Path, target: Target) -> Facts | Refusal:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,  # a second is much; arbitrary, so that a hanging compiler is an error
+        timeout=60,  # seconds: a heuristic, so that a hanging compiler is an error
         check=False,
     )
     return Refusal(done.stderr) if done.returncode else _read(made.read_bytes())
 
 
 def _read(made: bytes) -> Facts:
-    """Find the probe's array in an object file, of whatever format."""
+    """Find the probe's array in an object file of any format."""
     facts: dict[str, int] = {}
     at = made.index(_BEGIN)
     order: Literal["little", "big"] = "little" if made[at + _NAME] == _LITTLE_ENDIAN else "big"
@@ -143,19 +143,19 @@ def facts(target: Target, compiled: Mapping[Target, Facts | Refusal]) -> Facts:
     return found
 
 
-def test_there_are_headers_for_all_systems_but_these() -> None:
+def test_all_other_systems_have_headers_in_the_wheel() -> None:
     assert len(TARGETS) >= 35
     assert SYSTEMS.keys() - {target.system.name for target in TARGETS} == UNVERIFIED
 
 
 @targets()
-def test_lingering_is_as_the_headers_say(target: Target, facts: Facts) -> None:
+def test_the_linger_option_agrees_with_the_headers(target: Target, facts: Facts) -> None:
     option = target.system.linger
     if option is None:
         assert "SO_LINGER" not in facts
         return
     assert option.level == facts["SOL_SOCKET"]
-    # Where there is a SO_LINGER_SEC, SO_LINGER does not count seconds.
+    # If there is a SO_LINGER_SEC, SO_LINGER does not count seconds.
     assert option.number == facts.get("SO_LINGER_SEC", facts["SO_LINGER"])
     on, seconds = (
         _LETTERS[facts[f"size of {member}"], facts[f"signed {member}"]]
@@ -168,11 +168,13 @@ def test_lingering_is_as_the_headers_say(target: Target, facts: Facts) -> None:
 
 
 @targets()
-def test_the_send_queue_is_asked_for_as_the_headers_say(target: Target, facts: Facts) -> None:
+def test_the_query_of_the_send_queue_agrees_with_the_headers(
+    target: Target, facts: Facts
+) -> None:
     ioctls = [facts[name] for name in ("SIOCOUTQ", "FIONWRITE") if name in facts]
     acks = target.system.acks
     if acks is None:
-        assert ioctls == []  # nothing is left unasked
+        assert ioctls == []  # every case was checked
         assert "SO_NWRITE" not in facts
     elif isinstance(acks.queue, Ioctl):
         assert [acks.queue.number] == ioctls
@@ -186,15 +188,17 @@ def test_the_send_queue_is_asked_for_as_the_headers_say(target: Target, facts: F
 
 
 @targets(lambda system: system.acks is not None and system.acks.state is not None)
-def test_the_state_of_tcp_is_asked_for_as_the_headers_say(target: Target, facts: Facts) -> None:
+def test_the_query_of_the_tcp_state_agrees_with_the_headers(
+    target: Target, facts: Facts
+) -> None:
     acks = target.system.acks
     assert acks is not None
     if "TCP_CONNECTION_INFO" in facts:
-        # Apple's headers have the struct and not the states: those the BSDs must vouch for.
+        # Apple's headers have the struct but not the states, which are compared with the BSDs'.
         assert acks.state == _tcp_field(facts, "TCP_CONNECTION_INFO", "tcpi_state")
         return
     assert acks.state == _tcp_field(facts, "TCP_INFO", "tcpi_state")
-    if target.system.linux:  # whose count has the FIN in it
+    if target.system.linux:  # systems whose count includes the FIN
         assert acks.fin_waits_in == frozenset()
         assert acks.all_acked_in == {facts["TCP_FIN_WAIT2"], facts["TCP_TIME_WAIT"]}
         return
@@ -206,7 +210,7 @@ def test_the_state_of_tcp_is_asked_for_as_the_headers_say(target: Target, facts:
 
 
 def _tcp_field(facts: Facts, option: str, member: str) -> Field:
-    """A member of the struct that a TCP option gives."""
+    """Return a member of the struct of a TCP option."""
     return Field(
         facts["IPPROTO_TCP"],
         facts[option],
@@ -216,7 +220,9 @@ def _tcp_field(facts: Facts, option: str, member: str) -> Field:
 
 
 @targets(lambda system: system.linux)
-def test_an_address_of_no_family_is_as_the_headers_say(target: Target, facts: Facts) -> None:
+def test_the_address_without_a_family_agrees_with_the_headers(
+    target: Target, facts: Facts
+) -> None:
     assert facts["AF_UNSPEC"] == socket.AF_UNSPEC
     assert facts["offset of sa_family"] == 0
     assert facts["size of sa_family"] == struct.calcsize("H")
@@ -224,11 +230,11 @@ def test_an_address_of_no_family_is_as_the_headers_say(target: Target, facts: Fa
 
 
 @targets(lambda system: system.name == "windows")
-def test_winsocks_errors_mean_what_their_posix_namesakes_mean(
+def test_winsock_errors_have_the_meaning_of_the_posix_errors_of_the_same_name(
     target: Target, facts: Facts
 ) -> None:
     winsocks = {name: number for name, number in facts.items() if name.startswith("WSAE")}
-    # Windows says WSAENOTSOCK of a handle that is closed: there are other handles than sockets.
+    # Windows returns WSAENOTSOCK for a closed handle, because handles are not only for sockets.
     namesakes = {name: name.removeprefix("WSA") for name in winsocks} | {"WSAENOTSOCK": "EBADF"}
     for name, number in winsocks.items():
         namesake = OSError(getattr(errno, namesakes[name]), name)

@@ -1,11 +1,12 @@
-"""Windows' struct linger, tried under Wine: layout, length check and round trip.
+"""Tests struct linger of Windows under Wine: layout, length check and round trip.
 
     python tests/headers/under_wine.py
 
-A check to run by hand, not a part of the suite: Debian's wine64 and gcc-mingw-w64-x86-64-win32
-take 1 GB. Without the latter the `ziglang` wheel compiles the probe, in a minute or two. Ends with 0
-if all is as the library believes, 1 if not, 77 if Wine or a compiler is missing. Wine's options are
-modelled on Windows's. Its close() is not, so nothing here depends on closing a connection.
+This check is run by hand, and is not part of the suite: Debian's wine64 and
+gcc-mingw-w64-x86-64-win32 take 1 GB. Without the latter the `ziglang` wheel compiles the probe,
+in a minute or two. The exit code is 0 if the library's data is right, 1 if not, and 77 if Wine
+or a compiler is missing. Wine's options behave like those of Windows. Its close() does not, so
+no check depends on closing a connection.
 """
 
 from __future__ import annotations
@@ -23,20 +24,24 @@ from typing import NamedTuple
 from graceful_close._platform import SYSTEMS
 
 PROBE = Path(__file__).parent / "winsock_linger.c"
-MISSING = 77  # what automake's tests end with when they were skipped
+MISSING = 77  # the exit code of skipped tests in automake
 WSAEFAULT = 10014
 
-WINES = ("wine64", "wine", "/usr/lib/wine/wine64")  # the last: Debian, without recommends
+WINES = (
+    "wine64",
+    "wine",
+    "/usr/lib/wine/wine64",
+)  # the last is Debian's, without recommended packages
 
 
 class Trial(NamedTuple):
     """One setsockopt().
 
     Attributes:
-        name: What is tried.
-        given: The bytes.
-        error: What it should fail with; 0: it should not.
-        linger: What the option should be afterwards.
+        name: The trial.
+        given: The bytes of the option.
+        error: The expected error; 0: none.
+        linger: The expected option afterwards.
     """
 
     name: str
@@ -58,11 +63,11 @@ def main() -> int:
     ]
     wine = next(filter(None, map(shutil.which, WINES)), None)
     if wine is None:
-        print("There is no Wine here: nothing was tried.")
+        print("Wine is not installed: nothing was tried.")
         return MISSING
     compiler = _compiler()
     if compiler is None:
-        print("There is no compiler for Windows here: nothing was tried.")
+        print("No compiler for Windows is installed: nothing was tried.")
         return MISSING
     size = struct.calcsize(option.layout)
     numbers = [str(number) for number in (option.level, option.number, size)]
@@ -84,7 +89,7 @@ def main() -> int:
             and len(bytes.fromhex(got)) == size
             and option.unpack(bytes.fromhex(got)) == trial.linger
         )
-        print(f"{'as believed' if agrees else 'NOT as believed'}: {trial.name}: {answer}")
+        print(f"{'as expected' if agrees else 'NOT as expected'}: {trial.name}: {answer}")
         well = well and agrees
     return 0 if well else 1
 
@@ -98,11 +103,11 @@ def _compiler() -> list[str] | None:
 
 
 def _run(command: list[str], prefix: Path) -> list[str]:
-    """Run a program in a Wine of its own, which is gone afterwards."""
+    """Run a program in a temporary Wine prefix."""
     environment_with = os.environ | {
         "WINEPREFIX": str(prefix),
         "WINEDEBUG": "-all",
-        "WINEDLLOVERRIDES": "mscoree,mshtml=",  # or it offers to download them
+        "WINEDLLOVERRIDES": "mscoree,mshtml=",  # otherwise Wine offers to download them
     }
     try:
         done = subprocess.run(
@@ -110,11 +115,11 @@ def _run(command: list[str], prefix: Path) -> list[str]:
             env=environment_with,
             stdout=subprocess.PIPE,
             text=True,
-            timeout=300,  # a first start makes the prefix; arbitrary
+            timeout=300,  # seconds: a heuristic, because the first start makes the prefix
             check=True,
         )
     finally:
-        # It outlives the program, and would write to a folder that is about to go.
+        # The server outlives the program, and would write to the removed folder.
         if server := shutil.which("wineserver") or shutil.which("/usr/lib/wine/wineserver64"):
             subprocess.run([server, "--kill"], env=environment_with, timeout=60, check=False)
             subprocess.run([server, "--wait"], env=environment_with, timeout=60, check=False)

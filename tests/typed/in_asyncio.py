@@ -1,4 +1,4 @@
-"""What a type checker makes of `graceful_close.asyncio`. Nothing here is run."""
+"""What type checkers accept and reject of `graceful_close.asyncio`. Nothing here is run."""
 
 # pyright: reportUnnecessaryTypeIgnoreComment=error
 
@@ -20,7 +20,8 @@ from graceful_close.asyncio import (
     timed_linger_close,
 )
 
-# Of no type that another option could take: a checker may name either mistake first.
+# The value has a type that no option accepts, because a checker may report either mistake
+# first.
 ANYTHING: Any = None
 
 
@@ -52,7 +53,7 @@ async def one_in_a_block(writer: asyncio.StreamWriter, sock: socket.socket) -> i
     assert_type(block.result, CloseResult | None)
     async with block as stream:
         assert_type(stream, socket.socket)
-        return 1  # if it swallowed exceptions, a `return` would be missing after it
+        return 1  # a block that suppressed exceptions would need a `return` after it
 
 
 async def servers(loop: asyncio.AbstractEventLoop) -> asyncio.SelectorEventLoop:

@@ -1,4 +1,4 @@
-"""What a type checker makes of `graceful_close.asgi` and `graceful_close.wsgi`. Nothing is run."""
+"""What type checkers accept and reject of the middlewares. Nothing here is run."""
 
 # pyright: reportUnnecessaryTypeIgnoreComment=error
 

@@ -1,4 +1,4 @@
-"""What a type checker makes of the modules for gunicorn, waitress and werkzeug."""
+"""What type checkers accept of the modules for gunicorn, waitress and werkzeug."""
 
 # pyright: reportUnnecessaryTypeIgnoreComment=error
 
@@ -33,7 +33,7 @@ def of_waitress(app: WSGIApplication) -> None:
 
 
 class Handler(GracefulRequestHandler):
-    """A Reaper of one's own."""
+    """A handler with its own Reaper."""
 
     reaper = Reaper(timeout=8)
 

@@ -1,4 +1,4 @@
-"""What a type checker makes of `graceful_close.socketserver`. Nothing here is run."""
+"""What type checkers accept and reject of the mixin. Nothing here is run."""
 
 # pyright: reportUnnecessaryTypeIgnoreComment=error
 
@@ -17,13 +17,13 @@ from graceful_close.socketserver import GracefulMixIn
 
 
 def note(result: CloseResult) -> None:
-    """What hears of every close."""
+    """A callback for every close."""
 
 
 class Threading(GracefulMixIn, ThreadingHTTPServer):
     """The options are those of a Reaper."""
 
-    reaper_options = {  # noqa: RUF012  (as people write it)
+    reaper_options = {  # noqa: RUF012  (as users write it)
         "timeout": 10,
         "until": CloseOutcome.DELIVERED,
         "idle_timeout": None,
@@ -34,29 +34,29 @@ class Threading(GracefulMixIn, ThreadingHTTPServer):
 
     @override
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A subclass may say more, or less."""
+        """A subclass may override the method."""
         super().handle_error(request, client_address)
 
 
 if sys.platform != "win32":
 
     class Forking(GracefulMixIn, socketserver.ForkingMixIn, socketserver.TCPServer):
-        """The mixin goes first, whatever else is mixed in."""
+        """The mixin is the first base, before other mixins."""
 
 
 class Wsgi(GracefulMixIn, WSGIServer):
-    """wsgiref's, too."""
+    """The mixin also works with wsgiref."""
 
 
 class Refused(GracefulMixIn, socketserver.TCPServer):
-    """No such option."""
+    """An unknown option."""
 
     reaper_options = {"patience": 10}  # type: ignore[typeddict-unknown-key]  # noqa: RUF012
     abort_on_error = None  # type: ignore[assignment]
 
 
 class RefusedValue(GracefulMixIn, socketserver.TCPServer):
-    """There is one, but not with that value."""
+    """A known option with a wrong value."""
 
     reaper_options = {"on_overflow": LingerPolicy.TIMED}  # type: ignore[typeddict-item]  # noqa: RUF012
 

@@ -1,4 +1,4 @@
-"""What a type checker makes of `graceful_close.trio`. Nothing here is run."""
+"""What type checkers accept and reject of `graceful_close.trio`. Nothing here is run."""
 
 # pyright: reportUnnecessaryTypeIgnoreComment=error
 
@@ -19,7 +19,8 @@ from graceful_close.trio import (
     timed_linger_close,
 )
 
-# Of no type that another option could take: a checker may name either mistake first.
+# The value has a type that no option accepts, because a checker may report either mistake
+# first.
 ANYTHING: Any = None
 
 
@@ -52,7 +53,7 @@ async def one_in_a_block(
     assert_type(block.result, CloseResult | None)
     async with block as same_session:
         assert_type(same_session, trio.SSLStream[trio.SocketStream])
-        return 1  # if it swallowed exceptions, a `return` would be missing after it
+        return 1  # a block that suppressed exceptions would need a `return` after it
 
 
 async def background(

@@ -1,4 +1,4 @@
-"""What a type checker makes of `graceful_close.uvicorn`. Nothing here is run."""
+"""What type checkers accept of `graceful_close.uvicorn`. Nothing here is run."""
 
 # pyright: reportUnnecessaryTypeIgnoreComment=error
 

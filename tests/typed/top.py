@@ -1,4 +1,4 @@
-"""What a type checker makes of `graceful_close`. Nothing here is run."""
+"""What type checkers accept and reject of `graceful_close`. Nothing here is run."""
 
 # pyright: reportUnnecessaryTypeIgnoreComment=error
 
@@ -40,7 +40,8 @@ exit_at_sigterm()
 # --- closing one connection ------------------------------------------------------------------
 
 
-# Of no type that another option could take: a checker may name either mistake first.
+# The value has a type that no option accepts, because a checker may report either mistake
+# first.
 ANYTHING: Any = None
 
 
@@ -81,10 +82,10 @@ def one_refused(sock: socket.socket) -> None:
     abortive_close(sock, True)  # type: ignore[call-arg]
 
 
-def asked_for_by_variables(
+def arguments_as_variables(
     sock: socket.socket, outcome: CloseOutcome, policy: LingerPolicy, *, abort: bool
 ) -> None:
-    """Which member it is must be known; that it is one of the enum does not do."""
+    """The member must be known: the type of the enum is not enough."""
     until: Final = CloseOutcome.DELIVERED
     graceful_close(sock, until=until)
     graceful_close(sock, on_timeout=LingerPolicy.ABORT if abort else LingerPolicy.BACKGROUND)
@@ -99,7 +100,7 @@ def one_in_a_block(sock: socket.socket) -> int:
     assert_type(block.result, CloseResult | None)
     as_any_other: AbstractContextManager[socket.socket, None] = block
     with as_any_other, closing(sock):
-        return 1  # if it swallowed exceptions, a `return` would be missing after it
+        return 1  # a block that suppressed exceptions would need a `return` after it
 
 
 def one_in_a_block_refused(sock: socket.socket) -> None:
@@ -118,10 +119,10 @@ def many(socks: Iterator[socket.socket], sessions: list[ssl.SSLSocket]) -> None:
     close_all({*sessions}, progress=note)
 
 
-def many_refused(sock: socket.socket, told: Callable[[str], None]) -> None:
+def many_refused(sock: socket.socket, result_read: Callable[[str], None]) -> None:
     close_all(sock)  # type: ignore[arg-type]
     close_all([sock.fileno()])  # type: ignore[list-item]
-    close_all([sock], progress=told)  # type: ignore[arg-type]
+    close_all([sock], progress=result_read)  # type: ignore[arg-type]
     close_all([sock], until=CloseOutcome.ABORTED)  # type: ignore[arg-type]
     close_all([sock], on_timeout=LingerPolicy.TIMED)  # type: ignore[arg-type]
     close_all([sock], patience=5)  # type: ignore[call-arg]
@@ -147,22 +148,22 @@ def left_to_a_reaper(sock: socket.socket) -> None:
 
 
 def reaper_refused(
-    reaper: Reaper, future: Future[CloseResult], told: Callable[[str], None]
+    reaper: Reaper, future: Future[CloseResult], result_read: Callable[[str], None]
 ) -> None:
     Reaper(30)  # type: ignore[call-arg]
     Reaper(max_sockets=1.5)  # type: ignore[arg-type]
     Reaper(until=CloseOutcome.ABORTED)  # type: ignore[arg-type]
     Reaper(on_timeout=LingerPolicy.TIMED)  # type: ignore[arg-type]
     Reaper(on_overflow=LingerPolicy.TIMED)  # type: ignore[arg-type]
-    Reaper(on_close=told)  # type: ignore[arg-type]
+    Reaper(on_close=result_read)  # type: ignore[arg-type]
     reaper.submit(future)  # type: ignore[arg-type]
     reaper.overflowed = 0  # type: ignore[misc]
 
 
-# --- how it ended ----------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------
 
 
-def told(result: CloseResult) -> str:
+def result_read(result: CloseResult) -> str:
     assert_type(result.outcome, CloseOutcome)
     assert_type(result.elapsed, float)
     assert_type(result.drained, int)
@@ -187,7 +188,7 @@ def told(result: CloseResult) -> str:
     return str(result)
 
 
-def told_refused(result: CloseResult) -> None:
+def result_refused(result: CloseResult) -> None:
     result.outcome = CloseOutcome.DELIVERED  # type: ignore[misc]
     count: int = result.unacked  # type: ignore[assignment]
     result.peer[0]  # type: ignore[index]
@@ -196,7 +197,7 @@ def told_refused(result: CloseResult) -> None:
 
 
 def every_outcome(outcome: CloseOutcome) -> bool:
-    """An outcome that is added or taken away is a breaking change, and shows here."""
+    """Adding or removing an outcome is a breaking change, which is an error here."""
     match outcome:
         case CloseOutcome.PEER_CLOSED | CloseOutcome.DELIVERED | CloseOutcome.ABORTED:
             return True
@@ -268,11 +269,11 @@ def passing_on(sock: socket.socket) -> None:
     passed_on(sock, patience=5)  # type: ignore[call-arg]
 
 
-# --- servers that are not ours ---------------------------------------------------------------
+# --- servers ---------------------------------------------------------------
 
 
 class OwnListener(GracefulListener):
-    """A subclass stays one."""
+    """Methods of a subclass return the subclass."""
 
 
 def listener(plain: socket.socket, context: ssl.SSLContext, reaper: Reaper) -> None:

@@ -1,7 +1,7 @@
-"""A wire with a hand on it: what the closers really put on the network, packet by packet.
+"""Tests of the packets that the functions send, on a simulated link.
 
-Two network namespaces, a TUN device in each, and a thread that carries packets between them as
-the test's rules say: `link` carries, `packets` reads and forges, `rules` is the language of a
-test, `record` remembers, `laid` is the wire that a test holds, and `proof` compares what a
-closer claims with what went over it.
+There are two network namespaces with a TUN device in each, and a thread that carries packets
+between them according to the rules of a test. `link` carries the packets, `packets` reads and
+forges them, `rules` has the terms of rules, and `record` stores the packets. `laid` has the
+wire that a test uses, and `proof` compares the result of a close with the recorded packets.
 """

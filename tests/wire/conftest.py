@@ -30,10 +30,10 @@ def link() -> Iterator[Link]:
     if reason is None:
         try:
             link = Link()
-        except PermissionError as error:  # root of a container, which may not unshare(2)
-            reason = f"the wire cannot be laid here: {error}"
+        except PermissionError as error:  # root in a container that may not call unshare(2)
+            reason = f"the wire cannot be made here: {error}"
     if link is None:
-        # Where everything is there, a skip would hide that nothing was proven.
+        # If all requirements are met, a skip would hide that nothing was tested.
         if os.environ.get("CI") == "true" and hasattr(os, "geteuid") and os.geteuid() == 0:
             pytest.fail(str(reason))
         pytest.skip(str(reason))
@@ -45,7 +45,7 @@ def link() -> Iterator[Link]:
 
 @pytest.fixture(params=ADDRESSES)
 def wire(link: Link, request: pytest.FixtureRequest) -> Iterator[Wire]:
-    """A fresh wire without rules; its sockets are closed afterwards."""
+    """A new wire without rules; its sockets are closed afterwards."""
     with Wire(link, request.param) as wire:
         request.node.stash[_WIRE] = wire
         yield wire
@@ -61,12 +61,12 @@ def wire(link: Link, request: pytest.FixtureRequest) -> Iterator[Wire]:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what went over the wire beside a failure."""
+    """Add the recorded packets to the report of a failure."""
     report = yield
     if report.when == "call":
         item.stash[_PASSED] = report.passed
     if report.failed and _WIRE in item.stash:
-        report.sections.append(("What went over the wire", item.stash[_WIRE].draw()))
+        report.sections.append(("The recorded packets", item.stash[_WIRE].draw()))
     return report
 
 

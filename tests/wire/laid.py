@@ -1,4 +1,4 @@
-"""The wire as a test holds it: connections across it, rules for it, the record of it."""
+"""The wire that a test uses: its connections, its rules, and its record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .table import Proof
 
 
 class Passage(NamedTuple):
-    """A packet that is about to cross, and when it would arrive."""
+    """A packet before it is carried, and the time of its arrival."""
 
     packet: Packet
     raw: bytes
@@ -32,7 +32,7 @@ Act = Callable[[Passage], list[Journey]]
 
 
 class OurSocket(socket.socket):
-    """A socket that counts what is written to it: the witness for `unacked`."""
+    """A socket that counts the bytes written to it, to verify `unacked`."""
 
     written = 0
 
@@ -70,16 +70,16 @@ class _Rule:
 
 
 class Wire(Record):
-    """A wire between two machines that are one. Close it, or leave its block.
+    """A wire between two network namespaces. Call `close`, or use it in a `with` block.
 
-    Without a rule every packet passes at once and in order. Rules are asked in the order in
-    which they were laid down, and the first that means a packet has it.
+    Without a rule every packet is carried immediately and in order. Rules are tried in the
+    order in which they were added, and the first rule that matches a packet applies.
 
     Args:
-        link: What carries it, and carries no other meanwhile.
+        link: The link, which carries only this wire until it is closed.
         version: "IPv4" or "IPv6".
-        recording: Keep a record and ask the rules. Without it there is only `delay()`, for
-            more traffic than a record should hold.
+        recording: Whether to keep a record and to apply rules. Without it only `delay()` works,
+            for traffic that is too much for a record.
     """
 
     def __init__(self, link: Link, version: str, *, recording: bool = True) -> None:
@@ -105,18 +105,18 @@ class Wire(Record):
         self.close()
 
     def close(self) -> None:
-        """Close every socket made here, and leave what is on its way."""
+        """Close every socket of the wire; packets in flight are not waited for."""
         self._link.hand_to(None)
         self._held.close()
 
-    # --- connections -----------------------------------------------------------------------------
+    # --- connections --------------------------------------------------------------------------
 
     def inside(self, side: Side) -> AbstractContextManager[None]:
-        """What this thread makes meanwhile is on that side: sockets, and child processes."""
+        """Put sockets and child processes that this thread makes in the block on that side."""
         return self._link.inside(side)
 
     def listen(self, side: Side = OURS) -> socket.socket:
-        """A listener on that side. What connects to it is recorded."""
+        """Return a listener on that side, whose connections are recorded."""
         address = ADDRESSES[self.version][side]
         with self._link.inside(side):
             listener = socket.create_server((address, 0), family=self._family, backlog=512)
@@ -125,7 +125,7 @@ class Wire(Record):
         return listener
 
     def unconnected(self, side: Side = PEER) -> socket.socket:
-        """A fresh TCP socket on that side."""
+        """Return a new TCP socket on that side."""
         with self._link.inside(side):
             sock = socket.socket(self._family, socket.SOCK_STREAM)
         sock.settimeout(PATIENCE)
@@ -133,7 +133,7 @@ class Wire(Record):
         return sock
 
     def connect(self, *, peer_buffer: int | None = None) -> Connection:
-        """A connection whose `ours` is the accepting side. `peer_buffer`: bytes it can take."""
+        """Make a connection whose `ours` is the accepting side; `peer_buffer` is in bytes."""
         with self.listen() as listener:
             peer = self.unconnected(PEER)
             if peer_buffer is not None:
@@ -148,54 +148,54 @@ class Wire(Record):
     def _family(self) -> socket.AddressFamily:
         return socket.AF_INET if self.version == "IPv4" else socket.AF_INET6
 
-    # --- rules -----------------------------------------------------------------------------------
+    # --- rules --------------------------------------------------------------------------------
 
     def delay(self, seconds: float) -> None:
-        """From now on every packet takes this long, in each direction."""
+        """Delay every packet from now on, in each direction."""
         with self.changed:
             self._delay = seconds
 
     def drop(self, which: Which) -> None:
-        """It never arrives."""
+        """Drop the packet."""
 
         def act(passage: Passage) -> list[Journey]:
             passage.packet.fate = Fate.DROPPED
             return []
 
-        self._lay_down(which, act)
+        self._add_rule(which, act)
 
     def hold(self, which: Which, seconds: float) -> None:
-        """It arrives this much later, and what comes after it may be faster."""
+        """Delay the packet; later packets may arrive before it."""
 
         def act(passage: Passage) -> list[Journey]:
             passage.packet.fate = Fate.HELD
             return [self._journey(passage._replace(due=passage.due + seconds))]
 
-        self._lay_down(which, act)
+        self._add_rule(which, act)
 
     def duplicate(self, which: Which) -> None:
-        """It arrives twice."""
+        """Deliver the packet twice."""
 
         def act(passage: Passage) -> list[Journey]:
             passage.packet.fate = Fate.DOUBLED
             return [self._journey(passage)] * 2
 
-        self._lay_down(which, act)
+        self._add_rule(which, act)
 
     def swap(self, which: Which) -> None:
-        """It arrives right after the packet that follows it."""
+        """Deliver the packet right after the next one."""
 
         def act(passage: Passage) -> list[Journey]:
             passage.packet.fate = Fate.SWAPPED
             self._waiting_to_swap[passage.packet.from_] = self._journey(passage)
             return []
 
-        self._lay_down(which, act)
+        self._add_rule(which, act)
 
     def reset(self, side: Side, *, at: Which, too_far: int = 0) -> None:
-        """In place of this packet, `side` gets an RST that the other side never sent.
+        """Replace the packet by a forged RST to `side`, which the other side never sent.
 
-        Its sequence number is the one that `side` expects, or `too_far` bytes past it.
+        The sequence number is the one that `side` expects, plus `too_far` bytes.
         """
 
         def act(passage: Passage) -> list[Journey]:
@@ -208,14 +208,14 @@ class Wire(Record):
 
             return [Journey(passage.due, side, load)]
 
-        self._lay_down(at, act)
+        self._add_rule(at, act)
 
     def cut(self, *, from_: Side | None = None, at: Which | None = None) -> None:
-        """Nothing passes any more: from one side, or from both.
+        """Drop all packets from now on, from one side or from both.
 
         Args:
-            from_: Whose packets are lost; None: everybody's.
-            at: The first packet to be lost; None: the next that comes.
+            from_: The side whose packets are dropped; None: both.
+            at: The first packet to be dropped; None: the next packet.
         """
         sides = set(Side) if from_ is None else {from_}
         if at is None:
@@ -227,7 +227,7 @@ class Wire(Record):
             self._dark |= sides
             return self._pass(passage)
 
-        self._lay_down(at, act)
+        self._add_rule(at, act)
 
     def mend(self) -> None:
         """Undo every cut."""
@@ -235,12 +235,12 @@ class Wire(Record):
             self._dark.clear()
 
     def deliver(self, data: bytes, ours: OurSocket) -> None:
-        """Send it, and wait for the acknowledgement of all that was ever sent on `ours`."""
+        """Send data, and wait for the acknowledgement of everything that was sent on `ours`."""
         ours.sendall(data)
         self.await_delivery(first(acknowledging(ours.written), from_=PEER))
 
     def sample_states(self) -> None:
-        """From now on, note with each packet which TCP state each side is in."""
+        """Record with each packet, from now on, the TCP state of each side."""
         for side in Side:
             with self._link.inside(side):
                 monitor = StateMonitor()
@@ -248,17 +248,17 @@ class Wire(Record):
             self._monitors[side] = monitor
 
     def settle(self) -> None:
-        """Until all that was sent so far has arrived, or never will."""
+        """Wait until all packets sent so far have arrived or are lost."""
         self._link.come_to_rest()
 
-    def _lay_down(self, which: Which, act: Act) -> None:
+    def _add_rule(self, which: Which, act: Act) -> None:
         with self.changed:
             self._rules.append(_Rule(which, act))
 
-    # --- carrying --------------------------------------------------------------------------------
+    # --- carrying -----------------------------------------------------------------------------
 
     def carry(self, raw: bytes, from_: Side, now: float) -> list[Journey] | None:
-        """The forwarder's question. Not for tests."""
+        """Decide about a packet; called by the forwarder."""
         if not self._recording:
 
             def load(_now: float) -> tuple[bytes, Callable[[], None]]:
@@ -299,8 +299,9 @@ class Wire(Record):
 
         def load(now: float) -> tuple[bytes, Callable[[], None]]:
             def landed() -> None:
-                # Dated before it was written, because the answer may be quicker than this
-                # thread; told after it was written, because whoever waits may act on it.
+                # The time is taken before the write, because the answer may arrive before this
+                # thread continues. The waiting threads are notified after the write, because
+                # they may act on it.
                 passage.conversation.arrived(packet)
                 self.mark_delivered(packet, now)
 
@@ -326,7 +327,7 @@ def _nothing() -> None:
 
 
 def _vanish(sock: socket.socket) -> None:
-    """Close without a trace: nothing of it troubles the next test."""
+    """Close with a reset, so that no later packets disturb the next test."""
     if sock.fileno() != -1:
         set_linger(sock, LingerPolicy.ABORT)
         sock.close()

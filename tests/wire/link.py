@@ -1,7 +1,7 @@
-"""Two network namespaces, a TUN device in each, and the thread that carries between them.
+"""Two network namespaces, a TUN device in each, and the thread that carries packets.
 
-The namespaces are anonymous: nothing but this process's descriptors holds them, so they are
-gone when it is, however it ends. The devices are made inside them, and nothing leads out.
+The namespaces are anonymous: only descriptors of this process refer to them, so they end with
+the process. The devices are made inside the namespaces, which have no route to other networks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .packets import OURS, PEER, Side
 if sys.platform != "win32":
     import fcntl
 
-# Addresses set aside for documentation (RFC 5737, RFC 3849): nobody has them.
+# Addresses reserved for documentation (RFC 5737, RFC 3849), which no host has.
 ADDRESSES = {
     "IPv4": {OURS: "192.0.2.1", PEER: "192.0.2.2"},
     "IPv6": {OURS: "2001:db8::1", PEER: "2001:db8::2"},
@@ -41,26 +41,26 @@ _DEVICE = "wire"
 
 
 def why_not() -> str | None:
-    """Why there can be no link here; None: there can."""
+    """Return why a link cannot be made here; None: it can."""
     if not sys.platform.startswith("linux"):
         return f"the wire needs Linux, not {sys.platform}"
     if os.geteuid() != 0:
         return "the wire needs root, to make network namespaces"
     if shutil.which("ip") is None:
-        return "the wire needs `ip`, of iproute2"
+        return "the wire needs `ip` of iproute2"
     if not os.path.exists("/dev/net/tun"):
         return "the wire needs /dev/net/tun"
     return None
 
 
 class Journey(NamedTuple):
-    """A packet on its way.
+    """A packet in flight.
 
     Attributes:
-        due: When it arrives, by time.monotonic().
-        to: Where.
-        load: Called at that moment, with the time; gives the bytes, and what to call when the
-            kernel has them.
+        due: The time of arrival, by time.monotonic().
+        to: The receiving side.
+        load: Called at arrival, with the time. It returns the bytes, and a function to call
+            after the kernel has them.
     """
 
     due: float
@@ -72,21 +72,20 @@ class Carrier(Protocol):
     """Decides about packets, in the forwarder's thread."""
 
     def carry(self, raw: bytes, from_: Side, now: float) -> list[Journey] | None:
-        """What becomes of it; None: it is none of mine."""
+        """Return how to deliver a packet; None: the packet is not of this carrier."""
         ...
 
 
 class Link:
-    """The namespaces and the forwarder between them. One serves many wires, one at a time.
+    """The namespaces and the forwarder between them, for many wires, one at a time.
 
-    A packet that no carrier claims passes at once: what an earlier connection left behind
-    finishes by itself.
+    A packet of no carrier is delivered immediately, so that earlier connections can end.
 
     Args:
         mtu: The largest packet, in bytes.
 
     Raises:
-        OSError: The system does not let us.
+        OSError: The system refuses.
     """
 
     def __init__(self, mtu: int = 1500) -> None:
@@ -126,9 +125,9 @@ class Link:
             )  # struct ifreq
             fcntl.ioctl(device, _TUNSETIFF, request)
             self._devices[side] = device
-            # Before the device is up: no address of its own making, no router to ask for.
+            # Before the device is up, so that it makes no address and no router solicitation.
             Path(f"/proc/sys/net/ipv6/conf/{_DEVICE}/addr_gen_mode").write_text("1")
-            # One connection's losses must not shape the next one's timers (ip-sysctl).
+            # The losses of one connection must not change the timers of the next (ip-sysctl).
             Path("/proc/sys/net/ipv4/tcp_no_metrics_save").write_text("1")
             # The queue is long enough that the device itself never drops a packet.
             script = f"link set lo up\nlink set {_DEVICE} mtu {mtu} txqueuelen 20000 up\n"
@@ -142,11 +141,11 @@ class Link:
         finally:
             _setns(self._home, _CLONE_NEWNET)
 
-    # --- for tests -----------------------------------------------------------------------------
+    # --- for tests ----------------------------------------------------------------------------
 
     @contextmanager
     def inside(self, side: Side) -> Generator[None, None, None]:
-        """This thread is in that side's namespace meanwhile: its new sockets stay there."""
+        """Run the block in that side's namespace: sockets made in it stay there."""
         _setns(self._namespaces[side], _CLONE_NEWNET)
         try:
             yield
@@ -154,45 +153,45 @@ class Link:
             _setns(self._home, _CLONE_NEWNET)
 
     def hand_to(self, carrier: Carrier | None) -> None:
-        """Let `carrier` decide from now on. What the last one held back is forgotten."""
-        self._complain()
+        """Set the carrier. Packets that the previous carrier delayed are dropped."""
+        self._raise_failure()
         with self._lock:
             self._carrier = carrier
             self._journeys.clear()
 
     def send(self, journey: Journey) -> None:
-        """A packet that nobody sent."""
+        """Send a forged packet."""
         with self._lock:
             self._push(journey)
         self._ring()
 
     def come_to_rest(self) -> None:
-        """Until both devices are read empty and nothing is on its way.
+        """Wait until both devices are empty and no packet is in flight.
 
-        A kernel answers a packet before the write that delivers it returns, so what is still to
-        come after this comes from a timer, or from a program.
+        A kernel answers a packet before the write that delivers it returns. So later packets
+        come from a timer or from a program.
         """
         rest = threading.Event()
-        self._complain()
+        self._raise_failure()
         with self._lock:
             self._waiting_for_rest.append(rest)
         self._ring()
-        assert rest.wait(PATIENCE), "the wire never came to rest"
-        self._complain()
+        assert rest.wait(PATIENCE), "the wire was never idle"
+        self._raise_failure()
 
-    def _complain(self) -> None:
+    def _raise_failure(self) -> None:
         if self._failure is not None:
             raise RuntimeError("the forwarder failed") from self._failure
 
     def close(self) -> None:
-        """Stop carrying and let the namespaces go. Does nothing the second time."""
+        """Stop the forwarder and close the namespaces. A second call has no effect."""
         if not self._over:
             self._over = True
             self._ring()
             self._thread.join(PATIENCE)
             self._held.close()
 
-    # --- the forwarder ---------------------------------------------------------------------------
+    # --- the forwarder ------------------------------------------------------------------------
 
     def _ring(self) -> None:
         os.eventfd_write(self._bell, 1)
@@ -213,7 +212,7 @@ class Link:
                         for rest in at_rest:
                             self._waiting_for_rest.remove(rest)
                             rest.set()
-                # select() counts in microseconds, epoll in milliseconds.
+                # select() counts in microseconds, epoll only in milliseconds.
                 left = None if due is None else max(due - monotonic(), 0)
                 select.select([*self._devices.values(), self._bell], [], [], left)
                 with suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""What a packet says: read from the raw bytes, and numbered from the start of its connection."""
+"""The contents of packets, with sequence numbers from the start of their connection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-# dpkt has no types: they begin at `Segment`.
+# dpkt has no types; `Segment` has.
 _dpkt: Any = importlib.import_module("dpkt")
 
 _FLAGS = ((0x02, "S"), (0x01, "F"), (0x04, "R"), (0x08, "P"), (0x10, "A"))
@@ -16,7 +16,7 @@ _MODULUS = 1 << 32  # sequence numbers wrap (RFC 9293, section 3.4)
 
 
 class Side(enum.Enum):
-    """An end of the wire: the one that is closed, and the one that watches it happen."""
+    """A side of the wire: ours is closed, and the peer observes it."""
 
     OURS = "ours"
     PEER = "peer"
@@ -30,7 +30,7 @@ OURS, PEER = Side.OURS, Side.PEER
 
 
 class Segment(NamedTuple):
-    """The TCP part of a raw packet, in the numbers that were on the wire."""
+    """The TCP part of a raw packet, with its original numbers."""
 
     source_port: int
     target_port: int
@@ -42,7 +42,7 @@ class Segment(NamedTuple):
 
     @classmethod
     def read(cls, raw: bytes) -> Segment | None:
-        """None: it is not TCP."""
+        """Read a segment; None: the packet is not TCP."""
         ip = _dpkt.ip.IP(raw) if raw[0] >> 4 == 4 else _dpkt.ip6.IP6(raw)
         tcp = ip.data
         if not isinstance(tcp, _dpkt.tcp.TCP):
@@ -55,7 +55,7 @@ class Segment(NamedTuple):
 
 
 class Fate(enum.Enum):
-    """What the wire did with a packet. The value is the word in a drawing."""
+    """What the wire did with a packet. The value is used in drawings."""
 
     PASSED = ""
     DROPPED = "dropped"
@@ -68,23 +68,23 @@ class Fate(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Packet:
-    """One packet on the record.
+    """A recorded packet.
 
     Attributes:
-        time: When the wire took it, by time.monotonic().
-        from_: Who sent it; for a forged one, who seems to have.
-        flags: In the order SFRPA, so that FIN with ACK is "FA".
-        seq, ack: Counted from the side's SYN, which is 0: the first byte of data is 1.
-        length: Bytes of data in it.
-        window: As in the header, not scaled. 0 is 0 all the same.
-        connection: The peer's port, which names the connection.
-        again: Nothing in it is new: it was sent before.
-        probe: It asks for an answer and carries nothing: a keep-alive or window probe, whose
-            number is one that was used already.
-        acks_fin: It acknowledges the other side's FIN.
+        time: When the wire read it, by time.monotonic().
+        from_: The sender; for a forged packet, the apparent sender.
+        flags: The flags in the order SFRPA: FIN with ACK is "FA".
+        seq, ack: Sequence numbers from the side's SYN, which is 0: the first byte of data is 1.
+        length: The number of bytes of data.
+        window: The window of the header, not scaled.
+        connection: The peer's port, which identifies the connection.
+        again: Whether it has only data that was sent before.
+        probe: Whether it is a keep-alive or window probe: without data, and with a used
+            sequence number.
+        acks_fin: Whether it acknowledges the other side's FIN.
         fate: What the wire did with it.
-        delivered: When it was handed to the other side: not at all, once, or twice.
-        states: The TCP states of (ours, peer) when the wire took it, if they were asked for.
+        delivered: The times of its delivery: none, one or two.
+        states: The TCP states of (ours, peer) when the wire read it, if they are sampled.
     """
 
     time: float
@@ -112,7 +112,7 @@ class Packet:
         return f"{self.from_.value}→{self.from_.other.value}"
 
     def delivered_by(self, time: float) -> bool:
-        """Whether the other side had it by then."""
+        """Return whether it had been delivered by that time."""
         return bool(self.delivered) and self.delivered[0] <= time
 
     def __str__(self) -> str:
@@ -127,10 +127,10 @@ class Packet:
 
 
 class Conversation:
-    """One connection as the wire knows it: where each side's numbers start and how far they are.
+    """The sequence numbers of one connection: the first and the last of each side.
 
     Args:
-        addresses: Each side's address and port.
+        addresses: The address and port of each side.
     """
 
     def __init__(self, addresses: dict[Side, tuple[str, int]]) -> None:
@@ -142,7 +142,7 @@ class Conversation:
         self._arrived: dict[Side, int] = {OURS: 0, PEER: 0}
 
     def tell(self, from_: Side, segment: Segment, time: float) -> Packet:
-        """Put a segment that `from_` sent into the connection's own numbers."""
+        """Convert a segment of `from_` to the numbers of the connection."""
         if "S" in segment.flags:
             self._start[from_] = segment.seq
         packet = Packet(
@@ -164,14 +164,14 @@ class Conversation:
         return packet
 
     def arrived(self, packet: Packet) -> None:
-        """The other side has it now."""
+        """Record that a packet was delivered."""
         if "R" not in packet.flags:
             self._arrived[packet.from_] = max(self._arrived[packet.from_], packet.end)
 
     def forge_reset(self, to: Side, time: float, *, too_far: int) -> tuple[Packet, bytes]:
-        """An RST for `to`, `too_far` bytes past the number it expects.
+        """Forge an RST to `to`, `too_far` bytes after the number that it expects.
 
-        With 0 it will be believed (RFC 5961, section 3), if nothing is missing before it.
+        With 0 the RST is accepted (RFC 5961, section 3), if no earlier data is missing.
         """
         from_ = to.other
         seq, ack = self._arrived[from_] + too_far, self._arrived[to]

@@ -1,4 +1,4 @@
-"""A closer's word against what went over the wire."""
+"""The comparison of a result with the recorded packets."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from .table import Proof
 P = ParamSpec("P")
 Closer = Callable[Concatenate[OurSocket, P], CloseResult]
 
-# How late a wait may end, in seconds: after its deadline, or after the packet it waited for.
+# Seconds by which a wait may end after its deadline, or after the packet that ends it.
 LATE = 0.15
 
-# The last look at the connection comes this much before the call returns, in seconds, at most.
-# Arbitrary: a close is a few system calls, and two busy processors can stretch them.
+# Seconds between the last look at the connection and the return of the call, at most. A
+# heuristic: a close is a few system calls, which take longer on busy processors.
 LAST_LOOK = 0.005
 
 
 def proven(
     wire: Wire, close: Closer[P], ours: OurSocket, *args: P.args, **options: P.kwargs
 ) -> CloseResult:
-    """Close `ours`, and hold everything that the result says against the record.
+    """Close `ours`, and compare the whole result with the record.
 
-    For every close, whatever the test is about: the outcome has its packets on record,
-    delivered before the call returned; `unacked` is what the sequence numbers say; the deadline
-    held, and the packet that ended the wait ended it at once; what is clean was exactly one FIN
-    and no RST; nothing was reset while the call was waiting.
+    The checks for every close: the packets that prove the outcome are in the record, and were
+    delivered before the call returned. `unacked` agrees with the sequence numbers. The deadline
+    was kept, and the packet that ended the wait ended it immediately. A clean close has exactly
+    one FIN and no RST. No RST was sent while the call was waiting.
 
     Args:
-        wire: Where `ours` is connected; nothing else is.
-        close: Called as `close(ours, *args, **options)`.
-        ours: Its `written` counts all that was ever sent on it.
+        wire: The wire, which has only the connection of `ours`.
+        close: The function, called as `close(ours, *args, **options)`.
+        ours: The socket; `written` counts everything that was sent on it.
 
     Returns:
-        What `close` returned, once the wire is at rest.
+        The result of `close`, after the wire is idle.
     """
     written = ours.written
     call = _name(close, args, options)
@@ -60,9 +60,9 @@ def proven(
         wire, result, written=written, lasted=(began, returned), timeout=timeout, idle=idle
     )
     assert ours.fileno() == -1
-    trial.the_outcome_is_on_record()
+    trial.the_outcome_is_in_the_record()
     trial.unacked_agrees()
-    trial.the_wait_ended_when_it_should()
+    trial.the_wait_ended_in_time()
     trial.fins_and_resets_fit()
     wire.proofs.append(Proof(call, result, trial.unacked(), trial.ended_by(), trial.sent))
     return result
@@ -86,9 +86,9 @@ class _Trial:
         self._timeout = timeout
         self._idle = idle
 
-    # --- what must be on record ----------------------------------------------------------------
+    # --- the checks ----------------------------------------------------------------
 
-    def the_outcome_is_on_record(self) -> None:
+    def the_outcome_is_in_the_record(self) -> None:
         outcome = self._result.outcome
         if outcome in (CloseOutcome.DELIVERED, CloseOutcome.PEER_CLOSED):
             assert self._acknowledgement() is not None, self._say(
@@ -101,9 +101,9 @@ class _Trial:
             assert self._reset() is not None, self._say("no RST ever arrived")
 
     def unacked_agrees(self) -> None:
-        """`unacked` is all that was written, and the FIN, less what was acknowledged by then.
+        """Check that `unacked` is everything written, and the FIN, less the acknowledged bytes.
 
-        An acknowledgement that came in the very last moment may or may not be counted.
+        An acknowledgement just before the return may be counted or not.
         """
         end = 1 + self._written + (1 if self._has_fin() else 0)
         last_look = min(self._over_at(), self._returned) - LAST_LOOK
@@ -111,10 +111,10 @@ class _Trial:
         most = end - max(1, self._acked_by(last_look))
         assert self._result.unacked is not None
         assert least <= self._result.unacked <= most, self._say(
-            f"unacked is {self._result.unacked}, the wire says {least} to {most}"
+            f"unacked is {self._result.unacked}, the record has {least} to {most}"
         )
 
-    def the_wait_ended_when_it_should(self) -> None:
+    def the_wait_ended_in_time(self) -> None:
         result, event = self._result, self._event()
         waited = self._returned - self._began
         assert result.elapsed <= waited
@@ -131,7 +131,7 @@ class _Trial:
             assert late <= LATE, self._say(f"returned {late:.3f} s after {event}")
 
     def fins_and_resets_fit(self) -> None:
-        """One FIN and no RST when it is clean; RST and no FIN for an abort."""
+        """Check for one FIN and no RST if clean, and for RST and no FIN after an abort."""
         fins, outcome = self._wire.fins_sent(OURS), self._result.outcome
         resets = [
             packet
@@ -149,15 +149,15 @@ class _Trial:
             assert all(map(self._answers_a_straggler, resets)), self._say(
                 "RST on a clean close"
             )
-        elif self._result.error is None:  # else our kernel had ended it already
+        elif self._result.error is None:  # otherwise our kernel had already ended it
             early = [packet for packet in resets if packet.time < self._over_at()]
             assert not early, self._say("RST while the call was waiting")
 
     def _answers_a_straggler(self, reset: Packet) -> bool:
-        """Whether an RST says no more than that the connection is over.
+        """Return whether an RST only answers a late packet of an ended connection.
 
-        The side that closes second has no TIME_WAIT. A second copy of the acknowledgement of
-        its FIN finds nothing there, and is answered with RST (RFC 9293, section 3.10.7.1).
+        The side that closes second has no TIME_WAIT. So a second copy of the acknowledgement of
+        its FIN is answered with RST (RFC 9293, section 3.10.7.1).
         """
         acknowledgement = self._acknowledgement()
         assert acknowledgement is not None
@@ -171,12 +171,12 @@ class _Trial:
         )
 
     def _has_fin(self) -> bool:
-        """Whether there was still a connection for a FIN when we began to close it."""
+        """Return whether the connection could still send a FIN when the close began."""
         reset = self._reset()
         over = reset is not None and reset.delivered[0] < self._began
         return not over and self._result.outcome is not CloseOutcome.ABORTED
 
-    # --- reading the record --------------------------------------------------------------------
+    # --- reading the record -------------------------------------------------------------------
 
     def _delivered_to_us(self) -> list[Packet]:
         return [
@@ -186,13 +186,13 @@ class _Trial:
         ]
 
     def _acknowledgement(self) -> Packet | None:
-        """The first one that had all of it."""
+        """Return the first acknowledgement of everything."""
         end = 1 + self._written + 1
         found = (p for p in self._delivered_to_us() if not RST.is_one(p) and p.ack >= end)
         return min(found, key=lambda p: p.delivered[0], default=None)
 
     def _peers_fin(self) -> Packet | None:
-        """The first packet with which its FIN, and all before it, had arrived."""
+        """Return the packet that completed the peer's stream up to its FIN."""
         arrived = self._delivered_to_us()
         arrived.sort(key=lambda packet: packet.delivered[0])
         fin = next((packet.end for packet in arrived if FIN.is_one(packet)), None)
@@ -227,7 +227,7 @@ class _Trial:
         return max([*times, self._began])
 
     def _over_at(self) -> float:
-        """When the wait was over, at the earliest."""
+        """Return the earliest possible end of the wait."""
         event = self._event()
         if event is not None:
             return event.delivered[0]
@@ -240,7 +240,7 @@ class _Trial:
                 return self._returned - LATE
 
     def _event(self) -> Packet | None:
-        """The packet that ended the wait."""
+        """Return the packet that ended the wait."""
         match self._result.outcome:
             case CloseOutcome.PEER_CLOSED:
                 both = [p for p in (self._peers_fin(), self._acknowledgement()) if p]
@@ -252,10 +252,10 @@ class _Trial:
             case _:
                 return None
 
-    # --- for the table -------------------------------------------------------------------------
+    # --- for the table ------------------------------------------------------------------------
 
     def ended_by(self) -> str:
-        """What ended the wait, in a word or two."""
+        """Describe what ended the wait."""
         result, event = self._result, self._event()
         if result.outcome is CloseOutcome.TIMED_OUT:
             if result.error is None:
@@ -272,7 +272,7 @@ class _Trial:
         return "the peer's FIN" if event is self._peers_fin() else "the acknowledgement"
 
     def unacked(self) -> str:
-        """What is not acknowledged, in words: how much of it varies from run to run."""
+        """Describe what is not acknowledged, without numbers that vary between runs."""
         count, fin = self._result.unacked, int(self._has_fin())
         if not count:
             return str(count)
@@ -282,10 +282,10 @@ class _Trial:
         return f"{what} and the FIN" if fin else what
 
     def sent(self) -> str:
-        """What we sent, in order, acknowledgements and the handshake aside.
+        """Describe what we sent, in order, without acknowledgements and the handshake.
 
-        Data or a FIN is "again" if it was lost before, or if its acknowledgement was. What a
-        kernel repeats out of impatience is left out: that depends on the day.
+        Data or a FIN is "again" if it, or its acknowledgement, was lost before. Other
+        retransmissions are omitted, because they vary between runs.
         """
         words: list[str] = []
         for packet in self._wire.packets(from_=OURS):

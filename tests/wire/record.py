@@ -1,4 +1,4 @@
-"""Everything that went over a wire, in order, and waiting for it."""
+"""The record of all packets on a wire, and waits for packets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .rules import FIN, RST, Kind, Which
 
 
 class Note(NamedTuple):
-    """What a program did, for the drawing."""
+    """A note about a program's action, for the drawing."""
 
     time: float
     side: Side
@@ -22,7 +22,7 @@ class Note(NamedTuple):
 
 
 class Record:
-    """Packets and notes. The forwarder writes while the test reads: `changed` guards both."""
+    """Packets and notes. The forwarder writes and the test reads; `changed` is their lock."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition(threading.RLock())
@@ -45,7 +45,7 @@ class Record:
             self._notes.append(Note(monotonic(), side, text))
 
     def packets(self, *, from_: Side | None = None) -> list[Packet]:
-        """Those on record now, oldest first."""
+        """Return the packets recorded until now, oldest first."""
         with self.changed:
             return [p for p in self._packets if from_ is None or p.from_ is from_]
 
@@ -53,32 +53,32 @@ class Record:
         with self.changed:
             return list(self._notes)
 
-    # --- asking -------------------------------------------------------------------------------
+    # --- queries ------------------------------------------------------------------------------
 
     def flags_sent(self, from_: Side) -> list[str]:
-        """The flags of a side's packets, one by one, but not of what it only repeats.
+        """Return the flags of each packet of a side, without retransmissions.
 
-        A kernel here repeats what is not acknowledged within milliseconds (RFC 8985, section
-        7): whenever this process is slow to carry the acknowledgement. The answers to such
-        repetitions may follow what a test is about; nothing else does.
+        A kernel retransmits what is not acknowledged within milliseconds (RFC 8985, section 7),
+        which happens when this process carries the acknowledgement slowly. The answers to such
+        retransmissions may follow the expected packets; no other packets may.
         """
         return [packet.flags for packet in self.packets(from_=from_) if not packet.again]
 
     def distinct(self, kind: Kind, from_: Side) -> int:
-        """How many of a kind there are, retransmissions of the same sequence number aside."""
+        """Return the number of packets of a kind, without retransmissions."""
         return len({p.seq + p.length for p in self.packets(from_=from_) if kind.is_one(p)})
 
     def fins_sent(self, from_: Side) -> int:
         return self.distinct(FIN, from_)
 
     def resets_sent(self, from_: Side) -> int:
-        """Real ones, every one of them: a side may well send several."""
+        """Return the RSTs that a side sent, without forged ones; a side may send several."""
         return sum(
             1 for p in self.packets(from_=from_) if RST.is_one(p) and p.fate is not Fate.FORGED
         )
 
     def find(self, which: Which) -> Packet | None:
-        """The earliest that is meant, counted from the start of the record."""
+        """Return the first packet of the record that matches."""
         with self.changed:
             count = 0
             for packet in self._packets:
@@ -91,11 +91,11 @@ class Record:
     # --- waiting ------------------------------------------------------------------------------
 
     def await_packet(self, which: Which) -> Packet:
-        """Until it is on record; at once if it is there already."""
+        """Wait until a packet is recorded; return immediately if it is."""
         return self._await(lambda: self.find(which), f"{which} never came")
 
     def await_delivery(self, which: Which) -> Packet:
-        """Until the other side has it."""
+        """Wait until a packet is delivered."""
 
         def found() -> Packet | None:
             packet = self.find(which)

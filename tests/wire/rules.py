@@ -1,4 +1,4 @@
-"""The words of a rule: `wire.drop(first(FIN, from_=OURS))`."""
+"""The terms of rules: `wire.drop(first(FIN, from_=OURS))`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .packets import Packet, Side
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of packet, and how to tell one."""
+    """A kind of packet, and a function that recognises it."""
 
     name: str
     is_one: Callable[[Packet], bool]
@@ -30,7 +30,7 @@ ZERO_WINDOW = Kind(
 
 
 def carrying(number: int) -> Kind:
-    """The segment with this byte of data, counted from 1."""
+    """Match the segment with this byte of data, counted from 1."""
     return Kind(
         f"segment with byte {number}",
         lambda packet: packet.seq <= number < packet.seq + packet.length,
@@ -38,17 +38,17 @@ def carrying(number: int) -> Kind:
 
 
 def past(number: int) -> Kind:
-    """A segment with data after this byte."""
+    """Match a segment with data after this byte."""
     return Kind(f"segment past byte {number}", lambda p: p.seq + p.length > number + 1)
 
 
 def acknowledging(number: int) -> Kind:
-    """A packet that acknowledges this byte of data, counted from 1."""
+    """Match a packet that acknowledges this byte of data, counted from 1."""
     return Kind(f"acknowledgement of byte {number}", lambda packet: packet.ack > number)
 
 
 class Which(NamedTuple):
-    """Which packets of a kind, counted from 1."""
+    """The selected packets of a kind, counted from 1."""
 
     kind: Kind
     from_: Side

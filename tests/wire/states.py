@@ -1,7 +1,7 @@
-"""TCP states, asked of the kernel by address: nobody has to hold the socket.
+"""TCP states by address, queried from the kernel without a descriptor of the socket.
 
-A dup for getsockopt(TCP_INFO) would keep a connection open that the test wants closed. The
-socket monitor sees it all the same, and TIME_WAIT too.
+A dup for getsockopt(TCP_INFO) would keep the connection open. The socket monitor needs no dup,
+and reports TIME_WAIT too.
 
 Source: sock_diag(7); linux/inet_diag.h.
 """
@@ -36,7 +36,7 @@ _NAMES = {
 
 
 class StateMonitor:
-    """Asks about the connections of the namespace in which it was made."""
+    """Queries the connections of the namespace in which it was made."""
 
     def __init__(self) -> None:
         self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG)
@@ -45,7 +45,7 @@ class StateMonitor:
         self._netlink.close()
 
     def state(self, local: tuple[str, int], remote: tuple[str, int]) -> str:
-        """The state of one connection; CLOSED: the kernel knows of none."""
+        """Return the state of one connection; CLOSED: the kernel has none."""
         family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
         identity = struct.pack(
             "!HH16s16s4x8s",

@@ -1,4 +1,4 @@
-"""`docs/wire.md`, written from what a run of the tests has seen."""
+"""The generator of `docs/wire.md`, from the results of the tests."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _COLUMNS = "| What happens | Call | Outcome | `unacked` | Ended by | We sent |\n
 
 
 class Proof(NamedTuple):
-    """One close, as it was claimed and as it was seen."""
+    """One close: its result, and its packets."""
 
     call: str
     result: CloseResult
     unacked: str
     ended_by: str
-    sent: Callable[[], str]  # asked when the test is over
+    sent: Callable[[], str]  # called when the test has ended
 
 
 class Row(NamedTuple):
-    """One line of the table."""
+    """One row of the table."""
 
     section: str
     sentence: str
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 
 
 class Page:
-    """What a run has seen. What is the same over IPv4 and IPv6 is one row."""
+    """The rows of a run. Equal rows for IPv4 and IPv6 are merged."""
 
     def __init__(self) -> None:
         self._versions: dict[Row, list[str]] = {}
@@ -63,13 +63,13 @@ class Page:
     def add(
         self, proof: Proof, module_doc: str, name: str, doc: str | None, version: str
     ) -> None:
-        """A row for one close.
+        """Add a row for one close.
 
         Args:
-            proof: What was seen.
-            module_doc: Its first line is the heading.
-            name: The test's, which is a sentence.
-            doc: The test's, if the name alone does not say what happens on the wire.
+            proof: The close.
+            module_doc: The docstring of the module, whose first line is the heading.
+            name: The name of the test, which is a sentence.
+            doc: The docstring of the test, if the name does not describe the packets.
             version: "IPv4" or "IPv6".
         """
         row = Row(

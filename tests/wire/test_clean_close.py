@@ -50,7 +50,7 @@ def test_one_fin_and_no_rst_with_unread_input(wire: Wire) -> None:
 
 
 def test_a_plain_close_with_unread_input_is_rst(wire: Wire) -> None:
-    """What all this is for: nothing is claimed here, so there is no row."""
+    """The problem that the library solves. There is no result, so there is no row."""
     ours, peer = wire.connect()
     peer.sendall(UPLOAD)
     await_input(ours)
@@ -149,7 +149,7 @@ def test_an_abort_is_rst_and_no_fin(wire: Wire) -> None:
     assert wire.flags_sent(OURS)[:3] == ["SA", "PA", "RA"]
 
 
-def test_an_abort_that_nobody_acknowledged(wire: Wire) -> None:
+def test_an_abort_that_is_not_acknowledged(wire: Wire) -> None:
     """All packets to the peer are dropped, the RST too."""
     ours, _peer = wire.connect()
     wire.cut(from_=OURS)
@@ -168,7 +168,7 @@ def test_an_abort_ends_it_for_every_holder(wire: Wire) -> None:
     assert result.outcome is CloseOutcome.ABORTED
 
 
-def test_giving_up_with_abort_is_fin_and_then_rst(wire: Wire) -> None:
+def test_on_timeout_abort_is_fin_and_then_rst(wire: Wire) -> None:
     """The peer's kernel acknowledges our FIN; its program never closes."""
     ours, _peer = wire.connect()
     ours.sendall(REPLY)

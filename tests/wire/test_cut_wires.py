@@ -44,7 +44,7 @@ def test_nothing_of_the_peers_arrives(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("side", [OURS, PEER], ids=["ours", "peer"])
-def test_delivered_is_never_said_of_a_wire_that_is_cut(wire: Wire, side: object) -> None:
+def test_delivered_is_never_returned_on_a_broken_link(wire: Wire, side: object) -> None:
     """From our FIN on, all packets from one side are dropped."""
     ours, _peer = wire.connect()
     wire.deliver(REPLY, ours)
@@ -53,7 +53,7 @@ def test_delivered_is_never_said_of_a_wire_that_is_cut(wire: Wire, side: object)
     assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 1)
 
 
-def test_a_block_that_ends_on_a_wire_that_is_cut(wire: Wire) -> None:
+def test_a_block_that_ends_on_a_broken_link(wire: Wire) -> None:
     """All packets to the peer are dropped."""
     ours, _peer = wire.connect()
     wire.cut(from_=OURS)
@@ -70,7 +70,7 @@ def test_a_block_that_ends_on_a_wire_that_is_cut(wire: Wire) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, len(REPLY) + 1)
 
 
-def test_the_wire_is_cut_after_100_kb(wire: Wire) -> None:
+def test_the_link_breaks_after_100_kb(wire: Wire) -> None:
     """All packets in both directions are dropped after 100 kB of the reply."""
     ours, _peer = wire.connect()
     wire.cut(at=first(past(100_000), from_=OURS))
@@ -81,7 +81,7 @@ def test_the_wire_is_cut_after_100_kb(wire: Wire) -> None:
     assert result.unacked >= 100_000
 
 
-def test_the_wire_is_cut_and_we_give_up_with_abort(wire: Wire) -> None:
+def test_the_link_breaks_and_on_timeout_aborts(wire: Wire) -> None:
     """All packets in both directions are dropped after 100 kB of the reply."""
     ours, _peer = wire.connect()
     wire.cut(at=first(past(100_000), from_=OURS))
@@ -91,24 +91,24 @@ def test_the_wire_is_cut_and_we_give_up_with_abort(wire: Wire) -> None:
     wire.await_packet(first(RST, from_=OURS))
 
 
-def test_a_wire_that_is_mended_in_time(wire: Wire) -> None:
+def test_a_link_that_is_restored_in_time(wire: Wire) -> None:
     """From our FIN on, all packets are dropped until we have sent it twice."""
     ours, peer = wire.connect()
     wire.cut(at=first(FIN, from_=OURS))
     ours.sendall(REPLY)
 
-    def mend_and_read() -> bytes:
+    def restore_and_read() -> bytes:
         wire.await_packet(nth(2, FIN, from_=OURS))
         wire.mend()
         return read_and_close(peer)
 
-    with meanwhile(mend_and_read) as received:
+    with meanwhile(restore_and_read) as received:
         result = proven(wire, graceful_close, ours)
     assert received == [REPLY]
     assert result.outcome is CloseOutcome.PEER_CLOSED
 
 
-def test_what_we_leave_to_the_kernel_arrives_when_the_wire_is_mended(wire: Wire) -> None:
+def test_data_left_to_the_kernel_arrives_when_the_link_is_restored(wire: Wire) -> None:
     """All packets to the peer are dropped until our deadline; the kernel continues in the
     background.
     """

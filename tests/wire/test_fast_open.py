@@ -1,4 +1,4 @@
-"""TCP Fast Open: accept() gives a connection whose handshake is not finished (RFC 7413)."""
+"""TCP Fast Open: accept() returns a connection before its handshake has finished (RFC 7413)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .laid import OurSocket, Wire
 from .packets import OURS, PEER, Side
 
 TCP_FASTOPEN = 23  # include/uapi/linux/tcp.h
-# ip-sysctl.rst: both sides, and no cookie is asked for by either.
+# ip-sysctl.rst: for both sides, without cookies.
 EVERYBODY_AT_ONCE = "519"
 _SYSCTL = Path("/proc/sys/net/ipv4/tcp_fastopen")
 
@@ -43,7 +43,7 @@ def _switched_on(wire: Wire, side: Side) -> Generator[None, None, None]:
 
 @pytest.fixture
 def accepted(wire: Wire) -> Iterator[tuple[OurSocket, socket.socket]]:
-    """Ours after accept(), with the request read; the peer has not got so much as our SYN."""
+    """Return our end after accept(), with the request read, before the peer has our SYN."""
     with _switched_on(wire, OURS), _switched_on(wire, PEER):
         listener = wire.listen()
         listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, 16)
@@ -69,7 +69,7 @@ def accepted(wire: Wire) -> Iterator[tuple[OurSocket, socket.socket]]:
 Accepted = tuple[OurSocket, socket.socket]
 
 
-def test_nothing_is_counted_before_the_handshake_is_over(accepted: Accepted) -> None:
+def test_the_count_is_unknown_before_the_handshake_has_finished(accepted: Accepted) -> None:
     """The reply is written; nothing of ours arrives."""
     ours, _ = accepted
     ours.sendall(REPLY)
@@ -77,7 +77,7 @@ def test_nothing_is_counted_before_the_handshake_is_over(accepted: Accepted) -> 
 
 
 @every_close
-def test_nothing_is_claimed_of_a_peer_that_acknowledges_nothing(
+def test_peer_closed_is_not_returned_for_a_peer_that_acknowledges_nothing(
     accepted: Accepted, close: Close
 ) -> None:
     """The reply is written; nothing of ours arrives."""
@@ -91,8 +91,10 @@ def test_nothing_is_claimed_of_a_peer_that_acknowledges_nothing(
 
 
 @every_close
-def test_no_delivery_is_claimed_of_it_either(accepted: Accepted, close: Close) -> None:
-    """DELIVERED is asked for; nothing of ours arrives."""
+def test_delivered_is_not_returned_for_a_peer_that_acknowledges_nothing(
+    accepted: Accepted, close: Close
+) -> None:
+    """The call waits for DELIVERED; nothing of ours arrives."""
     ours, _ = accepted
     ours.sendall(REPLY)
     until: Any = {"until": CloseOutcome.DELIVERED}
@@ -104,8 +106,10 @@ def test_no_delivery_is_claimed_of_it_either(accepted: Accepted, close: Close) -
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_transport_that_cannot_flush_claims_nothing(accepted: Accepted, loop: str) -> None:
-    """More is written than the kernel takes; nothing of ours arrives."""
+def test_a_transport_that_cannot_flush_does_not_return_delivered(
+    accepted: Accepted, loop: str
+) -> None:
+    """More is written than the kernel accepts; nothing of ours arrives."""
     ours, _ = accepted
     more = bytes(10_000_000)
 
@@ -120,8 +124,8 @@ def test_a_transport_that_cannot_flush_claims_nothing(accepted: Accepted, loop: 
     assert result.unacked is None or result.unacked >= len(more)
 
 
-def test_an_abort_claims_nothing(accepted: Accepted) -> None:
-    """The reply is written, and thrown away; nothing of ours arrives."""
+def test_the_count_of_an_abort_is_unknown(accepted: Accepted) -> None:
+    """The reply is written and discarded; nothing of ours arrives."""
     ours, _ = accepted
     ours.sendall(REPLY)
     result = abortive_close(ours)
@@ -130,7 +134,7 @@ def test_an_abort_claims_nothing(accepted: Accepted) -> None:
 
 
 @pytest.mark.parametrize("close", parts(THREADED))
-def test_a_handshake_that_ends_after_all_ends_in_order(
+def test_a_handshake_that_finishes_late_has_a_clean_close(
     wire: Wire, accepted: Accepted, close: Close
 ) -> None:
     """Our SYN is lost until the close has begun; then everything passes."""
@@ -147,10 +151,8 @@ def test_a_handshake_that_ends_after_all_ends_in_order(
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
 
 
-def test_a_delivery_is_seen_when_the_handshake_ends_after_all(
-    wire: Wire, accepted: Accepted
-) -> None:
-    """Our SYN is lost until the close has begun; DELIVERED is asked for."""
+def test_delivery_is_detected_after_a_late_handshake(wire: Wire, accepted: Accepted) -> None:
+    """Our SYN is lost until the close has begun; the call waits for DELIVERED."""
     ours, peer = accepted
     ours.sendall(REPLY)
 

@@ -16,7 +16,7 @@ REPLY = b"reply" * 200
 
 
 def half_closed(wire: Wire) -> Connection:
-    """A connection on which the peer's FIN has come."""
+    """Return a connection on which the peer's FIN has arrived."""
     connection = wire.connect()
     connection.peer.shutdown(socket.SHUT_WR)
     wire.await_delivery(first(FIN, from_=PEER))
@@ -34,7 +34,7 @@ def test_a_half_closed_peer_gets_everything(wire: Wire) -> None:
     assert result.outcome is CloseOutcome.PEER_CLOSED
 
 
-def test_peer_closed_is_not_said_before_the_acknowledgement(wire: Wire) -> None:
+def test_peer_closed_is_not_returned_before_the_acknowledgement(wire: Wire) -> None:
     """The peer has sent its FIN; every packet takes 100 ms."""
     wire.delay(0.1)
     ours, _peer = half_closed(wire)
@@ -44,7 +44,7 @@ def test_peer_closed_is_not_said_before_the_acknowledgement(wire: Wire) -> None:
     assert result.elapsed >= 0.2
 
 
-def test_peer_closed_is_never_said_without_the_acknowledgement(wire: Wire) -> None:
+def test_peer_closed_is_never_returned_without_the_acknowledgement(wire: Wire) -> None:
     """The peer has sent its FIN; every acknowledgement of ours is lost."""
     ours, _peer = half_closed(wire)
     wire.drop(every(ACK_OF_FIN, from_=PEER))
@@ -61,51 +61,51 @@ def test_a_timed_linger_after_the_peers_fin(wire: Wire) -> None:
     assert result.outcome is CloseOutcome.DELIVERED
 
 
-def test_both_close_at_once(wire: Wire) -> None:
+def test_both_sides_close_at_the_same_time(wire: Wire) -> None:
     """Both FINs are in flight at the same time: ours takes 100 ms."""
     ours, peer = wire.connect()
     wire.hold(first(FIN, from_=OURS), 0.1)
     ours.sendall(REPLY)
 
-    def close_at_once() -> None:
+    def close_immediately() -> None:
         wire.await_packet(first(FIN, from_=OURS))
         peer.shutdown(socket.SHUT_WR)
         assert read_all(peer) == REPLY
 
-    with meanwhile(close_at_once):
+    with meanwhile(close_immediately):
         result = proven(wire, graceful_close, ours)
     assert result.outcome is CloseOutcome.PEER_CLOSED
     assert result.elapsed >= 0.1
 
 
-def test_both_close_at_once_and_delivery_is_asked_for(wire: Wire) -> None:
+def test_both_sides_close_at_the_same_time_until_delivered(wire: Wire) -> None:
     """Both FINs are in flight at the same time: ours takes 100 ms."""
     ours, peer = wire.connect()
     wire.hold(first(FIN, from_=OURS), 0.1)
     ours.sendall(REPLY)
 
-    def close_at_once() -> None:
+    def close_immediately() -> None:
         wire.await_packet(first(FIN, from_=OURS))
         peer.shutdown(socket.SHUT_WR)
         assert read_all(peer) == REPLY
 
-    with meanwhile(close_at_once):
+    with meanwhile(close_immediately):
         result = proven(wire, timed_linger_close, ours, 2)
     assert result.outcome is CloseOutcome.DELIVERED
     assert result.elapsed >= 0.1
 
 
-def test_both_close_at_once_and_our_fin_is_lost(wire: Wire) -> None:
+def test_both_sides_close_at_the_same_time_and_our_fin_is_lost(wire: Wire) -> None:
     """Both FINs are in flight at the same time, and ours is lost."""
     ours, peer = wire.connect()
     wire.drop(first(FIN, from_=OURS))
     ours.sendall(REPLY)
 
-    def close_at_once() -> None:
+    def close_immediately() -> None:
         wire.await_packet(first(FIN, from_=OURS))
         read_and_close(peer)
 
     peer.shutdown(socket.SHUT_WR)
-    with meanwhile(close_at_once):
+    with meanwhile(close_immediately):
         result = proven(wire, graceful_close, ours)
     assert result.outcome is CloseOutcome.PEER_CLOSED

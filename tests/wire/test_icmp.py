@@ -1,4 +1,4 @@
-"""What ICMP says in the middle of a close: a number in `error`, and no end that the peer made."""
+"""ICMP messages during a close: a number in `error`, and no outcome of the peer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ IP_RECVERR, IPV6_RECVERR = 11, 25  # include/uapi/linux/in.h, in6.h
 
 
 class Message(NamedTuple):
-    """What a router or a host says of a packet, and the number that Linux makes of it."""
+    """An ICMP message about a packet, and the error number of Linux for it."""
 
     version: str
     kind: int
@@ -62,10 +62,10 @@ SOME = ("protocol unreachable", "port unreachable", "prohibited (IPv6)")
 
 
 class Router(Wire):
-    """A wire with a router on it, which answers packets of ours."""
+    """A wire with a router that answers our packets with ICMP."""
 
     def answer(self, which: Which, message: Message) -> None:
-        """In place of this packet's delivery, its sender is told why."""
+        """Drop the packet, and send the message to its sender."""
 
         def act(passage: Passage) -> list[Journey]:
             passage.packet.fate = Fate.DROPPED
@@ -75,7 +75,7 @@ class Router(Wire):
 
             return [Journey(passage.due, OURS, load)]
 
-        self._lay_down(which, act)
+        self._add_rule(which, act)
 
     def _about(self, raw: bytes, message: Message) -> bytes:
         ends = ADDRESSES[self.version]
@@ -88,7 +88,7 @@ class Router(Wire):
             ip = _dpkt.ip.IP(p=1, ttl=64, src=source, dst=target, data=body)
             ip.len = 20 + len(body)
         else:
-            # RFC 4443, section 2.3: the pseudo-header is summed, too.
+            # RFC 4443, section 2.3: the checksum includes the pseudo-header.
             body = _with_checksum(body, source + target + struct.pack("!II", len(body), 58))
             ip = _dpkt.ip6.IP6(
                 nxt=58, hlim=64, plen=len(body), src=source, dst=target, data=body
@@ -124,8 +124,8 @@ def some_message(
     yield from _laid(link, request.param)
 
 
-def told_of_errors(router: Router) -> Connection:
-    """A connection that asks for them at once (IP_RECVERR), instead of trying on (RFC 1122)."""
+def with_recverr(router: Router) -> Connection:
+    """Return a connection with IP_RECVERR, which makes ICMP errors end it (RFC 1122)."""
     connection = router.connect()
     if router.version == "IPv4":
         connection.ours.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
@@ -134,7 +134,7 @@ def told_of_errors(router: Router) -> Connection:
     return connection
 
 
-def assert_told(result: CloseResult, message: Message) -> None:
+def assert_error(result: CloseResult, message: Message) -> None:
     assert result.outcome is CloseOutcome.TIMED_OUT
     assert result.error is not None
     assert result.error.errno == message.number
@@ -143,31 +143,33 @@ def assert_told(result: CloseResult, message: Message) -> None:
 
 
 @pytest.mark.parametrize("close", parts(GRACEFUL))
-def test_its_number_is_in_the_result(any_message: tuple[Router, Message], close: Close) -> None:
-    """Our FIN is answered with ICMP, and the socket asks for such errors."""
+def test_the_result_has_the_number_of_the_message(
+    any_message: tuple[Router, Message], close: Close
+) -> None:
+    """Our FIN is answered with ICMP, and the socket has IP_RECVERR."""
     router, message = any_message
-    ours, _ = told_of_errors(router)
+    ours, _ = with_recverr(router)
     router.answer(first(FIN, from_=OURS), message)
-    assert_told(close(ours, timeout=PATIENCE), message)
+    assert_error(close(ours, timeout=PATIENCE), message)
     assert ours.fileno() == -1
 
 
 @pytest.mark.parametrize("close", parts(GRACEFUL))
-def test_delivered_is_not_said_either(
+def test_delivered_is_not_returned_after_icmp(
     some_message: tuple[Router, Message], close: Close
 ) -> None:
-    """Our FIN is answered with ICMP, and an acknowledgement is what is waited for."""
+    """Our FIN is answered with ICMP, and the call waits for an acknowledgement."""
     router, message = some_message
-    ours, _ = told_of_errors(router)
+    ours, _ = with_recverr(router)
     router.deliver(b"reply", ours)
     router.answer(first(FIN, from_=OURS), message)
-    assert_told(close(ours, timeout=PATIENCE, until=CloseOutcome.DELIVERED), message)
+    assert_error(close(ours, timeout=PATIENCE, until=CloseOutcome.DELIVERED), message)
 
 
-def test_an_error_that_came_before_is_told(some_message: tuple[Router, Message]) -> None:
-    """A part of the reply was answered with ICMP; nobody has looked since."""
+def test_an_earlier_error_is_reported(some_message: tuple[Router, Message]) -> None:
+    """A part of the reply was answered with ICMP before the call."""
     router, message = some_message
-    ours, _ = told_of_errors(router)
+    ours, _ = with_recverr(router)
     router.answer(first(DATA, from_=OURS), message)
     ours.sendall(b"reply")
     await_reset(ours)
@@ -176,12 +178,12 @@ def test_an_error_that_came_before_is_told(some_message: tuple[Router, Message])
     assert (result.error and result.error.errno) == message.number
 
 
-def test_what_one_is_told_is_nothing_to_the_others(
+def test_an_error_of_one_connection_does_not_change_the_results_of_others(
     some_message: tuple[Router, Message],
 ) -> None:
     """The first FIN of three is answered with ICMP; the peers of the others have closed."""
     router, message = some_message
-    router_first = told_of_errors(router)
+    router_first = with_recverr(router)
     others = [router.connect() for _ in range(2)]
     for _, peer in others:
         peer.shutdown(socket.SHUT_WR)
@@ -190,28 +192,28 @@ def test_what_one_is_told_is_nothing_to_the_others(
     told, *results = close_all(
         [router_first.ours, *(ours for ours, _ in others)], timeout=PATIENCE
     )
-    assert_told(told, message)
+    assert_error(told, message)
     assert [(result.outcome, result.unacked) for result in results] == [
         (CloseOutcome.PEER_CLOSED, 0)
     ] * 2
 
 
-def test_a_reaper_goes_on_after_it(some_message: tuple[Router, Message]) -> None:
+def test_a_reaper_continues_after_an_error(some_message: tuple[Router, Message]) -> None:
     """Two closes after each other: the FIN of the first is answered with ICMP."""
     router, message = some_message
-    ours, _ = told_of_errors(router)
+    ours, _ = with_recverr(router)
     router.answer(first(FIN, from_=OURS), message)
     with Reaper(timeout=PATIENCE) as reaper:
-        assert_told(reaper.submit(ours).result(PATIENCE), message)
+        assert_error(reaper.submit(ours).result(PATIENCE), message)
         second, peer = router.connect()
         peer.shutdown(socket.SHUT_WR)
         assert reaper.submit(second).result(PATIENCE).clean
 
 
-def _told_once(router: Router, message: Message) -> Connection:
-    """The peer has closed, ours is not acknowledged, and there is an error that ends nothing.
+def _error_is_reported_once(router: Router, message: Message) -> Connection:
+    """The peer has closed, our data is not acknowledged, and a soft error is pending.
 
-    SO_ERROR gives that one, too (sk_err_soft), until the next acknowledgement comes.
+    SO_ERROR also returns soft errors (sk_err_soft), until the next acknowledgement arrives.
     """
     connection = router.connect()
     connection.peer.shutdown(socket.SHUT_WR)
@@ -224,19 +226,19 @@ def _told_once(router: Router, message: Message) -> Connection:
 
 
 @pytest.mark.parametrize("close", parts(GRACEFUL))
-def test_whoever_does_not_ask_for_errors_tries_on(
+def test_a_socket_without_recverr_retransmits(
     some_message: tuple[Router, Message], close: Close
 ) -> None:
     """The reply is answered with ICMP once, sent again, and acknowledged (RFC 1122, 4.2.3.9)."""
     router, message = some_message
-    ours, peer = _told_once(router, message)
+    ours, peer = _error_is_reported_once(router, message)
     with meanwhile(read_all, peer) as received:
         result = close(ours, timeout=PATIENCE)
     assert received == [b"reply"]
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
 
 
-def test_tls_says_goodbye_all_the_same(some_message: tuple[Router, Message]) -> None:
+def test_tls_sends_close_notify_after_icmp(some_message: tuple[Router, Message]) -> None:
     """A record is answered with ICMP once, and sent again; close_notify follows it."""
     router, message = some_message
     ours, peer = router.connect()
@@ -265,12 +267,12 @@ def test_tls_says_goodbye_all_the_same(some_message: tuple[Router, Message]) -> 
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
 
 
-def test_an_abort_after_it_is_an_abort_or_finds_nothing(
+def test_an_abort_after_icmp_aborts_or_finds_no_connection(
     some_message: tuple[Router, Message],
 ) -> None:
     """A part of the reply was answered with ICMP, and then we abort."""
     router, message = some_message
-    ours, _ = told_of_errors(router)
+    ours, _ = with_recverr(router)
     router.answer(first(DATA, from_=OURS), message)
     ours.sendall(b"reply")
     await_reset(ours)
@@ -296,14 +298,14 @@ async def _by_anyio(ours: socket.socket, go_on: Callable[[], None]) -> CloseResu
 
 @pytest.mark.parametrize("close", [_by_asyncio, _by_anyio])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_message_that_it_has_cut_does_not_look_whole(
+def test_a_message_truncated_by_icmp_does_not_look_complete(
     some_message: tuple[Router, Message],
     close: Callable[..., Coroutine[None, None, CloseResult]],
     loop: str,
 ) -> None:
     """A packet is answered with ICMP while a transport holds more: it drops that."""
     router, message = some_message
-    ours, peer = told_of_errors(router)
+    ours, peer = with_recverr(router)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     with ExitStack() as stack, asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
@@ -315,5 +317,5 @@ def test_a_message_that_it_has_cut_does_not_look_whole(
         cut: list[list[bool]] = []
         result = runner.run(close(ours, read_on))
     assert cut == [[True]]
-    assert_told(result, message)
+    assert_error(result, message)
     assert result.unacked is None or result.unacked > len(LONG) // 2

@@ -26,7 +26,9 @@ def test_the_first_fin_is_lost(wire: Wire) -> None:
     assert wire.await_delivery(nth(2, FIN, from_=OURS)).again
 
 
-def test_the_first_fin_is_lost_and_it_is_not_delivered_until_sent_again(wire: Wire) -> None:
+def test_the_first_fin_is_lost_and_delivered_is_returned_after_the_retransmission(
+    wire: Wire,
+) -> None:
     """The first FIN is lost; the peer never closes."""
     ours, _peer = wire.connect()
     wire.drop(first(FIN, from_=OURS))

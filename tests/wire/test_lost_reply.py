@@ -1,4 +1,4 @@
-"""The lost reply, over a link with 20 ms of delay each way, and a client that people use."""
+"""The lost reply, over a link with 20 ms of one-way delay, with real clients."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from .rules import ACK_OF_FIN, DATA, FIN, PROBE, RST, ZERO_WINDOW, first, nth
 REPLY = b"reply" * 200
 
 
-# --- peers that do not read ------------------------------------------------------------------------
+# --- peers that do not read -------------------------------------------------------------------
 
 
 def test_a_window_that_opens_late(wire: Wire) -> None:
@@ -46,7 +46,7 @@ def test_a_window_that_never_opens(wire: Wire) -> None:
     assert wire.resets_sent(OURS) == 0
 
 
-def test_a_window_that_never_opens_and_we_give_up_with_abort(wire: Wire) -> None:
+def test_a_window_that_never_opens_and_on_timeout_abort(wire: Wire) -> None:
     """The peer's window is closed for good."""
     ours, _peer = wire.connect(peer_buffer=4096)
     fill(ours)
@@ -56,7 +56,7 @@ def test_a_window_that_never_opens_and_we_give_up_with_abort(wire: Wire) -> None
     wire.await_packet(first(RST, from_=OURS))
 
 
-def test_answers_to_window_probes_are_no_sign_of_life(wire: Wire) -> None:
+def test_answers_to_window_probes_are_not_a_sign_of_life(wire: Wire) -> None:
     """The peer's window is closed for good; its kernel answers our probes."""
     ours, _peer = wire.connect(peer_buffer=4096)
     fill(ours)
@@ -90,13 +90,13 @@ def test_acknowledgements_do_not_move_the_deadline(wire: Wire) -> None:
     assert received == [bytes(100_000)]
 
 
-# --- peers that do not stop ------------------------------------------------------------------------
+# --- peers that do not stop -------------------------------------------------------------------
 
 
 def test_a_peer_that_drips_to_its_end(wire: Wire) -> None:
     """The peer sends 20 bytes, one every 10 ms, then closes."""
     ours, peer = wire.connect()
-    send_each_byte_at_once(peer)
+    without_nagle(peer)
     wire.delay(0.01)
 
     def drip() -> None:
@@ -110,10 +110,10 @@ def test_a_peer_that_drips_to_its_end(wire: Wire) -> None:
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 20)
 
 
-def test_a_peer_that_drips_for_ever(wire: Wire) -> None:
+def test_a_peer_that_drips_forever(wire: Wire) -> None:
     """The peer sends a byte every 10 ms without end: RST is sent only after the deadline."""
     ours, peer = wire.connect()
-    send_each_byte_at_once(peer)
+    without_nagle(peer)
     wire.delay(0.01)
 
     def drip() -> None:
@@ -131,7 +131,7 @@ def test_a_peer_that_drips_for_ever(wire: Wire) -> None:
     wire.await_packet(first(RST, from_=OURS))
 
 
-def test_a_flood_is_thrown_away_to_its_end(wire: Wire) -> None:
+def test_a_flood_is_drained_to_its_end(wire: Wire) -> None:
     """The peer sends 2 MB, then closes."""
     ours, peer = wire.connect()
 
@@ -162,7 +162,7 @@ def test_a_flood_that_does_not_end(wire: Wire) -> None:
     wire.await_packet(first(RST, from_=OURS))
 
 
-def test_a_flood_past_the_limit(wire: Wire) -> None:
+def test_a_flood_beyond_the_limit(wire: Wire) -> None:
     """The peer sends more than the limit."""
     ours, peer = wire.connect()
 
@@ -195,7 +195,7 @@ def test_delivered_while_the_peer_still_sends(wire: Wire) -> None:
     wire.await_packet(first(RST, from_=OURS))
 
 
-# --- peers that say nothing ------------------------------------------------------------------------
+# --- silent peers ------------------------------------------------------------------------
 
 
 def test_a_peer_that_never_closes(wire: Wire) -> None:
@@ -213,11 +213,11 @@ def test_a_peer_that_is_idle(wire: Wire) -> None:
     ours, peer = wire.connect()
     ours.sendall(REPLY)
 
-    def say_a_little() -> None:
+    def send_a_little() -> None:
         wire.await_packet(first(FIN, from_=OURS))
         peer.sendall(b"wait")
 
-    with meanwhile(say_a_little):
+    with meanwhile(send_a_little):
         result = proven(wire, graceful_close, ours, timeout=2, idle_timeout=0.2)
     assert (result.outcome, result.drained) == (CloseOutcome.IDLE_TIMED_OUT, 4)
 
@@ -231,7 +231,7 @@ def test_silence_after_the_acknowledgement_ends_at_the_idle_deadline(wire: Wire)
     assert result.elapsed <= 0.02 + 0.3 + LATE
 
 
-def test_a_look_without_waiting(wire: Wire) -> None:
+def test_a_timeout_of_0(wire: Wire) -> None:
     """The peer is connected, has not closed, and is 10 ms away."""
     wire.delay(0.01)
     ours, _peer = wire.connect()
@@ -240,7 +240,7 @@ def test_a_look_without_waiting(wire: Wire) -> None:
     assert wire.await_delivery(first(FIN, from_=OURS))
 
 
-def test_keep_alive_probes_of_the_peer_are_no_sign_of_life(wire: Wire) -> None:
+def test_keep_alive_probes_of_the_peer_are_not_a_sign_of_life(wire: Wire) -> None:
     """The peer is silent except for its kernel's keep-alive, which our kernel answers."""
     ours, peer = wire.connect()
     keep_alive_after_a_second(peer)
@@ -251,7 +251,7 @@ def test_keep_alive_probes_of_the_peer_are_no_sign_of_life(wire: Wire) -> None:
     assert wire.await_delivery(first(PROBE, from_=PEER)).time - wire.began < 1.2
 
 
-def test_our_keep_alive_does_not_disturb(wire: Wire) -> None:
+def test_our_keep_alive_does_not_change_the_result(wire: Wire) -> None:
     """Our FIN is acknowledged, SO_KEEPALIVE probes the peer, then the peer closes."""
     ours, peer = wire.connect()
     keep_alive_after_a_second(ours)
@@ -265,7 +265,7 @@ def test_our_keep_alive_does_not_disturb(wire: Wire) -> None:
     assert result.outcome is CloseOutcome.PEER_CLOSED
 
 
-def test_our_keep_alive_finds_nobody(wire: Wire) -> None:
+def test_our_keep_alive_finds_a_broken_link(wire: Wire) -> None:
     """Our FIN is acknowledged, then the link breaks; SO_KEEPALIVE gets no answer."""
     ours, _peer = wire.connect()
     keep_alive_after_a_second(ours)
@@ -276,12 +276,12 @@ def test_our_keep_alive_finds_nobody(wire: Wire) -> None:
     assert not result.clean
 
 
-def send_each_byte_at_once(sock: socket.socket) -> None:
+def without_nagle(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def keep_alive_after_a_second(sock: socket.socket) -> None:
-    """One second is the least that Linux knows (tcp(7))."""
+    """One second is the shortest time on Linux (tcp(7))."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT):
         sock.setsockopt(socket.IPPROTO_TCP, option, 1)

@@ -15,7 +15,7 @@ from .rules import ACK_OF_FIN, DATA, FIN, RST, every, first, nth
 REPLY = b"reply" * 200
 
 
-def test_before_our_fin(wire: Wire) -> None:
+def test_rst_before_our_fin(wire: Wire) -> None:
     """The peer resets before the call: no FIN is sent."""
     ours, peer = wire.connect()
     wire.deliver(REPLY, ours)
@@ -26,7 +26,7 @@ def test_before_our_fin(wire: Wire) -> None:
     assert wire.fins_sent(OURS) == wire.resets_sent(OURS) == 0
 
 
-def test_before_an_abort(wire: Wire) -> None:
+def test_rst_before_an_abort(wire: Wire) -> None:
     """The peer resets before the call: nothing is sent."""
     ours, peer = wire.connect()
     reset(peer)
@@ -36,7 +36,7 @@ def test_before_an_abort(wire: Wire) -> None:
     assert wire.flags_sent(OURS) == ["SA"]
 
 
-def test_between_our_fin_and_its_acknowledgement(wire: Wire) -> None:
+def test_rst_between_our_fin_and_its_acknowledgement(wire: Wire) -> None:
     """RST arrives instead of the acknowledgement of our FIN."""
     ours, _peer = wire.connect()
     wire.deliver(REPLY, ours)
@@ -45,7 +45,7 @@ def test_between_our_fin_and_its_acknowledgement(wire: Wire) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 1)
 
 
-def test_in_answer_to_our_fin(wire: Wire) -> None:
+def test_rst_in_answer_to_our_fin(wire: Wire) -> None:
     """A middlebox answers our FIN with RST, and the peer never receives the FIN."""
     ours, _peer = wire.connect()
     wire.deliver(REPLY, ours)
@@ -54,7 +54,7 @@ def test_in_answer_to_our_fin(wire: Wire) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 1)
 
 
-def test_after_the_acknowledgement_of_our_fin(wire: Wire) -> None:
+def test_rst_after_the_acknowledgement_of_our_fin(wire: Wire) -> None:
     """The peer acknowledges everything, then resets: everything is delivered, and the
     result is not clean.
     """
@@ -73,7 +73,7 @@ def test_after_the_acknowledgement_of_our_fin(wire: Wire) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 0)
 
 
-def test_during_the_drain(wire: Wire) -> None:
+def test_rst_during_the_drain(wire: Wire) -> None:
     """RST arrives instead of the peer's third data segment."""
     ours, peer = wire.connect()
     wire.reset(OURS, at=nth(3, DATA, from_=PEER))
@@ -104,7 +104,7 @@ def test_a_peer_that_does_not_read_and_closes(wire: Wire) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 0)
 
 
-def test_after_the_peers_fin(wire: Wire) -> None:
+def test_rst_after_the_peers_fin(wire: Wire) -> None:
     """The peer has sent its FIN; RST arrives instead of the acknowledgement of ours."""
     ours, peer = wire.connect()
     peer.shutdown(socket.SHUT_WR)
@@ -115,13 +115,13 @@ def test_after_the_peers_fin(wire: Wire) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 1)
 
 
-def test_after_the_peers_fin_while_data_is_unacknowledged(wire: Wire) -> None:
+def test_rst_after_the_peers_fin_while_data_is_unacknowledged(wire: Wire) -> None:
     """The peer has sent its FIN, does not read our data, and resets."""
     ours, peer = wire.connect()
     peer.shutdown(socket.SHUT_WR)
     wire.await_delivery(first(FIN, from_=PEER))
     wire.settle()
-    # Every time: a loss probe may be quicker than the peer's thread.
+    # Every segment, because a loss probe may be faster than the peer's thread.
     wire.drop(every(DATA, from_=OURS))
     wire.drop(every(FIN, from_=OURS))
     ours.sendall(REPLY)
@@ -135,22 +135,24 @@ def test_after_the_peers_fin_while_data_is_unacknowledged(wire: Wire) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, len(REPLY) + 1)
 
 
-def test_both_close_at_once_and_rst_comes_for_the_acknowledgement(wire: Wire) -> None:
+def test_both_sides_close_at_the_same_time_and_rst_arrives_instead_of_the_acknowledgement(
+    wire: Wire,
+) -> None:
     """Both FINs are in flight at the same time; RST arrives instead of the acknowledgement."""
     ours, peer = wire.connect()
     wire.hold(first(FIN, from_=OURS), 0.1)
     wire.reset(OURS, at=first(ACK_OF_FIN, from_=PEER))
 
-    def close_at_once() -> None:
+    def close_immediately() -> None:
         wire.await_packet(first(FIN, from_=OURS))
         peer.close()
 
-    with meanwhile(close_at_once):
+    with meanwhile(close_immediately):
         result = proven(wire, graceful_close, ours)
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 1)
 
 
-def test_one_that_guesses_the_number_is_not_believed(wire: Wire) -> None:
+def test_a_forged_rst_with_a_wrong_number_is_ignored(wire: Wire) -> None:
     """A forged RST arrives with a sequence number that is nearly right (RFC 5961)."""
     ours, peer = wire.connect()
     wire.reset(OURS, at=first(ACK_OF_FIN, from_=PEER), too_far=10)

@@ -1,4 +1,4 @@
-"""The wire itself: it does what a rule says, and nothing leaves it."""
+"""The wire itself: it applies the rules, and no packet leaves it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_record_counts_from_the_start_of_the_connection(wire: Wire) -> None:
     assert ("peer→ours", "PA", 1, 6, 2) in told
 
 
-def test_a_delay_is_for_both_directions(wire: Wire) -> None:
+def test_a_delay_applies_to_both_directions(wire: Wire) -> None:
     wire.delay(0.02)
     began = monotonic()
     wire.connect()
@@ -49,7 +49,7 @@ def test_a_delay_is_for_both_directions(wire: Wire) -> None:
             assert 0.02 <= packet.delivered[0] - packet.time < 0.04
 
 
-def test_what_is_dropped_is_on_record_and_does_not_arrive(wire: Wire) -> None:
+def test_a_dropped_packet_is_recorded_and_does_not_arrive(wire: Wire) -> None:
     wire.drop(first(DATA, from_=OURS))
     ours, peer = wire.connect()
     ours.sendall(b"hello")
@@ -60,7 +60,7 @@ def test_what_is_dropped_is_on_record_and_does_not_arrive(wire: Wire) -> None:
     assert (len(repeated.delivered), repeated.again, repeated.length) == (1, True, 5)
 
 
-def test_what_is_held_is_overtaken(wire: Wire) -> None:
+def test_later_packets_arrive_before_a_held_packet(wire: Wire) -> None:
     wire.hold(nth(2, DATA, from_=OURS), 0.05)
     ours, peer = wire.connect()
     ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -74,7 +74,7 @@ def test_what_is_held_is_overtaken(wire: Wire) -> None:
     assert wire.await_delivery(nth(3, DATA, from_=OURS)).delivered[0] < held.delivered[0]
 
 
-def test_what_is_duplicated_arrives_twice_and_is_recorded_once(wire: Wire) -> None:
+def test_a_duplicated_packet_arrives_twice_and_is_recorded_once(wire: Wire) -> None:
     wire.duplicate(every(DATA, from_=OURS))
     ours, peer = wire.connect()
     ours.sendall(b"hello")
@@ -83,7 +83,7 @@ def test_what_is_duplicated_arrives_twice_and_is_recorded_once(wire: Wire) -> No
     assert len(wire.await_delivery(first(DATA, from_=OURS)).delivered) == 2
 
 
-def test_what_is_swapped_changes_places(wire: Wire) -> None:
+def test_a_swapped_packet_arrives_after_the_next(wire: Wire) -> None:
     wire.swap(first(DATA, from_=OURS))
     ours, peer = wire.connect()
     ours.sendall(b"hello")
@@ -96,7 +96,7 @@ def test_what_is_swapped_changes_places(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("side", [OURS, PEER], ids=["ours", "peer"])
-def test_a_forged_rst_is_believed(wire: Wire, side: object) -> None:
+def test_a_forged_rst_is_accepted(wire: Wire, side: object) -> None:
     ours, peer = wire.connect()
     victim, witness = (ours, OURS) if side is OURS else (peer, PEER)
     wire.reset(witness, at=first(DATA, from_=PEER))
@@ -105,7 +105,7 @@ def test_a_forged_rst_is_believed(wire: Wire, side: object) -> None:
         read_all(victim)
 
 
-def test_a_cut_is_for_the_direction_that_was_asked_for(wire: Wire) -> None:
+def test_a_cut_applies_to_its_direction(wire: Wire) -> None:
     ours, peer = wire.connect()
     wire.cut(from_=OURS)
     peer.sendall(b"hello")
@@ -117,7 +117,7 @@ def test_a_cut_is_for_the_direction_that_was_asked_for(wire: Wire) -> None:
     assert peer.recv(100) == b"lost", "sent again"
 
 
-def test_many_connections_cross_at_once(wire: Wire) -> None:
+def test_the_wire_carries_many_connections_at_the_same_time(wire: Wire) -> None:
     wire.delay(0.005)
     with wire.listen() as listener:
         peers = [wire.unconnected() for _ in range(20)]
@@ -133,7 +133,7 @@ def test_many_connections_cross_at_once(wire: Wire) -> None:
     assert len({packet.connection for packet in wire.packets()}) == 20
 
 
-def test_the_states_of_both_ends_are_seen_without_holding_them(wire: Wire) -> None:
+def test_the_states_of_both_ends_are_read_without_descriptors(wire: Wire) -> None:
     ours, peer = wire.connect()
     wire.sample_states()
     ours.close()
@@ -155,7 +155,7 @@ def test_a_drawing_has_packets_and_notes_in_order_of_time(wire: Wire) -> None:
     wire.note(OURS, "close()")
     ours.close()
     await_fin(peer)
-    # A slow moment of this machine is drawn too, after a comma.
+    # A slow delivery on this machine is drawn too, after a comma.
     drawing = [line.split(" ms  ")[1].split(",")[0] for line in wire.draw().splitlines()]
     assert drawing[:5] == [
         "peer→ours  S    seq 0 ack 0",
@@ -166,7 +166,7 @@ def test_a_drawing_has_packets_and_notes_in_order_of_time(wire: Wire) -> None:
     ]
 
 
-def test_without_a_record_there_is_still_the_delay(link: Link) -> None:
+def test_a_delay_works_without_a_record(link: Link) -> None:
     with Wire(link, "IPv4", recording=False) as wire:
         wire.delay(0.01)
         ours, peer = wire.connect()
@@ -179,17 +179,17 @@ def test_without_a_record_there_is_still_the_delay(link: Link) -> None:
         assert wire.packets() == []
 
 
-# --- nothing leaves it ------------------------------------------------------------------------------
+# --- isolation ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", [OURS, PEER], ids=["ours", "peer"])
-def test_nothing_leads_out(wire: Wire, side: object) -> None:
+def test_the_wire_has_no_route_to_other_networks(wire: Wire, side: object) -> None:
     elsewhere = "198.51.100.1" if wire.version == "IPv4" else "2001:db8:1::1"  # RFC 5737, 3849
     stranger = wire.unconnected(OURS if side is OURS else PEER)
     assert stranger.connect_ex((elsewhere, 80)) == errno.ENETUNREACH
 
 
-def test_this_thread_is_at_home_again(wire: Wire) -> None:
+def test_the_thread_returns_to_its_namespace(wire: Wire) -> None:
     before = os.readlink("/proc/thread-self/ns/net")
 
     def fail_there() -> None:
@@ -237,22 +237,24 @@ def test_a_run_that_is_killed_leaves_no_namespace() -> None:
 
 
 def _held_namespaces() -> set[str]:
-    """The network namespaces that any process is in, or holds a descriptor or a mount of."""
+    """Return the network namespaces of all processes, descriptors and mounts."""
     held = set[str]()
     for process in Path("/proc").glob("[0-9]*"):
         for link in (process / "ns/net", *process.glob("fd/*")):
             try:
                 held.add(os.readlink(link))
             except OSError:
-                continue  # it ended meanwhile
+                continue  # the process has ended
     mounts = Path("/proc/self/mountinfo").read_text().split()
     return {name for name in held | set(mounts) if name.startswith("net:")}
 
 
-# --- where it cannot run ------------------------------------------------------------------------------
+# --- missing requirements ---------------------------------------------------------------------
 
 
-def test_it_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_for_a_missing_requirement_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert why_not() == "the wire needs root, to make network namespaces"
     monkeypatch.setattr(sys, "platform", "darwin")
