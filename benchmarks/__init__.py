@@ -1,1 +1,1 @@
-"""What the package costs, each figure measured against a peer in the same run."""
+"""The cost of the package; each figure is compared with an alternative in the same run."""

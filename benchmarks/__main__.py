@@ -34,19 +34,21 @@ _NAMES = (
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="What the package costs, against a peer.",
-        epilog="Three that take longer are programs of their own: `python -m benchmarks.servers` "
+        description="Measure the cost of the package, compared with alternatives.",
+        epilog="Three benchmarks that take longer are separate programs: `python -m benchmarks.servers` "
         "and `python -m benchmarks.behind_proxy` (what it gains), and `python -m "
         "benchmarks.requests_per_second`.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(_NAMES)}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    parser.add_argument("--markdown", action="store_true", help="print the table for a page")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all figures to this file"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--calls", action="store_true", help="list the system calls")
     given = parser.parse_args()
     for name in given.names:
         if name not in _NAMES:
-            parser.error(f"{name} is none of {', '.join(_NAMES)}")
+            parser.error(f"unknown name {name} (choose from {', '.join(_NAMES)})")
 
     measured: dict[str, list[Figure]] = {}
     for name in given.names or _NAMES:

@@ -1,10 +1,10 @@
-"""From the peer's acknowledgement to the return of timed_linger_close.
+"""The time from the peer's acknowledgement to the return of timed_linger_close.
 
-On loopback the acknowledgement would come before anyone waits for it. So the peer holds it back
-as Linux lets a program do: with TCP_QUICKACK off the acknowledgement of a FIN waits for data to
-ride on, or for a timer, and setting TCP_QUICKACK sends it at once, inside setsockopt()
-(tcp(7); tcp_sock_set_quickack() in net/ipv4/tcp.c). Just before that the peer reads the clock,
-which all processes share. The other side of the comparison is the kernel's own SO_LINGER wait.
+On loopback the acknowledgement would arrive before the wait begins. So the peer delays the
+acknowledgement: with TCP_QUICKACK off, the acknowledgement of a FIN waits for data or for a
+timer, and setting TCP_QUICKACK sends it immediately, inside setsockopt() (tcp(7);
+tcp_sock_set_quickack() in net/ipv4/tcp.c). Just before that the peer reads the clock, which all
+processes share. The alternative is the kernel's own wait with SO_LINGER.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 _ROUNDS = 200
 
-# How long the peer holds the acknowledgement back: long enough for the closing side to be fast
-# asleep, and shorter than the kernels' own timers for it, which begin at some milliseconds.
+# Seconds by which the peer delays the acknowledgement: long enough for the closing side to
+# sleep, and shorter than the kernel's timer, which is some milliseconds.
 _HELD_BACK = 0.002
 
 _MOMENT = struct.Struct("d")
 
 
 def measure() -> list[Figure]:
-    """One figure, in milliseconds."""
+    """Return one figure, in milliseconds."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         peer(_peer_of(listener)) as orders,
@@ -41,7 +41,7 @@ def measure() -> list[Figure]:
         too_early = 0
 
         def late_by(close: Callable[[socket.socket], object]) -> float:
-            """Milliseconds from the acknowledgement to the return of `close`."""
+            """Return the milliseconds from the acknowledgement to the return of `close`."""
             nonlocal too_early
             while True:
                 orders.sendall(b".")
@@ -53,7 +53,7 @@ def measure() -> list[Figure]:
                 (moment,) = _MOMENT.unpack(receive_exactly(orders, _MOMENT.size))
                 if returned > moment:
                     return (returned - moment) * 1e3
-                too_early += 1  # the peer's kernel was faster than the peer: not counted
+                too_early += 1  # the kernel's timer was faster than the peer: not counted
 
         ours, theirs = take_turns(_ROUNDS, lambda: late_by(_ours), lambda: late_by(_theirs))
     return [

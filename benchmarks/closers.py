@@ -1,8 +1,7 @@
-"""All that one could use to close many connections, and what each spends.
+"""Ways to close many connections, and the cost of each.
 
-Every one of them sends our FIN, waits for the peer's, throwing away what still comes, and
-closes. What a framework needs before it can close (its streams, its loop) is made before the
-clock starts, and dismantled after it stopped.
+Each way sends our FIN, drains until the peer's FIN, and closes. What a framework needs for it
+(its streams, its loop) is made before the clock starts, and released after the clock stopped.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ _READ = 65536
 
 @dataclass
 class Spent:
-    """What it took to close all of them.
+    """The cost of closing all connections.
 
     Attributes:
-        cpu: Seconds of this process's CPU, all of its threads.
+        cpu: Seconds of CPU of this process, with all threads.
         wall: Seconds.
-        asleep: How often it went to sleep.
-        answered: How many of the peers' FINs were seen.
+        asleep: The number of times that the process slept.
+        answered: The number of peers whose FIN was seen.
     """
 
     cpu: float = 0.0
@@ -59,16 +58,16 @@ class Spent:
 
 
 if TYPE_CHECKING:
-    # Closes all of them, in so many seconds at most where it has a deadline.
+    # Closes all connections; the number is the deadline in seconds, if the way has one.
     Closer = Callable[[list[socket.socket], float], Spent]
 
 
 @contextmanager
 def compiled() -> Generator[Closer]:
-    """The C program, compiled here: as a library, so that the same clock measures it.
+    """Compile the C program as a library, so that the same clock measures it.
 
     Raises:
-        RuntimeError: The compiler refused it.
+        RuntimeError: The compiler failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "close_all.so")
@@ -135,7 +134,7 @@ def by_asyncio(socks: list[socket.socket], timeout: float) -> Spent:
 
 
 def in_asyncio(socks: list[socket.socket], timeout: float) -> Spent:
-    """Our own, for the same streams."""
+    """Close the same streams with graceful_close.asyncio."""
 
     async def main() -> None:
         streams = [await asyncio.open_connection(sock=sock) for sock in socks]
@@ -151,7 +150,7 @@ def in_asyncio(socks: list[socket.socket], timeout: float) -> Spent:
 
 
 def by_wait_closed(socks: list[socket.socket], timeout: float) -> Spent:
-    """The floor: it waits for nobody, and loses what the peer has not read over unread input."""
+    """The lower bound: it does not wait for peers, and loses data if there is unread input."""
 
     async def main() -> None:
         streams = [await asyncio.open_connection(sock=sock) for sock in socks]
@@ -160,7 +159,7 @@ def by_wait_closed(socks: list[socket.socket], timeout: float) -> Spent:
                 writer.close()
             async with asyncio.timeout(timeout):
                 await asyncio.gather(*(writer.wait_closed() for _, writer in streams))
-        spent.answered = len(streams)  # for all it knows
+        spent.answered = len(streams)  # not known
 
     spent = Spent()
     asyncio.run(main())
@@ -190,7 +189,7 @@ def by_trio(socks: list[socket.socket], timeout: float) -> Spent:
 @contextmanager
 def _metered(spent: Spent | None = None) -> Generator[Spent]:
     spent = spent or Spent()
-    gc.collect()  # nobody pays for the objects of the one before
+    gc.collect()  # so that garbage of an earlier way is not measured
     slept, began, started = times_asleep(), time.monotonic(), time.process_time()
     yield spent
     spent.cpu = time.process_time() - started

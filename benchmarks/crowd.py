@@ -1,7 +1,7 @@
-"""Thousands of connections whose peers live in one process, on the other processor.
+"""Thousands of connections whose peers are in one process, on the other processor.
 
-A peer answers our FIN with its own at once, or never. As in one_close the peers' process does
-not sleep while there is something to answer: to wake it is work that would be charged to us.
+A peer answers our FIN with its own immediately, or never. As in one_close, the peers' process
+does not sleep while there is something to answer, because the wake-up would count as our CPU.
 """
 
 from __future__ import annotations
@@ -21,31 +21,32 @@ from .peers import apart, peer, receive_exactly
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-# Connections that are made in one go: they must fit in the backlog of a listener, which some
-# systems hold to 128.
+# Connections that are made in one batch. They must fit into the backlog of a listener, which
+# some systems limit to 128.
 _CHUNK = 100
 
-# Each address has ports of its own. Whoever closes first keeps the connection's two ports and
-# addresses in TIME_WAIT for a minute, so a run uses them in turn. (Not many more: the kernel
-# keeps no more than so many connections in TIME_WAIT, tcp_max_tw_buckets in ip-sysctl.rst.)
+# Each address has its own ports. The side that closes first keeps the ports and addresses of a
+# connection in TIME_WAIT for a minute, so a run uses the addresses in turn. (The kernel limits
+# the number of connections in TIME_WAIT: tcp_max_tw_buckets in ip-sysctl.rst.)
 _ADDRESSES = tuple(f"127.0.0.{number}" for number in range(1, 5))
 
-# An order to the peers: which address, how many connections, and how many of them never answer.
+# An order to the peers: the address, the number of connections, and how many of them never
+# answer.
 _CONNECT = struct.Struct("iii")
-_FORGET = _CONNECT.pack(-1, 0, 0)  # close those that do not answer
+_FORGET = _CONNECT.pack(-1, 0, 0)  # close the connections that do not answer
 
-# Descriptors for everything else: the interpreter's, a selector, pipes, event loops.
+# Descriptors for other purposes: the interpreter, a selector, pipes, event loops.
 _SPARE = 64
 
 
 @dataclass
 class Crowd:
-    """Makes connections, and gives our ends of them.
+    """Makes connections, and returns our ends.
 
     Attributes:
-        orders: Where the peers take orders.
-        listeners: Where they connect to.
-        chunks: How many orders to connect there have been.
+        orders: The socket for orders to the peers.
+        listeners: The listeners that the peers connect to.
+        chunks: The number of orders to connect so far.
     """
 
     orders: socket.socket
@@ -53,7 +54,7 @@ class Crowd:
     chunks: int = 0
 
     def connect(self, count: int, *, silent: int = 0) -> list[socket.socket]:
-        """Connections whose peers answer at once, but `silent` of them, here and there, never."""
+        """Make connections whose peers answer immediately; `silent` of them never answer."""
         socks: list[socket.socket] = []
         while len(socks) < count:
             address = self.chunks % len(self.listeners)
@@ -67,16 +68,16 @@ class Crowd:
         return socks
 
     def forget(self) -> None:
-        """Have the silent peers close, so that their descriptors are free again."""
+        """Make the silent peers close, so that their descriptors are free again."""
         self.orders.sendall(_FORGET)
         receive_exactly(self.orders, 1)
 
 
 @contextmanager
 def crowd() -> Generator[Crowd]:
-    """Peers in a process of their own, and this one kept to the other processor.
+    """Start the peers in a separate process, and pin this process to the other processor.
 
-    As many descriptors may be open meanwhile as the system lets us have.
+    During the block the limit of descriptors is the highest that the system allows.
     """
     with ExitStack() as stack:
         stack.enter_context(_all_descriptors())
@@ -90,14 +91,12 @@ def crowd() -> Generator[Crowd]:
 
 
 def why_not() -> str | None:
-    """The reason why there can be no crowd here."""
-    return (
-        None if sys.platform == "linux" else "it needs epoll, and a loopback of many addresses"
-    )
+    """Return why a crowd is not possible here."""
+    return None if sys.platform == "linux" else "it needs epoll, and many loopback addresses"
 
 
 def affordable(count: int) -> int:
-    """`count`, or as many connections as the system lets this process hold open."""
+    """Return `count`, or the number of connections that this process may have open."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if most == resource.RLIM_INFINITY:
         return count
@@ -135,11 +134,11 @@ def _peers_of(
         with select.epoll() as epoll:
             epoll.register(orders, select.EPOLLIN)
             while True:
-                # Wide awake while there is something to answer.
+                # This process does not sleep while there is something to answer.
                 awake = processor is not None and answering
                 for number, _ in epoll.poll(0 if awake else None):
                     if number != orders.fileno():
-                        os.close(number)  # all that ever comes is our FIN, or RST
+                        os.close(number)  # only our FIN or RST arrives
                         answering -= 1
                         continue
                     order = orders.recv(_CONNECT.size, socket.MSG_WAITALL)

@@ -1,4 +1,4 @@
-"""The CPU time of throwing 1 GB away, against recv loops: of 65536, and of nginx's 4096."""
+"""The CPU time of discarding 1 GB, compared with loops of recv(65536) and recv(4096)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SMALL = "recv(4096) loop"  # NGX_LINGERING_BUFFER_SIZE in ngx_http_request.h
 
 
 def measure() -> list[Figure]:
-    """Four figures: CPU, how often the process slept, and gigabytes for a second of CPU."""
+    """Return four figures: CPU, the number of sleeps, and gigabytes for a second of CPU."""
     closers: dict[str, Callable[[socket.socket], int]] = {
         "ours": _ours,
         _LARGE: partial(_theirs, 65536),
@@ -38,7 +38,7 @@ def measure() -> list[Figure]:
     ):
 
         def drain(name: str, close: Callable[[socket.socket], int]) -> float:
-            """Seconds of this process's CPU."""
+            """Return the seconds of CPU of this process."""
             orders.sendall(b".")
             sock = listener.accept()[0]
             slept, started = times_asleep(), time.process_time()
@@ -100,7 +100,7 @@ def _peer_of(listener: socket.socket) -> Callable[[socket.socket], None]:
         while orders.recv(1):
             with socket.create_connection(address) as sock:
                 if sock.recv(1):
-                    raise RuntimeError("something came before the FIN")
+                    raise RuntimeError("data arrived before the FIN")
                 left = _BYTES
                 while left:
                     part = block[:left]

@@ -1,4 +1,4 @@
-"""What a benchmark reports, and how its two sides take turns."""
+"""The figures of a benchmark, and the alternation of its two sides."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure should stay under. Nothing fails when it does not.
+    """The target of a figure. A missed target fails nothing.
 
     Attributes:
-        of: The number meant: ours, the ratio (ours / theirs) or the excess (ours - theirs).
+        of: The compared number: ours, the ratio (ours / theirs) or the excess (ours - theirs).
         at_most: The bound, in the figure's unit (a ratio has none).
     """
 
@@ -26,22 +26,23 @@ class Target:
     at_most: float
 
     def text(self) -> str:
-        """For the table."""
+        """Format for the table."""
         return f"{self.of} <= {self.at_most:g}"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-        what: What was measured.
-        unit: Of both sides.
+        what: The measured quantity.
+        unit: The unit of both sides.
         ours: This package's number, a median.
-        theirs: The peer's number from the same run, a median; None: there is no peer.
-        against: What the peer is.
-        target: What it should stay under; None: shown for information.
-        details: What else is worth keeping, for the JSON file.
+        theirs: The alternative's number from the same run, a median; None: there is no
+            alternative.
+        against: The alternative.
+        target: The target; None: the figure is for information.
+        details: Other values for the JSON file.
     """
 
     what: str
@@ -54,12 +55,12 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """Ours / theirs; None: there is no peer."""
+        """Ours / theirs; None: there is no alternative."""
         return self.ours / self.theirs if self.theirs else None
 
     @property
     def met(self) -> bool | None:
-        """Whether the target was met in this run; None: there is none."""
+        """Whether the target was met in this run; None: there is no target."""
         if self.target is None:
             return None
         if self.target.of == "ours":
@@ -73,23 +74,23 @@ class Figure:
         return number <= self.target.at_most
 
     def as_dict(self) -> dict[str, Any]:
-        """For the JSON file."""
+        """Convert for the JSON file."""
         return asdict(self) | {"ratio": self.ratio, "met": self.met}
 
 
 def take_turns(
     rounds: int, ours: Callable[[], float], theirs: Callable[[], float]
 ) -> tuple[list[float], list[float]]:
-    """Measure both sides `rounds` times, one after the other: A B A B.
+    """Measure both sides `rounds` times, alternating: A B A B.
 
-    Each runs once before that, uncounted. A machine that slows down half way slows both down.
+    Each side runs once before that, uncounted. If the machine becomes slower, both sides do.
     """
     taken = all_take_turns(rounds, {"ours": ours, "theirs": theirs})
     return taken["ours"], taken["theirs"]
 
 
 def all_take_turns(rounds: int, sides: dict[K, Callable[[], T]]) -> dict[K, list[T]]:
-    """`take_turns` for more than two sides, by name: A B C A B C."""
+    """Measure more than two sides, by name: A B C A B C."""
     for side in sides.values():
         side()
     taken: dict[K, list[T]] = {name: [] for name in sides}
@@ -104,7 +105,7 @@ def percentile(values: list[float], percent: int) -> float:
 
 
 def table(figures: list[Figure]) -> str:
-    """All figures, for people."""
+    """Format all figures as text."""
     rows = _rows(figures)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -119,7 +120,7 @@ def table(figures: list[Figure]) -> str:
 
 
 def markdown(figures: list[Figure]) -> str:
-    """The same table, for a page."""
+    """Format the same table as Markdown."""
     head, *rows = _rows(figures)
     rule = ["---:" if column in _NUMBERS else "---" for column in range(len(head))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))

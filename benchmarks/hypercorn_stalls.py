@@ -1,12 +1,13 @@
-"""Hypercorn alone, and an application that waits for 50 ms before it refuses an upload.
+"""Hypercorn alone, with an application that waits for 50 ms before it rejects an upload.
 
     python -m benchmarks.hypercorn_stalls             # {'TimeoutError': 8}
-    python -m benchmarks.hypercorn_stalls 100000      # with a larger max_app_queue_size: none, but
-                                                      # resets, which a GracefulListener prevents
+    python -m benchmarks.hypercorn_stalls 100000 # with a larger max_app_queue_size: none, but
+                                                      # resets, which a GracefulListener
+                                                      # prevents
 
-Nothing of graceful-close is used. Hypercorn's reader puts each piece of the body into a queue of
-`max_app_queue_size`, and waits when that is full. When the application has ended, nobody takes
-anything out: the reader waits for ever, and so does the end of the stream, which puts
+graceful-close is not used here. Hypercorn's reader puts each part of the body into a queue of
+`max_app_queue_size`, and waits when the queue is full. After the application has ended, no task
+reads the queue: the reader waits forever, and so does the end of the stream, which puts
 "http.disconnect" into the same queue before the connection is closed.
 """
 
@@ -24,12 +25,12 @@ from hypercorn.config import Config
 
 _CLIENTS = 8
 _PATIENCE = 3.0
-_UPLOAD = bytes(20_000_000)  # more than the kernels hold
+_UPLOAD = bytes(20_000_000)  # more than the buffers hold
 
 
 async def _refuse(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "http":
-        await asyncio.sleep(0.05)  # a look into a database
+        await asyncio.sleep(0.05)  # like a query of a database
         headers = [(b"content-length", b"2")]
         await send({"type": "http.response.start", "status": 401, "headers": headers})
         await send({"type": "http.response.body", "body": b"no"})
@@ -47,7 +48,7 @@ def _upload(port: int) -> str:
 
 
 def _ignore(_loop: asyncio.AbstractEventLoop, _context: dict[str, Any]) -> None:
-    """What is stuck is cancelled in the end, and would be reported."""
+    """Ignore the errors of stuck tasks, which are cancelled at the end."""
 
 
 async def _run() -> None:

@@ -1,4 +1,4 @@
-"""What `import graceful_close` adds to `import socket`, in fresh interpreters."""
+"""The time that `import graceful_close` adds to `import socket`, in new interpreters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .figures import Figure, Target, take_turns
 
 _ROUNDS = 31
 
-# What no user of the blocking functions should have to load.
+# Modules that users of the blocking functions should not load.
 _UNWANTED = ("anyio", "asyncio", "concurrent.futures", "rich", "ssl", "trio")
 
 _SOURCES = str(Path(graceful_close.__file__).parents[1])
@@ -36,7 +36,7 @@ print(json.dumps({"milliseconds": milliseconds, "modules": modules}))
 
 
 def measure() -> list[Figure]:
-    """Two figures: milliseconds, and how many modules are loaded."""
+    """Return two figures: milliseconds, and the number of loaded modules."""
     added = sorted(set(_run("ours")["modules"]) - set(_run("theirs")["modules"]))
     unwanted = [
         name for name in added for root in _UNWANTED if f"{name}.".startswith(f"{root}.")
@@ -67,7 +67,7 @@ def measure() -> list[Figure]:
 
 
 def _run(side: str) -> dict[str, Any]:
-    """Import in an interpreter of its own, with nothing of this one's surroundings (-I)."""
+    """Import in a new, isolated interpreter (-I)."""
     output = subprocess.run(
         [sys.executable, "-I", "-c", _PROGRAM, _SOURCES, side],
         check=True,

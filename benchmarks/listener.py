@@ -1,8 +1,8 @@
-"""The CPU time of a connection through a GracefulListener, against one through a plain listener.
+"""The CPU time of a connection through a GracefulListener and through a plain listener.
 
-The server is as small as can be: accept, read a request, send a reply, close. So the close is as
-large a part of it as can be. The clock is that of the whole process, and hides no thread. The
-clients live in a process of their own, on the other processor.
+The server is minimal: accept, read a request, send a reply, close. So the close is a large part
+of it. The clock counts the whole process, with all threads. The clients are in a separate
+process, on the other processor.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ from .peers import apart, peer, receive_exactly
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Connections that are timed in one go, and how often. Arbitrary, as in one_close.
+# Connections that are timed in one batch, and the number of batches. Heuristics, as in
+# one_close.
 _BATCH = 400
 _ROUNDS = 15
 
-# How many clients there are at a time; a batch must be a multiple of it.
+# The number of concurrent clients; a batch must be a multiple of it.
 _AT_A_TIME = (1, 50)
 
 _BARE = "shutdown(SHUT_WR), later recv, ioctl, close: the floor"
 
-# How many have waited meanwhile, so that their peers are through. Arbitrary.
+# How many connections wait before one is finished, so that its peer has closed. A heuristic.
 _MEANWHILE = 100
 
 _REQUEST = b"GET / HTTP/1.0\r\n\r\n"
@@ -63,7 +64,7 @@ class _GracefulServer(GracefulMixIn, _Server):
 
 
 def measure() -> list[Figure]:
-    """Seven figures, in µs for each connection."""
+    """Return seven figures, in µs for each connection."""
     with ExitStack() as stack:
         elsewhere = stack.enter_context(apart())
         backlog = max(_AT_A_TIME)
@@ -82,7 +83,7 @@ def measure() -> list[Figure]:
             receive_exactly(orders, 1)  # all clients have closed
             bare.finish()
             while len(graceful.reaper) or len(graceful_http.reaper):
-                time.sleep(0.005)  # seldom, because each look takes CPU, too
+                time.sleep(0.005)  # rarely, because each look takes CPU too
             return (time.process_time() - started) / _BATCH * 1e6
 
         bare = _Bare()
@@ -153,15 +154,15 @@ def _close(sock: socket.socket) -> None:
 
 
 def _shut_and_close(sock: socket.socket) -> None:
-    """What socketserver does."""
+    """Close as socketserver does."""
     sock.shutdown(socket.SHUT_WR)
     sock.close()
 
 
 class _Bare:
-    """The system calls alone, in as little Python as can be, and with no care for anything.
+    """The system calls alone, with minimal Python code and without error handling.
 
-    What a close that waits for the peer costs whoever writes it.
+    This is the least cost of a close that waits for the peer.
     """
 
     def __init__(self) -> None:
@@ -188,7 +189,10 @@ class _Bare:
 def _clients_of(
     listeners: list[socket.socket], processor: int | None
 ) -> Callable[[socket.socket], None]:
-    """Ask, read to the end, close. An order is two bytes: whom, and how many at a time."""
+    """Run clients that connect, send, read to the end and close.
+
+    An order is two bytes: the listener, and the number of concurrent clients.
+    """
     addresses = [listener.getsockname() for listener in listeners]
 
     def work(orders: socket.socket) -> None:

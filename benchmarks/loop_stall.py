@@ -1,7 +1,7 @@
-"""How long an event loop stands still while one connection is closed that takes a second.
+"""The longest stall of an event loop during a close that takes a second.
 
-The peer reads nothing, so that what we wrote is never acknowledged in full: the close waits for
-the whole second that it is given. A heart that beats in the loop measures how long it stops.
+The peer reads nothing, so that our data is never acknowledged completely: the close waits for
+its whole timeout of a second. A periodic task in the loop measures the stalls.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _ROUNDS = 5
 _SECONDS = 1
 _BEAT = 0.001
 
-# Milliseconds more than in a loop that does nothing else. Arbitrary: what nobody notices.
+# Milliseconds more than in an idle loop. A heuristic: such a stall is not noticeable.
 _LEEWAY = 5.0
 
 
 def measure() -> list[Figure]:
-    """Two figures: against the kernel's own wait in the loop, and against an idle loop."""
+    """Return two figures: against the kernel's wait in the loop, and an idle loop."""
     if reason := why_not():
         print(f"loop_stall: not measured: {reason}", file=sys.stderr)
         return []
@@ -77,13 +77,13 @@ def measure() -> list[Figure]:
 
 
 def _longest_stall(peers: Crowd, close: Callable[[socket.socket], Awaitable[None]]) -> float:
-    """Milliseconds between two beats that should be one apart."""
+    """Return the longest time between two runs of the periodic task, in milliseconds."""
     (sock,) = peers.connect(1, silent=1)
     sock.setblocking(False)
     try:
         while True:
             sock.send(bytes(1 << 16))
-    except BlockingIOError:  # there is no more room, here or with the peer
+    except BlockingIOError:  # both buffers are full
         pass
 
     async def main() -> float:

@@ -1,6 +1,7 @@
-"""The CPU time of closing 10,000 connections: close_all, and everything else one could use.
+"""The CPU time of closing 10,000 connections: close_all and its alternatives.
 
-The same kind of connections for each, whose peers answer the FIN at once, and the same clock.
+All have the same kind of connections, whose peers answer the FIN immediately, and the same
+clock.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _TARGETS = {"C program, epoll": Target("ratio", 1.6), "asyncio streams": Target(
 
 
 def measure() -> list[Figure]:
-    """A figure for each of the others."""
+    """Return a figure for each alternative."""
     if reason := why_not():
         print(f"many: not measured: {reason}", file=sys.stderr)
         return []
@@ -42,7 +43,7 @@ def measure() -> list[Figure]:
     with compiled() as by_c, crowd() as peers:
 
         def batch(name: str, close: Closer) -> float:
-            """Microseconds of CPU for one connection."""
+            """Return the microseconds of CPU for one connection."""
             spent = close(peers.connect(count), TIMEOUT)
             require_all(spent, count)
             asleep.setdefault(name, []).append(spent.asleep)
@@ -86,7 +87,7 @@ def measure() -> list[Figure]:
 
 
 def require_all(spent: Spent, count: int) -> None:
-    """Refuse a measurement in which not all was done.
+    """Check that all connections were closed by their peers.
 
     Raises:
         RuntimeError: Some connections ended in another way.

@@ -1,8 +1,8 @@
-"""The CPU time of one graceful_close, against the same thing written by hand.
+"""The CPU time of one graceful_close, compared with the same close written by hand.
 
-The two processes keep to a processor each, and the peer does not sleep: to wake a processor is
-work that is charged to the waker, costs as much as the close itself or nothing, and the closing
-thread has no say in it. So every close sleeps once, as over a network, and wakes nobody.
+Each process is pinned to one processor, and the peer does not sleep. The wake-up of a processor
+counts as CPU of the waking process, and costs nothing or as much as the close itself. So every
+close sleeps once, as over a network, and wakes no process.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from .peers import apart, idiom, peer, receive_exactly, times_asleep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Connections whose closes are timed in one go, and how often. Arbitrary: a batch takes about
-# 10 ms of CPU, far more than the clock's step, and all rounds leave fewer connections in
-# TIME_WAIT than there are ports.
+# Connections whose closes are timed in one batch, and the number of batches. Heuristics: a
+# batch takes about 10 ms of CPU, far more than the clock's step, and all batches leave fewer
+# connections in TIME_WAIT than there are ports.
 _BATCH = 200
 _ROUNDS = 31
 
 # Orders to the peer: connect _BATCH times and ...
-_ANSWER = b"a"  # ... answer each FIN with a FIN, at once
+_ANSWER = b"a"  # ... answer each FIN with a FIN immediately
 _BE_FIRST = b"f"  # ... send a FIN now
-_LEAVE_INPUT = b"i"  # ... send what will not be read, then answer each FIN at once
+_LEAVE_INPUT = b"i"  # ... send data that is not read, then answer each FIN immediately
 
 
 def measure() -> list[Figure]:
-    """Three figures: the peer answers our FIN, sent its own first, or sent input unread."""
+    """Return three figures: the peer answers, sent its FIN first, or sent unread input."""
     with (
         apart() as elsewhere,
         socket.create_server(("127.0.0.1", 0), backlog=_BATCH) as listener,
@@ -45,7 +45,7 @@ def measure() -> list[Figure]:
         asleep: dict[bytes, list[int]] = {_ANSWER: [], _BE_FIRST: [], _LEAVE_INPUT: []}
 
         def batch(order: bytes, close: Callable[[socket.socket], object]) -> float:
-            """Microseconds of this thread's CPU for one close."""
+            """Return the microseconds of this thread's CPU for one close."""
             orders.sendall(order)
             socks = [listener.accept()[0] for _ in range(_BATCH)]
             receive_exactly(orders, 1)
@@ -97,7 +97,7 @@ def _peer_of(listener: socket.socket, processor: int | None) -> Callable[[socket
         with selectors.DefaultSelector() as selector:
             selector.register(orders, selectors.EVENT_READ)
             while True:
-                # Wide awake while there is something to close.
+                # This process does not sleep while there is something to close.
                 awake = processor is not None and len(selector.get_map()) > 1
                 for key, _ in selector.select(0 if awake else None):
                     sock = key.fileobj

@@ -1,4 +1,4 @@
-"""The other end of each connection, in a process of its own so that its CPU is not counted."""
+"""The other end of each connection, in a separate process, so that its CPU is not counted."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def peer(work: Callable[[socket.socket], None]) -> Generator[socket.socket]:
-    """Fork a child that runs `work`, and give the socket on which it takes orders.
+    """Fork a child that runs `work`, and yield the socket for its orders.
 
-    `work` gets the other end, and returns when that says end of stream. The child is reaped
-    when the block is left, and killed first if the block raised.
+    `work` gets the other end of the socket, and returns at the end of the stream. The child is
+    waited for when the block is left, and killed first if the block raised.
 
     Raises:
         RuntimeError: The child failed.
@@ -33,7 +33,7 @@ def peer(work: Callable[[socket.socket], None]) -> Generator[socket.socket]:
             with its:
                 work(its)
             status = 0
-        except BaseException:  # noqa: BLE001 (whatever it is, the parent must not run on here)
+        except BaseException:  # noqa: BLE001 (the child must never continue here)
             traceback.print_exc()
         finally:
             os._exit(status)
@@ -46,14 +46,14 @@ def peer(work: Callable[[socket.socket], None]) -> Generator[socket.socket]:
         os.waitpid(child, 0)
         raise
     if os.waitpid(child, 0)[1] != 0:
-        raise RuntimeError("the peer's process failed; what it says is above")
+        raise RuntimeError("the peer's process failed; its error is above")
 
 
 @contextmanager
 def apart() -> Generator[int | None]:
-    """Keep this process to one processor, and give the number of another one for its peer.
+    """Pin this process to one processor, and return the number of another for its peer.
 
-    None where there is only one, or the system cannot be told (only Linux can).
+    None if there is only one, or if the system has no such call (only Linux has).
     """
     if not hasattr(os, "sched_setaffinity"):
         yield None
@@ -71,7 +71,7 @@ def apart() -> Generator[int | None]:
 
 
 def times_asleep() -> int:
-    """How often this process has gone to sleep, since it began."""
+    """Return how often this process has slept since its start."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
 
@@ -85,20 +85,20 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes:
     while len(whole) < size:
         part = sock.recv(size - len(whole))
         if not part:
-            raise EOFError(f"the peer went away after {len(whole)} of {size} bytes")
+            raise EOFError(f"the peer closed after {len(whole)} of {size} bytes")
         whole += part
     return bytes(whole)
 
 
 def idiom(sock: socket.socket, timeout: float = 5.0, size: int = 65536) -> int:
-    """The close that careful people write by hand, `size` at a time, and how much it read."""
+    """Close as by hand, with reads of `size` bytes; return the number of bytes read."""
     count = 0
     sock.shutdown(socket.SHUT_WR)
     sock.settimeout(timeout)
     try:
         while data := sock.recv(size):
             count += len(data)
-    except OSError:  # reset, or the time is up: closing is all that is left to do
+    except OSError:  # reset, or the time is up: only the close is left
         pass
     sock.close()
     return count

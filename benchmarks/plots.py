@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     Figures = list[dict[str, Any]]
 
-# Those of docs/pictures: to be told apart in both modes, and by those who cannot tell red from
-# green. The second of each pair is for a dark ground.
+# The colours of docs/pictures, which can be distinguished in both themes, and by readers who
+# cannot distinguish red from green. The second of each pair is for a dark background.
 INK = ("#1f2937", "#e5e7eb")
 FAINT = ("#6b7280", "#9ca3af")
 GROUND = ("#ffffff", "#131416")
@@ -38,7 +38,7 @@ _WIDTH = 5.2
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "graceful-close",  # and ids the same from one run to the next
-    "font.family": "DejaVu Sans",  # comes with matplotlib, and is wider than what is shown
+    "font.family": "DejaVu Sans",  # included in matplotlib, and wider than the displayed font
     "font.size": 10,
     "text.color": INK[0],
     "axes.edgecolor": FAINT[0],
@@ -57,7 +57,7 @@ SETTINGS: dict[Any, Any] = {
 
 
 def many(figures: Figures) -> Drawing:
-    """CPU per connection, for each way to close many."""
+    """Draw the CPU per connection, for each way to close many."""
     drawing, (axes,) = drawing_of(1, height=3.0)
     ways = {"close_all": figures[0]["ours"]}
     ways |= {figure["against"]: figure["theirs"] for figure in figures}
@@ -68,7 +68,7 @@ def many(figures: Figures) -> Drawing:
 
 
 def scaling(figures: Figures) -> Drawing:
-    """CPU per connection, by the number of connections."""
+    """Draw the CPU per connection, by the number of connections."""
     drawing, (axes,) = drawing_of(1, height=3.2)
     (growth,) = (figure for figure in figures if figure["unit"] == "exponent")
     points = growth["details"]
@@ -93,7 +93,7 @@ def scaling(figures: Figures) -> Drawing:
 
 
 def silent_peers(figures: Figures) -> Drawing:
-    """Time and CPU where 1 % of the peers never answer."""
+    """Draw the time and the CPU if 1 % of the peers never answer."""
     drawing, (time, cpu) = drawing_of(2, height=2.3)
     drawing.set_layout_engine("constrained", wspace=0.1)
     wall, spent = figures[0], figures[1]
@@ -122,7 +122,7 @@ def silent_peers(figures: Figures) -> Drawing:
 
 
 def drain(figures: Figures) -> Drawing:
-    """Bytes discarded in a second of CPU."""
+    """Draw the bytes discarded in a second of CPU."""
     drawing, (axes,) = drawing_of(1, height=2.0)
     rates = [figure for figure in figures if figure["unit"] == "GB"]
     ways = {"graceful_close": rates[0]["ours"]}
@@ -132,7 +132,7 @@ def drain(figures: Figures) -> Drawing:
     return drawing
 
 
-# By the benchmark: the file's name and the drawing's, for those who cannot see it.
+# For each benchmark: the name of the file, and the alternative text of the drawing.
 _PLOTS: dict[str, tuple[str, str, Callable[[Figures], Drawing]]] = {
     "many": ("cpu-of-many", "CPU of closing many connections", many),
     "scaling": ("scaling", "CPU by number of connections", scaling),
@@ -142,7 +142,7 @@ _PLOTS: dict[str, tuple[str, str, Callable[[Figures], Drawing]]] = {
 
 
 def drawing_of(columns: int, height: float) -> tuple[Drawing, list[Axes]]:
-    """An empty one, `height` inches high."""
+    """Make an empty drawing of `height` inches."""
     drawing = Drawing(figsize=(_WIDTH, height), layout="constrained", facecolor=GROUND[0])
     return drawing, [
         drawing.add_subplot(1, columns, column + 1, facecolor="none")
@@ -151,7 +151,7 @@ def drawing_of(columns: int, height: float) -> tuple[Drawing, list[Axes]]:
 
 
 def _bars(axes: Axes, lengths: dict[str, float], ours: str | None, shape: str) -> None:
-    """Bars that lie, the first on top, with their numbers at their ends."""
+    """Draw horizontal bars, the first on top, with their numbers at their ends."""
     colours = [OURS[0] if ours in (None, name) else THEIRS[0] for name in lengths]
     bars = axes.barh(list(lengths), list(lengths.values()), color=colours, height=0.62)
     axes.bar_label(bars, [shape.format(length) for length in lengths.values()], padding=4)
@@ -163,7 +163,7 @@ def _bars(axes: Axes, lengths: dict[str, float], ours: str | None, shape: str) -
 
 
 def svg(drawing: Drawing, title: str) -> str:
-    """The drawing, with the dark mode that matplotlib does not know."""
+    """Return the drawing as SVG, with a dark theme, which matplotlib does not support."""
     file = io.StringIO()
     drawing.savefig(
         file, format="svg", metadata={"Title": title, "Date": None, "Creator": None}
@@ -185,8 +185,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.plots", description="Draw what the benchmarks measured."
     )
-    parser.add_argument("figures", type=Path, help="what --json of the benchmarks wrote")
-    parser.add_argument("folder", type=Path, help="where the drawings go")
+    parser.add_argument(
+        "figures", type=Path, help="the file that --json of the benchmarks wrote"
+    )
+    parser.add_argument("folder", type=Path, help="the folder for the drawings")
     given = parser.parse_args()
     measured: dict[str, Figures] = json.loads(given.figures.read_text())["figures"]
     given.folder.mkdir(parents=True, exist_ok=True)

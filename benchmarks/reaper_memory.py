@@ -1,4 +1,4 @@
-"""The memory of a connection that waits in the Reaper for a peer that does not answer."""
+"""The memory of a pending close in a Reaper, whose peer does not answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COUNT = 5_000
 
 
 def measure() -> list[Figure]:
-    """Five figures, in bytes: all, its parts, and all if the futures are dropped or asked."""
+    """Return five figures, in bytes: the total, its parts, and the total by use of futures."""
     if reason := why_not():
         print(f"reaper_memory: not measured: {reason}", file=sys.stderr)
         return []
@@ -47,7 +47,7 @@ def measure() -> list[Figure]:
 
 
 def _run(what: str) -> dict[str, float]:
-    """Measure in an interpreter of its own, whose memory has no room left over from others."""
+    """Measure in a new interpreter, whose memory has no free space of earlier objects."""
     output = subprocess.run(
         [sys.executable, "-m", "benchmarks.reaper_memory", what],
         check=True,
@@ -60,13 +60,13 @@ def _run(what: str) -> dict[str, float]:
 
 
 def _traced(*, keep: bool, ask: bool = False) -> dict[str, float]:
-    """Bytes that Python's allocator gave out, by what for.
+    """Return the bytes of Python's allocator, by purpose.
 
-    The sockets are as accept() made them. The rest is the Reaper's own, its futures included.
+    The sockets are those of accept(). The rest belongs to the Reaper, with its futures.
     """
     with crowd() as peers, _reaper() as reaper:
         count = affordable(_COUNT)
-        _see_one_closed(peers, reaper)  # what is made once is not counted
+        _see_one_closed(peers, reaper)  # objects that are made once are not counted
         tracemalloc.start()
         empty = _held()
         socks = peers.connect(count, silent=count)
@@ -75,7 +75,7 @@ def _traced(*, keep: bool, ask: bool = False) -> dict[str, float]:
         _submit(socks, reaper, futures if keep else None)
         if ask and any(future.done() for future in futures):
             raise RuntimeError("no peer should have answered")
-        _see_one_closed(peers, reaper)  # it came last, so the others are with the Reaper by now
+        _see_one_closed(peers, reaper)  # it was submitted last, so the Reaper has all others
         for_all = _held() - empty
         tracemalloc.stop()
         _finish(peers, reaper, count)
@@ -86,7 +86,7 @@ def _traced(*, keep: bool, ask: bool = False) -> dict[str, float]:
 
 
 def _resident() -> dict[str, float]:
-    """Bytes by which the memory of the whole process grows, in pages (proc_pid_statm(5))."""
+    """Return the growth of the process in bytes, measured in pages (proc_pid_statm(5))."""
     with crowd() as peers, _reaper() as reaper:
         count = affordable(_COUNT)
         _see_one_closed(peers, reaper)
@@ -114,7 +114,7 @@ def _reaper() -> Reaper:
 def _submit(
     socks: list[socket.socket], reaper: Reaper, futures: list[Future[CloseResult]] | None
 ) -> None:
-    """Hand all of them over, and keep nothing but the futures."""
+    """Submit all connections, and keep only the futures."""
     while socks:
         future = reaper.submit(socks.pop())
         if futures is not None:
@@ -122,12 +122,12 @@ def _submit(
 
 
 def _see_one_closed(peers: Crowd, reaper: Reaper) -> None:
-    """Hand over one connection whose peer answers, and wait for that."""
+    """Submit one connection whose peer answers, and wait for its end."""
     reaper.submit(peers.connect(1)[0]).result(timeout=60).check()
 
 
 def _finish(peers: Crowd, reaper: Reaper, count: int) -> None:
-    """Let the silent peers close, and see that all of them were waited for."""
+    """Let the silent peers close, and check that all closes were pending."""
     peers.forget()
     reaper.close()
     closed = reaper.stats()[CloseOutcome.PEER_CLOSED]

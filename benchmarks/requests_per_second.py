@@ -1,12 +1,12 @@
-"""What the graceful close costs a server that serves small requests: requests in a second.
+"""The cost of graceful closes for a server of small requests, in requests per second.
 
     PYTHONPATH=src python -m benchmarks.requests_per_second [--servers NAMES] [--json FILE]
 
-Both forms of a server run at the same time, and wrk asks them in turns (A B A B), once keeping
-its connections and once with a new one for each request. Server and wrk have a processor each,
-where there are two. Each ratio is of two rounds that followed one another; the median is shown.
-Beside it stands the ratio of the CPU that the server spent on a request, because a machine that
-others use gives the one round less of its time than the other.
+Both forms of a server run at the same time, and wrk measures them in turns (A B A B), once with
+persistent connections and once with a new connection for each request. Server and wrk have one
+processor each, if there are two. Each ratio is that of two consecutive rounds; the median is
+shown. The table also has the ratio of the server's CPU for a request, because on a busy machine
+the rounds do not get the same share of the processor.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from .servers.processes import Server
 
-# Those whose start command stays as it is, with DrainMiddleware around their application.
+# Servers with the same start command, and DrainMiddleware around their application.
 _COMMANDS = ("uvicorn app:app", "gunicorn app:app", "gunicorn -k gthread")
 _ROUNDS = 7
 _SECONDS = 1
@@ -57,9 +57,9 @@ class Round(NamedTuple):
     """One round of wrk.
 
     Attributes:
-        rate: Requests in a second.
-        cpu: Microseconds of the server's CPU for each.
-        errors: What wrk complained about.
+        rate: Requests per second.
+        cpu: Microseconds of the server's CPU for each request.
+        errors: The errors that wrk reported.
     """
 
     rate: float
@@ -68,7 +68,7 @@ class Round(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """One server, asked in one way."""
+    """One server, with one kind of connections."""
 
     server: str
     way: str
@@ -77,13 +77,13 @@ class Rates(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Requests in a second, graceful to as shipped."""
+        """The ratio of requests per second: graceful to as shipped."""
         pairs = zip(self.before, self.after, strict=True)
         return statistics.median(after.rate / before.rate for before, after in pairs)
 
     @property
     def cpu(self) -> float:
-        """CPU for a request, the same way round."""
+        """The ratio of CPU for a request: graceful to as shipped."""
         pairs = zip(self.before, self.after, strict=True)
         return statistics.median(after.cpu / before.cpu for before, after in pairs)
 
@@ -91,7 +91,7 @@ class Rates(NamedTuple):
 def measure(
     names: Sequence[str], rounds: int = _ROUNDS, seconds: int = _SECONDS
 ) -> list[Rates]:
-    """Two for each server."""
+    """Yield two results for each server."""
     rates: list[Rates] = []
     for name in names:
         with ExitStack() as stack:
@@ -133,20 +133,20 @@ def _round(
 
 
 def _cpu_of(session: int) -> float:
-    """Seconds of CPU of all its processes: utime and stime of proc_pid_stat(5)."""
+    """Return the seconds of CPU of all its processes: utime and stime of proc_pid_stat(5)."""
     spent = 0.0
     for process in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = process.read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended meanwhile
+            continue  # the process has ended
         if int(fields[3]) == session:
             spent += (int(fields[11]) + int(fields[12])) * _TICK
     return spent
 
 
 def table(rates: Sequence[Rates]) -> str:
-    """For a page: a row for each server."""
+    """Format the results as Markdown, with a row for each server."""
     head = ["server"]
     for way in _HEADERS:
         head += [f"{way}: requests/s as shipped", "graceful", "ratio", "CPU for each, ratio"]
@@ -167,14 +167,16 @@ def main() -> None:
     parser.add_argument("--servers", default=",".join([*RECIPES, *_COMMANDS]), metavar="NAMES")
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--seconds", type=int, default=_SECONDS, help="of each round")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rounds there")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all rounds to this file"
+    )
     given = parser.parse_args()
     if shutil.which("wrk") is None:
         parser.error("wrk is not installed")
     names: list[str] = given.servers.split(",")
     for name in names:
         if name not in SERVERS:
-            parser.error(f"{name} is none of {', '.join(SERVERS)}")
+            parser.error(f"unknown name {name} (choose from {', '.join(SERVERS)})")
     rates = measure(
         [name for name in names if SERVERS[name].why_not() is None], given.rounds, given.seconds
     )

@@ -1,4 +1,4 @@
-"""How the CPU of closing one connection grows with the number that are closed together."""
+"""The growth of the CPU for one connection with the number of connections closed together."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 _COUNTS = (100, 1_000, 10_000, 18_000)
 _ROUNDS = 4
 
-# Few connections take too little time to be measured once: a turn closes at least so many.
+# Few connections take too little time for one measurement: a turn closes at least this number.
 _TURN = 5_000
 
-# What close_all may grow faster than the C program: n^0.05 makes a quarter more of 100 times as
-# many. The C program's own growth is the kernel's, whose sockets fit in no cache any more.
+# How much faster the cost of close_all may grow than that of the C program: n^0.05 is a quarter
+# more for 100 times as many. The growth of the C program is that of the kernel, whose sockets
+# no longer fit into the caches.
 _LEEWAY = 0.05
 
 
 def measure() -> list[Figure]:
-    """A figure for each number of connections, and one for the growth."""
+    """Return a figure for each number of connections, and one for the growth."""
     if reason := why_not():
         print(f"scaling: not measured: {reason}", file=sys.stderr)
         return []
@@ -36,7 +37,7 @@ def measure() -> list[Figure]:
     with compiled() as by_c, crowd() as peers:
 
         def turn(close: Closer, count: int) -> float:
-            """Microseconds of CPU for one connection."""
+            """Return the microseconds of CPU for one connection."""
             spent = [close(peers.connect(count), TIMEOUT) for _ in range(-(-_TURN // count))]
             for batch in spent:
                 require_all(batch, count)
@@ -77,6 +78,6 @@ def measure() -> list[Figure]:
 
 
 def _exponent(counts: list[int], costs: list[float]) -> float:
-    """The k of n^k that fits best: 0 is flat, 1 would be a cost that grows with the number."""
+    """Return the k of n^k that fits best: 0 is constant, 1 is proportional."""
     logarithms = [[math.log(number) for number in numbers] for numbers in (counts, costs)]
     return statistics.linear_regression(*logarithms).slope

@@ -1,6 +1,6 @@
-"""10,000 connections to close, and 1 % of the peers never answer.
+"""The close of 10,000 connections, if 1 % of the peers never answer.
 
-That should cost the deadline once, not once for each of them, and no CPU while waiting.
+This should cost the deadline once, not once for each peer, and no CPU while waiting.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _COUNT = 10_000
 _ONE_IN = 100
 _ROUNDS = 3
 
-# Seconds. The long wait is to cost no more CPU than the short one.
+# Seconds. The long wait should not cost more CPU than the short one.
 _SHORT = 1.0
 _LONG = 3.0
 
-# Milliseconds of CPU. Closing all takes some hundred, and comes out this much different from
-# one round to the next; to look a thousand times a second would cost more.
+# Milliseconds of CPU. Closing all connections takes some hundred, and varies by this amount
+# between rounds. Polling a thousand times a second would cost more.
 _LEEWAY = 10.0
 
 
 def measure() -> list[Figure]:
-    """Three figures: time, CPU, and how often the process went to sleep."""
+    """Return three figures: time, CPU, and the number of sleeps."""
     if reason := why_not():
         print(f"silent_peers: not measured: {reason}", file=sys.stderr)
         return []

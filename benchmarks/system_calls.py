@@ -19,7 +19,7 @@ _MOST = 12
 
 
 def measure() -> list[Figure]:
-    """A figure for each kind of close; none where there is no strace."""
+    """Return a figure for each kind of close; none without strace."""
     strace = shutil.which("strace")
     if strace is None:
         print("system calls: not counted, there is no strace here", file=sys.stderr)
@@ -67,10 +67,10 @@ def _figure(
 
 
 def _trace(strace: str) -> dict[str, list[str]]:
-    """What strace shows between the marks, by the name in the marks.
+    """Return the system calls between the marks, by the name in the marks.
 
-    It follows the closing thread only (no -f): the peer is a forked child. A thread that a
-    close would start to wait for it shows as its clone().
+    strace follows the closing thread only (no -f), because the peer is a forked child. If a
+    close started a thread, its clone() would be listed.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "strace")
@@ -95,7 +95,7 @@ def _trace(strace: str) -> dict[str, list[str]]:
 
 
 def listing(figures: list[Figure]) -> str:
-    """The calls themselves, for people."""
+    """Format the calls as text."""
     lines: list[str] = []
     for figure in figures:
         if calls := figure.details.get("calls"):

@@ -1,6 +1,7 @@
-"""The CPU time of one graceful_close over TLS, against the same without TLS.
+"""The CPU time of one graceful_close over TLS, compared with the same close without TLS.
 
-The peer shakes hands, waits for the end of the stream, and closes; it is a process of its own.
+The peer is a separate process. It does the handshake, waits for the end of the stream, and
+closes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .peers import apart, idiom, peer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Arbitrary: a batch is short beside the handshakes before it.
+# A heuristic: a batch is short, compared with the handshakes before it.
 _BATCH = 50
 _ROUNDS = 11
 
@@ -30,7 +31,7 @@ _PLAIN, _TLS = b"p", b"t"
 
 
 def measure() -> list[Figure]:
-    """Two figures: against a plain socket, and against a close without close_notify."""
+    """Return two figures: against a plain socket, and against a close without close_notify."""
     authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(client)
@@ -43,7 +44,7 @@ def measure() -> list[Figure]:
     ):
 
         def batch(order: bytes, close: Callable[[socket.socket], object]) -> float:
-            """Microseconds of this thread's CPU for one close."""
+            """Return the microseconds of this thread's CPU for one close."""
             spent = 0.0
             for _ in range(_BATCH):
                 orders.sendall(order)
@@ -60,7 +61,7 @@ def measure() -> list[Figure]:
         rivals = {
             "graceful_close without TLS": partial(batch, _PLAIN, graceful_close),
             "shutdown(SHUT_WR), recv loop, close(): no close_notify": partial(
-                batch, _TLS, _without_goodbye
+                batch, _TLS, _without_close_notify
             ),
         }
         figures: list[Figure] = []
@@ -78,7 +79,7 @@ def measure() -> list[Figure]:
         return figures
 
 
-def _without_goodbye(sock: socket.socket) -> None:
+def _without_close_notify(sock: socket.socket) -> None:
     idiom(socket.socket(sock.family, sock.type, sock.proto, sock.detach()))
 
 

@@ -1,6 +1,6 @@
 """A program for strace: closes of every kind, each between two marks.
 
-A mark is a write() to descriptor -1, which does nothing and shows what was written.
+A mark is a write() to descriptor -1: it has no effect, and strace shows its text.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 BEGIN = "begin: "
 END = "end: "
 
-# How long the peer lets us wait before it answers, so that we are asleep by then: the longest
-# way through. And before it reads, where nobody waits that long.
+# Seconds before the peer answers, so that the close is asleep, which needs the most system
+# calls. Also the delay before it reads, if the close does not wait that long.
 _PATIENCE = 0.02
 _SILENCE = 5.0
 
 # Orders to the peer.
-_ANSWER = b"a"  # read to the end, wait a little, close
-_BE_FIRST = b"f"  # send a FIN at once
-_READ_NOTHING = b"n"  # do not read or answer until told
+_ANSWER = b"a"  # read to the end, wait, close
+_BE_FIRST = b"f"  # send a FIN immediately
+_READ_NOTHING = b"n"  # do not read or answer until the next order
 
 WAITS = (0.5, 2.0)
 
@@ -63,7 +63,7 @@ def main() -> None:
             timeout: float | None = None,
             rehearsal: bool = True,
         ) -> None:
-            if rehearsal:  # what is done once per process is not part of a close
+            if rehearsal:  # work that is done once per process is not part of a close
                 close(connection(order, timeout))
             sock = connection(order, timeout)
             with _marked(name):
@@ -112,7 +112,7 @@ def _peer_of(listener: socket.socket) -> Callable[[socket.socket], None]:
         while order := orders.recv(1):
             sock = socket.create_connection(address)
             if order == _READ_NOTHING:
-                silent.append(sock)  # closed, and by that reset, at the end
+                silent.append(sock)  # closed, and thereby reset, at the end
                 orders.sendall(b".")
                 continue
             if order == _BE_FIRST:
@@ -122,7 +122,7 @@ def _peer_of(listener: socket.socket) -> Callable[[socket.socket], None]:
                 try:
                     while sock.recv(65536):
                         pass
-                except ConnectionResetError:  # the abortive ones
+                except ConnectionResetError:  # the abortive closes
                     pass
                 time.sleep(_PATIENCE)
         for sock in silent:

@@ -1,4 +1,4 @@
-"""What `graceful-close watch` costs those whom it watches, and itself, at 10,000 closes a second."""
+"""The CPU cost of `graceful-close watch` at 10,000 closes per second."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _ROUNDS = 9
 _CLOSES = 4000
-_BATCH = 100  # closes; and so many seconds for them, that makes 10,000 a second
+_BATCH = 100  # closes, and the seconds for them: 10,000 per second
 _SECONDS = 0.01
 _UNREAD = bytes(100)
 _DIGESTION = 0.5  # seconds after the last close for which the watch's CPU is still counted
@@ -37,12 +37,12 @@ class _Watch(NamedTuple):
     output: Path
 
     def cpu(self) -> float:
-        """Seconds, until now."""
+        """The seconds of CPU until now."""
         stat = Path(f"/proc/{self.program.pid}/schedstat").read_text()
         return int(stat.split()[0]) / 1e9
 
     def end(self) -> dict[str, Any]:
-        """Its summary."""
+        """End the watch, and return its summary."""
         self.program.terminate()
         self.program.wait(60)
         summary: dict[str, Any] = json.loads(self.output.read_text().splitlines()[-1])
@@ -50,7 +50,7 @@ class _Watch(NamedTuple):
 
 
 def measure() -> list[Figure]:
-    """Two figures for each kind of close; none where resets cannot be traced."""
+    """Return two figures for each kind of close; none if resets cannot be traced."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with _watching() as watch:
@@ -102,7 +102,7 @@ def _figures(name: str, order: bytes) -> list[Figure]:
 
 
 def _closes(order: bytes) -> float:
-    """CPU of one close, in µs: of this process, which accepted the connections before."""
+    """Return the CPU of one close in µs, of this process, which accepted the connections."""
     with (
         socket.create_server(("127.0.0.1", 0), backlog=_BATCH) as listener,
         peer(partial(_connect, listener)) as orders,
@@ -145,7 +145,7 @@ def _connect(listener: socket.socket, orders: socket.socket) -> None:
 
 @contextmanager
 def _watching() -> Generator[_Watch]:
-    """A watch that has begun. It writes to a file, so that nobody has to read meanwhile."""
+    """Start a watch, which writes to a file, so that this process need not read a pipe."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "output")
         with (

@@ -26,6 +26,7 @@ CHECKED = (
     "docs/**/*.md",
     "docs/**/*.py",
     "benchmarks/*.md",
+    "benchmarks/**/*.py",
     "examples/*.py",
     "noxfile.py",
     "src/**/*.py",

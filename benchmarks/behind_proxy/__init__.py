@@ -1,1 +1,1 @@
-"""What a proxy makes of early replies: see `__main__`."""
+"""Early replies behind a proxy: see `__main__`."""

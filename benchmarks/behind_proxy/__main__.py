@@ -22,7 +22,9 @@ _TRIES = 20
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # so that started processes are ended
     given = _arguments()
     cells: list[Cell] = []
     if given.again:
@@ -43,15 +45,15 @@ def main() -> None:
         ]
         began = time.monotonic()
 
-        def tell(more: list[Cell]) -> None:
+        def report(more: list[Cell]) -> None:
             cells.extend(more)
             for cell in more:
                 counts = f"{cell.right} of {cell.tries}, {dict(cell.ends)}"
                 print(f"{cell.upstream}, {cell.proxy}, {cell.side}: {counts}", file=sys.stderr)
-            if given.json:  # after each: it takes long
+            if given.json:  # after each, because a run takes long
                 _write(given.json, cells, proxies, time.monotonic() - began)
 
-        run(upstreams, proxies, given.tries, tell)
+        run(upstreams, proxies, given.tries, report)
     print(tables.fragment(cells, "python -m benchmarks.behind_proxy"))
     if given.markdown:
         command = f"python -m benchmarks.behind_proxy --markdown {given.markdown}"
@@ -95,20 +97,24 @@ def _left_out(name: str, reason: str | None) -> bool:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.behind_proxy",
-        description="What a proxy makes of replies given before the upload was read: "
+        description="Measure how many early replies arrive through a proxy: from "
         "servers as they are started, and made graceful.",
     )
     parser.add_argument("--upstreams", nargs="+", choices=UPSTREAMS, default=list(UPSTREAMS))
     parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=list(PROXIES))
     parser.add_argument("--tries", type=int, default=_TRIES, metavar="N",
-                        help=f"of each client with each reply; without it {_TRIES}")  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all cells there")
+                        help=f"tries of each client with each reply; the default is {_TRIES}")  # fmt: skip
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all cells to this file"
+    )
     parser.add_argument("--again", type=Path, metavar="FILE", nargs="+",
-                        help="try nothing: show and draw what --json wrote there; "
-                        "of a cell that is in several, the last counts")  # fmt: skip
+                        help="read the cells from these files of --json, and try nothing; "
+                        "if several files have a cell, the last one counts")  # fmt: skip
     parser.add_argument("--markdown", type=Path, metavar="FILE",
-                        help="write the tables there, for a page")  # fmt: skip
-    parser.add_argument("--chart", type=Path, metavar="FILE.svg", help="draw them there")
+                        help="write the tables to this file, as Markdown")  # fmt: skip
+    parser.add_argument(
+        "--chart", type=Path, metavar="FILE.svg", help="draw the chart to this file"
+    )
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""The drawing: for each proxy two bars for each server, before and after."""
+"""The chart: two bars for each server and each proxy, before and after."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _TITLE = "Early replies to uploads of 5 MB, behind a proxy: % that arrive"
 
 
 def draw(cells: list[Cell]) -> str:
-    """An SVG."""
+    """Return the chart as SVG."""
     uwsgi_pass = "nginx, uwsgi_pass"
     servers = list(dict.fromkeys(cell.upstream for cell in cells))
-    # What speaks uwsgi stands in the column of nginx: it is nowhere else.
+    # Servers that speak uwsgi are in the column of nginx, because no other proxy has them.
     by_proxy = {
         proxy: [
             cell

@@ -1,4 +1,4 @@
-"""What was started is ended."""
+"""The end of started processes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def ended(process: subprocess.Popen[bytes]) -> Generator[subprocess.Popen[bytes]]:
-    """The process, which leads a session; it and its children are killed after the block."""
+    """Yield a process that leads a session; kill it and its children after the block."""
     try:
         yield process
     finally:
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
-            pass  # it has ended by itself
+            pass  # the process has ended
         process.wait()

@@ -1,4 +1,4 @@
-"""Every server behind every proxy, before and after, asked by every client in turns."""
+"""The measurement: every server behind every proxy, before and after, with every client."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ENDS = {
 
 
 def kind_of(said: str) -> str:
-    """What became of a reply that did not arrive, from what the client said."""
+    """Return the kind of a failure, from the client's message."""
     if status := re.search(r"status (\d+)", said):
         return status.group(1)
     for kind, signs in _ENDS.items():
@@ -48,14 +48,15 @@ def kind_of(said: str) -> str:
 
 @dataclass
 class Cell:
-    """One server behind one proxy, on one side.
+    """One server behind one proxy, as started or graceful.
 
     Attributes:
-        right: How many of the tries gave the client the server's own 401 or 413, whole.
-        by_client: How many were right, by client.
-        said: What the clients said the other times, and how often.
-        log: What the proxy's log said meanwhile, and how often.
-        lines: The first line of each kind, as it stands there.
+        right: The number of tries in which the client got the server's own 401 or 413,
+            complete.
+        by_client: The number of right tries, by client.
+        said: The messages of the clients in the other tries, and how often.
+        log: The kinds of lines in the proxy's log, and how often.
+        lines: The first line of each kind, unchanged.
     """
 
     upstream: str
@@ -70,7 +71,7 @@ class Cell:
 
     @property
     def what(self) -> tuple[str, str, str]:
-        """What it is the count of."""
+        """The identity of the cell."""
         return self.upstream, self.proxy, self.side
 
     def add(self, who: str, whole: bool, said: str) -> None:
@@ -83,19 +84,19 @@ class Cell:
 
     @property
     def ends(self) -> Counter[str]:
-        """What became of the others: 502, reset, timeout and so on."""
+        """Return the number of the other tries by kind: 502, reset, timeout and so on."""
         ends: Counter[str] = Counter()
         for said, count in self.said.items():
             ends[kind_of(said)] += count
         return ends
 
     def as_dict(self) -> dict[str, Any]:
-        """For the JSON file."""
+        """Convert for the JSON file."""
         return vars(self) | {"ends": self.ends}
 
     @classmethod
     def from_dict(cls, kept: dict[str, Any]) -> Self:
-        """From the JSON file."""
+        """Convert from the JSON file."""
         cell = cls(**{name: value for name, value in kept.items() if name != "ends"})
         for name in ("by_client", "said", "log"):
             setattr(cell, name, Counter(getattr(cell, name)))
@@ -106,9 +107,9 @@ def run(
     upstreams: Sequence[str],
     proxies: Sequence[str],
     tries: int,
-    tell: Callable[[list[Cell]], None],
+    report: Callable[[list[Cell]], None],
 ) -> None:
-    """Try all of them; `tell` is called with the cells of each server and proxy."""
+    """Try all servers and proxies; `report` is called with the cells of each pair."""
     with ExitStack() as stack:
         place = stack.enter_context(loopback())
         clients = {who: stack.enter_context(client(place, who)) for who in CLIENTS}
@@ -123,7 +124,7 @@ def run(
                 ports: dict[str, int] = {}
                 try:
                     for side in SIDES:
-                        address = both.enter_context(served.at_work(folder, side == "after"))
+                        address = both.enter_context(served.running(folder, side == "after"))
                         fronted = fronting.before(address, folder / side)
                         ports[side] = both.enter_context(fronted)
                 except RuntimeError as error:
@@ -136,4 +137,4 @@ def run(
                     cells[side].add(who, answer.whole, answer.said)
                 for side, cell in cells.items():
                     cell.log, cell.lines = fronting.says(folder / side)
-            tell(list(cells.values()))
+            report(list(cells.values()))

@@ -1,4 +1,4 @@
-"""The proxies, as data: how each is configured, started, and what its log says."""
+"""The proxies as data: the configuration, the command and the log of each."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ http://:{port} {{
     reverse_proxy {address}
 }}
 """
-# Where Caddy keeps things.
+# The folders of Caddy.
 _HOMES = ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
-# Lines about requests that asked whether the server is up.
+# Log lines of the requests that test whether the server is up.
 _GREETINGS = ('"GET / HTTP', '"method":"GET"')
 _UWSGI_PARAMS = "include /etc/nginx/uwsgi_params; uwsgi_pass app;"
 
@@ -78,13 +78,13 @@ def _nginx_kind(line: str) -> str | None:
 
 
 def _haproxy_kind(line: str) -> str | None:
-    """Status, and how the session ended: `401 SD--`."""
+    """Return the status and the end of the session: `401 SD--`."""
     found = re.search(r" (\d{3}|-1) \d+ - - (\S{4}) ", line)
     return found and f"{found.group(1)} {found.group(2)}"
 
 
 def _caddy_kind(line: str) -> str | None:
-    """The message without the addresses in it."""
+    """Return the message without its addresses."""
     if '"level":"error"' not in line:
         return None
     message = re.search(r'"msg":"(.*?)"', line)
@@ -95,17 +95,17 @@ def _caddy_kind(line: str) -> str | None:
 
 
 class Proxy(NamedTuple):
-    """A proxy, in one of its configurations.
+    """A proxy with one configuration.
 
     Attributes:
-        program: Its name, of the program and of Debian's package.
-        command: How it is started.
-        configuration: What is in its file.
-        unix: What stands before a path, for a UNIX socket.
-        kind: What kind of line of its log that is; None: not worth a mention.
-        version: What asks for its version.
-        more: What else is filled in.
-        speaks_uwsgi: Whether it is for servers that speak that.
+        program: The name of the program and of Debian's package.
+        command: The command that starts it.
+        configuration: The contents of its configuration file.
+        unix: The prefix of the path of a UNIX socket.
+        kind: Returns the kind of a line of the log; None: the line is ignored.
+        version: The command that prints its version.
+        more: Other values for the configuration.
+        speaks_uwsgi: Whether it is for servers that speak uwsgi.
     """
 
     program: str
@@ -118,13 +118,13 @@ class Proxy(NamedTuple):
     speaks_uwsgi: bool = False
 
     def why_not(self) -> str | None:
-        """Why it cannot run here; None: it can."""
+        """Return why it cannot run here; None: it can."""
         if shutil.which(self.program):
             return None
         return f"{self.program} is not installed (apt-get install {self.program})"
 
     def version_of(self) -> str:
-        """As it says it."""
+        """Return its version, as it prints it."""
         said = subprocess.run(
             [self.program, *self.version.split()], capture_output=True, text=True, check=True
         )
@@ -133,7 +133,7 @@ class Proxy(NamedTuple):
 
     @contextmanager
     def before(self, address: str, folder: Path) -> Generator[int]:
-        """Its port, once a greeting comes through from the server at that address."""
+        """Run the proxy before a server; yield its port after a request has succeeded."""
         folder.mkdir()
         port = free_port(HOST)
         if address.startswith("/"):
@@ -152,7 +152,7 @@ class Proxy(NamedTuple):
             yield port
 
     def says(self, folder: Path) -> tuple[Counter[str], dict[str, str]]:
-        """What its log says, how often; and the first line of each kind, as it stands there."""
+        """Return the number of log lines by kind, and the first line of each kind."""
         kinds: Counter[str] = Counter()
         lines: dict[str, str] = {}
         for line in folder.joinpath("log").read_text(errors="replace").splitlines():

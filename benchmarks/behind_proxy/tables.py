@@ -1,4 +1,4 @@
-"""The tables for a page."""
+"""The tables, as Markdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HARDLY = 0.1
 
 
 def fragment(cells: list[Cell], command: str) -> str:
-    """All of it, in Markdown. Each part is between two comments, so that a page can include it."""
+    """Return all tables. Each is between two comments, so that a page can include it."""
     parts = {"replies": f"{replies(cells)}\n\n{_sums(cells)}", "log": logs(cells)}
     parts["lines"] = f"```text\n{lines_of(cells)}\n```"
     marked = [
@@ -27,7 +27,7 @@ def fragment(cells: list[Cell], command: str) -> str:
 
 
 def replies(cells: list[Cell]) -> str:
-    """Two rows for each server, a column for each proxy: right replies, and what else there was."""
+    """Return two rows for each server, a column for each proxy: right replies, and failures."""
     proxies = list(dict.fromkeys(cell.proxy for cell in cells))
     found = {(cell.upstream, cell.proxy, cell.side): cell for cell in cells}
     lines = [_row(["server", *proxies]), _row(["---"] * (len(proxies) + 1))]
@@ -47,7 +47,7 @@ def _count(cell: Cell) -> str:
 
 
 def _sums(cells: list[Cell]) -> str:
-    """A row for each proxy: right replies before and after, and what became of the others."""
+    """Return a row for each proxy: right replies before and after, and failures."""
     lines = [_row(["proxy", "as started", "afterwards"]), "| --- | --- | --- |"]
     for proxy in [*dict.fromkeys(cell.proxy for cell in cells), None]:
         row = ["all" if proxy is None else proxy]
@@ -62,7 +62,7 @@ def _sums(cells: list[Cell]) -> str:
 
 
 def logs(cells: list[Cell]) -> str:
-    """What each proxy's log says, before and after."""
+    """Return the kinds of lines in each proxy's log, before and after."""
     lines = [_row(["proxy", "its log says", "before", "after"]), "| --- | --- | ---: | ---: |"]
     for proxy in dict.fromkeys(cell.proxy for cell in cells):
         counts = {
@@ -79,9 +79,9 @@ def logs(cells: list[Cell]) -> str:
 
 
 def lines_of(cells: list[Cell]) -> str:
-    """A line of each kind that is there before and hardly after, as it stands in the log.
+    """Return a log line of each kind that is frequent before and rare after, unchanged.
 
-    Shortened, where a proxy says very much.
+    Long lines are shortened.
     """
     before, after = (
         sum((cell.log for cell in cells if cell.side == side), Counter[str]()) for side in SIDES

@@ -1,4 +1,4 @@
-"""The servers behind the proxy, as data; and one of them at work."""
+"""The servers behind the proxy, as data, and their start."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _HOST = "127.0.0.1"
-_PATIENCE = 60.0  # seconds for a start, on a machine with much else to do
+_PATIENCE = 60.0  # seconds for a start on a busy machine
 
 
 class Upstream(NamedTuple):
     """A server that replies early.
 
     Attributes:
-        line: The command, with {host} and {port} in it, or {path}: of a UNIX socket.
+        line: The command, with {host} and {port}, or {path} for a UNIX socket.
         cure: What makes it graceful.
-        after: The command that is used then, where it is not the same.
-        package: What must be installed.
-        speaks_uwsgi: Whether it speaks that in place of HTTP, as nginx's uwsgi_pass does.
-        own_reply: Whether the reply is the server's own, whatever size was asked for.
+        after: The graceful command, if it is another one.
+        package: The required package.
+        speaks_uwsgi: Whether it speaks uwsgi instead of HTTP, as nginx's uwsgi_pass does.
+        own_reply: Whether the server itself replies, with its own size of the reply.
     """
 
     line: str
@@ -44,8 +44,8 @@ class Upstream(NamedTuple):
         return "{path}" in self.line
 
     @contextmanager
-    def at_work(self, folder: Path, graceful: bool) -> Generator[str]:
-        """Its address: host:port, or a path."""
+    def running(self, folder: Path, graceful: bool) -> Generator[str]:
+        """Run the server; yield its address: host:port, or a path."""
         path = folder / f"{'after' if graceful else 'before'}.sock"
         path.unlink(missing_ok=True)
         port = free_port(_HOST)

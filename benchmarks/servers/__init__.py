@@ -1,1 +1,1 @@
-"""Replies that arrive whole: real servers that answer an upload early, and real clients."""
+"""Early replies that arrive complete, from real servers to real clients."""

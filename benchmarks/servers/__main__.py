@@ -1,4 +1,4 @@
-"""The tables "replies that arrive whole": `python -m benchmarks.servers`, as root."""
+"""The tables of complete replies: `python -m benchmarks.servers`, as root."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ _UNITS = {"KIB": 1 << 10, "MB": 1_000_000}
 _UPLOADS = (64 << 10, 1_000_000, 5_000_000, 50_000_000)
 _REPLIES = (1 << 10, 64 << 10)
 
-# At 50 MB a try takes longer than all others of its row together, and over the wire seconds.
+# A try with 50 MB takes longer than all other tries of its row, and takes seconds over the
+# wire.
 _LARGE = 50_000_000
 _TRIES = 5
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # so that started processes are ended
     given = _arguments()
     if given.again:
         read = (
@@ -55,7 +58,7 @@ def main() -> None:
 
 
 def _extents(given: argparse.Namespace) -> dict[str, Extent]:
-    """What is to be tried, by place."""
+    """Return the tries to make, by place."""
     places = ["loopback", "wire"] if given.where == "both" else [given.where]
     reason = why_no_wire()
     if "wire" in places and reason is not None:
@@ -84,12 +87,12 @@ def _tried(extents: dict[str, Extent]) -> list[Cell]:
     ) as progress:  # fmt: skip
         task = progress.add_task("", total=sum(extent.in_all() for extent in extents.values()))
 
-        def tell(what: str, more: int) -> None:
+        def report(what: str, more: int) -> None:
             progress.update(task, description=what, advance=more)
 
         for name, extent in extents.items():
             with PLACES[name]() as place:
-                cells += run(place, extent, tell)
+                cells += run(place, extent, report)
     return cells
 
 
@@ -130,7 +133,7 @@ def _left_out(name: str) -> bool:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.servers",
-        description="How many replies to an upload, given early, arrive whole: "
+        description="Measure how many early replies to an upload arrive complete: from "
         "servers as shipped, and made graceful.",
     )
     parser.add_argument("--servers", type=_names_of(SERVERS), default=list(COMMANDS),
@@ -143,16 +146,20 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--replies", type=_sizes, default=list(_REPLIES), metavar="SIZES",
                         help="1KiB,64KiB")  # fmt: skip
     parser.add_argument("--tries", type=int, metavar="N",
-                        help=f"of each cell; without it {_TRIES}, and 1 at 50 MB")  # fmt: skip
+                        help=f"tries for each cell; the default is {_TRIES}, and 1 at 50 MB")  # fmt: skip
     parser.add_argument("--where", choices=("loopback", "wire", "both"), default="both",
-                        help="the wire has 20 ms of delay each way, and needs root")  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all cells there")
+                        help="the wire has 20 ms of one-way delay, and needs root")  # fmt: skip
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all cells to this file"
+    )
     parser.add_argument("--again", type=Path, metavar="FILE", nargs="+",
-                        help="try nothing: show and draw what --json wrote there; "
-                        "of a cell that is in several, the last counts")  # fmt: skip
+                        help="read the cells from these files of --json, and try nothing; "
+                        "if several files have a cell, the last one counts")  # fmt: skip
     parser.add_argument("--markdown", type=Path, metavar="FILE",
-                        help="write the tables of the commands there, for a page")  # fmt: skip
-    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw them there, as SVG")
+                        help="write the tables of the commands to this file, as Markdown")  # fmt: skip
+    parser.add_argument(
+        "--chart", type=Path, metavar="FILE", help="draw the chart to this file, as SVG"
+    )
     return parser.parse_args()
 
 
@@ -161,7 +168,8 @@ def _names_of(known: dict[str, Any]) -> Any:
         given = [one for name in text.split(",") for one in _GROUPS.get(name, [name])]
         for name in given:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(known)}")
+                choice = ", ".join(known)
+                raise argparse.ArgumentTypeError(f"unknown name {name} (choose from {choice})")
         return given
 
     return names

@@ -1,8 +1,8 @@
-"""What every server here runs: it greets a GET, and refuses a POST without reading its body.
+"""The application of every server: it answers a GET, and rejects a POST without reading it.
 
-The path says how long the refusal is to be: `POST /65536` gets a body of 64 KiB. The applications
-here say 413 and `Connection: close`; those in `apps` say what applications say: 401 if it is
-short, else 413, and nothing about the connection.
+The path has the size of the reply: `POST /65536` gets a body of 64 KiB. The applications here
+reply 413 with `Connection: close`. Those in `apps` reply like real applications: 401 if the
+reply is short, otherwise 413, without a Connection field.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ _SHORT = 1 << 10
 
 @cache
 def refusal(path: str) -> bytes:
-    """The body that this path asks for; 1 KiB if it asks for none."""
+    """Return the body of the size in the path; 1 KiB by default."""
     size = path.strip("/")
     return b"This upload is too large.\n".ljust(int(size) if size.isdigit() else 1024, b".")
 
 
 def early_reply(path: str) -> tuple[int, bytes]:
-    """Status and body, as the applications in `apps` reply."""
+    """Return the status and the body of a reply of the applications in `apps`."""
     body = refusal(path)
     return 401 if len(body) <= _SHORT else 413, body
 
 
 def wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-    """For WSGI servers. PEP 3333 leaves the Connection field to them; they do not mind it."""
+    """The WSGI application. PEP 3333 reserves the Connection field, but servers accept it."""
     refused = environ["REQUEST_METHOD"] == "POST"
     body = refusal(environ["PATH_INFO"]) if refused else GREETING
     headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
     if refused and not environ.get("SERVER_SOFTWARE", "").startswith("WSGIServer"):
-        headers.append(("Connection", "close"))  # wsgiref asserts that it is not there
+        headers.append(("Connection", "close"))  # wsgiref rejects the field
     start_response(REFUSED if refused else "200 OK", headers)
     return [body]
 
@@ -46,9 +46,9 @@ def wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]
 async def asgi(
     scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
 ) -> None:
-    """For ASGI servers. It calls `receive` for no request."""
+    """The application for ASGI servers. It never calls `receive`."""
     if scope["type"] != "http":
-        return  # no "lifespan" here
+        return  # no "lifespan"
     refused = scope["method"] == "POST"
     body = refusal(scope["path"]) if refused else GREETING
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
@@ -60,7 +60,7 @@ async def asgi(
 
 
 def answer_to(head: bytes) -> tuple[bytes, bool]:
-    """For servers without HTTP of their own: the answer, and whether to close after it."""
+    """For servers without HTTP: return the answer, and whether to close after it."""
     method, path, _ = head.split(b" ", 2)
     refused = method == b"POST"
     body = refusal(path.decode()) if refused else GREETING

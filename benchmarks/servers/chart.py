@@ -1,4 +1,4 @@
-"""The drawing of the table: for each server two bars in each place, before and after."""
+"""The chart of the table: two bars for each server in each place, before and after."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 # Pixels.
 _WIDTH = 480
-_NAMES = 132  # of the names' column
+_NAMES = 132  # the column of names
 _GAP = 12  # between two places
 _ROW = 27
 _BAR = 9
 _TOP = 104
-_NUMBER = 42  # what a number beside a bar takes
+_NUMBER = 42  # the width of a number beside a bar
 
-# Those of docs/pictures and of the other plots.
+# The colours of docs/pictures and of the other plots.
 _STYLE = """<style>
     text { font: 12px system-ui, sans-serif; fill: #1f2937 }
     .title { font-size: 15px; font-weight: 600 }
@@ -42,7 +42,7 @@ _PLACES = {"loopback": "on loopback", "wire": "link, 20 ms of delay"}
 
 
 def draw(cells: list[Cell]) -> str:
-    """An SVG of the cells with the largest reply. Without a cell there is nothing to draw."""
+    """Return an SVG of the cells with the largest reply; there must be at least one cell."""
     reply = max(cell.reply for cell in cells if cell.reply is not None)
     drawn = [cell for cell in cells if cell.reply in (reply, None)]
     servers = list(dict.fromkeys(cell.server for cell in drawn))
@@ -80,7 +80,7 @@ def draw(cells: list[Cell]) -> str:
 
 
 def _bars(cells: list[Cell], left: float, top: float, full: float) -> list[str]:
-    """The two bars of one server in one place, each on a ground as long as 100 %."""
+    """Draw the two bars of one server in one place, each on a bar of 100 %."""
     lines: list[str] = []
     for line, side in enumerate(SIDES):
         share = percent(cell for cell in cells if cell.side == side)

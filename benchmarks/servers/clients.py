@@ -1,6 +1,6 @@
-"""The clients by name; one of them in this process: `... .clients NAME`.
+"""The clients by name; `... .clients NAME` runs one in this process.
 
-It reads orders, a line of JSON each, and answers each with another one: see `Order`, `Answer`.
+It reads orders, one JSON line each, and answers each with a JSON line: see `Order`, `Answer`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _REFUSALS = (401, 413)
 
 
 class Order(NamedTuple):
-    """A POST: where to, how much of it, and the body of the reply that should come (None: any)."""
+    """A POST: its address and size, and the body of the expected reply (None: any)."""
 
     host: str
     port: int
@@ -33,28 +33,28 @@ class Order(NamedTuple):
 
     @property
     def url(self) -> str:
-        """Whose path says what reply is wanted."""
+        """The URL, whose path has the size of the reply."""
         return f"http://{self.host}:{self.port}/{self.reply or 0}"
 
     @property
-    def patience(self) -> float:
-        """Seconds for a try. Nothing takes so long on purpose: the machine has much else to do."""
+    def timeout(self) -> float:
+        """The timeout of a try in seconds, which is long because the machine is busy."""
         return 15 + self.upload / 500_000
 
     @property
     def body(self) -> bytes:
-        """Made once for each size."""
+        """The body, which is made once for each size."""
         return _zeros(self.upload)
 
 
 class Answer(NamedTuple):
-    """Whether the reply arrived whole, and what the client said if it did not."""
+    """Whether the reply arrived complete, or the client's message."""
 
     whole: bool
     said: str
 
 
-# What the client got: the status and the body. It raises, in its own way, if it gives up.
+# A client returns the status and the body, or raises its own exception.
 Got = tuple[int, bytes]
 
 
@@ -66,7 +66,7 @@ def _zeros(size: int) -> bytes:
 def http_client(order: Order, **headers: str) -> Got:
     from http.client import HTTPConnection
 
-    connection = HTTPConnection(order.host, order.port, timeout=order.patience)
+    connection = HTTPConnection(order.host, order.port, timeout=order.timeout)
     try:
         connection.request("POST", f"/{order.reply or 0}", body=order.body, headers=headers)
         with connection.getresponse() as response:
@@ -80,8 +80,8 @@ def http_client_close(order: Order) -> Got:
 
 
 def raw(order: Order) -> Got:
-    """Sends all of it, then reads: what one writes by hand."""
-    with socket.create_connection((order.host, order.port), order.patience) as sock:
+    """Send everything, then read: a client written by hand."""
+    with socket.create_connection((order.host, order.port), order.timeout) as sock:
         head = f"POST /{order.reply or 0} HTTP/1.1\r\nHost: {order.host}\r\n"
         sock.sendall(f"{head}Content-Length: {order.upload}\r\n\r\n".encode() + order.body)
         with sock.makefile("rb") as file:
@@ -101,10 +101,10 @@ def curl_unasked(order: Order) -> Got:
 
 
 def curl(order: Order, *more: str) -> Got:
-    """Which asks by `Expect: 100-continue`, if it is for 1 MB or more."""
+    """Run curl, which sends `Expect: 100-continue` for 1 MB or more."""
     with tempfile.NamedTemporaryFile() as file:
         command = [
-            *("curl", "-sS", "--noproxy", "*", "--max-time", f"{order.patience:g}", *more),
+            *("curl", "-sS", "--noproxy", "*", "--max-time", f"{order.timeout:g}", *more),
             *("--data-binary", f"@{_upload_file(order.upload)}"),
             *("-o", file.name, "-w", "%{http_code}", order.url),
         ]
@@ -129,18 +129,18 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def requests(order: Order) -> Got:
     with import_module("requests").Session() as session:
         session.trust_env = False  # no proxy
-        response = session.post(order.url, data=order.body, timeout=order.patience)
+        response = session.post(order.url, data=order.body, timeout=order.timeout)
         return response.status_code, response.content
 
 
 def urllib3(order: Order) -> Got:
-    with import_module("urllib3").PoolManager(retries=False, timeout=order.patience) as pool:
+    with import_module("urllib3").PoolManager(retries=False, timeout=order.timeout) as pool:
         response = pool.request("POST", order.url, body=order.body)
         return response.status, response.data
 
 
 def httpx(order: Order) -> Got:
-    with import_module("httpx").Client(trust_env=False, timeout=order.patience) as client:
+    with import_module("httpx").Client(trust_env=False, timeout=order.timeout) as client:
         response = client.post(order.url, content=order.body)
         return response.status_code, response.content
 
@@ -149,8 +149,8 @@ def aiohttp(order: Order) -> Got:
     package: Any = import_module("aiohttp")
 
     async def ask() -> Got:
-        timeout = package.ClientTimeout(total=order.patience)
-        upload = BytesIO(order.body)  # a file, as its documentation asks for where it is large
+        timeout = package.ClientTimeout(total=order.timeout)
+        upload = BytesIO(order.body)  # a file, as its documentation recommends for large bodies
         async with (
             package.ClientSession(timeout=timeout) as session,
             session.post(order.url, data=upload) as response,
@@ -160,7 +160,7 @@ def aiohttp(order: Order) -> Got:
     return asyncio.run(ask())
 
 
-# By name, with the package of PyPI that each needs.
+# The clients by name, each with its package on PyPI.
 CLIENTS: dict[str, tuple[Callable[[Order], Got], str | None]] = {
     "curl": (curl, None),
     "curl -H Expect:": (curl_unasked, None),
@@ -175,7 +175,7 @@ CLIENTS: dict[str, tuple[Callable[[Order], Got], str | None]] = {
 
 
 def versions() -> dict[str, str]:
-    """Of those that have a version of their own and are installed."""
+    """Return the versions of the installed clients that have one."""
     found: dict[str, str] = {}
     for name, (_, package) in CLIENTS.items():
         try:
@@ -193,7 +193,7 @@ def versions() -> dict[str, str]:
 def ask(client: Callable[[Order], Got], order: Order) -> Answer:
     try:
         status, body = client(order)
-    except Exception as error:  # noqa: BLE001 (each client has exceptions of its own)
+    except Exception as error:  # noqa: BLE001 (each client has its own exceptions)
         return Answer(False, f"{type(error).__name__}: {error}"[:200])
     if status not in _REFUSALS:
         return Answer(False, f"status {status}")

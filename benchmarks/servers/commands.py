@@ -1,7 +1,7 @@
-"""Servers started by a command, as people start them, with an application that replies early.
+"""Servers started by their usual commands, with an application that replies early.
 
-The commands run in the folder `apps`. With the word GRACEFUL in their environment, the
-applications there have DrainMiddleware around them, or the server is given what `cure` says.
+The commands run in the folder `apps`. If the environment has GRACEFUL, the applications are
+inside a DrainMiddleware, or the server has the fix that `cure` names.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 _APPS = Path(__file__).parent / "apps"
 _ROOT = Path(__file__).parents[2]
-_PATIENCE = 60.0  # seconds for a start, on a machine with much else to do
+_PATIENCE = 60.0  # seconds for a start on a busy machine
 
 _DRAIN, _MIXIN, _LISTENER = "`DrainMiddleware`", "`GracefulMixIn`", "`GracefulListener`"
 _DRAIN_FIRST = "`DrainMiddleware(app, before_reply=True)`"
 
 
 class Command(NamedTuple):
-    """A server, as people start it.
+    """A server and its command.
 
     Attributes:
-        line: What they type, with {host} and {port} in it.
-        packages: What must be installed, by their names at PyPI.
-        cure: What makes it graceful; empty: it needs nothing.
-        after: What is typed then, where it is not the same.
-        graceful: What the environment says then.
-        own_reply: Whether the reply is the server's own, whatever size was asked for.
+        line: The command, with {host} and {port}.
+        packages: The required packages, by their names on PyPI.
+        cure: What makes it graceful; empty: nothing is needed.
+        after: The graceful command, if it is another one.
+        graceful: The value of GRACEFUL in the environment.
+        own_reply: Whether the server itself replies, with its own size of the reply.
     """
 
     line: str
@@ -50,7 +50,7 @@ class Command(NamedTuple):
     own_reply: bool = False
 
     def serve(self, host: str, graceful: bool) -> None:
-        """Serve on this host, say on which port, and go on until killed."""
+        """Serve on this host, print the port, and continue until killed."""
         port = free_port(host)
         line = self.after if graceful and self.after else self.line
         environment = {"GRACEFUL": self.graceful} if graceful else {}
@@ -61,7 +61,7 @@ class Command(NamedTuple):
 
 
 def free_port(host: str) -> int:
-    """One that nobody listens on now."""
+    """Return a port without a listener."""
     with socket.socket() as sock:
         sock.bind((host, 0))
         port: int = sock.getsockname()[1]
@@ -75,9 +75,9 @@ def start(
     *,
     apart: bool = False,
 ) -> subprocess.Popen[bytes]:
-    """Start it, with the programs of this interpreter first on the path.
+    """Start the command, with the programs of this interpreter first on the path.
 
-    `apart`: in a session of its own, which can be killed as one.
+    `apart`: in a new session, which can be killed as a whole.
     """
     return subprocess.Popen(
         arguments,
@@ -96,10 +96,10 @@ def start(
 
 
 def await_reply(process: subprocess.Popen[bytes], host: str, port: int) -> None:
-    """Until the server greets.
+    """Wait until the server replies.
 
     Raises:
-        RuntimeError: It does not, in good time.
+        RuntimeError: It did not reply in time.
     """
     give_up = time.monotonic() + _PATIENCE
     while True:
@@ -109,7 +109,7 @@ def await_reply(process: subprocess.Popen[bytes], host: str, port: int) -> None:
             if connection.getresponse().status == 200:
                 return
         except (OSError, http.client.HTTPException):
-            pass  # it does not listen yet, or has no worker
+            pass  # the server does not listen yet, or has no worker
         finally:
             connection.close()
         if process.poll() is not None or time.monotonic() > give_up:
@@ -129,7 +129,7 @@ _GRANIAN = "granian --host {host} --port {port}"
 _WAITRESS = "waitress-serve --host={host} --port={port}"
 _UWSGI = "python -c 'import sys, pyuwsgi; pyuwsgi.run(sys.argv[1:])'"
 
-# By what people type, or call.
+# The servers, by command or by function.
 COMMANDS = {
     "Django: manage.py runserver": Command(
         "python django_app.py runserver --noreload {host}:{port}", ("Django",), ""

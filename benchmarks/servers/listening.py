@@ -1,4 +1,4 @@
-"""Where a server listens, and how it says so to whoever started it."""
+"""The listener of a server, and the report of its port."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _BACKLOG = 512
 
 
 def listen(host: str, graceful: bool) -> socket.socket:
-    """A listening socket on a free port, of the one kind or the other."""
+    """Return a listening socket on a free port, graceful or plain."""
     if graceful:
         return GracefulListener((host, 0), backlog=_BACKLOG)
-    # As asyncio makes it when it is given a host and a port. With the protocol left at 0, as
-    # socket.create_server leaves it, asyncio would not set TCP_NODELAY on what it accepts.
+    # As asyncio makes it for a host and a port. With the protocol 0, as in
+    # socket.create_server, asyncio would not set TCP_NODELAY on accepted sockets.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((host, 0))
@@ -23,6 +23,6 @@ def listen(host: str, graceful: bool) -> socket.socket:
 
 
 def announce(listening: socket.socket | int) -> None:
-    """Say the port: connections are accepted from here on."""
+    """Print the port: connections are accepted from now on."""
     port: int = listening if isinstance(listening, int) else listening.getsockname()[1]
     print(port, flush=True)

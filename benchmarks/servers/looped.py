@@ -79,7 +79,7 @@ def _aiohttp(host: str, graceful: bool, **options: float) -> None:
 
     async def refuse(request: Any) -> Any:
         response = web.Response(status=int(REFUSED[:3]), body=refusal(request.path))
-        response.force_close()  # a Connection field alone would leave it open
+        response.force_close()  # with a Connection field alone it stays open
         return response
 
     async def main() -> None:

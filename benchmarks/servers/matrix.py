@@ -1,4 +1,4 @@
-"""Every server, with every client, for every size of upload and reply; before and after."""
+"""The measurement: every server, client, and size of upload and reply; before and after."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 class Extent(NamedTuple):
-    """What is to be tried.
+    """The tries to make.
 
     Attributes:
-        servers, clients: By name.
-        uploads, replies: Bytes.
-        tries: How often each, by the size of the upload.
+        servers, clients: The names.
+        uploads, replies: The sizes in bytes.
+        tries: The number of tries, by the size of the upload.
     """
 
     servers: list[str]
@@ -39,7 +39,7 @@ class Extent(NamedTuple):
     tries: Callable[[int], int]
 
     def in_all(self) -> int:
-        """Tries in one place."""
+        """The number of tries in one place."""
         rounds = sum(map(self.tries, self.uploads))
         sizes = sum(
             (1 if SERVERS[name].own_reply else len(self.replies)) * len(SERVERS[name].sides)
@@ -53,9 +53,9 @@ class Cell:
     """One cell of the table.
 
     Attributes:
-        reply: Bytes of the body; None: the server's own.
-        whole: How many of the tries gave the client 401 or 413 and the whole body.
-        said: What the client said the other times, and how often.
+        reply: The size of the body in bytes; None: the server's own reply.
+        whole: The number of tries in which the client got 401 or 413 and the whole body.
+        said: The messages of the client in the other tries, and how often.
     """
 
     where: str
@@ -70,7 +70,7 @@ class Cell:
 
     @property
     def what(self) -> tuple[str | int | None, ...]:
-        """What it is the count of."""
+        """The identity of the cell."""
         return self.where, self.server, self.side, self.client, self.upload, self.reply
 
     def add(self, answer: Answer) -> None:
@@ -81,22 +81,22 @@ class Cell:
             self.said[answer.said] += 1
 
     def as_dict(self) -> dict[str, Any]:
-        """For the JSON file."""
+        """Convert for the JSON file."""
         return asdict(self) | {"said": dict(self.said)}
 
     @classmethod
     def from_dict(cls, kept: dict[str, Any]) -> Self:
-        """From the JSON file."""
+        """Convert from the JSON file."""
         cell = cls(**kept)
         cell.said = Counter(cell.said)
         return cell
 
 
-def run(place: Place, extent: Extent, tell: Callable[[str, int], None]) -> list[Cell]:
-    """All cells of one place. `tell` is called with what was tried, and how many tries that was.
+def run(place: Place, extent: Extent, report: Callable[[str, int], None]) -> list[Cell]:
+    """Measure all cells of one place; `report` is called with each step and its tries.
 
-    The two sides of a server take turns, a round of all clients each, so that what else happens
-    on the machine happens to both.
+    The two sides of a server alternate, with a round of all clients each, so that other work on
+    the machine affects both.
     """
     cells: list[Cell] = []
     with ExitStack() as stack:
@@ -121,7 +121,7 @@ def run(place: Place, extent: Extent, tell: Callable[[str, int], None]) -> list[
                     }
                     for _ in range(extent.tries(upload)):
                         for side in sides:
-                            tell(f"{place.name}: {name}", len(clients))
+                            report(f"{place.name}: {name}", len(clients))
                             order = Order(place.host, ports[side], upload, reply)
                             at_once = place.at_once(upload, len(clients))
                             for who, answer in _round(clients, order, at_once):
@@ -131,7 +131,7 @@ def run(place: Place, extent: Extent, tell: Callable[[str, int], None]) -> list[
 
 
 def _round(clients: dict[str, Client], order: Order, at_once: int) -> list[tuple[str, Answer]]:
-    """One try of each client."""
+    """Make one try with each client."""
     with ThreadPoolExecutor(at_once) as pool:
 
         def ask(one: Client) -> Answer:

@@ -1,4 +1,4 @@
-"""Where server and client are: on loopback, or with the delayed wire of the tests between them."""
+"""The places of server and client: on loopback, or at the ends of the tests' delayed wire."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
 
-DELAY = 0.02  # seconds, each way
+DELAY = 0.02  # seconds, one-way
 
-# The wire is a thread of ours, and carries some 30 MB in a second. More than these at once would
-# measure how patient everybody is.
+# The wire is a thread of this process, and carries some 30 MB per second. More concurrent
+# clients would measure timeouts.
 _LARGE = 10_000_000
 _FEW = 2
 
@@ -30,10 +30,12 @@ class Place(NamedTuple):
     """A place for servers and clients.
 
     Attributes:
-        name: Of it.
-        host: Where servers listen.
-        serving, asking: What this thread makes meanwhile, processes too, is a server's, a client's.
-        far: Whether a try is spent in waiting, so that several at once do not disturb each other.
+        name: The name of the place.
+        host: The address that servers listen on.
+        serving, asking: In these blocks this thread makes sockets and processes of servers, or
+            of clients.
+        far: Whether a try is mostly waiting, so that concurrent tries do not disturb each
+            other.
     """
 
     name: str
@@ -43,7 +45,7 @@ class Place(NamedTuple):
     far: bool
 
     def at_once(self, upload: int, clients: int) -> int:
-        """How many clients may try at the same time."""
+        """The number of concurrent clients."""
         if not self.far:
             return 1
         return min(clients, _FEW) if upload > _LARGE else clients
@@ -56,10 +58,10 @@ def loopback() -> Generator[Place]:
 
 @contextmanager
 def wire() -> Generator[Place]:
-    """20 ms each way.
+    """Return the place with 20 ms of one-way delay.
 
     Raises:
-        OSError: The system does not let us; see also `why_no_wire`.
+        OSError: The system refuses; see also `why_no_wire`.
     """
     link = Link()
     try:
@@ -73,13 +75,13 @@ def wire() -> Generator[Place]:
 
 
 def why_no_wire() -> str | None:
-    """Why the wire cannot be laid here; None: it can."""
+    """Return why the wire cannot be made here; None: it can."""
     reason = why_not()
     if reason is None:
         try:
             Link().close()
-        except PermissionError as error:  # root of a container, which may not unshare(2)
-            reason = f"the wire cannot be laid here: {error}"
+        except PermissionError as error:  # root in a container that may not call unshare(2)
+            reason = f"the wire cannot be made here: {error}"
     return reason
 
 

@@ -1,4 +1,4 @@
-"""Servers and clients in processes of their own, so that nothing but the network joins them."""
+"""Servers and clients in separate processes, which are connected only by the network."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _ROOT = Path(__file__).parents[2]
 
 
 class Client(NamedTuple):
-    """A client that waits for orders."""
+    """A client process that waits for orders."""
 
     orders: IO[str]
     answers: IO[str]
 
     def ask(self, order: Order) -> Answer:
-        """One try.
+        """Make one try.
 
         Raises:
-            EOFError: Its process has died.
+            EOFError: The process has ended.
         """
         print(json.dumps(order), file=self.orders, flush=True)
         answer = self.answers.readline()
@@ -51,11 +51,11 @@ def client(place: Place, name: str) -> Generator[Client]:
 
 
 class Server(NamedTuple):
-    """A server that serves.
+    """A running server.
 
     Attributes:
-        port: Where it listens.
-        session: Of its processes (setsid(2)), and nobody else's.
+        port: The port that it listens on.
+        session: The session of its processes (setsid(2)), which has no others.
     """
 
     port: int
@@ -72,10 +72,10 @@ def server(place: Place, name: str, side: str) -> Generator[Server]:
 def _process(
     inside: Callable[[], AbstractContextManager[None]], kind: str, *arguments: str
 ) -> Generator[tuple[subprocess.Popen[str], str]]:
-    """A process, and its first line. It is killed, with its children, when the block is left.
+    """Yield a process and its first line of output; kill it and its children after the block.
 
     Raises:
-        RuntimeError: It did not start; the message is what it said.
+        RuntimeError: It did not start; the message is its output.
     """
     with tempfile.TemporaryFile("w+") as complaints:
         with inside():

@@ -1,4 +1,4 @@
-"""What the cells come to: percentages, and the tables that show them."""
+"""The summary of cells: percentages, and tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNITS = ((1_000_000, "MB"), (1 << 10, "KiB"))
 
 
 def size(count: int) -> str:
-    """As people write it: 5 MB, 64 KiB."""
+    """Format a size: 5 MB, 64 KiB."""
     for unit, name in _UNITS:
         if count >= unit and count % unit == 0:
             return f"{count // unit} {name}"
@@ -27,13 +27,13 @@ def size(count: int) -> str:
 
 
 def percent(cells: Iterable[Cell]) -> float | None:
-    """Replies that arrived whole. Each cell counts the same; None: there is no cell."""
+    """Return the percentage of complete replies, with equal weights; None: no cell."""
     shares = [cell.whole / cell.tries for cell in cells if cell.tries]
     return 100 * mean(shares) if shares else None
 
 
 def shown(share: float | None) -> str:
-    """Rounded, but neither to nothing nor to all of it."""
+    """Round a percentage, but not to 0 or 100 unless it is exact."""
     if share is None:
         return ""
     if 0 < share < 1:
@@ -44,7 +44,7 @@ def shown(share: float | None) -> str:
 
 
 def table_by_server(cells: list[Cell]) -> str:
-    """A row for each server; a column for each place, size of reply and side."""
+    """Return a row for each server, and a column for each place, size of reply and side."""
     places = _distinct(cells, lambda cell: cell.where)
     replies = sorted({cell.reply for cell in cells if cell.reply is not None})
     columns = list(product(places, replies, SIDES))
@@ -72,9 +72,9 @@ def table_by_server(cells: list[Cell]) -> str:
 
 
 def counts(cells: list[Cell], where: str, upload: int, short: bool) -> str:
-    """Replies that arrived whole, in one place: servers as they are started, and afterwards.
+    """Count the complete replies in one place, from servers as started, and graceful.
 
-    A row for each server, a column for each client.
+    The table has a row for each server, and a column for each client.
     """
     here = [
         cell
@@ -97,9 +97,9 @@ def counts(cells: list[Cell], where: str, upload: int, short: bool) -> str:
 
 
 def fragment(cells: list[Cell], command: str) -> str:
-    """For a page: the tables of the servers that are started by a command.
+    """Return the tables of the servers that are started by a command, as Markdown.
 
-    Each is between two comments, so that a page can include one of them.
+    Each table is between two comments, so that a page can include one.
     """
     order = list(SERVERS)
     by_command = sorted(
@@ -129,7 +129,7 @@ def fragment(cells: list[Cell], command: str) -> str:
 
 
 def table_by_client(cells: list[Cell]) -> str:
-    """A row for each client; a column for each place, size of reply and upload, as shipped."""
+    """Return a row for each client, and a column for each place, reply and upload."""
     shipped = [cell for cell in cells if cell.side == "before" and cell.reply is not None]
     places = _distinct(cells, lambda cell: cell.where)
     replies = sorted({cell.reply for cell in shipped if cell.reply is not None})
@@ -157,7 +157,7 @@ def table_by_client(cells: list[Cell]) -> str:
 
 
 def lost(cells: list[Cell]) -> list[str]:
-    """A line for each cell that should be at 100 % and is not, with what the clients said."""
+    """Return a line with the clients' messages for each cell that should be at 100 %."""
     return [
         f"{cell.where}: {cell.server}, {cell.client}, {size(cell.upload)} up, "
         f"{'its own reply' if cell.reply is None else size(cell.reply) + ' down'}: "
@@ -174,7 +174,7 @@ def _distinct(cells: Iterable[Cell], of: Callable[[Cell], str]) -> list[str]:
 def _markdown(
     head: list[str], rows: list[list[str]], *, right: int, text: int | None = None
 ) -> str:
-    """A table whose columns are numbers from the one with the number `right` to `text`."""
+    """Format a table; the columns from number `right` to `text` are numbers."""
     numbers = range(right, len(head) if text is None else text)
     rule = ["---:" if column in numbers else "---" for column in range(len(head))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))

@@ -1,4 +1,4 @@
-"""The servers by name; one of them in this process: `... .table NAME before|after HOST`."""
+"""The servers by name; `... .table NAME before|after HOST` runs one in this process."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ _LISTENER, _MIXIN = "`GracefulListener`", "`GracefulMixIn`"
 
 
 class Server(NamedTuple):
-    """One server, in both its forms.
+    """One server, as shipped and graceful.
 
     Attributes:
-        serve: Serves on this host, gracefully or as shipped, until it is killed.
-        after: What makes it graceful; empty: it needs nothing, and there is no after.
-        packages: What must be installed, those of PyPI by their names there.
-        module: That of this package it needs.
-        note: How it comes to answer early, where that is not the application's doing, or what
-            else is to be known.
-        own_reply: Whether the reply is the server's own, whatever size was asked for.
+        serve: Serves on a host, gracefully or as shipped, until it is killed.
+        after: What makes it graceful; empty: nothing is needed, and there is only one side.
+        packages: The required packages, by their names on PyPI.
+        module: The module of this package that it needs.
+        note: Why it replies early, if that is not caused by the application, and other remarks.
+        own_reply: Whether the server itself replies, with its own size of the reply.
     """
 
     serve: Callable[[str, bool], None]
@@ -39,11 +38,11 @@ class Server(NamedTuple):
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """In which it is tried."""
+        """The sides that are tried."""
         return SIDES if self.after else SIDES[:1]
 
     def why_not(self) -> str | None:
-        """Why it cannot run here; None: it can."""
+        """Return why it cannot run here; None: it can."""
         try:
             self.versions()
         except metadata.PackageNotFoundError as error:
@@ -51,11 +50,11 @@ class Server(NamedTuple):
         return None if find_spec(self.module) else f"there is no {self.module}"
 
     def versions(self) -> dict[str, str]:
-        """Of its packages."""
+        """Return the versions of its packages."""
         return {package: metadata.version(package) for package in self.packages}
 
 
-# Programs of a few lines, by the door that each server has; see `threaded` and `looped`.
+# Short programs, with the integration point of each server; see `threaded` and `looped`.
 RECIPES = {
     "http.server": Server(threaded.http_server, _MIXIN),
     "wsgiref": Server(threaded.wsgiref, _MIXIN, note="with ThreadingMixIn"),

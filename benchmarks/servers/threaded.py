@@ -1,7 +1,7 @@
 """Servers on threads, processes and greenlets, as shipped and graceful.
 
-Each function listens on `host`, says on which port, and serves until it is killed. The packages
-are imported as they are needed, and by name: some have types, some have none.
+Each function listens on `host`, prints the port, and serves until it is killed. The packages
+are imported when they are needed, and by name, because only some have types.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def gunicorn_asgi(host: str, graceful: bool) -> None:
 
 
 def _gunicorn(host: str, graceful: bool, app: Callable[..., Any], **settings: object) -> None:
-    """As a library: a "custom application" of its documentation."""
+    """Run gunicorn as a library: a "custom application" in its documentation."""
     base: Any = import_module("gunicorn.app.base")
 
     def when_ready(arbiter: Any) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 from typing import Any
 
-# Whether they are to be graceful.
+# Whether the applications are graceful.
 GRACEFUL = "GRACEFUL" in os.environ
 
 
 def wsgi(app: Any) -> Any:
-    """The application, with the line around it if it is to be graceful."""
+    """Return the application, in a DrainMiddleware if it is graceful."""
     from graceful_close.wsgi import DrainMiddleware
 
     return DrainMiddleware(app) if GRACEFUL else app
 
 
 def asgi(app: Any) -> Any:
-    """The same for ASGI."""
+    """Return the ASGI application, in a DrainMiddleware if it is graceful."""
     from graceful_close.asgi import DrainMiddleware
 
     before_reply = os.environ.get("GRACEFUL") == "before_reply"

@@ -14,7 +14,7 @@ cherrypy: Any = import_module("cherrypy")
 
 
 class Root:
-    """Greets, and refuses uploads."""
+    """Answers GET, and rejects uploads."""
 
     _cp_config: ClassVar[dict[str, object]] = {"request.process_request_body": False}
 

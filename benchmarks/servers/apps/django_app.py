@@ -15,7 +15,7 @@ if not conf.settings.configured:
         ALLOWED_HOSTS=["*"],
         ROOT_URLCONF=__name__,
         WSGI_APPLICATION=f"{__name__}.application",
-        SECRET_KEY="of no use",
+        SECRET_KEY="not used",
     )
 http: Any = import_module("django.http")
 urls: Any = import_module("django.urls")

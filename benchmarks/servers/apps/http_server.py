@@ -11,7 +11,7 @@ from graceful_close.socketserver import GracefulMixIn
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Greets, and refuses uploads."""
+    """Answers GET, and rejects uploads."""
 
     def do_GET(self) -> None:
         self.answer(200, GREETING)
@@ -27,7 +27,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Graceful(GracefulMixIn, ThreadingHTTPServer):
-    """The same, and replies arrive."""
+    """The same server, closing gracefully."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tornado, with stream_request_body: without it, it reads all first."""
+"""Tornado, with stream_request_body: otherwise Tornado first reads the whole request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ web: Any = import_module("tornado.web")
 
 
 class Handler(web.RequestHandler):  # type: ignore[misc]
-    """Greets, and refuses uploads."""
+    """Answers GET, and rejects uploads."""
 
     async def prepare(self) -> None:
         if self.request.method == "POST":

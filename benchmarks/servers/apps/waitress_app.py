@@ -1,4 +1,4 @@
-"""waitress past its limit, as in `waitress-serve --max-request-body-size`, but gracefully."""
+"""waitress beyond its `--max-request-body-size`, closing gracefully."""
 
 from __future__ import annotations
 
