@@ -43,8 +43,8 @@ def plain_wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> I
     if path == "/part":
         environ["wsgi.input"].read(1000)
     elif path == "/reads":
-        told = environ.get("CONTENT_LENGTH")
-        whole = environ["wsgi.input"].read(*([int(told)] if told else []))
+        length = environ.get("CONTENT_LENGTH")
+        whole = environ["wsgi.input"].read(*([int(length)] if length else []))
         body = [b"%d\n" % len(whole)]
     headers = [("Content-Type", "text/plain")]
     if sized:

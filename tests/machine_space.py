@@ -361,12 +361,12 @@ class Node(NamedTuple):
 
     def __str__(self) -> str:
         """Return the reports on the path."""
-        told: list[str] = []
+        lines: list[str] = []
         node: Node | None = self
         while node is not None:
-            told.append(f"{node.report or 'start()'} -> {node.seen.step.name}")
+            lines.append(f"{node.report or 'start()'} -> {node.seen.step.name}")
             node = node.before
-        return "; ".join(reversed(told))
+        return "; ".join(reversed(lines))
 
 
 def machine_of(node: Node) -> Teardown:

@@ -154,12 +154,12 @@ def soak(count: int, seed: int = 0) -> Report:
                 accepted.close()
                 if number == count // 10:
                     resident = _resident()
-            said, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=60)
     reaper.close()
-    told = json.loads(said)
+    result = json.loads(output)
     return Report(
-        told["kinds"],
-        told["whole"],
+        result["kinds"],
+        result["whole"],
         {outcome: number for outcome, number in reaper.stats().items() if number},
         time.monotonic() - started,
         _resident() - resident,

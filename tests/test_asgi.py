@@ -281,8 +281,8 @@ def test_a_task_that_waits_for_the_disconnect_gets_it(run: Run) -> None:
     exchange = Exchange(CHUNK, CHUNK, LAST, GONE)
     run(exchange.serve(app, scope()))
     assert exchange.seen.count(RECEIVED) == 4
-    told = [one for one in exchange.seen if one != RECEIVED]
-    assert told in ([UNSIZED, SENT, SENT, END], [UNSIZED, SENT, BODY]), "or it was faster"
+    messages = [one for one in exchange.seen if one != RECEIVED]
+    assert messages in ([UNSIZED, SENT, SENT, END], [UNSIZED, SENT, BODY]), "or it was faster"
 
 
 EXPECTS = scope((b"content-length", b"2010"), (b"expect", b"100-Continue"))

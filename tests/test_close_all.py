@@ -84,12 +84,12 @@ def outcomes(results: list[CloseResult]) -> list[CloseOutcome]:
     return [result.outcome for result in results]
 
 
-def note(told: list[tuple[int, int]], done: int, total: int) -> None:
+def note(reports: list[tuple[int, int]], done: int, total: int) -> None:
     """Return a list of progress reports, and the function that adds to it."""
-    told.append((done, total))
+    reports.append((done, total))
 
 
-def close_politely(*peers: socket.socket) -> list[bytes]:
+def read_and_close_all(*peers: socket.socket) -> list[bytes]:
     return [read_and_close(peer) for peer in peers]
 
 
@@ -112,7 +112,7 @@ def flood(enough: threading.Event, *peers: socket.socket) -> None:
         for peer in peers:
             with suppress(BlockingIOError):
                 peer.send(block)
-    close_politely(*peers)
+    read_and_close_all(*peers)
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def test_unread_input_destroys_no_reply(any_family: str) -> None:
             peer.sendall(b"upload" * 1000)
             await_input(sock)
             sock.sendall(REPLY)
-        with meanwhile(close_politely, *peers(crowd)) as replies:
+        with meanwhile(read_and_close_all, *peers(crowd)) as replies:
             results = close_all(ours(crowd), timeout=PATIENCE)
         assert replies == [[REPLY] * 10]
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
@@ -188,7 +188,7 @@ def test_peers_that_never_close_cost_the_deadline_once(any_family: str) -> None:
 @with_select_too
 def test_more_sockets_than_one_batch_are_all_closed() -> None:
     with connect_many(150) as crowd:
-        with meanwhile(close_politely, *peers(crowd[140:])):
+        with meanwhile(read_and_close_all, *peers(crowd[140:])):
             results = close_all(ours(crowd), timeout=0.2)
     assert outcomes(results[:140]) == [CloseOutcome.TIMED_OUT] * 140
     assert outcomes(results[140:]) == [CloseOutcome.PEER_CLOSED] * 10
@@ -267,7 +267,7 @@ def test_the_close_waits_for_acknowledgements_after_the_peers_fin() -> None:
             fill(sock)
             peer.shutdown(socket.SHUT_WR)
             await_fin(sock)
-        with meanwhile(close_politely, *peers(crowd)):
+        with meanwhile(read_and_close_all, *peers(crowd)):
             results = close_all(ours(crowd), timeout=PATIENCE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 3
     assert [result.unacked for result in results] == [0] * 3
@@ -315,7 +315,7 @@ def test_peer_first_lets_peers_close_first(stack: ExitStack) -> None:
         return received
 
     with meanwhile(close_first, *peers(eager)) as received:
-        with meanwhile(close_politely, *peers(silent)) as replies:
+        with meanwhile(read_and_close_all, *peers(silent)) as replies:
             results = close_all(ours(silent + eager), timeout=PATIENCE, peer_first=0.3)
     assert (received, replies) == ([[len(REPLY)] * 5], [[b""] * 5])
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
@@ -370,12 +370,12 @@ def test_an_object_given_twice_is_closed_once_and_has_one_result(
     crowd: list[Connection],
 ) -> None:
     (a, peer_a), (b, peer_b) = crowd[:2]
-    told: list[tuple[int, int]] = []
-    with meanwhile(close_politely, peer_a, peer_b):
-        results = close_all([a, b, a], timeout=PATIENCE, progress=partial(note, told))
+    reports: list[tuple[int, int]] = []
+    with meanwhile(read_and_close_all, peer_a, peer_b):
+        results = close_all([a, b, a], timeout=PATIENCE, progress=partial(note, reports))
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 3
     assert results[0] is results[2]
-    assert told[-1] == (2, 2)
+    assert reports[-1] == (2, 2)
 
 
 def test_two_holders_of_one_connection_are_both_closed(tcp: Connection) -> None:
@@ -475,7 +475,7 @@ def test_sockets_of_every_mode_and_family_close_the_same_way(stack: ExitStack) -
         sock.sendall(REPLY)
         peer.sendall(b"unread")
         await_input(sock)
-    with meanwhile(close_politely, *peers(crowd)) as replies:
+    with meanwhile(read_and_close_all, *peers(crowd)) as replies:
         results = close_all(ours(crowd), timeout=PATIENCE)
     assert replies == [[REPLY] * 9]
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 9
@@ -486,7 +486,7 @@ def test_an_open_makefile_object_releases_the_descriptor_and_makes_the_result_un
     crowd: list[Connection],
 ) -> None:
     files = [sock.makefile("rwb") for sock in ours(crowd[:9])]
-    with meanwhile(close_politely, *peers(crowd)):
+    with meanwhile(read_and_close_all, *peers(crowd)):
         with pytest.warns(ResourceWarning, match="makefile") as warned:
             results = close_all(ours(crowd), timeout=PATIENCE)
     assert [warning.filename for warning in warned] == [__file__], "it names the caller, once"
@@ -509,7 +509,7 @@ def test_descriptors_above_1023_are_supported(crowd: list[Connection]) -> None:
             number = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 2500)
             high.append(stack.enter_context(socket.socket(fileno=number)))
             sock.close()
-        with meanwhile(close_politely, *peers(crowd)):
+        with meanwhile(read_and_close_all, *peers(crowd)):
             results = close_all(high, timeout=PATIENCE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
 
@@ -521,7 +521,7 @@ def test_close_all_works_without_a_free_descriptor() -> None:
             peer.shutdown(socket.SHUT_WR)
             await_fin(sock)
         both = crowd + slow
-        with descriptors.none_left(), meanwhile(close_politely, *peers(both)):
+        with descriptors.none_left(), meanwhile(read_and_close_all, *peers(both)):
             results = close_all(ours(both), timeout=PATIENCE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 7
 
@@ -552,7 +552,7 @@ def test_a_flood_does_not_delay_other_closes_and_ends_too(crowd: list[Connection
 
     with (
         meanwhile(partial(flood, enough), *peers(floods)),
-        meanwhile(close_politely, *peers(polite)),
+        meanwhile(read_and_close_all, *peers(polite)),
     ):
         results = close_all(ours(crowd), timeout=PATIENCE, progress=progress)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
@@ -615,7 +615,7 @@ def test_half_closed_peers_still_get_our_data(crowd: list[Connection]) -> None:
         peer.shutdown(socket.SHUT_WR)
         await_fin(sock)
         sock.sendall(REPLY)
-    with meanwhile(close_politely, *peers(crowd)) as replies:
+    with meanwhile(read_and_close_all, *peers(crowd)) as replies:
         results = close_all(ours(crowd), timeout=PATIENCE)
     assert replies == [[REPLY] * 10]
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
@@ -633,7 +633,7 @@ def test_a_close_by_another_thread_has_no_effect(crowd: list[Connection]) -> Non
         assert victim.peer.recv(1) == b""  # the close has begun
         assert victim.ours.fileno() == -1
         victim.ours.close()
-        return close_politely(*peers)
+        return read_and_close_all(*peers)
 
     for sock, peer in crowd:
         peer.sendall(b"upload")
@@ -648,13 +648,13 @@ def test_a_close_by_another_thread_has_no_effect(crowd: list[Connection]) -> Non
 @with_select_too
 def test_a_reused_descriptor_number_is_not_touched(crowd: list[Connection]) -> None:
     """A new socket with the number of an ended one is untouched until all closes end."""
-    first, stranger, *others = crowd
+    first, unrelated, *others = crowd
     number = first.ours.fileno()
     taken: list[socket.socket] = []
 
     def reuse_number(done: int, _: int) -> None:
         if done == 1:
-            os.dup2(stranger.ours.fileno(), number)
+            os.dup2(unrelated.ours.fileno(), number)
             taken.append(socket.socket(fileno=number))
             for peer in peers(others):
                 peer.close()
@@ -664,7 +664,7 @@ def test_a_reused_descriptor_number_is_not_touched(crowd: list[Connection]) -> N
     results = close_all(ours([first, *others]), timeout=PATIENCE, progress=reuse_number)
     with taken[0] as tenant:
         assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 9
-        assert_untouched([stranger, Connection(tenant, stranger.peer)])
+        assert_untouched([unrelated, Connection(tenant, unrelated.peer)])
 
 
 @with_select_too
@@ -678,7 +678,7 @@ def test_a_descriptor_closed_by_os_close_is_reported_as_already_closed(
     def steal(*peers: socket.socket) -> None:
         assert victim.peer.recv(1) == b""  # the close has begun
         os.close(number)
-        close_politely(*peers)
+        read_and_close_all(*peers)
 
     with meanwhile(steal, *peers(others)):
         results = close_all(ours(crowd), timeout=0.5)
@@ -694,13 +694,13 @@ def test_a_descriptor_closed_by_os_close_is_reported_as_already_closed(
 def test_progress_is_reported_during_the_closes_and_ends_with_all(
     crowd: list[Connection],
 ) -> None:
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     crowd[9].ours.close()
-    with meanwhile(close_politely, *peers(crowd)):
-        close_all(ours(crowd), timeout=PATIENCE, progress=partial(note, told))
-    assert told[-1] == (10, 10)
-    assert {total for _, total in told} == {10}
-    done = [figure for figure, _ in told]
+    with meanwhile(read_and_close_all, *peers(crowd)):
+        close_all(ours(crowd), timeout=PATIENCE, progress=partial(note, reports))
+    assert reports[-1] == (10, 10)
+    assert {total for _, total in reports} == {10}
+    done = [figure for figure, _ in reports]
     assert done == sorted(set(done)), "each report has more than the report before"
 
 
@@ -777,18 +777,18 @@ def test_a_bug_in_one_close_does_not_shorten_the_others(
         shut_for_writing(sock)
 
     monkeypatch.setattr("graceful_close._connection.shut_for_writing", fail_for_one)
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     for sock, peer in crowd:
         peer.sendall(b"unread")
         await_input(sock)
         sock.sendall(REPLY)
-    with meanwhile(close_politely, *peers(crowd[1:])) as replies:
+    with meanwhile(read_and_close_all, *peers(crowd[1:])) as replies:
         with pytest.raises(MemoryError) as raised:
-            close_all(ours(crowd), timeout=PATIENCE, progress=partial(note, told))
+            close_all(ours(crowd), timeout=PATIENCE, progress=partial(note, reports))
     assert raised.value is bug
     assert all_closed(crowd)
     assert replies == [[REPLY] * 9]
-    assert told[-1] == (10, 10)
+    assert reports[-1] == (10, 10)
 
 
 class Broken(socket.socket):
@@ -809,7 +809,7 @@ def test_a_socket_that_fails_before_its_close_begins_does_not_shorten_the_others
         peer.sendall(b"unread")
         await_input(sock)
         sock.sendall(REPLY)
-    with meanwhile(close_politely, *peers(others)) as replies:
+    with meanwhile(read_and_close_all, *peers(others)) as replies:
         with pytest.raises(RuntimeError, match="a bug"):
             close_all(socks, timeout=PATIENCE)
     assert crowd[4].peer.recv(1) == b""
@@ -829,7 +829,7 @@ def test_a_close_over_tls_sends_close_notify_and_drops_the_session(
 
     with session(version) as (tls, tls_peer), connect("tcp4") as (plain, plain_peer):
         tls.sendall(b"reply")
-        with meanwhile(close_politely, plain_peer, tls_peer) as replies:
+        with meanwhile(read_and_close_all, plain_peer, tls_peer) as replies:
             results = close_all([tls, plain], timeout=PATIENCE)
         assert replies == [[b"", b"reply"]], "an end without close_notify would be an error"
         assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 2

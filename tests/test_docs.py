@@ -111,10 +111,10 @@ class Reader:
             assert server.stdout is not None
             assert server.stdout.readline() == "listening\n"
             with self.running(client) as peer:
-                told, _ = server.communicate(timeout=PATIENCE)
+                output, _ = server.communicate(timeout=PATIENCE)
                 answer, _ = peer.communicate("\n", timeout=PATIENCE)
                 assert (server.returncode, peer.returncode) == (0, 0)
-        return told, answer
+        return output, answer
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the tutorial is for POSIX shells")
@@ -137,18 +137,18 @@ def test_the_tutorial_works_as_printed(tmp_path: Path) -> None:
 
     server = patched(patched(server, add_import), replace_close)
     reader.save("server.py", server)
-    told, answer = reader.run_both("client.py")
+    output, answer = reader.run_both("client.py")
     assert answer == reply
-    assert without_times(told) == without_times(closed)
+    assert without_times(output) == without_times(closed)
 
     server = patched(server, one_second)
     reader.save("server.py", server)
-    told, _ = reader.run_both("silent.py")
-    assert without_times(told) == without_times(timed_out)
+    output, _ = reader.run_both("silent.py")
+    assert without_times(output) == without_times(timed_out)
 
     reader.save("server.py", patched(patched(server, import_outcome), delivered))
-    told, _ = reader.run_both("silent.py")
-    assert without_times(told) == without_times(acknowledged)
+    output, _ = reader.run_both("silent.py")
+    assert without_times(output) == without_times(acknowledged)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the tutorial is for POSIX shells")
@@ -244,7 +244,7 @@ def test_the_server_in_the_how_to_removes_a_client_that_resets(listener: socket.
     closed = names["closing_stream"], names["close_all"]
     ended = asyncio.Event()
     left: list[int] = []
-    complaints: list[object] = []
+    errors: list[object] = []
 
     @contextlib.asynccontextmanager
     async def closing_stream(
@@ -264,7 +264,7 @@ def test_the_server_in_the_how_to_removes_a_client_that_resets(listener: socket.
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        loop.set_exception_handler(lambda _, context: errors.append(context))
         serving = asyncio.create_task(names["serve_until_sigterm"](listener))
         reset(await asyncio.to_thread(talk))
         await asyncio.wait_for(ended.wait(), PATIENCE)
@@ -278,7 +278,7 @@ def test_the_server_in_the_how_to_removes_a_client_that_resets(listener: socket.
         return client
 
     asyncio.run(serve())
-    assert (left, complaints) == ([0], [])
+    assert (left, errors) == ([0], [])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a program cannot catch SIGTERM there")

@@ -112,12 +112,12 @@ def section(doc: str, title: str) -> str:
 
 def entries(doc: str, title: str) -> dict[str, str]:
     """Return the description of each name in a section. Names may share a description."""
-    said: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for names, text in re.findall(
         r"^(\w+(?:, \w+)*): ((?:.|\n(?=\s|\Z))*)", section(doc, title), re.MULTILINE
     ):
-        said |= dict.fromkeys(names.split(", "), " ".join(text.split()))
-    return said
+        descriptions |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return descriptions
 
 
 def parameters(called: Any) -> dict[str, inspect.Parameter]:
@@ -143,14 +143,14 @@ def is_number(annotation: object) -> bool:
 @pytest.mark.parametrize("name", dict(public()))
 def test_every_public_object_and_member_has_a_docstring(name: str) -> None:
     found = dict(public())[name]
-    told = {name: found.__doc__}
+    docstrings = {name: found.__doc__}
     if inspect.isclass(found) and not issubclass(found, enum.Enum):
-        told |= {
+        docstrings |= {
             f"{name}.{member}": inspect.getdoc(value)
             for member, value in members(found)
             if inspect.isfunction(value) or isinstance(value, property)
         }
-    for what, doc in told.items():
+    for what, doc in docstrings.items():
         assert doc, what
         assert doc.strip().splitlines()[0].endswith("."), what
 
@@ -195,8 +195,10 @@ def test_every_number_has_a_unit_or_a_reference(name: str) -> None:
     for parameter in parameters(each.called).values():
         text = described.get(parameter.name, "as inherited `")
         if is_number(parameter.annotation) and parameter.name not in STANDARD:
-            told = UNITS.search(parameter.name) or UNITS.search(text) or ELSEWHERE.search(text)
-            assert told, f"{parameter.name}: {text}"
+            has_unit = (
+                UNITS.search(parameter.name) or UNITS.search(text) or ELSEWHERE.search(text)
+            )
+            assert has_unit, f"{parameter.name}: {text}"
 
 
 @every_callable

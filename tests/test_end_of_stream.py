@@ -52,7 +52,7 @@ def internet(request: pytest.FixtureRequest) -> Iterator[Connection]:
 
 
 @pytest.fixture(params=[socket.SHUT_RD, socket.SHUT_RDWR], ids=["SHUT_RD", "SHUT_RDWR"])
-def deaf(internet: Connection, request: pytest.FixtureRequest) -> Connection:
+def after_shut_rd(internet: Connection, request: pytest.FixtureRequest) -> Connection:
     """A connection after the caller's own shutdown(), with a sent reply."""
     internet.ours.sendall(b"reply")
     internet.ours.shutdown(request.param)
@@ -60,40 +60,40 @@ def deaf(internet: Connection, request: pytest.FixtureRequest) -> Connection:
     return internet
 
 
-def thinks_and_closes(peer: socket.socket) -> bytes:
+def closes_after_a_delay(peer: socket.socket) -> bytes:
     time.sleep(THOUGHT)
     return read_and_close(peer)
 
 
-def thinks_and_resets(peer: socket.socket) -> None:
+def resets_after_a_delay(peer: socket.socket) -> None:
     time.sleep(THOUGHT)
     reset(peer)
 
 
 @every_close
-def test_a_peer_that_is_silent_has_not_closed(deaf: Connection, close: Close) -> None:
-    result = close(deaf.ours, timeout=0.2)
+def test_a_peer_that_is_silent_has_not_closed(after_shut_rd: Connection, close: Close) -> None:
+    result = close(after_shut_rd.ours, timeout=0.2)
     assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 0)
     assert 0.2 <= result.elapsed < PROMPTLY
     assert not result.clean
 
 
 @every_close
-def test_a_timeout_of_0_does_not_prove_a_close(deaf: Connection, close: Close) -> None:
-    assert close(deaf.ours, timeout=0).outcome is CloseOutcome.TIMED_OUT
+def test_a_timeout_of_0_does_not_prove_a_close(after_shut_rd: Connection, close: Close) -> None:
+    assert close(after_shut_rd.ours, timeout=0).outcome is CloseOutcome.TIMED_OUT
 
 
 @every_close
-def test_silence_ends_at_the_idle_timeout(deaf: Connection, close: Close) -> None:
-    result = close(deaf.ours, timeout=PATIENCE, idle_timeout=0.2)
+def test_silence_ends_at_the_idle_timeout(after_shut_rd: Connection, close: Close) -> None:
+    result = close(after_shut_rd.ours, timeout=PATIENCE, idle_timeout=0.2)
     assert result.outcome is CloseOutcome.IDLE_TIMED_OUT
     assert 0.2 <= result.elapsed < PROMPTLY
 
 
 @every_close
-def test_the_peers_fin_ends_the_close(deaf: Connection, close: Close) -> None:
-    with meanwhile(thinks_and_closes, deaf.peer) as received:
-        result = close(deaf.ours, timeout=PATIENCE)
+def test_the_peers_fin_ends_the_close(after_shut_rd: Connection, close: Close) -> None:
+    with meanwhile(closes_after_a_delay, after_shut_rd.peer) as received:
+        result = close(after_shut_rd.ours, timeout=PATIENCE)
     assert received == [b"reply"]
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
     assert result.elapsed < PROMPTLY
@@ -128,20 +128,22 @@ def test_a_connection_that_the_callers_shutdown_has_ended_is_clean(
 
 
 @pytest.mark.parametrize("close", parts(WAITING))
-def test_delivered_is_returned_at_the_acknowledgement(deaf: Connection, close: Close) -> None:
+def test_delivered_is_returned_at_the_acknowledgement(
+    after_shut_rd: Connection, close: Close
+) -> None:
     if close is not WAITING["timed_linger_close"]:
         close = partial(close, until=CloseOutcome.DELIVERED)
-    result = close(deaf.ours, timeout=PATIENCE)
+    result = close(after_shut_rd.ours, timeout=PATIENCE)
     assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
     assert result.elapsed < PROMPTLY
-    assert deaf.peer.recv(10) == b"reply"
-    assert deaf.peer.recv(10) == b""
+    assert after_shut_rd.peer.recv(10) == b"reply"
+    assert after_shut_rd.peer.recv(10) == b""
 
 
 @every_close
-def test_a_peer_that_resets_has_not_closed(deaf: Connection, close: Close) -> None:
-    with meanwhile(thinks_and_resets, deaf.peer):
-        result = close(deaf.ours, timeout=PATIENCE)
+def test_a_peer_that_resets_has_not_closed(after_shut_rd: Connection, close: Close) -> None:
+    with meanwhile(resets_after_a_delay, after_shut_rd.peer):
+        result = close(after_shut_rd.ours, timeout=PATIENCE)
     assert result.outcome is CloseOutcome.PEER_RESET
     assert result.elapsed < PROMPTLY
     assert not result.clean
@@ -149,7 +151,7 @@ def test_a_peer_that_resets_has_not_closed(deaf: Connection, close: Close) -> No
 
 @every_close
 def test_a_peer_in_the_middle_of_its_upload_has_not_closed(
-    deaf: Connection, close: Close
+    after_shut_rd: Connection, close: Close
 ) -> None:
     """The kernel answers input after SHUT_RD and a close with RST, which is not clean."""
 
@@ -162,8 +164,8 @@ def test_a_peer_in_the_middle_of_its_upload_has_not_closed(
             return True
         return ends_in_reset(peer)
 
-    with meanwhile(uploads, deaf.peer):
-        result = close(deaf.ours, timeout=1.0, on_timeout=LingerPolicy.ABORT)
+    with meanwhile(uploads, after_shut_rd.peer):
+        result = close(after_shut_rd.ours, timeout=1.0, on_timeout=LingerPolicy.ABORT)
     assert result.outcome in (CloseOutcome.TIMED_OUT, CloseOutcome.PEER_RESET)
     assert not result.clean
 
@@ -197,7 +199,7 @@ def test_a_low_water_mark_does_not_delay_the_close_and_is_kept(
     tcp.ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1000)
     tcp.peer.sendall(b"upload")
     dup = socket.socket(fileno=os.dup(tcp.ours.fileno()))
-    with closing_it(dup), meanwhile(thinks_and_closes, tcp.peer):
+    with closing_it(dup), meanwhile(closes_after_a_delay, tcp.peer):
         result = close(tcp.ours, timeout=PATIENCE)
         assert dup.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1000
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 6)

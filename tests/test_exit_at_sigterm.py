@@ -60,7 +60,7 @@ def test_a_reaper_finishes_before_the_program_ends() -> None:
         assert program.wait(PATIENCE) == 0
 
 
-def test_it_raises_system_exit_in_the_main_thread() -> None:
+def test_sigterm_raises_system_exit_in_the_main_thread() -> None:
     exit_at_sigterm()
     with pytest.raises(SystemExit) as caught:
         signal.raise_signal(signal.SIGTERM)
@@ -100,7 +100,7 @@ def test_a_second_call_has_no_effect() -> None:
     assert signal.getsignal(signal.SIGTERM) is ours
 
 
-def test_only_the_main_thread_may_call_it() -> None:
+def test_only_the_main_thread_may_call_exit_at_sigterm() -> None:
     raised: list[BaseException] = []
 
     def call() -> None:

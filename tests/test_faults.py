@@ -153,7 +153,7 @@ def test_a_child_forked_during_the_close_has_no_effect(tcp: Connection) -> None:
     assert results[0].outcome is CloseOutcome.PEER_CLOSED
 
 
-def test_parent_and_child_may_both_close_it(tcp: Connection) -> None:
+def test_parent_and_child_may_both_close_the_connection(tcp: Connection) -> None:
     child = os.fork()
     if child == 0:
         tcp.peer.close()

@@ -78,14 +78,14 @@ def test_the_machine_returns_the_same_result_for_the_same_reports(view: View) ->
             continue
         if then is TcpState.PEER_FIN and first is not TcpState.PEER_FIN:
             continue  # it was OPEN and our FIN was sent, so the peer's FIN leads to BOTH_FINS
-        told, policy, wake_readers = result_of_machine(
+        result, policy, wake_readers = result_of_machine(
             options, view, first, then, later, one_of_many=one_of_many, unflushed=unflushed
         )
         at_first_look = closed_by_peer(
             later, True if first is TcpState.PEER_FIN else None, None, unflushed, None
         )
-        assert told == at_first_look
-        assert (told.outcome, told.unacked, told.drained) == (PEER_CLOSED, 0, 0)
+        assert result == at_first_look
+        assert (result.outcome, result.unacked, result.drained) == (PEER_CLOSED, 0, 0)
         assert policy is None, "like the first look, which closes without a policy"
         assert not wake_readers, "it also causes no wake-up"
 

@@ -30,7 +30,7 @@ class Server(NamedTuple):
     process: subprocess.Popen[str]
     port: int
 
-    def says(self) -> str:
+    def read_line(self) -> str:
         return self.out.readline().strip()
 
     @property
@@ -40,7 +40,7 @@ class Server(NamedTuple):
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        assert self.says() == "stopping"
+        assert self.read_line() == "stopping"
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_five_thousand_connections_are_closed_without_a_lost_reply(server: Serve
             client.sendall(b"Host: here\r\n\r\n")
         assert all(is_whole(read_some(client), 1000) for client in asking)
         assert all(is_whole(read_some(client), LONG) for client in slow)
-        assert server.says() == f"closing {COUNT} connections"
+        assert server.read_line() == f"closing {COUNT} connections"
         for client in unread:
             client.sendall(b"GET /1 HTTP/1.1\r\n" * 10)  # too late: the server does not read it
         assert all(is_whole(read_all(client), 100_000) for client in unread)
@@ -142,7 +142,7 @@ def test_http_client_sees_the_end_between_two_replies(server: Server) -> None:
         connection.request("GET", "/1000")
         assert connection.getresponse().read() == b"x" * 1000
     server.stop()
-    assert server.says() == "closing 1 connections"
+    assert server.read_line() == "closing 1 connections"
     connection.request("GET", "/1000")
     with pytest.raises(
         http.client.RemoteDisconnected

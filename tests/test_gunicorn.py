@@ -88,17 +88,17 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def uploads(server: Server, context: ssl.SSLContext | None = None) -> int:
     """Run clients that send everything before they read; return how many got the reply."""
-    heard = 0
+    received = 0
     for _ in range(TRIES):
         with server.connect() as plain:
             client = context.wrap_socket(plain, server_hostname=NAME) if context else plain
             with client:
                 try:
                     client.sendall(UPLOAD)
-                    heard += read_reply(client) == (413, 9, 9)
+                    received += read_reply(client) == (413, 9, 9)
                 except OSError:  # EPIPE, ECONNRESET
                     pass
-    return heard
+    return received
 
 
 @pytest.mark.parametrize("worker", LOSES)

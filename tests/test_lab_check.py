@@ -77,10 +77,10 @@ def test_a_server_that_only_calls_close_loses_replies() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the expected results are those of Linux")
 def test_a_server_that_loses_only_when_a_client_requests_a_close_is_reported_as_such() -> None:
-    def reads_on_if_kept(sock: socket.socket, head: bytes) -> None:
+    def drains_if_kept(sock: socket.socket, head: bytes) -> None:
         (loses if b"Connection: close" in head else keeps)(sock, head)
 
-    with serving(reads_on_if_kept) as address:
+    with serving(drains_if_kept) as address:
         code, found = check(address)
     assert code == 1
     assert found["verdict"] == "LOST_FOR_SOME"
@@ -147,11 +147,11 @@ def test_an_occasional_hang_is_not_a_loss() -> None:
 def test_an_unread_reply_during_a_stuck_upload_is_a_hang() -> None:
     done = threading.Event()
 
-    def holds(sock: socket.socket, head: bytes) -> None:
+    def never_reads(sock: socket.socket, head: bytes) -> None:
         sock.sendall(REPLY)
         done.wait(PATIENCE)  # without a read or a close
 
-    with serving(holds) as address:
+    with serving(never_reads) as address:
         code, found = check(address, "--timeout", "1.2", tries=1)
         done.set()
     assert code == 5
@@ -188,17 +188,17 @@ def test_a_slow_upload_is_not_a_hang() -> None:
 
 
 def test_an_interim_reply_is_not_an_early_reply() -> None:
-    def goes_on(sock: socket.socket, head: bytes) -> None:
+    def continues(sock: socket.socket, head: bytes) -> None:
         sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         reads_all(sock, head)
 
-    with serving(goes_on) as address:
+    with serving(continues) as address:
         code, found = check(address)
     assert (code, outcomes(found)) == (3, {"LATE"})
 
 
 def test_a_client_stops_its_upload_at_an_error_after_100_continue() -> None:
-    def holds_the_end_back(sock: socket.socket, head: bytes) -> None:
+    def delays_the_end(sock: socket.socket, head: bytes) -> None:
         if b"Expect: 100-continue" not in head:
             keeps(sock, head)
             return
@@ -212,7 +212,7 @@ def test_a_client_stops_its_upload_at_an_error_after_100_continue() -> None:
         sock.sendall(REPLY[-1:])
         graceful_close(sock, timeout=PATIENCE)
 
-    with serving(holds_the_end_back) as address:
+    with serving(delays_the_end) as address:
         code, found = check(address, tries=1)
     assert (code, outcomes(found)) == (0, {"WHOLE"})
     [each] = [each for each in found["tries"] if each["client"] == "EXPECT"]

@@ -157,7 +157,7 @@ class Kernel:
 
     def __init__(self, answer: bytes = b"", refusal: int = 0) -> None:
         self.answer, self.refusal = answer, refusal
-        self.told: list[tuple[int, int, bytes]] = []
+        self.calls: list[tuple[int, int, bytes]] = []
 
     def getsockopt(self, level: int, number: int, size: int) -> bytes:
         assert len(self.answer) == size
@@ -166,7 +166,7 @@ class Kernel:
     def setsockopt(self, level: int, number: int, value: bytes) -> None:
         if self.refusal:
             raise OSError(self.refusal, "refused")
-        self.told.append((level, number, value))
+        self.calls.append((level, number, value))
 
 
 def option_of(name: str) -> LingerOption:
@@ -176,7 +176,7 @@ def option_of(name: str) -> LingerOption:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "call"),
     [
         ("linux", (1, 13, struct.pack("ii", 1, 5))),
         ("linux-mips", (0xFFFF, 0x80, struct.pack("ii", 1, 5))),
@@ -194,11 +194,11 @@ def option_of(name: str) -> LingerOption:
     ],
 )
 def test_each_system_gets_the_option_in_its_own_layout(
-    name: str, told: tuple[int, int, bytes]
+    name: str, call: tuple[int, int, bytes]
 ) -> None:
     kernel: Any = Kernel()
     option_of(name).set(kernel, True, 5)
-    assert kernel.told == [told]
+    assert kernel.calls == [call]
 
 
 @pytest.mark.parametrize(

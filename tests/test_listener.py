@@ -411,7 +411,7 @@ def test_closing_the_listener_does_not_close_its_connections(
 # --- where listeners come from ----------------------------------------------------------------
 
 
-def test_it_can_listen_for_both_families() -> None:
+def test_a_listener_can_listen_for_both_families() -> None:
     with closing_reaper(
         GracefulListener(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     ) as listener:

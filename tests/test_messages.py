@@ -34,13 +34,13 @@ def test_for_asyncio_streams_the_message_names_the_asyncio_module() -> None:
     async def messages() -> list[str]:
         ours, peer = socket.socketpair()
         _, writer = await asyncio.open_connection(sock=ours)
-        told = [
+        found = [
             message_for(thing)
             for thing in (writer, writer.transport, writer.get_extra_info("socket"))
         ]
         peer.close()
         await graceful_close.asyncio.graceful_close(writer)
-        return told
+        return found
 
     by_writer, by_transport, by_socket = asyncio.run(messages())
     assert by_writer == (

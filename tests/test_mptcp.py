@@ -83,16 +83,16 @@ def either(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
-def dallies_and_closes(peer: socket.socket) -> bytes:
+def closes_after_a_delay(peer: socket.socket) -> bytes:
     received = read_all(peer)
     time.sleep(THOUGHT)
     peer.close()
     return received
 
 
-def ask_for_ever(peer: socket.socket) -> None:
+def send_forever(peer: socket.socket) -> None:
     while True:
-        peer.sendall(b"is anybody there?")
+        peer.sendall(b"is the peer there?")
 
 
 # --- a client of plain TCP --------------------------------------------------------------------
@@ -137,7 +137,7 @@ def test_a_peer_that_closes_after_us_is_reported_as_closed(
 ) -> None:
     either.peer.sendall(b"upload")
     either.ours.sendall(b"reply")
-    with meanwhile(dallies_and_closes, either.peer) as received:
+    with meanwhile(closes_after_a_delay, either.peer) as received:
         result = close(either.ours, timeout=PATIENCE)
     assert received == [b"reply"]
     assert result.outcome is CloseOutcome.PEER_CLOSED
@@ -162,7 +162,7 @@ def test_on_timeout_abort_resets_a_silent_peer(either: Connection, close: Close)
     assert result.outcome is CloseOutcome.TIMED_OUT
     assert either.ours.fileno() == -1
     with pytest.raises(ConnectionError):
-        ask_for_ever(either.peer)
+        send_forever(either.peer)
 
 
 @every_close
@@ -223,4 +223,4 @@ def test_a_blocked_reader_does_not_prevent_a_reset(either: Connection) -> None:
     with reading(either.ours):
         assert abortive_close(either.ours).outcome is CloseOutcome.ABORTED
     with pytest.raises(ConnectionError):
-        ask_for_ever(either.peer)
+        send_forever(either.peer)

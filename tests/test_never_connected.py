@@ -42,7 +42,7 @@ def internet(request: pytest.FixtureRequest) -> socket.AddressFamily:
 
 
 @contextmanager
-def nobody_there(family: socket.AddressFamily) -> Generator[Any, None, None]:
+def unused_address(family: socket.AddressFamily) -> Generator[Any, None, None]:
     """Yield an address without a listener, on which no other process can listen."""
     with socket.socket(family, socket.SOCK_STREAM) as bound:
         bound.bind((LOOPBACK[family], 0))
@@ -106,7 +106,7 @@ def test_a_listening_socket_is_reported_as_not_connected(
 def test_a_refused_connect_is_reported_as_not_connected(
     internet: socket.AddressFamily, close: Close
 ) -> None:
-    with nobody_there(internet) as address, socket.socket(internet) as sock:
+    with unused_address(internet) as address, socket.socket(internet) as sock:
         with pytest.raises(ConnectionRefusedError):
             sock.connect(address)
         assert_nothing_is_claimed(close(sock, timeout=ENOUGH), sock)
@@ -116,7 +116,7 @@ def test_a_refused_connect_is_reported_as_not_connected(
 def test_an_unread_refused_connect_is_reported_as_not_connected(
     internet: socket.AddressFamily, close: Close
 ) -> None:
-    with nobody_there(internet) as address, socket.socket(internet) as sock:
+    with unused_address(internet) as address, socket.socket(internet) as sock:
         sock.setblocking(False)
         assert sock.connect_ex(address) in (errno.EINPROGRESS, errno.ECONNREFUSED)
         poller = select.poll()
@@ -145,27 +145,27 @@ def test_a_pending_connect_has_no_count_of_bytes(internet: socket.AddressFamily)
 
 
 @pytest.fixture
-def half_a_crowd() -> Iterator[list[socket.socket]]:
+def mixed_sockets() -> Iterator[list[socket.socket]]:
     """Yield a new socket, a listener, a refused one, and two that are connecting."""
     with ExitStack() as stack:
         fresh = stack.enter_context(socket.socket())
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         refused = stack.enter_context(socket.socket())
-        with nobody_there(socket.AF_INET) as address:
+        with unused_address(socket.AF_INET) as address:
             assert refused.connect_ex(address) == errno.ECONNREFUSED
         yield [fresh, listening, refused, *stack.enter_context(connecting(socket.AF_INET, 2))]
 
 
 def test_sockets_without_a_connection_do_not_change_the_results_of_others(
-    half_a_crowd: list[socket.socket],
+    mixed_sockets: list[socket.socket],
 ) -> None:
     with connect("tcp4") as (ours, peer):
         ours.sendall(b"reply")
-        socks = [*half_a_crowd[:2], ours, *half_a_crowd[2:]]
+        socks = [*mixed_sockets[:2], ours, *mixed_sockets[2:]]
         with meanwhile(read_and_close, peer) as received:
             results = close_all(socks, timeout=PATIENCE)
     assert received == [b"reply"]
     connected = results.pop(2)
     assert (connected.outcome, connected.unacked) == (CloseOutcome.PEER_CLOSED, 0)
-    for result, sock in zip(results, half_a_crowd, strict=True):
+    for result, sock in zip(results, mixed_sockets, strict=True):
         assert_nothing_is_claimed(result, sock)

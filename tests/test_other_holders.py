@@ -47,9 +47,9 @@ every_close = pytest.mark.parametrize("close", parts(THREADED))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
-def ask_for_ever(peer: socket.socket) -> None:
+def send_forever(peer: socket.socket) -> None:
     while True:
-        peer.sendall(b"is anybody there?")
+        peer.sendall(b"is the peer there?")
 
 
 # --- another thread waits for input -----------------------------------------------------------
@@ -119,7 +119,7 @@ def test_a_blocked_reader_does_not_prevent_a_reset(tcp: Connection, close: Close
     with reading(tcp.ours):
         close(tcp.ours, timeout=0.2, on_timeout=LingerPolicy.ABORT)
     with pytest.raises(ConnectionError):
-        ask_for_ever(tcp.peer)
+        send_forever(tcp.peer)
 
 
 @needs_syscalls
@@ -150,7 +150,7 @@ def test_a_reader_of_a_peer_that_closes_reads_the_end(tcp: Connection, close: Cl
 
 
 @contextmanager
-def outrun(
+def reads_first(
     sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> Generator[list[bytes | OSError], None, None]:
     """Another reader reads before each read of the close."""
@@ -183,7 +183,7 @@ UNTILS = [CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED]
 def test_a_reset_that_another_reader_got_is_reported_as_a_reset(
     tcp: Connection, close: Close, peer_first: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with outrun(tcp.ours, monkeypatch), meanwhile(reset_at_the_fin, tcp.peer):
+    with reads_first(tcp.ours, monkeypatch), meanwhile(reset_at_the_fin, tcp.peer):
         result = close(tcp.ours, timeout=PATIENCE, peer_first=peer_first)
     # Either reader may get the reset, which may arrive between their reads.
     assert result.outcome is CloseOutcome.PEER_RESET
@@ -196,7 +196,7 @@ def test_a_reset_that_another_reader_got_is_reported_as_a_reset(
 def test_the_end_that_another_reader_got_is_reported_as_the_peers(
     tcp: Connection, close: Close, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with outrun(tcp.ours, monkeypatch), meanwhile(read_and_close, tcp.peer):
+    with reads_first(tcp.ours, monkeypatch), meanwhile(read_and_close, tcp.peer):
         result = close(tcp.ours, timeout=PATIENCE, until=until)
     assert result.outcome is until
     assert result.clean
@@ -228,7 +228,7 @@ def _in_threads(*actions: Callable[[], CloseResult]) -> list[CloseResult]:
 
 
 @pytest.fixture
-def hasty() -> Generator[None, None, None]:
+def frequent_switches() -> Generator[None, None, None]:
     """Make the interpreter switch threads as often as possible."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -236,7 +236,7 @@ def hasty() -> Generator[None, None, None]:
     sys.setswitchinterval(before)
 
 
-@pytest.mark.usefixtures("hasty")
+@pytest.mark.usefixtures("frequent_switches")
 def test_of_two_concurrent_closes_one_finds_the_socket_closed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for _ in range(200):
@@ -254,7 +254,7 @@ def test_of_two_concurrent_closes_one_finds_the_socket_closed() -> None:
                 assert ours.fileno() == -1
 
 
-@pytest.mark.usefixtures("hasty")
+@pytest.mark.usefixtures("frequent_switches")
 @pytest.mark.parametrize("abort", [True, False], ids=["abortive_close", "graceful_close"])
 def test_another_connection_that_gets_the_number_is_not_touched(abort: bool) -> None:
     """Another thread closes the socket and opens one with the same number during the close."""
@@ -306,11 +306,11 @@ READERS: dict[str, Opener] = {
     "r": lambda sock: sock.makefile("r"),
 }
 
-SAYS_SO = "makefile"
+WARNING = "makefile"
 
 
 @contextmanager
-def forgotten(file: Any) -> Generator[None, None, None]:
+def ignored_flush_error(file: Any) -> Generator[None, None, None]:
     """Ignore the error of a makefile() object whose buffer can no longer be flushed."""
     try:
         yield
@@ -329,9 +329,9 @@ def test_an_open_writer_causes_a_warning_and_an_unclean_result(
     tcp: Connection, close: Close, opened: Opener
 ) -> None:
     file = opened(tcp.ours)
-    with forgotten(file):
+    with ignored_flush_error(file):
         with meanwhile(read_and_close, tcp.peer):
-            with pytest.warns(ResourceWarning, match=SAYS_SO):
+            with pytest.warns(ResourceWarning, match=WARNING):
                 result = close(tcp.ours, timeout=PATIENCE)
     assert (result.outcome, result.unflushed) == (CloseOutcome.PEER_CLOSED, True)
     assert not result.clean
@@ -364,18 +364,22 @@ def test_after_a_closed_writer_the_result_is_clean(tcp: Connection, close: Close
 
 def test_an_open_reader_does_not_hide_an_open_writer(tcp: Connection) -> None:
     file = tcp.ours.makefile("wb")
-    with tcp.ours.makefile("rb"), forgotten(file), meanwhile(read_and_close, tcp.peer):
-        with pytest.warns(ResourceWarning, match=SAYS_SO):
+    with (
+        tcp.ours.makefile("rb"),
+        ignored_flush_error(file),
+        meanwhile(read_and_close, tcp.peer),
+    ):
+        with pytest.warns(ResourceWarning, match=WARNING):
             assert not graceful_close(tcp.ours, timeout=PATIENCE).clean
 
 
 def test_an_open_writer_of_one_socket_does_not_change_the_results_of_others() -> None:
     with connect_many(3) as connections:
         file = connections[1].ours.makefile("wb")
-        with forgotten(file):
+        with ignored_flush_error(file):
             for _, peer in connections:
                 peer.shutdown(socket.SHUT_WR)
-            with pytest.warns(ResourceWarning, match=SAYS_SO):
+            with pytest.warns(ResourceWarning, match=WARNING):
                 results = close_all([ours for ours, _ in connections], timeout=PATIENCE)
     assert [result.clean for result in results] == [True, False, True]
 
@@ -383,8 +387,8 @@ def test_an_open_writer_of_one_socket_does_not_change_the_results_of_others() ->
 def test_leaving_the_block_of_closing_warns_of_a_writer(tcp: Connection) -> None:
     block = closing(tcp.ours, timeout=PATIENCE)
     file = tcp.ours.makefile("wb")
-    with forgotten(file), meanwhile(read_and_close, tcp.peer) as received:
-        with pytest.warns(ResourceWarning, match=SAYS_SO):
+    with ignored_flush_error(file), meanwhile(read_and_close, tcp.peer) as received:
+        with pytest.warns(ResourceWarning, match=WARNING):
             with block:
                 file.write(b"never sent")
     assert received == [b""]
@@ -394,7 +398,7 @@ def test_leaving_the_block_of_closing_warns_of_a_writer(tcp: Connection) -> None
 
 def test_an_abort_with_an_open_writer_does_not_warn(tcp: Connection) -> None:
     file = tcp.ours.makefile("wb")
-    with forgotten(file):
+    with ignored_flush_error(file):
         file.write(b"never sent")
         result = abortive_close(tcp.ours)
     assert (result.outcome, result.clean) == (CloseOutcome.ABORTED, True)

@@ -29,7 +29,7 @@ from graceful_close import exit_at_sigterm
 
 exit_at_sigterm()
 
-def told(listener):
+def printed(listener):
     print(listener.getsockname()[1], flush=True)
     return listener
 
@@ -38,10 +38,10 @@ ADDRESS = ("127.0.0.1", 0)
 class Listener(GracefulListener):
     def __init__(self, address):
         super().__init__(address)
-        told(self)
+        printed(self)
 
 async def plainly(protocol_or_handler, streams=False):
-    listener = told(socket.create_server(ADDRESS))
+    listener = printed(socket.create_server(ADDRESS))
     if streams:
         server = await asyncio.start_server(protocol_or_handler, sock=listener)
     else:
@@ -69,7 +69,7 @@ class Handler(socketserver.StreamRequestHandler):
         self.wfile.write(b"ERROR\\r\\n")
 
 with (LineServer if ours else socketserver.ThreadingTCPServer)(ADDRESS, Handler) as server:
-    told(server.socket)
+    printed(server.socket)
     server.serve_forever()
 """,
     "aiosmtpd": """
@@ -98,7 +98,7 @@ async def serve():
     if ours:
         server = await serve_ssh(ADDRESS, **options)
     else:
-        server = await asyncssh.listen(sock=told(socket.create_server(ADDRESS)), **options)
+        server = await asyncssh.listen(sock=printed(socket.create_server(ADDRESS)), **options)
     await server.wait_closed()
 
 asyncio.run(serve())
@@ -128,7 +128,7 @@ else:
     server = FTPServer(ADDRESS, FTPHandler)
     handler = FTPHandler
 handler.abstracted_fs = FullDisk
-told(server.socket)
+printed(server.socket)
 server.serve_forever()
 """,
 }

@@ -208,22 +208,22 @@ def test_the_socket_is_closed_even_if_setsockopt_fails(
 def test_a_close_that_raises_has_closed_and_delivery_is_unknown(
     number: int, tcp: Connection, play: Any
 ) -> None:
-    complaint = OSError(number, "at close")
-    play("illumos", errors={"close": complaint})
+    failure = OSError(number, "at close")
+    play("illumos", errors={"close": failure})
     result = timed_linger_close(tcp.ours, 1)
     assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, None)
-    assert result.error is complaint
+    assert result.error is failure
     assert tcp.ours.fileno() == -1
 
 
 def test_ewouldblock_at_close_on_freebsd_does_not_change_a_clean_result(
     tcp: Connection, play: Any
 ) -> None:
-    complaint = OSError(errno.EWOULDBLOCK, "at close")
-    play("openbsd", probe=SILENT, errors={"close": complaint})
+    failure = OSError(errno.EWOULDBLOCK, "at close")
+    play("openbsd", probe=SILENT, errors={"close": failure})
     with meanwhile(read_and_close, tcp.peer):
         result = graceful_close(tcp.ours, timeout=PATIENCE)
-    assert (result.outcome, result.error) == (CloseOutcome.PEER_CLOSED, complaint)
+    assert (result.outcome, result.error) == (CloseOutcome.PEER_CLOSED, failure)
 
 
 def test_a_system_without_so_linger_closes_in_the_background(

@@ -116,18 +116,18 @@ def assert_gone(peer: socket.socket, when: object = "") -> None:
 @contextmanager
 def kept_thread(reaper: Reaper) -> Generator[Callable[[], None], None, None]:
     """Block the Reaper's thread in a callback, until the end of the block or `release()`."""
-    entered, go_on = threading.Event(), threading.Event()
+    entered, continue_later = threading.Event(), threading.Event()
 
     def block(_: Future[CloseResult]) -> None:
         entered.set()
-        go_on.wait(PATIENCE)
+        continue_later.wait(PATIENCE)
 
     close_and(reaper, block)
     assert entered.wait(PATIENCE)
     try:
-        yield go_on.set
+        yield continue_later.set
     finally:
-        go_on.set()
+        continue_later.set()
 
 
 def close_and(
@@ -474,7 +474,7 @@ ASK: dict[str, Callable[[Future[CloseResult]], CloseResult]] = {
     "wait()": lambda future: wait([future], PATIENCE).done.pop().result(0),
     "as_completed()": lambda future: next(as_completed([future], PATIENCE)).result(0),
     "asyncio": lambda future: asyncio.run(wrapped(future)),
-    "a callback": lambda future: told(future).result(0),
+    "a callback": lambda future: from_callback(future).result(0),
 }
 
 
@@ -482,7 +482,7 @@ async def wrapped(future: Future[CloseResult]) -> CloseResult:
     return await asyncio.wait_for(asyncio.wrap_future(future), PATIENCE)
 
 
-def told(future: Future[CloseResult]) -> Future[CloseResult]:
+def from_callback(future: Future[CloseResult]) -> Future[CloseResult]:
     called_with: list[Future[CloseResult]] = []
     called = threading.Event()
     future.add_done_callback(called_with.append)
@@ -529,14 +529,14 @@ def test_a_future_that_is_settled_during_its_first_use_has_its_result() -> None:
     result = CloseResult(CloseOutcome.PEER_CLOSED, 0.0, 0, 0, None)
     for moment in moments(at_least=5):
         future = CloseFuture()
-        told: list[Future[CloseResult]] = []
+        called_with: list[Future[CloseResult]] = []
         settling = threading.Thread(target=future.settle, args=(result,))
         with moment.do(partial(start_and_let_it_run, settling)):
-            future.add_done_callback(told.append)
+            future.add_done_callback(called_with.append)
         if moment.came:
             await_end(settling)
             assert future.result(0) is result, moment
-            assert told == [future], moment
+            assert called_with == [future], moment
 
 
 def start_and_let_it_run(thread: threading.Thread) -> None:
@@ -1005,12 +1005,12 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
 def test_without_threads_submit_closes_in_the_callers_thread(
     stream: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told_in: list[threading.Thread] = []
+    called_in: list[threading.Thread] = []
     stream.peer.sendall(b"upload" * 1000)
     await_input(stream.ours)
     stream.ours.sendall(REPLY)
     with Reaper(
-        timeout=PATIENCE, on_close=lambda _: told_in.append(threading.current_thread())
+        timeout=PATIENCE, on_close=lambda _: called_in.append(threading.current_thread())
     ) as reaper:
         with meanwhile(read_and_close, stream.peer) as replies, no_threads(monkeypatch):
             result = reaper.submit(stream.ours).result(0)
@@ -1019,9 +1019,9 @@ def test_without_threads_submit_closes_in_the_callers_thread(
         assert reaper.stats()[CloseOutcome.PEER_CLOSED] == 1
         assert (len(reaper), threads()) == (0, [])
         assert_it_works(reaper)
-        assert told_in[:1] == [threading.current_thread()]
+        assert called_in[:1] == [threading.current_thread()]
         (thread,) = threads()
-    assert told_in[1:] == [thread]
+    assert called_in[1:] == [thread]
 
 
 def test_without_threads_submit_of_a_non_blocking_socket_does_not_wait(
@@ -1094,7 +1094,7 @@ def test_the_oldest_pending_close_ends_to_make_room(on_overflow: Any) -> None:
 
 
 def test_room_is_made_while_a_callback_blocks_the_thread() -> None:
-    told_in: list[threading.Thread] = []
+    called_in: list[threading.Thread] = []
     with (
         connect_many(5, peer_buffer=4096) as crowd,
         Reaper(timeout=PATIENCE, max_sockets=3) as reaper,
@@ -1105,14 +1105,14 @@ def test_room_is_made_while_a_callback_blocks_the_thread() -> None:
             (thread,) = threads()
             futures = [reaper.submit(sock) for sock, _ in crowd]
             for future in futures[:2]:
-                future.add_done_callback(lambda _: told_in.append(threading.current_thread()))
+                future.add_done_callback(lambda _: called_in.append(threading.current_thread()))
             assert [ends_in_reset(peer) for _, peer in crowd[:2]] == [True] * 2
             assert reaper.overflowed == 2
         assert outcomes(futures[:2]) == [CloseOutcome.TIMED_OUT] * 2
         for _, peer in crowd[2:]:
             read_and_close(peer)
         assert outcomes(futures[2:]) == [CloseOutcome.PEER_CLOSED] * 3
-    assert told_in == [thread] * 2
+    assert called_in == [thread] * 2
 
 
 def test_the_future_of_a_close_ended_for_room_gets_its_result_while_the_thread_sleeps() -> None:
@@ -1171,10 +1171,10 @@ def test_a_callback_that_raises_is_reported_and_has_no_other_effect(
     assert not other.done()
     tcp.peer.close()
     assert result_of(other).outcome is CloseOutcome.PEER_CLOSED
-    heard = [type(exception) for exception in reported] + [
+    exceptions = [type(exception) for exception in reported] + [
         record.exc_info[0] for record in caplog.records if record.exc_info
     ]
-    assert heard == [error], "the exception is reported"
+    assert exceptions == [error], "the exception is reported"
 
 
 def test_a_callback_may_submit(reaper: Reaper, tcp: Connection) -> None:
@@ -1208,17 +1208,17 @@ def test_a_callback_may_close_the_reaper_and_pending_closes_are_finished(
 def test_on_close_is_called_in_the_reapers_thread_with_the_result_and_the_peer(
     stream: Connection,
 ) -> None:
-    told: list[tuple[CloseResult, threading.Thread]] = []
+    called_with: list[tuple[CloseResult, threading.Thread]] = []
     address: Any = stream.ours.getpeername()
     with Reaper(
         timeout=PATIENCE,
-        on_close=lambda result: told.append((result, threading.current_thread())),
+        on_close=lambda result: called_with.append((result, threading.current_thread())),
     ) as reaper:
         future = reaper.submit(stream.ours)
         (thread,) = threads()
         stream.peer.close()
         result = result_of(future)
-    assert told == [(result, thread)]
+    assert called_with == [(result, thread)]
     assert (result.outcome, result.peer) == (CloseOutcome.PEER_CLOSED, address)
     port: Any = address[1] if stream.ours.family != socket.AF_UNIX else ""
     assert str(port) in str(result)
@@ -1227,8 +1227,11 @@ def test_on_close_is_called_in_the_reapers_thread_with_the_result_and_the_peer(
 def test_on_close_is_called_for_every_close_and_an_unknown_peer_is_none(
     tcp: Connection,
 ) -> None:
-    told: list[CloseResult] = []
-    with Reaper(timeout=0.1, on_close=told.append) as reaper, connect("tcp4") as (resets, peer):
+    called_with: list[CloseResult] = []
+    with (
+        Reaper(timeout=0.1, on_close=called_with.append) as reaper,
+        connect("tcp4") as (resets, peer),
+    ):
         address = tcp.ours.getpeername()
         reset(peer)
         await_reset(resets)
@@ -1242,7 +1245,7 @@ def test_on_close_is_called_for_every_close_and_an_unknown_peer_is_none(
         CloseOutcome.ALREADY_CLOSED,
     ]
     assert [result.peer for result in results] == [address, None, None]
-    assert {*map(id, told)} == {*map(id, results)}
+    assert {*map(id, called_with)} == {*map(id, results)}
 
 
 def test_without_on_close_the_peers_address_is_not_queried(
@@ -1280,27 +1283,27 @@ def test_an_exception_of_on_close_is_reported_and_has_no_other_effect(
 def test_on_close_is_called_even_if_a_callback_exits(
     reported: list[BaseException | None],
 ) -> None:
-    told: list[CloseResult] = []
+    called_with: list[CloseResult] = []
     exiting = SystemExit("in a callback")
 
     def leave(_: Future[CloseResult]) -> None:
         raise exiting
 
-    with Reaper(timeout=PATIENCE, on_close=told.append) as reaper:
+    with Reaper(timeout=PATIENCE, on_close=called_with.append) as reaper:
         future = close_and(reaper, leave)
-    assert told == [future.result(0)]
+    assert called_with == [future.result(0)]
     assert reported == [exiting]
 
 
 def test_on_close_may_submit_and_close(tcp: Connection) -> None:
     futures: list[Future[CloseResult]] = []
 
-    def go_on(_: CloseResult) -> None:
+    def continue_later(_: CloseResult) -> None:
         if not futures:
             submit(idle, tcp.ours, futures)
             idle.close()
 
-    idle = Reaper(timeout=PATIENCE, on_close=go_on)
+    idle = Reaper(timeout=PATIENCE, on_close=continue_later)
     assert_it_works(idle)
     wait_until(lambda: futures)
     tcp.peer.close()
@@ -1683,7 +1686,7 @@ with Reaper(timeout=PATIENCE, idle_timeout=None) as reaper, connect_many(5) as c
     assert get_linger(kept) == Linger(LingerPolicy.TIMED, 7)
     for _, peer in crowd:
         peer.close()
-    assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * 5, "still told to the parent"
+    assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * 5, "still reported to the parent"
     kept.close()
 print("all well")
 """
@@ -1773,7 +1776,7 @@ import ssl
 from test_tls import fill_raw, session
 
 def look():
-    assert tls.ours.fileno() == -1, "it may be a stranger's, and who closes it closes that"
+    assert tls.ours.fileno() == -1, "another socket may have the number"
 
 with Reaper(timeout=PATIENCE) as reaper, session(ssl.TLSVersion.TLSv1_3) as tls:
     fill_raw(tls.ours)

@@ -46,12 +46,12 @@ class Recipe(NamedTuple):
     needs: str
     command: tuple[str, ...]
     keeps_alive: bool = True
-    reads_on: bool = False  # the server itself drains before it closes
+    drains: bool = False  # the server itself drains before it closes
 
 
-def program(needs: str, keeps_alive: bool = True, reads_on: bool = False) -> Recipe:
+def program(needs: str, keeps_alive: bool = True, drains: bool = False) -> Recipe:
     command = (f"{needs}_server.py", "--port", "0")
-    return Recipe(needs.split("_", maxsplit=1)[0], command, keeps_alive, reads_on)
+    return Recipe(needs.split("_", maxsplit=1)[0], command, keeps_alive, drains)
 
 
 def gunicorn(
@@ -80,7 +80,7 @@ RECIPES = {
     "aiohttp": program("aiohttp"),
     "tornado": program("tornado"),
     "twisted": program("twisted"),
-    "gevent": program("gevent", reads_on=True),
+    "gevent": program("gevent", drains=True),
     "eventlet": program("eventlet"),
     "asyncio": program("asyncio"),
     "trio": program("trio"),
@@ -260,8 +260,8 @@ def stop_in_the_midst_of_uploads(server: Server) -> None:
         ]
         uploads.callback(stopped.set)
         for client in clients:
-            await_refusal(client, READABLE if server.recipe.reads_on else FIN)
-        if not server.recipe.reads_on:
+            await_refusal(client, READABLE if server.recipe.drains else FIN)
+        if not server.recipe.drains:
             # A reply to the next client proves that the last connection was submitted. The
             # exception of a signal before that would have closed it immediately.
             with server.connect() as another:
@@ -273,10 +273,10 @@ def stop_in_the_midst_of_uploads(server: Server) -> None:
     assert server.await_end() == 0, server.output.decode()
     # asyncio of CPython 3.13.0 sometimes fails at exit because of an unclosed transport:
     # _SelectorTransport.__del__(), Server._wakeup(). This is not a bug of the library.
-    said = re.sub(
+    errors = re.sub(
         rb"Exception ignored in: <function _SelectorTransport.__del__.*?is not iterable\n",
         b"",
         server.output,
         flags=re.DOTALL,
     )
-    assert b"Traceback" not in said, server.output.decode()
+    assert b"Traceback" not in errors, server.output.decode()

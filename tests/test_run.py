@@ -332,16 +332,16 @@ def test_the_arguments_the_output_and_the_exit_code_of_the_command_are_unchanged
 
 
 def test_run_prints_what_is_replaced_unless_quiet() -> None:
-    told = run("--", sys.executable, "-c", "pass").stderr
-    assert "accept()" in told
+    notice = run("--", sys.executable, "-c", "pass").stderr
+    assert "accept()" in notice
     assert run("--quiet", "--", sys.executable, "-c", "pass").stderr == ""
 
 
 def test_a_server_that_does_not_accept_in_python_is_reported(tmp_path: Path) -> None:
     (tmp_path / "granian").write_text("#!/bin/sh\n")
     (tmp_path / "granian").chmod(0o755)
-    told = run("--", "granian", PATH=f"{tmp_path}:{os.environ['PATH']}").stderr
-    assert "not in Python" in told
+    notice = run("--", "granian", PATH=f"{tmp_path}:{os.environ['PATH']}").stderr
+    assert "not in Python" in notice
 
 
 def test_an_unknown_command_is_reported() -> None:

@@ -269,10 +269,10 @@ def test_one_thread_serves_the_next_client_while_a_client_does_not_close() -> No
 
 
 def test_closing_the_server_is_limited_by_the_timeout_of_its_closes() -> None:
-    class Impatient(GracefulThreadingTCPServer):
+    class ShortTimeout(GracefulThreadingTCPServer):
         reaper_options = {"timeout": 0.1}  # noqa: RUF012
 
-    with serving(Impatient(HERE, Refuse)) as server, client_of(server) as client:
+    with serving(ShortTimeout(HERE, Refuse)) as server, client_of(server) as client:
         client.sendall(b"x")
         assert read_all(client) == b"413 too large"
         started = monotonic()
@@ -342,14 +342,14 @@ def test_an_overridden_shutdown_request_of_a_base_is_called() -> None:
 def test_a_forking_server_waits_only_in_the_child() -> None:
     """The parent does not wait for a child's connection, nor for one that it rejects itself."""
 
-    class Choosy(GracefulForkingTCPServer):
+    class Rejecting(GracefulForkingTCPServer):
         served = 0
 
         def verify_request(self, request: Any, client_address: Any) -> bool:
             self.served += 1
             return self.served != 2
 
-    with serving(Choosy(HERE, Refuse)) as server:
+    with serving(Rejecting(HERE, Refuse)) as server:
         clients = [client_of(server) for _ in range(4)]
         for client in clients:
             client.sendall(b"x")

@@ -72,7 +72,7 @@ def end_of_stream(machine: Teardown, now: float = 0.0, state: TcpState = BOTH_FI
 # --- single sequences ---------------------------------------------------------------------
 
 
-def test_a_peer_that_closes() -> None:
+def test_a_peer_that_closes_is_reported_as_closed() -> None:
     machine = Teardown(asking(), 100.0, LINUX)
     assert machine.start() is Step.LOOK
     assert machine.looked(OPEN, 100.0) is Step.SHUT_WR

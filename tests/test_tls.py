@@ -862,12 +862,12 @@ def test_a_closed_tls_socket_does_not_touch_a_reused_descriptor_number(
     version: ssl.TLSVersion, close: Callable[[socket.socket], CloseResult]
 ) -> None:
     """OpenSSL keeps the descriptor's number."""
-    stranger, other_end = socket.socketpair()
-    with stranger, other_end, session(version) as (ours, _):
+    unrelated, other_end = socket.socketpair()
+    with unrelated, other_end, session(version) as (ours, _):
         number = ours.fileno()
         file = ours.makefile("rb")
         close(ours)
-        os.dup2(stranger.fileno(), number)
+        os.dup2(unrelated.fileno(), number)
         try:
             other_end.sendall(b"private")
             for use in (lambda: ours.send(b"x"), lambda: ours.recv(1), lambda: file.read(1)):
@@ -876,8 +876,8 @@ def test_a_closed_tls_socket_does_not_touch_a_reused_descriptor_number(
         finally:
             os.close(number)
         file.close()
-        assert stranger.recv(100) == b"private"
-        stranger.close()
+        assert unrelated.recv(100) == b"private"
+        unrelated.close()
         assert other_end.recv(100) == b""
 
 

@@ -1,7 +1,7 @@
 /*
- * What a platform's own headers say, as an array that can be read out of the object file.
- * Compiled for every target in targets.toml, linked and run nowhere. A header that lacks a name
- * leaves it out of the array.
+ * The values in a platform's headers, as an array that is read from the object file.
+ * It is compiled for every target in targets.toml, and never linked or run. The array omits names
+ * that a header does not have.
  */
 
 #define _GNU_SOURCE /* for musl's struct tcp_info */
@@ -26,7 +26,7 @@
 #include <sys/filio.h> /* FIONWRITE */
 #endif
 #if __has_include(<netinet/tcp_fsm.h>)
-#include <netinet/tcp_fsm.h> /* TCPS_FIN_WAIT_1 and its like */
+#include <netinet/tcp_fsm.h> /* TCPS_FIN_WAIT_1 and other states */
 #endif
 
 struct fact {
@@ -34,7 +34,7 @@ struct fact {
     long long value;
 };
 
-/* The name is what stands between the brackets: macros in it are not expanded. */
+/* The name is the text between the brackets; macros in it are not expanded. */
 #define FACT(expression) {#expression, (long long)(expression)},
 #define MEMBER(type, member)                                                                  \
     {"offset of " #member, offsetof(type, member)},                                           \

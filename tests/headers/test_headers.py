@@ -85,7 +85,7 @@ def targets(where: Callable[[System], bool] = lambda _: True) -> pytest.MarkDeco
 class Refusal(NamedTuple):
     """The compiler failed; the message is its error."""
 
-    complaint: str
+    message: str
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +139,7 @@ def _read(made: bytes) -> Facts:
 def facts(target: Target, compiled: Mapping[Target, Facts | Refusal]) -> Facts:
     found = compiled[target]
     if isinstance(found, Refusal):
-        pytest.fail(f"{target.triple} does not compile:\n{found.complaint}")
+        pytest.fail(f"{target.triple} does not compile:\n{found.message}")
     return found
 
 

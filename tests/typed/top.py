@@ -129,10 +129,10 @@ def many_refused(sock: socket.socket, result_read: Callable[[str], None]) -> Non
 
 
 def left_to_a_reaper(sock: socket.socket) -> None:
-    heard: list[CloseResult] = []
+    reported: list[CloseResult] = []
     Reaper(on_close=None)
     Reaper(on_close=print)
-    Reaper(on_close=heard.append, peer_first=1)
+    Reaper(on_close=reported.append, peer_first=1)
     reaper = Reaper(max_sockets=None, on_overflow=LingerPolicy.BACKGROUND, idle_timeout=None)
     with reaper as same:
         assert_type(same, Reaper)

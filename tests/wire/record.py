@@ -103,10 +103,10 @@ class Record:
 
         return self._await(found, f"{which} was never delivered")
 
-    def _await(self, find: Callable[[], Packet | None], complaint: str) -> Packet:
+    def _await(self, find: Callable[[], Packet | None], message: str) -> Packet:
         with self.changed:
             packet = self.changed.wait_for(find, PATIENCE)
-        assert packet is not None, f"{complaint}\n{self.draw()}"
+        assert packet is not None, f"{message}\n{self.draw()}"
         return packet
 
     # --- showing ------------------------------------------------------------------------------

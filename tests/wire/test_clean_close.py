@@ -26,7 +26,7 @@ REPLY = b"reply" * 200
 UPLOAD = b"upload" * 1000
 
 
-def test_one_fin_and_no_rst(wire: Wire) -> None:
+def test_a_clean_close_sends_one_fin_and_no_rst(wire: Wire) -> None:
     """The peer reads everything, then closes."""
     ours, peer = wire.connect()
     ours.sendall(REPLY)
@@ -37,7 +37,7 @@ def test_one_fin_and_no_rst(wire: Wire) -> None:
     assert wire.flags_sent(OURS)[:4] == ["SA", "PA", "FA", "A"]
 
 
-def test_one_fin_and_no_rst_with_unread_input(wire: Wire) -> None:
+def test_a_clean_close_with_unread_input_sends_one_fin_and_no_rst(wire: Wire) -> None:
     """We have not read what the peer sent; it reads our reply, then closes."""
     ours, peer = wire.connect()
     peer.sendall(UPLOAD)
@@ -49,7 +49,7 @@ def test_one_fin_and_no_rst_with_unread_input(wire: Wire) -> None:
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, len(UPLOAD))
 
 
-def test_a_plain_close_with_unread_input_is_rst(wire: Wire) -> None:
+def test_a_plain_close_with_unread_input_sends_rst(wire: Wire) -> None:
     """The problem that the library solves. There is no result, so there is no row."""
     ours, peer = wire.connect()
     peer.sendall(UPLOAD)
@@ -158,7 +158,7 @@ def test_an_abort_that_is_not_acknowledged(wire: Wire) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.ABORTED, len(REPLY))
 
 
-def test_an_abort_ends_it_for_every_holder(wire: Wire) -> None:
+def test_an_abort_ends_the_connection_for_every_holder(wire: Wire) -> None:
     """A dup holds the connection, too; the RST is sent nevertheless."""
     ours, _peer = wire.connect()
     wire.deliver(REPLY, ours)

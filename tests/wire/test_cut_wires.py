@@ -23,7 +23,7 @@ REPLY = b"reply" * 200
 LARGE = bytes(200_000)
 
 
-def test_nothing_of_ours_arrives(wire: Wire) -> None:
+def test_a_close_times_out_if_no_packet_of_ours_arrives(wire: Wire) -> None:
     """All packets to the peer are dropped."""
     ours, _peer = wire.connect()
     wire.cut(from_=OURS)
@@ -32,7 +32,7 @@ def test_nothing_of_ours_arrives(wire: Wire) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, len(REPLY) + 1)
 
 
-def test_nothing_of_the_peers_arrives(wire: Wire) -> None:
+def test_a_close_times_out_if_no_packet_of_the_peer_arrives(wire: Wire) -> None:
     """All packets from the peer are dropped: it has received everything, and we do not know."""
     ours, peer = wire.connect()
     wire.cut(from_=PEER)
@@ -53,7 +53,7 @@ def test_delivered_is_never_returned_on_a_broken_link(wire: Wire, side: object) 
     assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 1)
 
 
-def test_a_block_that_ends_on_a_broken_link(wire: Wire) -> None:
+def test_a_block_that_ends_on_a_broken_link_times_out(wire: Wire) -> None:
     """All packets to the peer are dropped."""
     ours, _peer = wire.connect()
     wire.cut(from_=OURS)
@@ -91,7 +91,7 @@ def test_the_link_breaks_and_on_timeout_aborts(wire: Wire) -> None:
     wire.await_packet(first(RST, from_=OURS))
 
 
-def test_a_link_that_is_restored_in_time(wire: Wire) -> None:
+def test_a_link_that_is_restored_in_time_has_a_clean_close(wire: Wire) -> None:
     """From our FIN on, all packets are dropped until we have sent it twice."""
     ours, peer = wire.connect()
     wire.cut(at=first(FIN, from_=OURS))

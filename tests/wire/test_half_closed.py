@@ -52,7 +52,7 @@ def test_peer_closed_is_never_returned_without_the_acknowledgement(wire: Wire) -
     assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 1)
 
 
-def test_a_timed_linger_after_the_peers_fin(wire: Wire) -> None:
+def test_a_timed_linger_after_the_peers_fin_waits_for_the_acknowledgement(wire: Wire) -> None:
     """The peer has sent its FIN; every packet takes 100 ms."""
     wire.delay(0.1)
     ours, _peer = half_closed(wire)

@@ -189,10 +189,10 @@ def test_an_error_of_one_connection_does_not_change_the_results_of_others(
         peer.shutdown(socket.SHUT_WR)
     router.settle()
     router.answer(first(FIN, from_=OURS), message)
-    told, *results = close_all(
+    failed, *results = close_all(
         [router_first.ours, *(ours for ours, _ in others)], timeout=PATIENCE
     )
-    assert_error(told, message)
+    assert_error(failed, message)
     assert [(result.outcome, result.unacked) for result in results] == [
         (CloseOutcome.PEER_CLOSED, 0)
     ] * 2
@@ -281,18 +281,18 @@ def test_an_abort_after_icmp_aborts_or_finds_no_connection(
     assert ours.fileno() == -1
 
 
-async def _by_asyncio(ours: socket.socket, go_on: Callable[[], None]) -> CloseResult:
+async def _by_asyncio(ours: socket.socket, continue_sending: Callable[[], None]) -> CloseResult:
     _, writer = await asyncio.open_connection(sock=ours)
     writer.write(LONG)
-    go_on()
+    continue_sending()
     return await graceful_close.asyncio.graceful_close(writer, timeout=PATIENCE)
 
 
-async def _by_anyio(ours: socket.socket, go_on: Callable[[], None]) -> CloseResult:
+async def _by_anyio(ours: socket.socket, continue_sending: Callable[[], None]) -> CloseResult:
     stream = await SocketStream.from_socket(ours)
     with anyio.move_on_after(0.01):
         await stream.send(LONG)
-    go_on()
+    continue_sending()
     return await graceful_close.anyio.graceful_close(stream, timeout=PATIENCE)
 
 

@@ -19,7 +19,7 @@ REPLY = b"reply" * 200
 # --- peers that do not read -------------------------------------------------------------------
 
 
-def test_a_window_that_opens_late(wire: Wire) -> None:
+def test_a_close_waits_for_a_window_that_opens_late(wire: Wire) -> None:
     """The peer's window is closed until our kernel has probed it; then it reads, and closes."""
     ours, peer = wire.connect(peer_buffer=4096)
     written = fill(ours)
@@ -35,7 +35,7 @@ def test_a_window_that_opens_late(wire: Wire) -> None:
     assert result.outcome is CloseOutcome.PEER_CLOSED
 
 
-def test_a_window_that_never_opens(wire: Wire) -> None:
+def test_a_window_that_never_opens_times_out(wire: Wire) -> None:
     """The peer's window is closed for good: our FIN waits behind the data."""
     ours, _peer = wire.connect(peer_buffer=4096)
     fill(ours)
@@ -46,7 +46,7 @@ def test_a_window_that_never_opens(wire: Wire) -> None:
     assert wire.resets_sent(OURS) == 0
 
 
-def test_a_window_that_never_opens_and_on_timeout_abort(wire: Wire) -> None:
+def test_a_window_that_never_opens_ends_with_a_reset_by_on_timeout(wire: Wire) -> None:
     """The peer's window is closed for good."""
     ours, _peer = wire.connect(peer_buffer=4096)
     fill(ours)
@@ -93,7 +93,7 @@ def test_acknowledgements_do_not_move_the_deadline(wire: Wire) -> None:
 # --- peers that do not stop -------------------------------------------------------------------
 
 
-def test_a_peer_that_drips_to_its_end(wire: Wire) -> None:
+def test_a_peer_that_drips_is_drained_to_its_end(wire: Wire) -> None:
     """The peer sends 20 bytes, one every 10 ms, then closes."""
     ours, peer = wire.connect()
     without_nagle(peer)
@@ -110,7 +110,7 @@ def test_a_peer_that_drips_to_its_end(wire: Wire) -> None:
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 20)
 
 
-def test_a_peer_that_drips_forever(wire: Wire) -> None:
+def test_a_peer_that_drips_forever_times_out(wire: Wire) -> None:
     """The peer sends a byte every 10 ms without end: RST is sent only after the deadline."""
     ours, peer = wire.connect()
     without_nagle(peer)
@@ -145,7 +145,7 @@ def test_a_flood_is_drained_to_its_end(wire: Wire) -> None:
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 2_000_000)
 
 
-def test_a_flood_that_does_not_end(wire: Wire) -> None:
+def test_a_flood_that_does_not_end_times_out(wire: Wire) -> None:
     """The peer sends without end: RST is sent only after the deadline."""
     ours, peer = wire.connect()
 
@@ -162,7 +162,7 @@ def test_a_flood_that_does_not_end(wire: Wire) -> None:
     wire.await_packet(first(RST, from_=OURS))
 
 
-def test_a_flood_beyond_the_limit(wire: Wire) -> None:
+def test_a_flood_beyond_the_limit_ends_the_close(wire: Wire) -> None:
     """The peer sends more than the limit."""
     ours, peer = wire.connect()
 
@@ -198,7 +198,7 @@ def test_delivered_while_the_peer_still_sends(wire: Wire) -> None:
 # --- silent peers ------------------------------------------------------------------------
 
 
-def test_a_peer_that_never_closes(wire: Wire) -> None:
+def test_a_peer_that_never_closes_times_out(wire: Wire) -> None:
     """The peer's kernel acknowledges our FIN; its program never closes."""
     ours, peer = wire.connect()
     ours.sendall(REPLY)
@@ -208,7 +208,7 @@ def test_a_peer_that_never_closes(wire: Wire) -> None:
     assert read_all(peer) == REPLY
 
 
-def test_a_peer_that_is_idle(wire: Wire) -> None:
+def test_an_idle_peer_times_out(wire: Wire) -> None:
     """The peer sends a little, and then nothing."""
     ours, peer = wire.connect()
     ours.sendall(REPLY)
@@ -231,7 +231,7 @@ def test_silence_after_the_acknowledgement_ends_at_the_idle_deadline(wire: Wire)
     assert result.elapsed <= 0.02 + 0.3 + LATE
 
 
-def test_a_timeout_of_0(wire: Wire) -> None:
+def test_a_timeout_of_0_polls_once(wire: Wire) -> None:
     """The peer is connected, has not closed, and is 10 ms away."""
     wire.delay(0.01)
     ours, _peer = wire.connect()

@@ -15,7 +15,7 @@ from .rules import ACK_OF_FIN, DATA, FIN, RST, every, first, nth
 REPLY = b"reply" * 200
 
 
-def test_rst_before_our_fin(wire: Wire) -> None:
+def test_an_rst_before_our_fin_is_reported(wire: Wire) -> None:
     """The peer resets before the call: no FIN is sent."""
     ours, peer = wire.connect()
     wire.deliver(REPLY, ours)
@@ -26,7 +26,7 @@ def test_rst_before_our_fin(wire: Wire) -> None:
     assert wire.fins_sent(OURS) == wire.resets_sent(OURS) == 0
 
 
-def test_rst_before_an_abort(wire: Wire) -> None:
+def test_an_abort_after_an_rst_sends_nothing(wire: Wire) -> None:
     """The peer resets before the call: nothing is sent."""
     ours, peer = wire.connect()
     reset(peer)
@@ -36,7 +36,7 @@ def test_rst_before_an_abort(wire: Wire) -> None:
     assert wire.flags_sent(OURS) == ["SA"]
 
 
-def test_rst_between_our_fin_and_its_acknowledgement(wire: Wire) -> None:
+def test_an_rst_between_our_fin_and_its_acknowledgement_is_reported(wire: Wire) -> None:
     """RST arrives instead of the acknowledgement of our FIN."""
     ours, _peer = wire.connect()
     wire.deliver(REPLY, ours)
@@ -45,7 +45,7 @@ def test_rst_between_our_fin_and_its_acknowledgement(wire: Wire) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 1)
 
 
-def test_rst_in_answer_to_our_fin(wire: Wire) -> None:
+def test_an_rst_in_answer_to_our_fin_is_reported(wire: Wire) -> None:
     """A middlebox answers our FIN with RST, and the peer never receives the FIN."""
     ours, _peer = wire.connect()
     wire.deliver(REPLY, ours)
@@ -54,7 +54,7 @@ def test_rst_in_answer_to_our_fin(wire: Wire) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 1)
 
 
-def test_rst_after_the_acknowledgement_of_our_fin(wire: Wire) -> None:
+def test_an_rst_after_the_acknowledgement_of_our_fin_is_reported(wire: Wire) -> None:
     """The peer acknowledges everything, then resets: everything is delivered, and the
     result is not clean.
     """
@@ -73,7 +73,7 @@ def test_rst_after_the_acknowledgement_of_our_fin(wire: Wire) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 0)
 
 
-def test_rst_during_the_drain(wire: Wire) -> None:
+def test_an_rst_during_the_drain_is_reported(wire: Wire) -> None:
     """RST arrives instead of the peer's third data segment."""
     ours, peer = wire.connect()
     wire.reset(OURS, at=nth(3, DATA, from_=PEER))
@@ -90,7 +90,7 @@ def test_rst_during_the_drain(wire: Wire) -> None:
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_RESET, 8)
 
 
-def test_a_peer_that_does_not_read_and_closes(wire: Wire) -> None:
+def test_a_peer_that_closes_without_reading_resets(wire: Wire) -> None:
     """The peer closes without reading our reply: its kernel resets."""
     ours, peer = wire.connect()
     ours.sendall(REPLY)
@@ -104,7 +104,7 @@ def test_a_peer_that_does_not_read_and_closes(wire: Wire) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 0)
 
 
-def test_rst_after_the_peers_fin(wire: Wire) -> None:
+def test_an_rst_after_the_peers_fin_is_reported(wire: Wire) -> None:
     """The peer has sent its FIN; RST arrives instead of the acknowledgement of ours."""
     ours, peer = wire.connect()
     peer.shutdown(socket.SHUT_WR)
@@ -115,7 +115,9 @@ def test_rst_after_the_peers_fin(wire: Wire) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 1)
 
 
-def test_rst_after_the_peers_fin_while_data_is_unacknowledged(wire: Wire) -> None:
+def test_an_rst_after_the_peers_fin_while_data_is_unacknowledged_is_reported(
+    wire: Wire,
+) -> None:
     """The peer has sent its FIN, does not read our data, and resets."""
     ours, peer = wire.connect()
     peer.shutdown(socket.SHUT_WR)

@@ -28,15 +28,15 @@ def test_the_record_counts_from_the_start_of_the_connection(wire: Wire) -> None:
     assert ours.recv(100) == b"hi"
     wire.settle()
     assert ours.getsockname()[0] == ADDRESSES[wire.version][OURS]
-    told = [(p.direction, p.flags, p.seq, p.ack, p.length) for p in wire.packets()]
-    assert told[:5] == [
+    seen = [(p.direction, p.flags, p.seq, p.ack, p.length) for p in wire.packets()]
+    assert seen[:5] == [
         ("peer→ours", "S", 0, 0, 0),
         ("ours→peer", "SA", 0, 1, 0),
         ("peer→ours", "A", 1, 1, 0),
         ("ours→peer", "PA", 1, 1, 5),
         ("peer→ours", "A", 1, 6, 0),
     ]
-    assert ("peer→ours", "PA", 1, 6, 2) in told
+    assert ("peer→ours", "PA", 1, 6, 2) in seen
 
 
 def test_a_delay_applies_to_both_directions(wire: Wire) -> None:
@@ -185,8 +185,8 @@ def test_a_delay_works_without_a_record(link: Link) -> None:
 @pytest.mark.parametrize("side", [OURS, PEER], ids=["ours", "peer"])
 def test_the_wire_has_no_route_to_other_networks(wire: Wire, side: object) -> None:
     elsewhere = "198.51.100.1" if wire.version == "IPv4" else "2001:db8:1::1"  # RFC 5737, 3849
-    stranger = wire.unconnected(OURS if side is OURS else PEER)
-    assert stranger.connect_ex((elsewhere, 80)) == errno.ENETUNREACH
+    outside = wire.unconnected(OURS if side is OURS else PEER)
+    assert outside.connect_ex((elsewhere, 80)) == errno.ENETUNREACH
 
 
 def test_the_thread_returns_to_its_namespace(wire: Wire) -> None:

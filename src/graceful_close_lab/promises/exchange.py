@@ -57,8 +57,8 @@ def require_whole(replies: Sequence[str]) -> str:
         BrokenError: A client did not.
     """
     whole = replies.count(WHOLE)
-    require(whole == UPLOADS, f"{whole} of {UPLOADS} replies arrived whole: {set(replies)}")
-    return f"{whole} of {UPLOADS} replies arrived whole"
+    require(whole == UPLOADS, f"{whole} of {UPLOADS} replies arrived complete: {set(replies)}")
+    return f"{whole} of {UPLOADS} replies arrived complete"
 
 
 def early_replies(
