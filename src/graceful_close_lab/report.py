@@ -56,7 +56,7 @@ class Report:
 
     @property
     def graceful_replies(self) -> Replies | None:
-        """The replies before graceful_close; None: it was not tried."""
+        """The replies with graceful_close; None: it was not tried."""
         name = lost_reply.GRACEFUL.name
         return next((replies for replies in self.lost_reply if replies.name == name), None)
 

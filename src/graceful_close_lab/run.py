@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [OPTIONS] -- COMMAND [ARGUMENTS]"
     if isinstance(parser, Parser):
         parser.exit_codes |= {
-            0: "the exit code of the command, as are all codes except these",
+            0: "success of the command; other codes are its own, too",
             _NOT_FOUND: "there is no such command",
         }
     parser.add_argument(
@@ -62,9 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"of silence, for each close; also {IDLE_TIMEOUT} (5)",
     )
-    parser.add_argument(
-        "command", metavar="COMMAND", help="the command that you start otherwise"
-    )
+    parser.add_argument("command", metavar="COMMAND", help="the command to start")
     parser.add_argument("arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER)
 
 

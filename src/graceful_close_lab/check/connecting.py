@@ -33,7 +33,8 @@ def connect(upload: Upload, deadline: float) -> socket.socket:
     try:
         if upload.context is not None:
             sock.settimeout(max(deadline - monotonic(), 0.001))
-            # An end without close_notify is an error: an attacker may have cut the stream.
+            # An end without close_notify is an error: an attacker may have truncated the
+            # stream.
             sock = upload.context.wrap_socket(
                 sock, server_hostname=upload.address.host, suppress_ragged_eofs=False
             )

@@ -184,8 +184,8 @@ def examine(
 ) -> Findings:
     """Try with each kind of client.
 
-    Not all tries are made if they are not useful: after a refused connection none, and after
-    timeouts none of the same client.
+    Useless tries are not made: no more tries after a refused connection, and no more tries of
+    the same client after its timeouts.
 
     Args:
         upload: The request of each try.

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 _COUNT = 20
 
 
-@promise("asyncio: a client that is still uploading reads an early reply whole")
+@promise("asyncio: a client that is still uploading reads the whole early reply")
 def _asyncio() -> str:
     return asyncio.run(_serve_by_asyncio(None))
 
 
-@promise("asyncio with TLS: a client that is still uploading reads an early reply whole")
+@promise("asyncio with TLS: a client that is still uploading reads the whole early reply")
 def _asyncio_tls() -> str:
     return asyncio.run(_serve_by_asyncio(tls_contexts()))
 
@@ -56,7 +56,7 @@ async def _serve_by_asyncio(tls: tuple[ssl.SSLContext, ssl.SSLContext] | None) -
     return detail
 
 
-@promise("asyncio: close_all closes many whose peers answer")
+@promise("asyncio: close_all closes many connections whose peers close")
 def _asyncio_close_all() -> str:
     async def close_them(ours: list[Any]) -> set[CloseOutcome]:
         results = await graceful_asyncio.close_all(ours, timeout=TIMEOUT)
@@ -72,7 +72,7 @@ def _asyncio_close_all() -> str:
     return f"{_COUNT} PEER_CLOSED"
 
 
-@promise("trio: a client that is still uploading reads an early reply whole")
+@promise("trio: a client that is still uploading reads the whole early reply")
 def _trio() -> str:
     try:
         import trio
@@ -98,7 +98,7 @@ def _trio() -> str:
     return require_whole(trio.run(serve))
 
 
-@promise("anyio: a client that is still uploading reads an early reply whole")
+@promise("anyio: a client that is still uploading reads the whole early reply")
 def _anyio() -> str:
     try:
         import anyio

@@ -61,7 +61,7 @@ def _require_all(outcomes: Iterable[CloseOutcome], count: int = _COUNT) -> str:
     return detail
 
 
-@promise("close_all closes many whose peers answer later")
+@promise("close_all closes many connections whose peers close later")
 def _close_all_later() -> str:
     with (
         _connections() as pairs,
@@ -71,7 +71,7 @@ def _close_all_later() -> str:
     return _require_all(result.outcome for result in results)
 
 
-@promise("close_all closes many whose peers have sent their FIN")
+@promise("close_all closes many connections whose peers have sent their FIN")
 def _close_all_now() -> str:
     with _connections() as pairs:
         _send_fins(pairs)
@@ -80,7 +80,7 @@ def _close_all_now() -> str:
     return _require_all(result.outcome for result in results)
 
 
-@promise("a Reaper closes many whose peers answer later")
+@promise("a Reaper closes many connections whose peers close later")
 def _reaper_later() -> str:
     with _connections() as pairs, Reaper(timeout=TIMEOUT) as reaper:
         futures = [reaper.submit(ours) for ours, _ in pairs]
@@ -88,7 +88,7 @@ def _reaper_later() -> str:
         return _require_all(future.result(TIMEOUT).outcome for future in futures)
 
 
-@promise("a Reaper closes many whose peers have sent their FIN")
+@promise("a Reaper closes many connections whose peers have sent their FIN")
 def _reaper_now() -> str:
     with _connections() as pairs, Reaper(timeout=TIMEOUT) as reaper:
         _send_fins(pairs)

@@ -41,13 +41,13 @@ _LATE = 1.0
 _CLOSED_OR_UNKNOWN = (0, None)  # what `unacked` may be after an orderly end
 
 
-@promise("a client that is still uploading reads an early reply whole")
+@promise("a client that is still uploading reads the whole early reply")
 def _early_reply() -> str:
     with new_listener() as listener:
         return early_replies(listener, graceful_close)
 
 
-@promise("a TLS client that is still uploading reads an early reply whole")
+@promise("a TLS client that is still uploading reads the whole early reply")
 def _early_reply_tls() -> str:
     notified: list[bool | None] = []
 
@@ -65,7 +65,9 @@ def _peer_closes() -> str:
     with loopback.connection() as (ours, peer):
 
         def read_and_close() -> None:
-            require(loopback.read_to_the_end(peer) == (5, Ending.FIN), "the reply was cut")
+            require(
+                loopback.read_to_the_end(peer) == (5, Ending.FIN), "the reply was truncated"
+            )
             peer.close()
 
         with at_the_same_time(read_and_close):
@@ -145,7 +147,7 @@ def _fin_before_data() -> str:
     with loopback.connection(_SMALL) as (ours, peer):
         loopback.write(ours, _MUCH)
         peer.shutdown(socket.SHUT_WR)
-        require(ours.recv(1) == b"", "the FIN did not come")
+        require(ours.recv(1) == b"", "the FIN did not arrive")
         result = graceful_close(ours, timeout=_SHORT)
         received = loopback.read_to_the_end(peer)
     require(received == (_MUCH, Ending.FIN), f"the peer read {received} of {_MUCH}")

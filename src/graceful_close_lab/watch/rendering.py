@@ -39,7 +39,7 @@ def parts(tally: Tally) -> list[Table | Words]:
 
 
 def beginning(tally: Tally) -> str:
-    """What is watched, in one line."""
+    """Describe what is watched, in one line."""
     if not tally.traced:
         return "Watching the kernel's counters in this network namespace. Ctrl-C ends it."
     ports = f" at port {', '.join(map(str, sorted(tally.ports)))}" if tally.ports else ""
@@ -285,8 +285,8 @@ def _reservations(tally: Tally) -> list[str]:
         )
     if tally.notices_lost:
         reservations.append(
-            "The kernel discarded notices of ended sockets: some of the losses that may be "
-            "would have been proven."
+            "The kernel discarded notices of ended sockets. With them more losses might have "
+            "been proven."
         )
     return reservations
 
