@@ -118,10 +118,10 @@ class Multiplexer:
             step = close.carry_out(step)
             if step is LET_GO:
                 return close.let_go()
+            self.add(close, step)
         except BaseException:
-            close.abandon()
+            self.drop(close)
             raise
-        self.add(close, step)
         return await self.end_of(close)
 
     async def close_each(
@@ -197,9 +197,11 @@ class Multiplexer:
         return cast("CloseResult", close.outcome)
 
     def drop(self, close: TaskClose) -> None:
-        """Close a connection immediately, without lingering, if it has begun and not ended."""
-        if self.closes is not None and close.outcome is None and close.held:
+        """Close a connection immediately, without lingering, unless it has ended."""
+        if self.closes is not None and close in self.closes:
             self.closes.remove(close)
+        elif close.outcome is None:
+            close.abandon()
 
     def look(self) -> None:
         """Handle what has happened; the event loop calls this."""

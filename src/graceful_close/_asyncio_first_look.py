@@ -1,7 +1,7 @@
 """The close of a transport that holds nothing: no dup if the peer ends within a turn of the loop.
 
-A plain transport with an empty buffer calls connection_lost() one turn after its close(), and then
-closes its descriptor. Until then the close sequence runs on the transport's own descriptor:
+A plain transport of asyncio or uvloop calls connection_lost() one turn after its close() if its buffer
+is empty, and closes its descriptor after that. Until then the close sequence runs on the transport's own descriptor:
 
 1. `begin()`: the first steps of the sequence, with our FIN; then `transport.close()`.
 2. `connection_lost()`: the first look. If it finds the peer's FIN, and everything is acknowledged,
@@ -28,10 +28,16 @@ if TYPE_CHECKING:
     from ._step import Step
 
 
+# Whose transports close their descriptor after connection_lost(). Another loop might close it before,
+# and the number might then belong to another connection.
+_KNOWN = ("asyncio", "uvloop")
+
+
 def holds_nothing(transport: asyncio.Transport) -> bool:
-    """Whether a transport is open and plain, and everything written to it is in the kernel."""
+    """Whether a known transport is open and plain, and everything written to it is in the kernel."""
     return (
-        not transport.is_closing()  # it may have met a reset that it has not reported yet
+        type(transport).__module__.partition(".")[0] in _KNOWN
+        and not transport.is_closing()  # it may have met a reset that it has not reported yet
         and transport.get_write_buffer_size() == 0
         and info_of(transport, "ssl_object") is None
         and not is_sending_file(transport, transport.get_protocol())

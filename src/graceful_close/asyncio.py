@@ -25,7 +25,9 @@ from ._asyncio_transport import (
     TransportTakeover,
     can_watch,
     info_of,
+    open_socket_of,
     reset,
+    some_turns,
     take_over,
 )
 from ._blocking import abort_on, drive
@@ -102,8 +104,9 @@ async def graceful_close(
         options: Those of `graceful_close.graceful_close`.
 
     Returns:
-        How the connection ended. ALREADY_CLOSED also means that the transport had closed itself
-        because the peer reset the connection or, with TLS, sent close_notify.
+        How the connection ended. ALREADY_CLOSED also means that another task is closing the stream,
+        or that the transport had closed itself because the peer reset the connection or, with TLS,
+        sent close_notify.
 
     Raises:
         TypeError: `stream` has another type (a pipe, a subprocess, UDP), or an argument has the
@@ -361,12 +364,23 @@ async def _close(close: TaskClose, end: End) -> CloseResult:
     """`graceful_close` with validated arguments."""
     if isinstance(end, socket.socket):
         return await _drive(close, end)
+    if _is_taken(end):
+        await some_turns(until=lambda: open_socket_of(end) is None)
+        return _closed_before(close.since)
     if holds_nothing(end):
         return await _close_empty(close, end)
     takeover = await take_over(end)
     if takeover is None:
         return _closed_before(close.since)
     return await _finish(takeover, close)
+
+
+def _is_taken(transport: asyncio.Transport) -> bool:
+    """Whether another task is closing a transport gracefully."""
+    try:
+        return isinstance(transport.get_protocol(), (FirstLook, TransportTakeover))
+    except AttributeError:
+        return False  # asyncio's TLS transport has no state left when it is closed twice
 
 
 async def _close_empty(close: TaskClose, transport: asyncio.Transport) -> CloseResult:
@@ -421,6 +435,10 @@ async def _close_many(
         for name, end in list(left.items()):
             if isinstance(end, socket.socket):
                 together[name] = end
+                del left[name]
+                continue
+            if _is_taken(end):
+                results[name] = _closed_before(since)
                 del left[name]
                 continue
             try:
