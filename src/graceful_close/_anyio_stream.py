@@ -9,6 +9,7 @@ import ssl
 import sys
 from functools import partial
 from time import monotonic
+from weakref import WeakSet
 
 import anyio
 import anyio.abc
@@ -55,6 +56,10 @@ _TURNS_TO_SAY_WHY = 3
 _TIME_TO_TELL = 0.1
 
 
+# The streams of which a dup was taken. They are closed later.
+_taken: WeakSet[anyio.abc.SocketStream] = WeakSet()
+
+
 class End:
     """The objects to close: the stream of a socket, and the TLS sessions over the stream.
 
@@ -94,7 +99,9 @@ class End:
             pass  # uvloop's transport has no socket when it has ended, and anyio reads the socket
 
     def take(self, close: TaskClose) -> Taken | None:
-        """Take the descriptor, or a dup if the event loop keeps the descriptor. None: closed.
+        """Take the descriptor, or a dup if the event loop keeps the descriptor.
+
+        None: the stream is closed, or another task is closing it. (An abort does not mind that.)
 
         Raises:
             OSError: No descriptor is available for the dup (EMFILE, ENFILE).
@@ -102,9 +109,13 @@ class End:
         raw = self.raw
         if raw is None or raw.fileno() == -1:
             return None
+        if self.stream in _taken and not close.abort:
+            return None
         # The object that asyncio and uvloop return for a transport is not a socket.
         if not (isinstance(raw, socket.socket) and _may_be_detached()):
-            return Taken(self, plain_dup(raw), close, shared=True)
+            taken = Taken(self, plain_dup(raw), close, shared=True)
+            _taken.add(self.stream)
+            return taken
         anyio.notify_closing(raw.fileno())
         held: list[Any] = []
         adopt = partial(_socket.socket, raw.family, raw.type, raw.proto)

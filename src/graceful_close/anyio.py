@@ -80,8 +80,8 @@ async def graceful_close(
         options: Those of `graceful_close.graceful_close`.
 
     Returns:
-        How the connection ended. ALREADY_CLOSED also means that asyncio's transport had closed
-        itself because the peer reset the connection.
+        How the connection ended. ALREADY_CLOSED also means that another task is closing the stream,
+        or that asyncio's transport had closed itself because the peer reset the connection.
 
     Raises:
         TypeError: `stream` has another type, or an argument has the wrong type.
@@ -378,7 +378,7 @@ async def _take(end: End, close: TaskClose) -> Taken | None:
 async def _abort(end: End) -> CloseResult:
     """`abortive_close` with validated arguments. Not cancelled by a scope."""
     since = monotonic()
-    taken = await _take(end, TaskClose(Options(0), since))
+    taken = await _take(end, TaskClose(Options(0), since, abort=True))
     if taken is None:
         result = _closed_before(since)
     else:
