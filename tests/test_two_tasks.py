@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from every_loop import Loop, on_every_loop
@@ -29,7 +30,7 @@ async def test_the_second_close_reports_that_the_stream_is_closed_already(
             group.start_soon(close)
             group.start_soon(close)
             for _ in range(turns):
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             peer.shutdown(socket.SHUT_WR)
         assert read_all(peer) == b"reply"
     assert {result.outcome for result in results} == {
@@ -50,7 +51,7 @@ async def test_a_close_among_many_reports_it_too(loop: Loop) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(close)
             while not ours_is_taken(peer):
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             results += await loop.module.close_all([stream])
             peer.close()
     assert [result.outcome for result in results] == [
