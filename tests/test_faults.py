@@ -119,6 +119,51 @@ def test_without_memory_for_the_mapping_a_small_buffer_drains() -> None:
     assert (ran.stdout, ran.stderr) == ("100000\n", "")
 
 
+# glibc keeps the stack of a thread that has ended, so that a thread can start without memory. The
+# memory that is left is enough for a close, and not for the first steps of the interpreter's thread.
+WITHOUT_ROOM_FOR_A_THREAD = """
+import faulthandler
+import resource
+import socket
+import threading
+from graceful_close import Reaper
+
+faulthandler.dump_traceback_later(8, exit=True)
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    peer = socket.create_connection(listener.getsockname())
+    ours = listener.accept()[0]
+peer.shutdown(socket.SHUT_WR)
+ended = threading.Thread(target=int)
+ended.start()
+ended.join()
+reaper = Reaper(timeout=5)
+with open("/proc/self/statm") as status:
+    used = int(status.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used, -1))
+taken = []
+try:
+    while True:
+        taken.append(bytearray(4096))
+except MemoryError:
+    for _ in range(100):
+        taken.pop()
+result = reaper.submit(ours).result(5)
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+print(result.outcome.name)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_where_memory_has_no_room_for_a_thread_submit_closes_itself() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_ROOM_FOR_A_THREAD],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.stdout, ran.stderr) == ("PEER_CLOSED\n", "")
+
+
 def test_a_child_forked_before_the_close_does_not_delay_it(tcp: Connection) -> None:
     hold, release = os.pipe()
     child = os.fork()

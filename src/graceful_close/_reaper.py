@@ -77,6 +77,10 @@ _LONG_TURN = 0.01
 _GIVE_WAY = 0.001
 _GIVE_WAY_TIMES = 50
 
+# The free memory that a thread needs to start, in bytes. Heuristic: an arena of the interpreter has
+# 1 MiB (Include/internal/pycore_obmalloc.h), and a thread needs a few of its own.
+_ROOM_FOR_A_THREAD = 1 << 22
+
 # The polling interval of the queue if no descriptor is left for a pair of sockets (EMFILE).
 _LOOK_EVERY = 0.02
 
@@ -359,11 +363,14 @@ class _Worker:
         if not _exiting:
             _finish_at_the_end_of_workers()
             try:
+                # If a new thread has no memory for its first steps, Thread.start() waits for it
+                # without end (python/cpython#140746).
+                bytes(_ROOM_FOR_A_THREAD)
                 # A daemon: see `Reaper`.
                 threading.Thread(
                     target=self._run, name="graceful-close reaper", daemon=True
                 ).start()
-            except RuntimeError:
+            except (RuntimeError, MemoryError):
                 pass  # no thread available: a limit, the exit, a subinterpreter without daemons
             else:
                 return True
