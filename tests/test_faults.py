@@ -119,19 +119,20 @@ def test_without_memory_for_the_mapping_a_small_buffer_drains() -> None:
     assert (ran.stdout, ran.stderr) == ("100000\n", "")
 
 
-# glibc keeps the stack of a thread that has ended, so that a thread can start without memory. The
-# memory that is left is enough for a close, and not for the first steps of the interpreter's thread.
-WITHOUT_ROOM_FOR_A_THREAD = """
+# The program has no memory left but a few small blocks. glibc keeps the stack of a thread that has
+# ended, so that a new thread can start, but not run.
+WITHOUT_MEMORY = """
 import faulthandler
 import resource
 import socket
 import threading
-from graceful_close import Reaper
+from graceful_close import Reaper, graceful_close
 
 faulthandler.dump_traceback_later(8, exit=True)
 with socket.create_server(("127.0.0.1", 0)) as listener:
     peer = socket.create_connection(listener.getsockname())
     ours = listener.accept()[0]
+peer.sendall(bytes(10_000))
 peer.shutdown(socket.SHUT_WR)
 ended = threading.Thread(target=int)
 ended.start()
@@ -145,23 +146,24 @@ try:
     while True:
         taken.append(bytearray(4096))
 except MemoryError:
-    for _ in range(100):
+    for _ in range(20):
         taken.pop()
-result = reaper.submit(ours).result(5)
+result = {close}
 resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
-print(result.outcome.name)
+print(result.outcome.name, result.drained)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_where_memory_has_no_room_for_a_thread_submit_closes_itself() -> None:
+@pytest.mark.parametrize(
+    "close", ["graceful_close(ours, timeout=5)", "reaper.submit(ours).result(5)"]
+)
+def test_where_memory_is_exhausted_a_close_is_graceful_all_the_same(close: str) -> None:
+    source = WITHOUT_MEMORY.replace("{close}", close)
     ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_ROOM_FOR_A_THREAD],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", source], capture_output=True, text=True, check=False
     )
-    assert (ran.stdout, ran.stderr) == ("PEER_CLOSED\n", "")
+    assert (ran.stdout, ran.stderr) == ("PEER_CLOSED 10000\n", "")
 
 
 def test_a_child_forked_before_the_close_does_not_delay_it(tcp: Connection) -> None:

@@ -21,6 +21,9 @@ _IN_KERNEL = 4 << 20
 # processor's cache holds this much.
 _COPIED = 256 << 10
 
+# The size of one read if memory is exhausted: what the allocator often has left.
+_LEAST = 4 << 10
+
 # Plain numbers, because `|` on the socket module's flags takes longer than a system call. Windows
 # has no MSG_DONTWAIT, and only on Linux does MSG_TRUNC discard.
 _MSG_TRUNC = int(getattr(socket, "MSG_TRUNC", 0))
@@ -43,7 +46,10 @@ class Drain:
                 return
             except OSError:
                 pass  # ENOMEM: RLIMIT_AS has no room for this size; use a small buffer
-        self._buffer, self._size = bytearray(_COPIED), _COPIED
+        try:
+            self._buffer, self._size = bytearray(_COPIED), _COPIED
+        except MemoryError:
+            self._buffer, self._size = bytearray(_LEAST), _LEAST
 
     def read(self, sock: socket.socket, allowance: int | None) -> int:
         """Read once without waiting, at most `allowance` bytes, and discard them.

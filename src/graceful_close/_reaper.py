@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import atexit
 import math
+import mmap
 import os
 import socket
 import sys
@@ -77,8 +78,8 @@ _LONG_TURN = 0.01
 _GIVE_WAY = 0.001
 _GIVE_WAY_TIMES = 50
 
-# The free memory that a thread needs to start, in bytes. Heuristic: an arena of the interpreter has
-# 1 MiB (Include/internal/pycore_obmalloc.h), and a thread needs a few of its own.
+# The memory that a thread needs to start, in bytes. Heuristic: the interpreter maps a stack for its
+# frames, and arenas of 1 MiB (Include/internal/pycore_obmalloc.h). The mapping is never touched.
 _ROOM_FOR_A_THREAD = 1 << 22
 
 # The polling interval of the queue if no descriptor is left for a pair of sockets (EMFILE).
@@ -365,12 +366,12 @@ class _Worker:
             try:
                 # If a new thread has no memory for its first steps, Thread.start() waits for it
                 # without end (python/cpython#140746).
-                bytes(_ROOM_FOR_A_THREAD)
+                mmap.mmap(-1, _ROOM_FOR_A_THREAD).close()
                 # A daemon: see `Reaper`.
                 threading.Thread(
                     target=self._run, name="graceful-close reaper", daemon=True
                 ).start()
-            except (RuntimeError, MemoryError):
+            except (RuntimeError, OSError, MemoryError):
                 pass  # no thread available: a limit, the exit, a subinterpreter without daemons
             else:
                 return True
