@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from graceful_close import CloseOutcome, LingerPolicy, abortive_close, unacked_b
 from streams import (
     PATIENCE,
     Connection,
+    await_reset,
     ends_in_reset,
     fill,
     meanwhile,
@@ -61,6 +62,20 @@ def behind_mptcp(
             with listener.accept()[0] as ours:
                 assert ours.proto == IPPROTO_MPTCP, "Python reports this for both"
                 yield Connection(ours, peer)
+
+
+@contextmanager
+def emptied_by_a_reset() -> Generator[socket.socket, None, None]:
+    """An MPTCP client of a plain server, which has closed and read nothing of what was written."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP) as ours:
+            ours.connect(listener.getsockname())
+            peer = listener.accept()[0]
+            fill(ours)
+            peer.sendall(b"input")
+            peer.close()
+            await_reset(ours)
+            yield ours
 
 
 @pytest.fixture
@@ -216,6 +231,30 @@ def test_data_that_the_peer_has_read_is_not_counted(multipath: Connection) -> No
         result = GRACEFUL["graceful_close"](multipath.ours, timeout=PATIENCE)
     assert received == [b"reply"]
     assert (result.outcome, result.unacked in (0, None)) == (CloseOutcome.PEER_CLOSED, True)
+
+
+@every_close
+def test_a_queue_that_a_reset_has_emptied_proves_no_delivery(close: Close) -> None:
+    with emptied_by_a_reset() as ours:
+        result = close(ours, timeout=PATIENCE, drain_limit=0)
+    assert result.outcome in {CloseOutcome.DRAIN_LIMIT, CloseOutcome.PEER_RESET}
+    assert result.unacked is None
+
+
+@every_close
+def test_a_reset_that_another_has_read_leaves_nothing_known(close: Close) -> None:
+    with emptied_by_a_reset() as ours:
+        ours.recv(100)
+        with suppress(ConnectionError):
+            ours.recv(100)
+        result = close(ours, timeout=PATIENCE)
+    assert (result.outcome, result.unacked) == (CloseOutcome.NOT_CONNECTED, None)
+    assert not result.clean
+
+
+def test_unacked_bytes_counts_no_queue_that_a_reset_has_emptied() -> None:
+    with emptied_by_a_reset() as ours:
+        assert unacked_bytes(ours) is None
 
 
 @needs_syscalls

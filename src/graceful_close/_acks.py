@@ -28,8 +28,9 @@ def unacked_bytes(sock: socket.socket) -> int | None:
 
     Returns:
         The number of bytes. None if it cannot be known: a system that does not report it
-        (Windows, illumos), a socket that is not TCP or is closed, or a connection whose handshake
-        is incomplete (TCP Fast Open), for which the kernel does not count.
+        (Windows, illumos), a socket that is not TCP or is closed, a connection whose handshake
+        is incomplete (TCP Fast Open), for which the kernel does not count, or a connection that is
+        over, if a reset empties the queue (MPTCP, other systems than Linux).
 
     Raises:
         TypeError: `sock` is not a stream socket.
@@ -46,7 +47,11 @@ def unacked_bytes(sock: socket.socket) -> int | None:
         state = read_state(borrowed, view)
         if state in (TcpState.LISTENING, TcpState.CONNECTING, TcpState.NEVER_OPEN):
             return 0
-        return None if state is TcpState.ACCEPTING else count_unacked(borrowed, view)
+        if state is TcpState.ACCEPTING:
+            return None
+        count = count_unacked(borrowed, view)
+        emptied = count == 0 and not view.count_survives_reset
+        return None if emptied and standing(borrowed, view) is TcpState.OVER else count
     finally:
         for borrowed in held:
             borrowed.detach()

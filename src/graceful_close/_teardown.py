@@ -40,7 +40,8 @@ of the data.
 The proofs: the peer's FIN is a *state* of the connection (LOOK), because recv() returns 0 after the
 caller's own SHUT_RD, too. Delivery is a count of 0 in a state in which the kernel counts. A reset is
 an error that the kernel reported. An outcome is decided once (`_outcome`); after that the machine
-requests at most one last count, and the outcome does not change.
+requests at most one last count and, if a reset empties the queue, one last look. The outcome does
+not change.
 
 RFC 9112, section 9.6 recommends the sequence to servers; RFC 9293, section 3.6 defines half-closed
 connections.
@@ -185,6 +186,7 @@ class Teardown:
         "_abort_outcome",
         "_deadline",
         "_deaf",
+        "_doubted",
         "_drained",
         "_error",
         "_fin_sent",
@@ -268,6 +270,7 @@ class Teardown:
         self._peer_first: bool | None = None
         self._deaf = False  # recv() returns 0 although the peer's FIN has not arrived
         self._over = False
+        self._doubted = False
 
         limit = options.drain_limit
         self.allowance = None if limit is None else limit + 1
@@ -359,6 +362,8 @@ class Teardown:
 
     def looked(self, state: TcpState | None, now: float) -> Step:
         """LOOK found the connection in `state`; None: not known."""
+        if self._doubted and not self._over and state is OVER:
+            self._unacked = None
         if self._over or (self._outcome and not self._recounting):
             return self._conclude()
         if state is OPEN and self._fin_sent:
@@ -841,11 +846,24 @@ class Teardown:
 
     def _conclude(self, outcome: CloseOutcome | None = None) -> Step:
         if not self._over:
-            self._over = True
             self._outcome = self._outcome or outcome
+            if self._unacked == 0 and self._may_have_been_emptied():
+                if self._state is OVER:
+                    self._unacked = None
+                elif not self._doubted:
+                    self._doubted = True
+                    return LOOK
+            self._over = True
             if self.linger_policy is None:
                 self.linger_policy = self._choose_policy()
         return LET_GO
+
+    def _may_have_been_emptied(self) -> bool:
+        """Whether a count of 0 proves nothing, because a reset may have emptied the queue."""
+        if self._view.acks is None or self._view.count_survives_reset:
+            return False
+        proven = self._outcome is PEER_CLOSED or self._outcome is DELIVERED
+        return not proven and self._state not in (TcpState.LISTENING, NEVER_OPEN)
 
     def _choose_policy(self) -> LingerPolicy | None:
         outcome = self._outcome
