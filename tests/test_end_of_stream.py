@@ -214,3 +214,14 @@ def test_input_below_the_low_water_mark_is_drained(tcp: Connection, close: Close
     result = close(tcp.ours, timeout=0.2)
     assert (result.outcome, result.drained) == (CloseOutcome.TIMED_OUT, 6)
     assert not ends_in_reset(tcp.peer), "nothing was left unread"
+
+
+@every_close
+def test_a_low_water_mark_hides_no_reset(close: Close) -> None:
+    with connect("unix") as (ours, peer):
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1000)
+        peer.sendall(b"upload")
+        ours.sendall(b"reply")
+        peer.close()  # AF_UNIX reports a reset, because the reply was not read
+        result = close(ours, timeout=PATIENCE)
+    assert (result.outcome, result.drained) == (CloseOutcome.PEER_RESET, 6)

@@ -74,6 +74,9 @@ def drain_of(sock: socket.socket, view: View) -> Drain:
     """Return the method for draining `sock`, which never waits from now on."""
     if not _MSG_DONTWAIT and sock.gettimeout() != 0:
         sock.settimeout(0)  # Windows has no such flag for one read
+    if view.loses_resets and sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) > 1:
+        # Changed only in this case, because every dup shares the setting.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     return _shared(view.truncates)
 
 

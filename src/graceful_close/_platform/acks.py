@@ -224,6 +224,8 @@ class View(Record):
         acked: The number of all bytes ever acknowledged; None: this system does not count them.
         error_queue: An entry in the error queue causes POLLERR until MSG_ERRQUEUE removes the entry
             (recvmsg(2)).
+        loses_resets: With SO_RCVLOWAT above 1, a read that returns data may take the error of a reset
+            and not report it (unix_stream_read_generic() in Linux's net/unix/af_unix.c).
     """
 
     __slots__ = (
@@ -235,6 +237,7 @@ class View(Record):
         "disconnects",
         "truncates",
         "error_queue",
+        "loses_resets",
         "acked",
     )
 
@@ -249,6 +252,7 @@ class View(Record):
         disconnects: bool = False,
         truncates: bool = False,
         error_queue: bool = False,
+        loses_resets: bool = False,
         acked: Field | None = None,
     ) -> None:
         self.acks: Final = acks
@@ -259,4 +263,5 @@ class View(Record):
         self.disconnects: Final = disconnects
         self.truncates: Final = truncates
         self.error_queue: Final = error_queue
+        self.loses_resets: Final = loses_resets
         self.acked: Final = acked

@@ -69,7 +69,7 @@ class System(Record):
 
     @cached_property
     def other(self) -> View:
-        return View(error_queue=self.linux)
+        return View(error_queue=self.linux, loses_resets=self.linux)
 
 
 TCP = 6  # IPPROTO_TCP, the same everywhere
