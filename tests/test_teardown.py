@@ -1675,6 +1675,15 @@ def test_a_truncated_stream_ends_with_a_reset_and_is_not_notified() -> None:
     assert result.error is cut
 
 
+def test_a_flush_that_fails_in_the_handshake_of_fast_open_counts_nothing() -> None:
+    machine = flushing()
+    unreachable = OSError(errno.EHOSTUNREACH, "of an ICMP message")
+    assert machine.failed(unreachable, 1.0, HELD) is Step.LOOK
+    assert machine.looked(TcpState.ACCEPTING, 1.0) is Step.LET_GO
+    result = machine.released(1.0)
+    assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, None)
+
+
 def test_a_pending_reset_is_reported_when_a_flush_times_out() -> None:
     machine = flushing()
     assert machine.flushing(0, 0, HELD, 5.0) is Step.LOOK

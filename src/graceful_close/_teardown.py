@@ -369,8 +369,8 @@ class Teardown:
         if state is OPEN and self._fin_sent:
             state = None  # this kernel does not update the state (gVisor)
         self._state = state
-        if not self._first_looked:
-            self._first_looked = True
+        first, self._first_looked = not self._first_looked, True
+        if first and not self._recounting:
             return self._stand(state, now)
         if state is NEVER_OPEN:
             # The handshake failed, and no data was sent.
@@ -735,7 +735,8 @@ class Teardown:
 
     def _ask_count(self) -> Step:
         """Count if the kernel counts: in the handshake of a Fast Open server it returns 0."""
-        if self._state is ACCEPTING:
+        unseen = not self._first_looked and self._view.state is not None
+        if unseen or self._state is ACCEPTING:
             self._recounting = True
             return LOOK
         return COUNT
