@@ -11,9 +11,26 @@ import trustme
 NAME = "server.test"
 
 
+# The certificate and the key of another process's authority, if this process shares it.
+_shared: list[tuple[bytes, bytes]] = []
+
+
 @cache
 def _authority() -> trustme.CA:
+    if _shared:
+        return trustme.CA.from_pem(*_shared[0])
     return trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+
+def authority() -> tuple[bytes, bytes]:
+    """The certificate and the key of the authority, for `share_authority` in another process."""
+    return _authority().cert_pem.bytes(), _authority().private_key_pem.bytes()
+
+
+def share_authority(pem: tuple[bytes, bytes]) -> None:
+    """Use another process's authority; call this first."""
+    _shared.append(pem)
+    _certificate()
 
 
 @cache

@@ -13,8 +13,10 @@ from .play import laid
 from .program import program
 from .search import complaints, smallest
 
-# No situation takes so long, in seconds.
-_HANGS = 120
+# No situation takes so long, made smaller and all, in seconds.
+_HANGS = 600
+# How often the count is printed.
+_ROUND = 1000
 
 
 def main() -> int:
@@ -32,6 +34,8 @@ def main() -> int:
             faulthandler.dump_traceback_later(_HANGS, exit=True)
             situation = any_situation(random, wire=lab.link is not None)
             played += 1
+            if played % _ROUND == 0:
+                print(f"# {played} situations", flush=True)
             found, sure = complaints(lab, situation)
             if not found:
                 continue

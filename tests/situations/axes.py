@@ -32,6 +32,8 @@ SCRIPTS = (
     "is prohibited",
     "wants smaller packets",
 )
+# What befalls a whole process: the caller has one of its own.
+APART = ("no memory", "exit", "killed")
 LOOPS = ("asyncio", "uvloop", "trio", "anyio on asyncio", "anyio on trio")
 
 AXES: dict[str, tuple[str, ...]] = {
@@ -45,7 +47,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "mode": ("blocking", "timeout", "non-blocking"),
     "holder": (
         "nobody", "dup", "child", "reader", "makefile reader", "makefile writer", "epoll",
-        "closer", "task",
+        "closer", "task", "sendfile",
     ),
     "wrote": ("little", "nothing", "more"),
     "shut": ("none", "reading", "writing", "both"),
@@ -69,7 +71,7 @@ AXES: dict[str, tuple[str, ...]] = {
         "has shut reading",
         *(f"script: {script}" for script in SCRIPTS),
     ),
-    "interrupt": ("none", "stopped", "no descriptors"),
+    "interrupt": ("none", "stopped", "no descriptors", *APART),
     "driver": ("blocking", "Reaper", "listener", *LOOPS),
     "call": (
         "graceful_close", "timed_linger_close", "abortive_close", "commit", "roll back",
@@ -125,6 +127,16 @@ class Situation:
     def bare(self) -> bool:
         """There is no connection."""
         return self.origin in BARE
+
+    @property
+    def apart(self) -> bool:
+        """The caller is a process of its own."""
+        return self.interrupt in APART
+
+    @property
+    def ends(self) -> bool:
+        """The caller's process ends during the call."""
+        return self.interrupt in {"exit", "killed"}
 
     @property
     def transport(self) -> bool:
@@ -225,6 +237,10 @@ RULES: dict[str, Broken] = {
     "a task is an event loop's, and waits for what there is": lambda s: (
         s.holder == "task" and (s.driver not in LOOPS or s.bare or s.tls == "half")
     ),
+    "asyncio's own loop sends files": lambda s: (
+        s.holder == "sendfile"
+        and (s.driver != "asyncio" or s.bare or s.shut != "none" or s.ends)
+    ),
     "another reader of TLS breaks it": lambda s: s.holder == "reader" and s.tls != "none",
     "a transport that writes is not shut beneath it": lambda s: (
         s.transport and s.shut != "none" and (s.wrote == "more" or s.tls != "none")
@@ -251,6 +267,16 @@ RULES: dict[str, Broken] = {
     ),
     "a signal stops one, and a Reaper's thread gets none": lambda s: (
         s.interrupt == "stopped" and s.driver in {"Reaper", "listener"}
+    ),
+    "a listener's socket is of the process that accepted it": lambda s: (
+        s.apart and s.driver == "listener"
+    ),
+    "a process gets a descriptor, and not a closed one": lambda s: (
+        s.apart and s.origin == "closed"
+    ),
+    "without a connection nothing is lost with a process": lambda s: s.ends and s.bare,
+    "a child outlives a process, and keeps what it has": lambda s: (
+        s.ends and s.holder == "child"
     ),
     "the caller's own pair holds its own": lambda s: (
         s.origin == "closed" and s.holder != "nobody"

@@ -14,10 +14,10 @@ import time
 import warnings
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, nullcontext, suppress
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, BinaryIO
 
 import anyio
 import trio
@@ -30,6 +30,7 @@ from wire.packets import OURS
 from .axes import Situation
 from .options import options_of
 from .peers import Peer
+from .processes import Remote
 from .scripted import Scripted
 
 IPPROTO_MPTCP = 262  # include/uapi/linux/in.h
@@ -40,6 +41,7 @@ IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
 
 LITTLE = b"reply" * 600
 MORE = b"reply" * 60_000
+FILE = 4_000_000
 _PATIENCE = 5.0
 _HOSTS = {"tcp4": "127.0.0.1", "tcp6": "::1", "mapped": "::ffff:127.0.0.1"}
 _ports = count(20_000)
@@ -63,26 +65,30 @@ class Arrangement:
         ours: What is to be closed.
         peer: The other end; None: there is none.
         other: What close_all() closes beside it.
+        reported: What an event loop's exception handler was called with.
         told: A task that waited for input has ended.
         written: Bytes that the caller has written and the kernel or a framework has taken.
-        kept: Bytes that a makefile() object holds.
+        kept: Bytes that a makefile() object or a file holds.
         holders: How many descriptors of this process are its dups.
         inode: Names the socket in the table of descriptors.
+        ports: Our port and the peer's; None: there is no TCP connection.
     """
 
     ours: socket.socket
 
     def __init__(self, situation: Situation, link: Link | None, held: ExitStack) -> None:
         self.situation = situation
-        self.peer: Peer | Scripted | None = None
+        self.peer: Peer | Scripted | Remote | None = None
         self.written = 0
         self.holders = 0
         self.kept = 0
         self.inode = 0
+        self.ports: tuple[int, int] | None = None
         self.woken: list[object] = []
         self.reaper: Reaper | None = None
         self.results: list[Any] = []
         self.told = False
+        self.reported: list[str] = []
         self.other: Other | None = None
         self.stream: Any = None
         self._link = link
@@ -95,9 +101,8 @@ class Arrangement:
     def connect(self) -> None:
         """Make it, or what there is in its place."""
         situation = self.situation
-        if situation.driver in {"Reaper", "listener"}:
-            self.reaper = Reaper(on_close=self.results.append, **options_of(situation))
-            self._held.callback(self.reaper.close, 5)
+        if not situation.apart:
+            self._make_reaper()
         if situation.bare:
             self._connect_nobody()
         elif situation.scripted:
@@ -106,9 +111,26 @@ class Arrangement:
             self._connect_peer()
         if self.ours.fileno() != -1:
             self.inode = os.fstat(self.ours.fileno()).st_ino
+        if not situation.bare and situation.family != "unix":
+            self.ports = (self.ours.getsockname()[1], self._peers_port())
         self._held.callback(_vanish, self.ours)
-        if situation.call == "close_all":
+        if situation.call == "close_all" and not situation.apart:
             self.other = Other(self._held)
+
+    def take_over(self, ours: socket.socket, peer: Remote) -> None:
+        """In a process of its own: have the connection that the lab has made."""
+        self.ours, self.inode = ours, os.fstat(ours.fileno()).st_ino
+        self._held.callback(_vanish, ours)
+        if not self.situation.bare:
+            self.peer = peer
+        self._make_reaper()
+        if self.situation.call == "close_all":
+            self.other = Other(self._held)
+
+    def _make_reaper(self) -> None:
+        if self.situation.driver in {"Reaper", "listener"}:
+            self.reaper = Reaper(on_close=self.results.append, **options_of(self.situation))
+            self._held.callback(self.reaper.close, 5)
 
     def _socket(self) -> socket.socket:
         family = self.situation.family
@@ -174,6 +196,12 @@ class Arrangement:
             context = (server_context if server else client_context)(_version(situation))
         self.peer = Peer(other, situation.peer, context, server_side=server, hostname=NAME)
         self._held.callback(other.close)
+
+    def _peers_port(self) -> int:
+        if isinstance(self.peer, Scripted):
+            return self.peer.address[1]
+        port: int = self.ours.getpeername()[1]
+        return port
 
     def _connect_script(self) -> None:
         situation, link = self.situation, self._link
@@ -273,7 +301,7 @@ class Arrangement:
         peer, situation = self.peer, self.situation
         if situation.tls == "none":
             return
-        assert isinstance(peer, Peer)
+        assert isinstance(peer, Peer | Remote)
         if situation.tls == "half":
             if situation.origin == "accept":
                 peer.handshake(half=True)
@@ -291,7 +319,7 @@ class Arrangement:
         for thread in self._threads:
             thread.join(_PATIENCE)
         if self.situation.tls == "goodbye":
-            assert isinstance(self.peer, Peer)
+            assert isinstance(self.peer, Peer | Remote)
             self.peer.say_goodbye()
 
     def context(self) -> ssl.SSLContext | None:
@@ -370,27 +398,32 @@ class Arrangement:
         self.woken.append(True)
 
     def _begin(self, act: Callable[[Any], None], stream: Any) -> None:
-        thread = threading.Thread(target=act, args=(stream,), name="holder")
+        thread = threading.Thread(target=act, args=(stream,), name="holder", daemon=True)
         thread.start()
         self._threads.append(thread)
 
     def _fork(self) -> None:
-        """A child that has the descriptor, and nothing else of ours."""
+        """A child that has the descriptor, and nothing else of ours, when this returns."""
         number = self.ours.fileno()
         if number == -1:
             return
+        ready, tell = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # other threads may run
             child = os.fork()
         if child == 0:
             try:
-                os.closerange(3, number)
-                os.closerange(number + 1, 4096)
                 signal.alarm(30)
+                # The copy of the peer's socket, too: the peer's close() would not be the last one.
+                for first, last in pairwise(sorted({2, number, 4096})):
+                    os.closerange(first + 1, last)
                 while True:
                     signal.pause()
             finally:
                 os._exit(0)
+        os.close(tell)
+        os.read(ready, 1)  # the end of the pipe: the child has closed its copy, too
+        os.close(ready)
         self._held.callback(_end_child, child)
 
     def awaits(self, seconds: float) -> list[str]:
@@ -405,6 +438,20 @@ class Arrangement:
             while await receive():
                 pass
         self.told = True
+
+    async def send_file(self, send: Callable[[BinaryIO], Awaitable[object]]) -> None:
+        """What a task does that sends a file: the close comes in the middle of it."""
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(FILE))
+            file.seek(0)
+            try:
+                # AttributeError: asyncio's, if the transport has no socket any more.
+                with suppress(OSError, RuntimeError, AttributeError):
+                    await send(file)
+            finally:
+                self.written += file.tell()
+                self.kept += FILE - file.tell()
+                self.told = True
 
     def deeds(self) -> None:
         """What the peer has done before the call."""

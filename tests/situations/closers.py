@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from time import monotonic
-from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO
 
 import anyio
 import anyio.lowlevel
@@ -19,7 +18,6 @@ import trio
 from anyio.abc import SocketStream, UNIXSocketStream
 from anyio.streams.tls import TLSStream
 
-import descriptors
 import graceful_close
 import graceful_close.anyio
 import graceful_close.asyncio
@@ -30,110 +28,19 @@ from graceful_close import CloseResult
 
 from .build import Arrangement
 from .options import options_of
+from .probe import STOPS_AFTER, Probe
 
 # How long a plain close may take, and a listener's reaper.
 _PATIENCE = 3.0
-_STOPS_AFTER = 0.02
 _TOLD_WITHIN = 1.0
-
-
-class Stop(BaseException):
-    """What a signal's handler raises: it stands for KeyboardInterrupt."""
 
 
 class RollBack(Exception):  # noqa: N818
     """What a body raises."""
 
 
-class Probe:
-    """What the close does to the clocks and to the table of descriptors.
-
-    Attributes:
-        result: What it returned.
-        error: What it raised.
-        stopped: It was interrupted.
-        seconds, cpu: How long it took, and how much of the processor.
-        closed: The object has no descriptor any more.
-        left: So many descriptors of the connection are left.
-    """
-
-    def __init__(self, arrangement: Arrangement) -> None:
-        self._arrangement = arrangement
-        self.result: CloseResult | None = None
-        self.error: BaseException | None = None
-        self.stopped = False
-        self.seconds = self.cpu = 0.0
-        self.closed = False
-        self.left = 0
-
-    @contextmanager
-    def watch(self, *, signals: bool = False) -> Generator[None, None, None]:
-        """Around the call itself."""
-        interrupt, peer = self._arrangement.situation.interrupt, self._arrangement.peer
-
-        def used() -> float:
-            return time.process_time() - (peer.cpu() if peer is not None else 0.0)
-
-        began, cpu = monotonic(), used()
-        try:
-            with _alarm(_STOPS_AFTER if signals and interrupt == "stopped" else 0):
-                with (
-                    descriptors.none_left() if interrupt == "no descriptors" else nullcontext()
-                ):
-                    yield
-        except Exception as error:  # noqa: BLE001
-            self.error = error
-        except Stop:
-            self.stopped = True
-        finally:
-            self.seconds, self.cpu = monotonic() - began, used() - cpu
-            self.look()
-
-    def look(self) -> None:
-        """At what the call has left."""
-        arrangement = self._arrangement
-        if arrangement.peer is not None:
-            arrangement.peer.returned()
-        self.closed = arrangement.ours.fileno() == -1
-        self.left = holders_of(arrangement.inode)
-
-
-def holders_of(inode: int) -> int:
-    """How many descriptors of this process are for that socket."""
-    found = 0
-    for entry in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            found += os.readlink(f"/proc/self/fd/{entry}") == f"socket:[{inode}]"
-    return found if inode else 0
-
-
-@contextmanager
-def _alarm(seconds: float) -> Generator[None, None, None]:
-    """A signal, whose handler raises Stop; 0: none."""
-    if not seconds:
-        yield
-        return
-
-    armed = True
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        if armed:
-            raise Stop
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-        armed = False
-    finally:
-        armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def run(arrangement: Arrangement, *, plain: bool = False) -> Probe:
+def run(arrangement: Arrangement, probe: Probe, *, plain: bool = False) -> None:
     """Close it as its situation says, or plainly."""
-    probe = Probe(arrangement)
     driver = arrangement.situation.driver
     match driver:
         case "blocking" | "Reaper" | "listener":
@@ -146,7 +53,6 @@ def run(arrangement: Arrangement, *, plain: bool = False) -> Probe:
         case _:
             backend = driver.removeprefix("anyio on ")
             anyio.run(_by_anyio, arrangement, probe, plain, backend=backend)
-    return probe
 
 
 # --- threads -------------------------------------------------------------------------------------
@@ -263,16 +169,26 @@ def _write_beneath(arrangement: Arrangement) -> None:
 
 
 @asynccontextmanager
-async def _waited_for(
-    arrangement: Arrangement, receive: Callable[[], Awaitable[bytes]]
+async def _beside_a_task(
+    arrangement: Arrangement,
+    receive: Callable[[], Awaitable[bytes]],
+    send_file: Callable[[BinaryIO], Awaitable[object]] | None = None,
 ) -> AsyncGenerator[None, None]:
-    """A task waits for input meanwhile, if the situation has one."""
-    if arrangement.situation.holder != "task":
-        yield
-        return
+    """A task waits for input or sends a file meanwhile, if the situation has one."""
+    match arrangement.situation.holder:
+        case "task":
+            act = partial(arrangement.read_on, receive)
+        case "sendfile":
+            assert send_file is not None
+            act = partial(arrangement.send_file, send_file)
+        case _:
+            yield
+            return
     async with anyio.create_task_group() as group:
-        group.start_soon(arrangement.read_on, receive)
+        group.start_soon(act)
         await anyio.lowlevel.checkpoint()
+        if arrangement.told:  # it has failed before the call
+            arrangement.kept = 0
         yield
         with anyio.move_on_after(_TOLD_WITHIN):
             while not arrangement.told:
@@ -307,6 +223,7 @@ async def _ask(module: Any, stream: Any, arrangement: Arrangement) -> CloseResul
 async def _by_asyncio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
     situation, sock = arrangement.situation, arrangement.ours
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, told: arrangement.reported.append(repr(told)))
     stream: Any = sock
     reader = asyncio.StreamReader()
     if arrangement.other is not None:
@@ -339,9 +256,13 @@ async def _by_asyncio(arrangement: Arrangement, probe: Probe, plain: bool) -> No
     task = asyncio.current_task()
     assert task is not None
     timer: asyncio.TimerHandle | None = None
-    async with _waited_for(arrangement, lambda: reader.read(65536)):
+
+    def send_file(file: BinaryIO) -> Awaitable[object]:
+        return loop.sendfile(stream.transport, file)
+
+    async with _beside_a_task(arrangement, lambda: reader.read(65536), send_file):
         if situation.interrupt == "stopped":
-            timer = loop.call_later(_STOPS_AFTER, task.cancel)
+            timer = loop.call_later(STOPS_AFTER, task.cancel)
         try:
             with probe.watch():
                 if not plain:
@@ -352,7 +273,7 @@ async def _by_asyncio(arrangement: Arrangement, probe: Probe, plain: bool) -> No
                         with suppress(OSError, TimeoutError):
                             await asyncio.wait_for(stream.wait_closed(), _PATIENCE)
         except asyncio.CancelledError:
-            probe.stopped = True
+            probe.report.stopped = True
             task.uncancel()
         if timer is not None:
             timer.cancel()
@@ -381,10 +302,10 @@ async def _by_trio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
     if arrangement.other is not None:
         arrangement.other.stream = trio.socket.from_stdlib_socket(arrangement.other.ours)
     _deeds(arrangement)
-    async with _waited_for(arrangement, lambda: stream.receive_some(65536)):
+    async with _beside_a_task(arrangement, lambda: stream.receive_some(65536)):
         with trio.CancelScope() as scope:
             if situation.interrupt == "stopped":
-                scope.deadline = trio.current_time() + _STOPS_AFTER
+                scope.deadline = trio.current_time() + STOPS_AFTER
             with probe.watch():
                 if not plain:
                     probe.result = await _ask(graceful_close.trio, stream, arrangement)
@@ -393,7 +314,7 @@ async def _by_trio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
                 else:
                     with trio.move_on_after(_PATIENCE), suppress(trio.BrokenResourceError):
                         await stream.aclose()
-        probe.stopped = scope.cancelled_caught
+        probe.report.stopped = scope.cancelled_caught
 
 
 async def _by_anyio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
@@ -419,12 +340,14 @@ async def _by_anyio(arrangement: Arrangement, probe: Probe, plain: bool) -> None
     if situation.wrote == "more" and (unix or situation.driver == "anyio on trio"):
         _write_beneath(arrangement)
     elif data:
-        with anyio.move_on_after(_STOPS_AFTER), suppress(anyio.BrokenResourceError):
+        # On asyncio the transport has it all at once, and a peer that reads nothing delays the rest.
+        patience = STOPS_AFTER if situation.transport else _PATIENCE
+        with anyio.move_on_after(patience), suppress(anyio.BrokenResourceError):
             await stream.send(data)
         arrangement.written += len(data)
     _deeds(arrangement)
-    async with _waited_for(arrangement, stream.receive):
-        deadline = _STOPS_AFTER if situation.interrupt == "stopped" else 60
+    async with _beside_a_task(arrangement, stream.receive):
+        deadline = STOPS_AFTER if situation.interrupt == "stopped" else 60
         with anyio.move_on_after(deadline) as scope:
             with probe.watch():
                 if not plain:
@@ -432,4 +355,4 @@ async def _by_anyio(arrangement: Arrangement, probe: Probe, plain: bool) -> None
                 else:
                     with anyio.move_on_after(_PATIENCE), suppress(anyio.BrokenResourceError):
                         await stream.aclose()
-        probe.stopped = scope.cancelled_caught
+        probe.report.stopped = scope.cancelled_caught

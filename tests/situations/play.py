@@ -12,14 +12,17 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from graceful_close import CloseResult
 from wire.link import Link, why_not
 from wire.packets import OURS
 
 from .axes import Situation
 from .build import Arrangement
 from .closers import run
-from .peers import Account
+from .peers import Account, Peer
+from .probe import Probe, Report
+from .processes import Callers
+from .scripted import Scripted
+from .trace import PORTS, Event, Trace, open_trace
 
 
 @dataclass
@@ -27,34 +30,29 @@ class Play:
     """What was seen.
 
     Attributes:
-        result: What the call returned; None: it raised, or was not ours.
-        error: What it raised.
-        stopped: It was interrupted, and that came through.
-        seconds, cpu: How long it took, and how much of the processor.
-        closed: The object has no descriptor any more.
-        left: Descriptors of the connection that were left to this process.
-        leaked: Descriptors and threads that were there when everything was over.
+        report: Of the call.
+        returned: When the call returned, or its process ended, by time.monotonic().
+        status: How its process ended, if that was another (waitpid(2)).
+        printed: What that process printed.
         written: Bytes that the caller had written.
-        kept: Bytes that a makefile() object has never sent.
+        kept: Bytes that a makefile() object or a task has never sent.
         account: The peer's own record; None: there was none.
-        asleep: Other holders that were not told of the end.
+        trace: The kernel's record of the connection; None: there was none.
+        leaked: Descriptors and threads that were there when everything was over.
         hurt: Connections of others that were harmed.
         warned: What was warned of.
     """
 
     situation: Situation
-    result: CloseResult | None = None
-    error: BaseException | None = None
-    stopped: bool = False
-    seconds: float = 0.0
-    cpu: float = 0.0
-    closed: bool = False
-    left: int = 0
+    report: Report = field(default_factory=Report)
+    returned: float = 0.0
+    status: int = 0
+    printed: str = ""
     written: int = 0
     kept: int = 0
     account: Account | None = None
+    trace: list[Event] | None = None
     leaked: list[str] = field(default_factory=list[str])
-    asleep: list[str] = field(default_factory=list[str])
     hurt: list[str] = field(default_factory=list[str])
     warned: list[str] = field(default_factory=list[str])
 
@@ -66,14 +64,26 @@ class Play:
 
 
 class Lab:
-    """Where situations are played: a network namespace of our own, if there is a wire."""
+    """Where situations are played: a network namespace of our own, if there is a wire.
 
-    def __init__(self, link: Link | None) -> None:
+    Args:
+        held: Gives everything back.
+        link: The wire; None: there is none.
+        trace: The kernel's record, of the ports in `trace.PORTS`; None: there is none.
+    """
+
+    def __init__(
+        self, held: ExitStack, link: Link | None = None, trace: Trace | None = None
+    ) -> None:
         self.link = link
+        self._trace = trace
+        self.callers = Callers(held)
         if link is not None:
             with link.inside(OURS):
                 # Both sides may, and no cookie is asked for (ip-sysctl).
                 Path("/proc/sys/net/ipv4/tcp_fastopen").write_text("515")
+                ports = f"{PORTS.start} {PORTS.stop - 1}"
+                Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(ports)
 
     def play(self, situation: Situation, *, plain: bool = False) -> Play:
         """Play it once; `plain`: with the close that ours replaces."""
@@ -81,6 +91,8 @@ class Lab:
         play = Play(situation)
         with inside, warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
+            if situation.apart:
+                self.callers.start()
             before = _table()
             self._play(play, plain)
             gc.collect(0)
@@ -94,42 +106,49 @@ class Lab:
             arrangement = Arrangement(play.situation, self.link, held)
             arrangement.connect()
             neighbours.append(_pair(held))
-            probe = run(arrangement, plain=plain)
+            if play.situation.apart:
+                self._run_apart(play, arrangement, plain)
+            else:
+                probe = Probe(arrangement)
+                run(arrangement, probe, plain=plain)
+                probe.look_at_the_others()
+                play.report = probe.report
+                play.returned = probe.report.began + probe.report.seconds
             neighbours.append(_pair(held))  # which have the number that was given back
-            asleep = arrangement.awaits(1.0)
-            play.asleep = asleep if play.situation.holder == "reader" else []
-            if play.situation.holder == "task" and not arrangement.told:
-                play.asleep.append("task")
-            if arrangement.peer is not None:
+            if isinstance(arrangement.peer, Peer | Scripted):
                 play.account = arrangement.peer.finish()
             arrangement.awaits(5.0)
-            if play.situation.holder == "closer":  # which may have been in the middle of it
-                probe.look()
-            play.left = probe.left - arrangement.holders
             for kind, pair in zip(("before", "beside", "after"), neighbours, strict=True):
                 if not _works(*pair):
                     play.hurt.append(kind)
-            timed = play.situation.limit != "no time"  # in which nothing can be seen
-            other = arrangement.other if probe.result is not None and timed else None
-            if other is not None and not other.is_well():
-                play.hurt.append(f"the other of close_all(): {other.result}")
-            play.result, play.error, play.stopped = probe.result, probe.error, probe.stopped
-            play.seconds, play.cpu, play.closed = probe.seconds, probe.cpu, probe.closed
             play.written, play.kept = arrangement.written, arrangement.kept
+            if self._trace is not None:
+                play.trace = self._trace.take(arrangement.ports)
+
+    def _run_apart(self, play: Play, arrangement: Arrangement, plain: bool) -> None:
+        """Have another process close it, which may end before it returns."""
+        finished = self.callers.run(arrangement, plain=plain)
+        play.printed, play.status = finished.printed, finished.status
+        play.report = report = finished.report or Report()
+        if play.situation.ends:
+            report.began, report.seconds = finished.began, finished.ended - finished.began
+            report.stopped = report.result is None and report.error is None
+            report.closed, report.left = True, 0  # by the kernel
+        play.returned = report.began + report.seconds
 
 
 @contextmanager
 def laid() -> Generator[Lab, None, None]:
-    """A lab with a wire, if there can be one (Linux, root)."""
-    link: Link | None = None
-    if why_not() is None:
+    """A lab with a wire and the kernel's record, if there can be (Linux, root)."""
+    with ExitStack() as held:
+        if why_not() is not None:
+            yield Lab(held)
+            return
+        link: Link | None = None
         with suppress(PermissionError):  # root of a container, which may not unshare(2)
             link = Link()
-    try:
-        yield Lab(link)
-    finally:
-        if link is not None:
-            link.close()
+            held.callback(link.close)
+        yield Lab(held, link, open_trace(held) if link is not None else None)
 
 
 def _pair(held: ExitStack) -> tuple[socket.socket, socket.socket]:

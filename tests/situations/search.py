@@ -11,7 +11,7 @@ from .play import Lab
 
 # What was seen once may be the machine's fault, which is busy; what is seen twice in three is ours.
 _TIMES = 3
-_TIMED = {"late", "spins"}
+_TIMED = {"late", "spins", "missed"}
 
 
 def complaints_once(lab: Lab, situation: Situation) -> list[str]:
