@@ -1,4 +1,4 @@
-"""Plays situations at random, and prints a program for each that is wrong."""
+"""Plays random situations, and prints a program for each wrong one."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from random import Random
 from time import monotonic
 
 from .axes import any_situation
-from .play import laid
+from .play import open_lab
 from .program import program
 from .search import complaints, smallest
 
-# No situation takes so long, made smaller and all, in seconds.
+# The watchdog, in seconds. No situation takes longer, its reduction included.
 _HANGS = 600
-# How often the count is printed.
+# The count is printed after so many situations.
 _ROUND = 1000
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="situations", description=__doc__)
-    parser.add_argument("count", type=int, help="how many situations")
-    parser.add_argument("--seed", type=int, default=0, help="which ones")
-    parser.add_argument(
-        "--seconds", type=float, default=float("inf"), help="no longer than this"
-    )
+    parser.add_argument("count", type=int, help="the number of situations")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the random choices")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="the time limit")
     asked = parser.parse_args()
     random, until = Random(asked.seed), monotonic() + asked.seconds
     played = wrong = doubtful = 0
-    with laid() as lab:
+    with open_lab() as lab:
         while played < asked.count and monotonic() < until:
             faulthandler.dump_traceback_later(_HANGS, exit=True)
             situation = any_situation(random, wire=lab.link is not None)
@@ -41,12 +39,12 @@ def main() -> int:
                 continue
             if not sure:
                 doubtful += 1
-                print(f"# once in three times: {situation}\n# {found}\n", flush=True)
+                print(f"# wrong once in three plays: {situation}\n# {found}\n", flush=True)
                 continue
             wrong += 1
             print(program(smallest(lab, situation, found), found), flush=True)
         faulthandler.cancel_dump_traceback_later()
-    print(f"{played} situations, {wrong} wrong, {doubtful} wrong once in three times")
+    print(f"{played} situations, {wrong} wrong, {doubtful} wrong once in three plays")
     return 1 if wrong else 0
 
 

@@ -1,4 +1,4 @@
-"""The choices along each axis, the tamest first, and the rules for what does not go together."""
+"""The choices along each axis, the default first, and the rules that exclude combinations."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ SCRIPTS = (
     "is unreachable",
     "has no port",
     "is prohibited",
-    "wants smaller packets",
+    "requires smaller packets",
 )
-# What befalls a whole process: the caller has one of its own.
-APART = ("no memory", "exit", "killed")
+# These affect a whole process, so the caller has a process of its own.
+OWN_PROCESS = ("no memory", "exit", "killed")
 LOOPS = ("asyncio", "uvloop", "trio", "anyio on asyncio", "anyio on trio")
 
 AXES: dict[str, tuple[str, ...]] = {
     "origin": ("accept", "connect", "fast open", "socketpair", *BARE),
     "family": ("tcp4", "tcp6", "mapped", "unix", "mptcp", "mptcp fallback"),
-    "tls": ("none", "1.2", "1.3", "half", "goodbye"),
+    "tls": ("none", "1.2", "1.3", "half", "close_notify"),
     "option": (
         "none", "linger 0", "linger 1", "rcvlowat", "cork", "notsent_lowat", "peek_off",
         "zerocopy", "timestamping", "user_timeout", "rcvtimeo", "small buffers",
     ),
     "mode": ("blocking", "timeout", "non-blocking"),
     "holder": (
-        "nobody", "dup", "child", "reader", "makefile reader", "makefile writer", "epoll",
+        "none", "dup", "child", "reader", "makefile reader", "makefile writer", "epoll",
         "closer", "task", "sendfile",
     ),
     "wrote": ("little", "nothing", "more"),
@@ -71,7 +71,7 @@ AXES: dict[str, tuple[str, ...]] = {
         "has shut reading",
         *(f"script: {script}" for script in SCRIPTS),
     ),
-    "interrupt": ("none", "stopped", "no descriptors", *APART),
+    "interrupt": ("none", "stopped", "no descriptors", *OWN_PROCESS),
     "driver": ("blocking", "Reaper", "listener", *LOOPS),
     "call": (
         "graceful_close", "timed_linger_close", "abortive_close", "commit", "roll back",
@@ -86,14 +86,14 @@ AXES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Situation:
-    """One choice along each axis. Left out is the tamest."""
+    """One choice along each axis, by default the first."""
 
     origin: str = "accept"
     family: str = "tcp4"
     tls: str = "none"
     option: str = "none"
     mode: str = "blocking"
-    holder: str = "nobody"
+    holder: str = "none"
     wrote: str = "little"
     shut: str = "none"
     unread: str = "nothing"
@@ -120,32 +120,32 @@ class Situation:
 
     @property
     def asks_for_errors(self) -> bool:
-        """What ICMP says is to end it (IP_RECVERR), where it is not to be the script's affair."""
+        """ICMP messages end the connection, because the caller has set IP_RECVERR."""
         return self.script in {"is unreachable", "is prohibited"}
 
     @property
     def bare(self) -> bool:
-        """There is no connection."""
+        """There is no established connection."""
         return self.origin in BARE
 
     @property
-    def apart(self) -> bool:
-        """The caller is a process of its own."""
-        return self.interrupt in APART
+    def own_process(self) -> bool:
+        """The caller has a process of its own."""
+        return self.interrupt in OWN_PROCESS
 
     @property
-    def ends(self) -> bool:
-        """The caller's process ends during the call."""
+    def process_ends(self) -> bool:
+        """The process of the caller ends during the call."""
         return self.interrupt in {"exit", "killed"}
 
     @property
     def transport(self) -> bool:
-        """What is closed is a transport, which reads and writes by itself."""
+        """The close gets a transport, which reads and writes independently of the caller."""
         return not self.bare and self.driver in {"asyncio", "uvloop", "anyio on asyncio"}
 
     @property
     def chosen(self) -> dict[str, str]:
-        """What is not the tamest."""
+        """Return the choices that are not the default."""
         return {
             axis: choice
             for axis, choices in AXES.items()
@@ -163,12 +163,12 @@ Broken = Callable[[Situation], bool]
 INTERNET = ("tcp4", "tcp6")
 THREADED = ("blocking", "Reaper", "listener")
 
-# What cannot be, or says nothing. Each is a reason and what it excludes.
+# The impossible and the meaningless combinations: the reason, and what the rule excludes.
 RULES: dict[str, Broken] = {
     "socketpair() makes UNIX sockets": lambda s: (
         s.origin == "socketpair" and s.family != "unix"
     ),
-    "a script speaks TCP, and to one that waits for it": lambda s: (
+    "a script speaks TCP, and has one connection": lambda s: (
         s.scripted
         and (
             s.family not in INTERNET
@@ -179,10 +179,10 @@ RULES: dict[str, Broken] = {
     "a handshake is unfinished only with a script": lambda s: (
         s.origin == "fast open" and not s.scripted
     ),
-    "ICMP's families differ": lambda s: (
-        s.script in {"wants smaller packets"} and s.family != "tcp4"
+    "only ICMP for IPv4 has this message in this form": lambda s: (
+        s.script in {"requires smaller packets"} and s.family != "tcp4"
     ),
-    "without a connection there is nobody to speak to": lambda s: (
+    "without a connection there is no peer": lambda s: (
         s.bare
         and (
             s.tls != "none"
@@ -195,57 +195,61 @@ RULES: dict[str, Broken] = {
             or s.driver in {"listener", "anyio on asyncio", "anyio on trio"}
         )
     ),
-    "only IP refuses, and takes its time": lambda s: (
+    "only IP refuses a connection, or needs time for one": lambda s: (
         s.origin in {"refused", "in progress"} and s.family not in INTERNET
     ),
-    "trio makes no closed socket": lambda s: s.origin == "closed" and s.driver in LOOPS,
-    "a listener accepts": lambda s: s.driver == "listener" and s.origin != "accept",
-    "a GracefulListener has its own way with TLS and UNIX sockets": lambda s: (
+    "trio wraps no closed socket": lambda s: s.origin == "closed" and s.driver in LOOPS,
+    "a GracefulListener accepts connections": lambda s: (
+        s.driver == "listener" and s.origin != "accept"
+    ),
+    "a GracefulListener accepts neither TLS nor AF_UNIX here": lambda s: (
         s.driver == "listener" and (s.tls != "none" or s.family not in INTERNET)
     ),
-    "an event loop has sockets of one mode": lambda s: (
+    "an event loop has non-blocking sockets only": lambda s: (
         s.driver not in THREADED and s.mode != "blocking"
     ),
-    "a Reaper closes gracefully and nothing else": lambda s: (
+    "a Reaper has one kind of close": lambda s: (
         s.driver in {"Reaper", "listener"} and s.call != "graceful_close"
     ),
-    "half a handshake needs an object for it": lambda s: (
+    "half a handshake needs an object that has not finished it": lambda s: (
         s.tls == "half" and (s.driver not in {"blocking", "Reaper", "trio"})
     ),
-    "under half a handshake nothing is written": lambda s: (
+    "before the end of a handshake nothing is written": lambda s: (
         s.tls == "half" and (s.wrote != "nothing" or s.unread != "nothing")
     ),
-    "TLS has no urgent data, and none that goes around it": lambda s: (
+    "TLS has no urgent data, and these options apply to plain data": lambda s: (
         s.tls != "none" and (s.unread == "urgent" or s.option in {"zerocopy", "peek_off"})
     ),
-    "TLS is the socket's own affair": lambda s: s.tls != "none" and s.family == "unix",
+    "TLS is independent of the family of the socket": lambda s: (
+        s.tls != "none" and s.family == "unix"
+    ),
     "UNIX sockets have no urgent data by default": lambda s: (
         s.family == "unix" and s.unread == "urgent"
     ),
-    "a plain client behind MPTCP connects, and is accepted": lambda s: (
+    "an MPTCP connection is connected or accepted": lambda s: (
         s.family.startswith("mptcp") and s.origin not in {"accept", "connect"}
     ),
-    "makefile() is the socket's": lambda s: (
+    "makefile() is a method of blocking sockets": lambda s: (
         s.holder.startswith("makefile") and s.driver not in {"blocking", "Reaper"}
     ),
-    "others who close, read or write what a loop has, break the loop": lambda s: (
+    "another thread that closes or reads the socket of a loop breaks the loop": lambda s: (
         s.holder in {"closer", "reader"} and s.driver not in {"blocking", "Reaper"}
     ),
-    "libuv itself spins over an error queue, and forgets whoever polls": lambda s: (
+    "libuv spins while an error queue has an entry": lambda s: (
         s.driver == "uvloop" and s.tls != "none" and s.option == "timestamping"
     ),
-    "a task is an event loop's, and waits for what there is": lambda s: (
+    "a task needs an event loop and a connection": lambda s: (
         s.holder == "task" and (s.driver not in LOOPS or s.bare or s.tls == "half")
     ),
-    "asyncio's own loop sends files": lambda s: (
+    "only asyncio's own loop has sendfile()": lambda s: (
         s.holder == "sendfile"
-        and (s.driver != "asyncio" or s.bare or s.shut != "none" or s.ends)
+        and (s.driver != "asyncio" or s.bare or s.shut != "none" or s.process_ends)
     ),
-    "another reader of TLS breaks it": lambda s: s.holder == "reader" and s.tls != "none",
-    "a transport that writes is not shut beneath it": lambda s: (
+    "another reader breaks a TLS session": lambda s: s.holder == "reader" and s.tls != "none",
+    "shutdown() under a transport that still writes breaks it": lambda s: (
         s.transport and s.shut != "none" and (s.wrote == "more" or s.tls != "none")
     ),
-    "trio and anyio send all or nothing over TLS": lambda s: (
+    "trio and anyio send over TLS completely or not": lambda s: (
         s.tls != "none" and s.wrote == "more" and s.driver in LOOPS[2:]
     ),
     "an abort has no options": lambda s: (
@@ -257,7 +261,7 @@ RULES: dict[str, Broken] = {
             or s.limit != "none"
         )
     ),
-    "a timed linger has few options": lambda s: (
+    "timed_linger_close() has fewer options": lambda s: (
         s.call == "timed_linger_close"
         and (
             s.until != "peer closed"
@@ -265,32 +269,34 @@ RULES: dict[str, Broken] = {
             or s.limit not in {"none", "no time"}
         )
     ),
-    "a signal stops one, and a Reaper's thread gets none": lambda s: (
+    "a signal interrupts the main thread, and a Reaper closes in its own": lambda s: (
         s.interrupt == "stopped" and s.driver in {"Reaper", "listener"}
     ),
-    "a listener's socket is of the process that accepted it": lambda s: (
-        s.apart and s.driver == "listener"
+    "a GracefulListener's socket belongs to the process that accepted it": lambda s: (
+        s.own_process and s.driver == "listener"
     ),
-    "a process gets a descriptor, and not a closed one": lambda s: (
-        s.apart and s.origin == "closed"
+    "a closed socket has no descriptor that another process could get": lambda s: (
+        s.own_process and s.origin == "closed"
     ),
-    "without a connection nothing is lost with a process": lambda s: s.ends and s.bare,
-    "a child outlives a process, and keeps what it has": lambda s: (
-        s.ends and s.holder == "child"
+    "without a connection the end of a process loses nothing": lambda s: (
+        s.process_ends and s.bare
     ),
-    "the caller's own pair holds its own": lambda s: (
-        s.origin == "closed" and s.holder != "nobody"
+    "a forked child would keep the connection of a process that ends": lambda s: (
+        s.process_ends and s.holder == "child"
+    ),
+    "a closed socket has no other holder": lambda s: (
+        s.origin == "closed" and s.holder != "none"
     ),
 }
 
 
 def broken_rule(situation: Situation) -> str | None:
-    """Why it cannot be; None: it can."""
+    """Return the reason that excludes the situation; None: the rules permit it."""
     return next((reason for reason, breaks in RULES.items() if breaks(situation)), None)
 
 
 def choices(axis: str, *, wire: bool) -> list[str]:
-    """Those along an axis; without a wire there are no scripts."""
+    """Return the choices along an axis; without a wire there are no scripts."""
     return [
         choice
         for choice in AXES[axis]
@@ -298,26 +304,26 @@ def choices(axis: str, *, wire: bool) -> list[str]:
     ]
 
 
-# How many of the free choices are not the tamest. Where all are wild at once, one hides the other:
-# what is interrupted is never late.
-_WILD = (0.1, 0.2, 0.3, 0.5, 0.8)
-_ALWAYS_WILD = {"peer", "origin"}
+# The share of random choices that are not the default. If all are random, one hides the other: an
+# interrupted call never misses its deadline.
+_SHARES = (0.1, 0.2, 0.3, 0.5, 0.8)
+_ALWAYS_RANDOM = {"peer", "origin"}
 _BARE = 0.05
-_DRAWS = 3  # of a choice, until the rules allow one
+_DRAWS = 3  # of a choice, until the rules permit one
 
 
 def any_situation(random: Random, *, wire: bool = True) -> Situation:
-    """One that the rules allow."""
-    # The rules leave few of those without a connection.
+    """Return a random situation that the rules permit."""
+    # Otherwise the rules exclude most situations without a connection.
     bare = random.random() < _BARE
     return complete({"origin": random.choice(BARE)} if bare else {}, random, wire=wire)
 
 
 def complete(given: dict[str, str], random: Random, *, wire: bool = True) -> Situation:
-    """One that the rules allow, with what is given, the rest at random.
+    """Return a situation that the rules permit, with the given choices and random others.
 
     Raises:
-        LookupError: There is none.
+        LookupError: The rules exclude the given choices.
     """
     situation: Situation = replace(Situation(), **given)
     while broken := _broken(situation):
@@ -337,12 +343,12 @@ def complete(given: dict[str, str], random: Random, *, wire: bool = True) -> Sit
 def mixed(
     situation: Situation, given: dict[str, str], random: Random, *, wire: bool = True
 ) -> Situation:
-    """Another one with what is given."""
-    wild = random.choice(_WILD)
+    """Return another situation with the given choices."""
+    share = random.choice(_SHARES)
     free = [axis for axis in AXES if axis not in given]
     random.shuffle(free)
     for axis in free:
-        if axis not in _ALWAYS_WILD and random.random() >= wild:
+        if axis not in _ALWAYS_RANDOM and random.random() >= share:
             drawn = [AXES[axis][0]]
         else:
             drawn = random.choices(choices(axis, wire=wire), k=_DRAWS)

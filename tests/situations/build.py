@@ -1,4 +1,4 @@
-"""Makes the connection of a situation, and what was done to it before the call."""
+"""Makes the connection of a situation, and does what precedes the call."""
 
 from __future__ import annotations
 
@@ -54,23 +54,23 @@ _CLOSED = (
 
 
 class Arrangement:
-    """One situation, as far as the call.
+    """One situation, up to the call.
 
     Args:
-        situation: What to arrange.
-        link: Behind which the scripts are; None: there is no wire.
-        held: Gives everything back.
+        situation: The choices.
+        link: The wire, with the scripts at its other end; None: not available.
+        held: Releases everything at its end.
 
     Attributes:
-        ours: What is to be closed.
-        peer: The other end; None: there is none.
-        other: What close_all() closes beside it.
-        reported: What an event loop's exception handler was called with.
-        told: A task that waited for input has ended.
-        written: Bytes that the caller has written and the kernel or a framework has taken.
-        kept: Bytes that a makefile() object or a file holds.
-        holders: How many descriptors of this process are its dups.
-        inode: Names the socket in the table of descriptors.
+        ours: The socket that will be closed.
+        peer: The other end; None: there is no connection.
+        other: The second connection of close_all().
+        reported: The arguments of an event loop's exception handler.
+        task_ended: Whether the task that reads or sends a file has ended.
+        written: The number of bytes that the kernel or a framework has accepted.
+        unsent: The number of bytes in a makefile() object, or in the file of a task.
+        holders: The number of dups in this process.
+        inode: The number of the socket in the table of descriptors.
         ports: Our port and the peer's; None: there is no TCP connection.
     """
 
@@ -81,13 +81,12 @@ class Arrangement:
         self.peer: Peer | Scripted | Remote | None = None
         self.written = 0
         self.holders = 0
-        self.kept = 0
+        self.unsent = 0
         self.inode = 0
         self.ports: tuple[int, int] | None = None
-        self.woken: list[object] = []
         self.reaper: Reaper | None = None
         self.results: list[Any] = []
-        self.told = False
+        self.task_ended = False
         self.reported: list[str] = []
         self.other: Other | None = None
         self.stream: Any = None
@@ -99,12 +98,12 @@ class Arrangement:
     # --- the connection --------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Make it, or what there is in its place."""
+        """Make the connection, or the socket without a connection."""
         situation = self.situation
-        if not situation.apart:
+        if not situation.own_process:
             self._make_reaper()
         if situation.bare:
-            self._connect_nobody()
+            self._make_unconnected()
         elif situation.scripted:
             self._connect_script()
         else:
@@ -113,14 +112,14 @@ class Arrangement:
             self.inode = os.fstat(self.ours.fileno()).st_ino
         if not situation.bare and situation.family != "unix":
             self.ports = (self.ours.getsockname()[1], self._peers_port())
-        self._held.callback(_vanish, self.ours)
-        if situation.call == "close_all" and not situation.apart:
+        self._held.callback(_reset, self.ours)
+        if situation.call == "close_all" and not situation.own_process:
             self.other = Other(self._held)
 
     def take_over(self, ours: socket.socket, peer: Remote) -> None:
-        """In a process of its own: have the connection that the lab has made."""
+        """In a process of its own: use the connection that the lab has made."""
         self.ours, self.inode = ours, os.fstat(ours.fileno()).st_ino
-        self._held.callback(_vanish, ours)
+        self._held.callback(_reset, ours)
         if not self.situation.bare:
             self.peer = peer
         self._make_reaper()
@@ -233,7 +232,7 @@ class Arrangement:
                 self.ours, _ = listener.accept()
         self.ours.settimeout(None)
 
-    def _connect_nobody(self) -> None:
+    def _make_unconnected(self) -> None:
         situation = self.situation
         match situation.origin:
             case "listening":
@@ -252,16 +251,16 @@ class Arrangement:
                 self.ours.setblocking(False)
                 address = "192.0.2.2" if situation.family == "tcp4" else "2001:db8::2"
                 if self._link is not None:
-                    self._link.hand_to(_Hole())
+                    self._link.hand_to(_NoAnswer())
                     self._held.callback(self._link.hand_to, None)
                 with suppress(OSError):
                     self.ours.connect((address, 9))
                 self.ours.setblocking(True)
 
-    # --- what was done to it ---------------------------------------------------------------------
+    # --- before the call -------------------------------------------------------------------------
 
     def set_option(self) -> None:
-        """As far as this kind of socket has it."""
+        """Set the option, if this kind of socket has it."""
         if self.ours.fileno() == -1:
             return
         with self.ours_dup() as sock, suppress(OSError):
@@ -297,7 +296,7 @@ class Arrangement:
                     pass
 
     def secure(self) -> None:
-        """Have the peer shake hands, in a thread of its own, while we do."""
+        """Start the handshake of the peer in a thread, because ours runs at the same time."""
         peer, situation = self.peer, self.situation
         if situation.tls == "none":
             return
@@ -315,15 +314,15 @@ class Arrangement:
         return any(thread.is_alive() for thread in self._threads)
 
     def secured(self) -> None:
-        """Both have shaken hands."""
+        """Wait for the handshake of the peer, and let the peer send its close_notify."""
         for thread in self._threads:
             thread.join(_PATIENCE)
-        if self.situation.tls == "goodbye":
+        if self.situation.tls == "close_notify":
             assert isinstance(self.peer, Peer | Remote)
-            self.peer.say_goodbye()
+            self.peer.send_close_notify()
 
     def context(self) -> ssl.SSLContext | None:
-        """Our side's; None: no TLS."""
+        """Return our TLS context; None: no TLS."""
         if self.situation.tls == "none":
             return None
         version = _version(self.situation)
@@ -331,14 +330,14 @@ class Arrangement:
         return server_context(version) if server else client_context(version)
 
     def write(self) -> bytes:
-        """What the caller writes."""
+        """Return the data that the caller writes."""
         return {"nothing": b"", "little": LITTLE, "more": MORE}[self.situation.wrote]
 
     def write_now(self, send: Callable[[bytes], int]) -> None:
-        """Write as much of it as goes without waiting."""
-        data = self.write()
-        with suppress(OSError):  # there is no room, or the network has ended it
-            while data:
+        """Write as much of the data as possible without waiting."""
+        data, until = self.write(), monotonic() + _PATIENCE
+        with suppress(OSError):  # no room, or the connection is over
+            while data and monotonic() < until:
                 sent = send(data)
                 self.written += sent
                 data = data[sent:]
@@ -350,7 +349,7 @@ class Arrangement:
                 sock.shutdown(how[self.situation.shut])
 
     def hold(self, stream: Any) -> None:
-        """Whoever else has it, and what they have set."""
+        """Set the option, and make the other holders that exist before the call."""
         self.set_option()
         match self.situation.holder:
             case "dup":
@@ -360,11 +359,11 @@ class Arrangement:
                 self._fork()
             case "makefile reader":
                 self._makefile = stream.makefile("rb")
-                self._held.callback(_forget, self._makefile)
+                self._held.callback(_close_file, self._makefile)
             case "makefile writer":
                 self._makefile = stream.makefile("wb")
-                self.kept = self._makefile.write(b"kept back")
-                self._held.callback(_forget, self._makefile)
+                self.unsent = self._makefile.write(b"not flushed")
+                self._held.callback(_close_file, self._makefile)
             case "epoll":
                 watch = select.epoll()
                 self._held.callback(watch.close)
@@ -374,14 +373,14 @@ class Arrangement:
                 pass
 
     def ours_dup(self) -> Any:
-        """A dup of the descriptor."""
+        """Return a socket with a dup of the descriptor."""
         if self.ours.fileno() == -1:
             return nullcontext()
         number = os.dup(self.ours.fileno())
         return socket.socket(self.ours.family, self.ours.type, 0, number)
 
     def share(self, stream: Any) -> None:
-        """Threads of others', which begin at the last moment."""
+        """Start the threads that use the socket during the call."""
         match self.situation.holder:
             case "reader":
                 self._begin(self._read, stream)
@@ -395,7 +394,6 @@ class Arrangement:
         with suppress(OSError, ValueError):
             while stream.recv(65536):
                 pass
-        self.woken.append(True)
 
     def _begin(self, act: Callable[[Any], None], stream: Any) -> None:
         thread = threading.Thread(target=act, args=(stream,), name="holder", daemon=True)
@@ -403,7 +401,7 @@ class Arrangement:
         self._threads.append(thread)
 
     def _fork(self) -> None:
-        """A child that has the descriptor, and nothing else of ours, when this returns."""
+        """Fork a child that has the descriptor, and no other descriptor when this returns."""
         number = self.ours.fileno()
         if number == -1:
             return
@@ -414,7 +412,7 @@ class Arrangement:
         if child == 0:
             try:
                 signal.alarm(30)
-                # The copy of the peer's socket, too: the peer's close() would not be the last one.
+                # Also the copy of the peer's socket. Otherwise the peer's close() would not be the last.
                 for first, last in pairwise(sorted({2, number, 4096})):
                     os.closerange(first + 1, last)
                 while True:
@@ -422,45 +420,45 @@ class Arrangement:
             finally:
                 os._exit(0)
         os.close(tell)
-        os.read(ready, 1)  # the end of the pipe: the child has closed its copy, too
+        os.read(ready, 1)  # returns at the end: the child has closed its copy of the pipe, too
         os.close(ready)
         self._held.callback(_end_child, child)
 
-    def awaits(self, seconds: float) -> list[str]:
-        """Those of the other holders that were not told of the end in that time."""
+    def still_running(self, seconds: float) -> list[str]:
+        """Wait for the threads of other holders; return the names of those that still run."""
         for thread in self._threads:
             thread.join(seconds)
         return [thread.name for thread in self._threads if thread.is_alive()]
 
     async def read_on(self, receive: Callable[[], Awaitable[bytes]]) -> None:
-        """What a task does that waits for input."""
+        """Read until the end; the task of another holder."""
         with suppress(OSError, anyio.EndOfStream, *_CLOSED):
             while await receive():
                 pass
-        self.told = True
+        self.task_ended = True
 
     async def send_file(self, send: Callable[[BinaryIO], Awaitable[object]]) -> None:
-        """What a task does that sends a file: the close comes in the middle of it."""
+        """Send a file that is larger than the buffers; the task of another holder."""
         with tempfile.TemporaryFile() as file:
             file.write(bytes(FILE))
             file.seek(0)
             try:
-                # AttributeError: asyncio's, if the transport has no socket any more.
+                # asyncio raises AttributeError if the transport has no socket any more.
                 with suppress(OSError, RuntimeError, AttributeError):
                     await send(file)
             finally:
                 self.written += file.tell()
-                self.kept += FILE - file.tell()
-                self.told = True
+                self.unsent += FILE - file.tell()
+                self.task_ended = True
 
-    def deeds(self) -> None:
-        """What the peer has done before the call."""
+    def prepare_peer(self) -> None:
+        """Let the peer do what it does before the call."""
         if self.peer is not None:
             self.peer.before(self.situation.unread)
 
 
 class Other:
-    """Another connection, whose peer has closed: its end is clean, whatever it is closed beside."""
+    """A second connection, whose peer has closed. Its result is always clean."""
 
     REPLY = b"reply"
 
@@ -469,7 +467,7 @@ class Other:
             self._peer = socket.create_connection(listener.getsockname(), _PATIENCE)
             self.ours, _ = listener.accept()
         held.callback(self._peer.close)
-        held.callback(_vanish, self.ours)
+        held.callback(_reset, self.ours)
         self.ours.sendall(self.REPLY)
         self._peer.shutdown(socket.SHUT_WR)
         poller = select.poll()
@@ -479,7 +477,7 @@ class Other:
         self.result: CloseResult | None = None
 
     def is_well(self) -> bool:
-        """Whether all arrived, and its result says so."""
+        """Whether the peer received everything, and the result is clean."""
         with suppress(OSError):
             whole = self._peer.recv(100) + self._peer.recv(100) == self.REPLY
             clean = self.result is not None and self.result.clean
@@ -487,8 +485,8 @@ class Other:
         return False
 
 
-class _Hole:
-    """Nothing comes back."""
+class _NoAnswer:
+    """Discards every packet."""
 
     def carry(self, raw: bytes, from_: object, now: float) -> list[Any]:
         return []
@@ -503,7 +501,7 @@ def _close_soon(stream: socket.socket) -> None:
 
 
 def _await_sleep(thread: threading.Thread) -> None:
-    """Until it sleeps in the kernel, and not for the interpreter's lock; or has ended."""
+    """Wait until the thread sleeps in a system call, or has ended; futex(2) does not count."""
     until = monotonic() + 0.2
     with suppress(OSError):
         while thread.is_alive() and monotonic() < until:
@@ -513,18 +511,18 @@ def _await_sleep(thread: threading.Thread) -> None:
             time.sleep(0.0005)
 
 
-_FUTEX = ("202", "98")  # on x86-64, and on most others
+_FUTEX = ("202", "98")  # on x86-64, and on most other processors
 
 
-def _vanish(sock: socket.socket) -> None:
-    """Close without a trace."""
+def _reset(sock: socket.socket) -> None:
+    """Reset the connection, so that the kernel forgets it."""
     if sock.fileno() != -1:
         with suppress(OSError):
             set_linger(sock, LingerPolicy.ABORT)
         socket.socket.close(sock)
 
 
-def _forget(file: Any) -> None:
+def _close_file(file: Any) -> None:
     with suppress(OSError, ValueError):
         file.close()
 

@@ -1,4 +1,4 @@
-"""Each driver writes what the caller writes, and closes as it is asked, or as it would without us."""
+"""The call in each driver: the library's, or the plain close that the library replaces."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from .build import Arrangement
 from .options import options_of
 from .probe import STOPS_AFTER, Probe
 
-# How long a plain close may take, and a listener's reaper.
+# The limit for a plain close, for a send, and for the Reaper of a listener, in seconds.
 _PATIENCE = 3.0
-_TOLD_WITHIN = 1.0
+_ENDS_WITHIN = 1.0
 
 
 class RollBack(Exception):  # noqa: N818
-    """What a body raises."""
+    """The exception of a body of `closing`."""
 
 
 def run(arrangement: Arrangement, probe: Probe, *, plain: bool = False) -> None:
-    """Close it as its situation says, or plainly."""
+    """Close the connection as the situation requires, or plainly."""
     driver = arrangement.situation.driver
     match driver:
         case "blocking" | "Reaper" | "listener":
@@ -84,13 +84,13 @@ def _by_threads(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
             {"blocking": None, "timeout": _PATIENCE, "non-blocking": 0}[situation.mode]
         )
     arrangement.shut(stream)
-    arrangement.deeds()
+    arrangement.prepare_peer()
     if arrangement.peer is not None:
         arrangement.peer.start()
     arrangement.share(stream)
     with probe.watch(signals=True):
         if plain and situation.driver == "listener":
-            os.close(stream.detach())  # its close() is ours
+            os.close(stream.detach())  # the library replaces its close()
         elif plain:
             stream.close()
         else:
@@ -143,26 +143,26 @@ def _await_result(arrangement: Arrangement) -> CloseResult | None:
 # --- event loops ---------------------------------------------------------------------------------
 
 
-def _deeds(arrangement: Arrangement) -> None:
-    """What is done before the call, once the stream is there and written to."""
+def _prepare(arrangement: Arrangement) -> None:
+    """Do what precedes the call, after the stream was made and written to."""
     arrangement.hold(None)
     if arrangement.situation.shut != "none":
         with arrangement.ours_dup() as dup:
             arrangement.shut(dup)
-    arrangement.deeds()
+    arrangement.prepare_peer()
     if arrangement.peer is not None:
         arrangement.peer.start()
 
 
 async def _secured(arrangement: Arrangement) -> None:
-    """The peer, too, has shaken hands; our last record of that may still be with the loop."""
+    """Wait for the peer's handshake; the loop may not have sent our last record yet."""
     while arrangement.shakes_hands:
         await anyio.sleep(0.001)
     arrangement.secured()
 
 
 def _write_beneath(arrangement: Arrangement) -> None:
-    """Write to the kernel itself."""
+    """Write directly to the kernel."""
     with arrangement.ours_dup() as dup:
         dup.setblocking(False)
         arrangement.write_now(dup.send)
@@ -174,7 +174,7 @@ async def _beside_a_task(
     receive: Callable[[], Awaitable[bytes]],
     send_file: Callable[[BinaryIO], Awaitable[object]] | None = None,
 ) -> AsyncGenerator[None, None]:
-    """A task waits for input or sends a file meanwhile, if the situation has one."""
+    """Run the block beside a task that reads or sends a file, if the situation has one."""
     match arrangement.situation.holder:
         case "task":
             act = partial(arrangement.read_on, receive)
@@ -187,11 +187,11 @@ async def _beside_a_task(
     async with anyio.create_task_group() as group:
         group.start_soon(act)
         await anyio.lowlevel.checkpoint()
-        if arrangement.told:  # it has failed before the call
-            arrangement.kept = 0
+        if arrangement.task_ended:  # the task failed before the call
+            arrangement.unsent = 0
         yield
-        with anyio.move_on_after(_TOLD_WITHIN):
-            while not arrangement.told:
+        with anyio.move_on_after(_ENDS_WITHIN):
+            while not arrangement.task_ended:
                 await anyio.sleep(0.002)
         group.cancel_scope.cancel()
 
@@ -252,7 +252,7 @@ async def _by_asyncio(arrangement: Arrangement, probe: Probe, plain: bool) -> No
             stream.write(data)
             arrangement.written += len(data)
             await asyncio.sleep(0)
-    _deeds(arrangement)
+    _prepare(arrangement)
     task = asyncio.current_task()
     assert task is not None
     timer: asyncio.TimerHandle | None = None
@@ -301,7 +301,7 @@ async def _by_trio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
                 arrangement.written += len(arrangement.write())
     if arrangement.other is not None:
         arrangement.other.stream = trio.socket.from_stdlib_socket(arrangement.other.ours)
-    _deeds(arrangement)
+    _prepare(arrangement)
     async with _beside_a_task(arrangement, lambda: stream.receive_some(65536)):
         with trio.CancelScope() as scope:
             if situation.interrupt == "stopped":
@@ -340,12 +340,12 @@ async def _by_anyio(arrangement: Arrangement, probe: Probe, plain: bool) -> None
     if situation.wrote == "more" and (unix or situation.driver == "anyio on trio"):
         _write_beneath(arrangement)
     elif data:
-        # On asyncio the transport has it all at once, and a peer that reads nothing delays the rest.
-        patience = STOPS_AFTER if situation.transport else _PATIENCE
+        # asyncio's transport accepts everything immediately, and then waits for the peer to read.
+        patience = 0.1 if situation.transport else _PATIENCE
         with anyio.move_on_after(patience), suppress(anyio.BrokenResourceError):
             await stream.send(data)
         arrangement.written += len(data)
-    _deeds(arrangement)
+    _prepare(arrangement)
     async with _beside_a_task(arrangement, stream.receive):
         deadline = STOPS_AFTER if situation.interrupt == "stopped" else 60
         with anyio.move_on_after(deadline) as scope:

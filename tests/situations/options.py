@@ -1,4 +1,4 @@
-"""What a situation asks of its close: waits that are short, and longer than a loaded machine's delays."""
+"""The options of a close. The waits are short, but longer than the delays of a busy machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LITTLE_DRAIN = 1000
 
 
 def options_of(situation: Situation) -> dict[str, Any]:
-    """What the close is asked for."""
+    """Return the options of the closing function."""
     if situation.aborts:
         return {}
     options: dict[str, Any] = {"timeout": TIMEOUT, "idle_timeout": None}

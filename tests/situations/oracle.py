@@ -1,4 +1,4 @@
-"""What must be true of a play, whatever the situation: judged by nothing that the library says of itself."""
+"""What must be true of each play. The library's own statements are not evidence."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .oracle_of_trace import contradictions
 from .peers import Account
 from .play import Play
 
-# How much later than its bound a close may end: the machine has others to serve. What is late is
-# played again, before it is said. The exit of an interpreter takes longer on a busy machine.
+# How much later than its bound a close may end, in seconds, on a busy machine. A late close is played
+# again before it is reported. The exit of an interpreter takes longer.
 _MARGIN, _EXIT = 1.0, 3.0
 _PIECE = 4096  # of a transport's buffer, which earns it another `timeout`
 
-# A wait that costs more of the processor than this is none: a spin takes all of it, and what comes
-# before and after the wait costs more under coverage.
+# A wait may use this much time of the processor. A spin uses all of it. Under coverage the code before
+# and after the wait uses more.
 _CPU, _CPU_SHARE, _WAIT = 0.05, 0.25, 0.08
 
-_ANSWERS = {  # which send FIN once they have seen ours
+_ANSWERS = {  # peers that send FIN after ours
     "reads and closes",
     "reads, uploads, closes",
     "uploads, reads, closes",
@@ -41,7 +41,7 @@ _ACKNOWLEDGES_NOTHING = {
     "has no port",
     "is prohibited",
 }
-# Whose kernel counts what has come in order; of MPTCP it counts one subflow.
+# The peer's kernel counts the bytes that arrived in order; for MPTCP, those of one subflow.
 _COUNTED = (*INTERNET, "mapped", "mptcp fallback")
 
 # How a process may end (waitpid(2)).
@@ -51,43 +51,43 @@ _MAKEFILE = "makefile() object"
 
 
 def judge(play: Play) -> list[str]:
-    """What is wrong, each beginning with the name of its kind and a colon."""
+    """Return the complaints; each begins with the name of its kind and a colon."""
     return list(_complaints(play))
 
 
 def judge_against(play: Play, plain: Play) -> list[str]:
-    """What ours has lost that the plain close has delivered."""
+    """Return a complaint if the plain close has delivered more."""
     if play.complete or not plain.complete:
         return []
     account, situation = play.account, play.situation
-    # A FIN that comes late waits behind what is sent again and again.
+    # A later FIN is queued behind the retransmissions.
     late = situation.script in _ACKNOWLEDGES_NOTHING
     if late and account is not None and account.received >= play.written:
         return []
     delivers = situation.until == "delivered" or situation.call == "timed_linger_close"
     if delivers and account is not None and has_all(play, account):
-        return []  # as asked; what the peer goes on sending is answered with RST then
+        return []  # as requested; the kernel answers further input with RST
     return [f"worse: {play.account} of {play.written} bytes, and plainly {plain.account}"]
 
 
 def may_be_compared(situation: Situation) -> bool:
-    """Whether the caller asked for nothing that a plain close does not do."""
+    """Whether the requested close should deliver as much as a plain close."""
     return not (
         situation.aborts
         or situation.bare
         or situation.on_timeout == "abort"
-        or not (situation.interrupt == "none" or situation.ends)
-        or situation.peer == "floods"  # which no bounded close reads to its end
-        # Input is answered with RST from then on, whoever closes; it may come sooner or later.
+        or not (situation.interrupt == "none" or situation.process_ends)
+        or situation.peer == "floods"  # no bounded close reads all of it
+        # The kernel answers input with RST from then on, and the time of the input varies.
         or situation.shut in {"reading", "both"}
         or situation.peer == "has shut reading"
-        or situation.script == "closes its window"  # before our FIN or after it, as it happens
-        # Where others have it, or a makefile() object, a plain close() does not end it.
-        or situation.holder not in {"nobody", "epoll", "reader", "task"}
+        or situation.script == "closes its window"  # before or after our FIN
+        # With other holders or a makefile() object, a plain close() does not end the connection.
+        or situation.holder not in {"none", "epoll", "reader", "task"}
         or (situation.driver == "listener" and situation.option == "linger 0")
-        # A plain close of TLS may read all there is; but this caller wants little read.
+        # A plain close of TLS may read everything, and this caller limits the drain.
         or situation.limit in {"no drain", "little drain"}
-        # Silence bounds what a transport still holds, and this caller wants none.
+        # The timeout also limits the flush of a transport, and this caller has no timeout.
         or (situation.transport and situation.limit == "no time")
     )
 
@@ -98,34 +98,34 @@ def _complaints(play: Play) -> Iterator[str]:
         yield f"open: closed {play.report.closed}, {play.report.left} descriptors left"
     if play.leaked:
         yield f"leak: {play.leaked}"
-    if play.hurt:
-        yield f"hurt: {play.hurt}"
-    if not play.report.well:
-        yield "hurt: the other of close_all()"
-    # Without memory a framework reports what it lacks.
+    if play.harmed:
+        yield f"harmed: {play.harmed}"
+    if not play.report.other_is_right:
+        yield "harmed: the other connection of close_all()"
+    # Without memory a framework reports the MemoryError.
     printed = play.printed and situation.interrupt != "no memory"
     if printed or play.status not in _ENDS.get(situation.interrupt, {0}):
         yield f"process: it ended with {play.status}, and printed {play.printed}"
-    # With a timeout a reader polls a number, which may be a stranger's by then: Python's own race.
-    if play.report.asleep and not play.report.stopped and situation.mode == "blocking":
-        yield f"asleep: {play.report.asleep}"
+    # With a timeout, Python's recv() polls a number that may belong to another socket by then.
+    if play.report.not_woken and not play.report.stopped and situation.mode == "blocking":
+        yield f"not woken: {play.report.not_woken}"
     if play.report.error is not None and not _may_raise(situation, play.report.error):
         yield f"raised: {play.report.error!r}"
-    # A listener's socket that two processes have is closed plainly by each, and aborts if told so.
+    # A listener's socket with two processes is closed plainly by each, and aborted with linger 0.
     plainly = situation.driver == "listener" and (
         situation.holder == "child" or situation.option == "linger 0"
     )
-    # What the body raised goes on, whatever its roll back met.
+    # The exception of the body propagates, even if the abort fails.
     plainly = plainly or (
         situation.call == "roll back"
         and situation.interrupt == "no descriptors"
         and situation.transport
     )
     if play.report.error is None and result is None and not (play.report.stopped or plainly):
-        yield "raised: nothing, and nothing was returned"
+        yield "raised: nothing, and no result was returned"
     if (play.report.stopped or play.report.error) and result is not None:
-        yield f"raised: and returned {result}"
-    # asyncio's own: a transport that is aborted under sendfile() sets a future twice.
+        yield f"raised: and the result was {result}"
+    # asyncio sets a future twice if a transport is aborted during sendfile().
     reported = [text for text in play.report.reported if situation.holder != "sendfile"]
     reported = [text for text in reported if "MemoryError" not in text]
     if reported:
@@ -133,22 +133,22 @@ def _complaints(play: Play) -> Iterator[str]:
     unexpected = [text for text in play.warned if _MAKEFILE not in text]
     if unexpected:
         yield f"warned: {unexpected}"
-    if play.report.seconds > bound(play) + (_EXIT if situation.ends else _MARGIN):
+    if play.report.seconds > bound(play) + (_EXIT if situation.process_ends else _MARGIN):
         yield f"late: {play.report.seconds:.3f} s, of {bound(play):.3f}"
     if _spins(play):
         yield f"spins: {play.report.cpu:.3f} s of the processor in {play.report.seconds:.3f} s"
     account = play.account
-    unsent = play.kept if situation.holder == "sendfile" else 0
+    unsent = play.unsent if situation.holder == "sendfile" else 0
     if (
         account is not None
         and account.end == "FIN"
         and account.received < play.written + unsent
     ):
-        # UNIX sockets have no RST to tell it by, and a close() of MPTCP's forgets what no subflow has.
-        told = situation.tls == "none" and situation.family in (*INTERNET, "mapped")
-        # What a transport still holds is lost with its process.
-        lost = situation.ends and situation.transport
-        if told and not (account.left or lost) and situation.holder != "closer":
+        # UNIX sockets have no RST, and MPTCP drops data that no subflow has at close().
+        reset = situation.tls == "none" and situation.family in (*INTERNET, "mapped")
+        # The buffer of a transport is lost with its process.
+        lost = situation.process_ends and situation.transport
+        if reset and not (account.left or lost) and situation.holder != "closer":
             yield f"cut: {account.received} of {play.written} + {unsent}, and the stream looks whole"
     if result is not None:
         yield from _false_claims(play, result, account or Account(end="FIN"))
@@ -156,9 +156,9 @@ def _complaints(play: Play) -> Iterator[str]:
 
 
 def bound(play: Play) -> float:
-    """Seconds within which it must end."""
+    """Return the longest time in seconds."""
     situation = play.situation
-    if (play.report.stopped and not situation.ends) or situation.aborts:
+    if (play.report.stopped and not situation.process_ends) or situation.aborts:
         return 0.05
     timeout: float = options_of(situation)["timeout"]
     if not situation.transport or play.account is None:
@@ -177,7 +177,7 @@ def _spins(play: Play) -> bool:
 
 
 def _may_raise(situation: Situation, error: BaseException) -> bool:
-    """What the caller's process lacks; it is closed, or reset where a transport has it."""
+    """Whether the caller's process lacks what the close needs."""
     if situation.interrupt == "no memory":
         enomem = isinstance(error, OSError) and error.errno == errno.ENOMEM
         return enomem or isinstance(error, MemoryError)
@@ -194,22 +194,22 @@ def _false_claims(play: Play, result: CloseResult, account: Account) -> Iterator
 
 
 def has_all(play: Play, account: Account) -> bool:
-    """Whether the peer, or its kernel, had all that was written, and our FIN, by the return."""
+    """Whether the peer or its kernel had everything that was written, and our FIN, at the return."""
     if account.exact is not None:
         return account.exact >= play.written + 2  # our SYN and our FIN are one each
     if account.kernel_has is not None and play.situation.family in _COUNTED:
         if play.situation.tls != "none":
-            return account.kernel_has >= play.written  # in records, which are longer
-        # The kernel of a program that has left may have seen our FIN since.
+            return account.kernel_has >= play.written  # in TLS records, which are longer
+        # If the program has closed, our FIN may have arrived later.
         return account.kernel_has >= play.written + (not account.left)
     if account.left or (account.received >= play.written and account.end == "FIN"):
         return True
-    # A close of ours over input resets, and what had arrived by then is not to be known.
+    # Our close with unread input resets, and the number of arrived bytes is unknown.
     return play.situation.family == "mptcp" and account.end == "RST"
 
 
 def _counts(situation: Situation) -> bool:
-    """Whether the peer's kernel counts what is counted as written."""
+    """Whether the count of the peer's kernel and `written` have the same unit."""
     return situation.tls == "none" and situation.family in _COUNTED
 
 
@@ -219,16 +219,16 @@ def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterato
     if situation.aborts and outcome not in _OF_AN_ABORT:
         yield said
     shut = situation.shut in {"reading", "both"}
-    # For these recv() is all the proof there is: after SHUT_RD it is none, nor is it where another
-    # reader may have been told of a reset, which is told once.
+    # For these, recv() is the only proof. It proves nothing after SHUT_RD, or if another reader has
+    # received the error of the reset, which the kernel reports once.
     alone = situation.holder != "reader" and not shut
     blind = not alone and situation.family in {"unix", "mptcp", "mptcp fallback"}
     match outcome:
         case CloseOutcome.ABORTED:
             ended = situation.shut in {"writing", "both"} or account.left
             plain = situation.tls == "none" and situation.family in (*INTERNET, "mapped")
-            told = ended or account.end == "RST" or not plain
-            if not situation.aborts or not (told or situation.bare):
+            reset = ended or account.end == "RST" or not plain
+            if not situation.aborts or not (reset or situation.bare):
                 yield said
             return
         case CloseOutcome.DELIVERED:
@@ -246,12 +246,14 @@ def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterato
             if not (situation.bare or over):
                 yield said
         case CloseOutcome.ALREADY_CLOSED:
-            ended = situation.transport and (account.rst or account.fin or account.tells)
+            ended = situation.transport and (
+                account.rst or account.fin or account.sent_close_notify
+            )
             if not (ended or situation.origin == "closed" or situation.holder == "closer"):
                 yield said
         case CloseOutcome.TIMED_OUT:
             timeout: float = options_of(situation)["timeout"]
-            # Without a thread, a Reaper closes a non-blocking socket at once.
+            # Without a thread, a Reaper closes a non-blocking socket without waiting.
             threadless = situation.driver == "Reaper" and situation.interrupt == "no memory"
             if threadless and situation.mode == "non-blocking":
                 timeout = 0.0
@@ -265,9 +267,9 @@ def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterato
             if limit is None or result.drained <= limit:
                 yield f"{said}, {result.drained} drained"
     whole = blind or has_all(play, account)
-    kept = play.kept and not situation.aborts  # which throws that away, as asked
-    if result.clean and not situation.bare and (kept or not whole):
-        yield f"{said}, {play.kept} kept back"
+    unsent = play.unsent and not situation.aborts  # an abort discards it, as requested
+    if result.clean and not situation.bare and (unsent or not whole):
+        yield f"{said}, {play.unsent} bytes unsent"
 
 
 _OF_AN_ABORT = {
@@ -282,7 +284,7 @@ def _false_counts(play: Play, result: CloseResult, account: Account) -> Iterator
     situation = play.situation
     if situation.tls != "none":
         return
-    urgent = situation.unread == "urgent"  # a byte that is in the stream, or is not
+    urgent = situation.unread == "urgent"  # one byte, which may be in the stream or not
     if result.drained > account.sent + urgent:
         yield f"drained: {result.drained} of {account.sent}"
     sole = (
@@ -307,7 +309,7 @@ def _false_counts(play: Play, result: CloseResult, account: Account) -> Iterator
         return
     if result.unacked < lacks:
         yield f"unacked: {result.unacked}, and the peer lacks {lacks}: {account}"
-    # What is acknowledged to one that has reset does not count any more.
+    # After a reset, the acknowledgements of the peer do not change the count any more.
     fresh = account.exact is not None and account.end != "RST"
     if fresh and result.unacked > lacks + 1 + account.lately:
         yield f"unacked: {result.unacked}, and the peer lacks only {lacks}: {account}"
@@ -331,9 +333,13 @@ def _false_order(play: Play, result: CloseResult, account: Account) -> Iterator[
         return
     whole = account.end == "FIN" and not (account.failure or account.left)
     whole = whole and situation.on_timeout != "abort"
-    if result.notified and whole and not account.told:
-        yield f"notified: and the peer was not told: {account}"
-    if result.notified is False and account.told and result.outcome is CloseOutcome.PEER_CLOSED:
-        yield f"notified: not, and the peer was told: {account}"
-    if result.peer_notified and not account.tells:
-        yield f"notified: by a peer that says nothing: {account}"
+    if result.notified and whole and not account.got_close_notify:
+        yield f"notified: true, and the peer got no close_notify: {account}"
+    if (
+        result.notified is False
+        and account.got_close_notify
+        and result.outcome is CloseOutcome.PEER_CLOSED
+    ):
+        yield f"notified: false, and the peer got a close_notify: {account}"
+    if result.peer_notified and not account.sent_close_notify:
+        yield f"notified: peer_notified, and the peer sent no close_notify: {account}"

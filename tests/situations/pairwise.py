@@ -1,4 +1,4 @@
-"""Few situations in which every two choices that go together meet."""
+"""Few situations that contain every permitted pair of choices."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from .axes import AXES, Situation, choices, complete, mixed
 
 Pair = tuple[tuple[str, str], tuple[str, str]]
 
-# How many situations are drawn for each one that is taken. Arbitrary: more make the list a little
-# shorter, and take longer to draw.
+# The situations that are drawn for each one that is used. Heuristic: a larger number makes the list a
+# little shorter, and drawing slower.
 _DRAWN = 6
 
 
 def pairs_of(situation: Situation) -> set[Pair]:
-    """Every two choices of it."""
+    """Return every pair of its choices."""
     chosen = [(axis, str(getattr(situation, axis))) for axis in AXES]
     return set(combinations(chosen, 2))
 
 
 def all_pairs(*, wire: bool) -> list[Pair]:
-    """Every two choices along different axes, whether they go together or not."""
+    """Return every pair of choices along different axes, permitted or not."""
     return [
         ((one, first), (other, second))
         for one, other in combinations(AXES, 2)
@@ -31,7 +31,7 @@ def all_pairs(*, wire: bool) -> list[Pair]:
 
 
 def cover(random: Random, *, wire: bool = True) -> list[Situation]:
-    """Situations that between them have every pair that the rules allow."""
+    """Return situations that contain every pair that the rules permit."""
     left = set(all_pairs(wire=wire))
     ordered = sorted(left)
     random.shuffle(ordered)

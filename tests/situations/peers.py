@@ -1,4 +1,4 @@
-"""Peers with a kernel beneath them, and what they themselves saw."""
+"""Peers that are programs above the kernel, and their own records."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import ClassVar
 
 from graceful_close import LingerPolicy, set_linger
 
-# How long a peer waits for the end of a stream that may never come. A verdict that rests on it is
-# confirmed by playing the situation again.
+# How long a peer waits for the end of a stream, in seconds. A complaint that depends on it is confirmed
+# by further plays of the situation.
 SILENCE = 0.5
 
 LITTLE, MUCH = 700, 60_000
@@ -32,19 +32,19 @@ class Account:
     """A peer's own record.
 
     Attributes:
-        sent: Bytes it has sent, under TLS those of its program.
-        received: Bytes it has read, likewise.
-        end: How our stream ended: "FIN", "RST", or "" if it saw no end.
-        fin: It has sent FIN.
-        fin_before: It had sent FIN before the call.
-        rst: It has sent RST, or its kernel had to.
-        failure: What its TLS met.
-        left: It closed without having seen our end.
-        told: Our close_notify came.
-        tells: It has sent close_notify.
-        kernel_has: Bytes that its kernel had when the call returned, our FIN among them as one.
-        exact: So many it has acknowledged, and not one more or less.
-        lately: So many of these it has acknowledged since the call began.
+        sent: The number of bytes that it has sent; under TLS, bytes of the program.
+        received: The number of bytes that it has read, likewise.
+        end: How our stream ended: "FIN", "RST", or "" if the peer observed no end.
+        fin: Whether it has sent FIN.
+        fin_before: Whether it had sent FIN before the call.
+        rst: Whether it has sent RST, or its kernel must.
+        failure: The error of its TLS session.
+        left: Whether it closed before it observed our end.
+        got_close_notify: Whether our close_notify arrived.
+        sent_close_notify: Whether it has sent its own.
+        kernel_has: The number of bytes that its kernel had at the return; our FIN counts as one.
+        exact: The exact number of bytes that it has acknowledged; None: not known.
+        lately: The number of these that it has acknowledged since the call began.
     """
 
     sent: int = 0
@@ -54,8 +54,8 @@ class Account:
     fin_before: bool = False
     rst: bool = False
     left: bool = False
-    told: bool = False
-    tells: bool = False
+    got_close_notify: bool = False
+    sent_close_notify: bool = False
     kernel_has: int | None = None
     exact: int | None = None
     lately: int = 0
@@ -63,12 +63,12 @@ class Account:
 
 
 class Peer:
-    """The other end of a connection of the kernel's.
+    """The other end of a connection of the kernel.
 
     Args:
-        sock: Its end.
-        name: What it does; see `axes`.
-        context: TLS, as a client; or, with `server_side`, as a server.
+        sock: Its socket.
+        name: Its behaviour; see `axes`.
+        context: TLS, as a client or, with `server_side`, as a server; None: no TLS.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class Peer:
                 server_hostname=None if server_side else hostname,
             )
 
-    # --- what it can do --------------------------------------------------------------------------
+    # --- single actions --------------------------------------------------------------------------
 
     def handshake(self, *, half: bool = False) -> None:
-        """Complete it, or begin it and no more."""
+        """Complete the handshake; `half`: begin it only."""
         assert self._session is not None
         while True:
             try:
@@ -123,7 +123,7 @@ class Peer:
         return bool(poller.poll(seconds * 1000))
 
     def _read(self, seconds: float) -> bool:
-        """Read once; whether the stream is still open."""
+        """Read once; return whether the stream is still open."""
         account = self.account
         if not self._open or account.end:
             return False
@@ -149,13 +149,13 @@ class Peer:
     def _decrypt(self, session: ssl.SSLObject) -> None:
         account = self.account
         try:
-            while not account.told:
+            while not account.got_close_notify:
                 count = len(session.read(_PIECE))
                 account.received += count
                 if not count:
-                    account.told = True
+                    account.got_close_notify = True
         except ssl.SSLZeroReturnError:
-            account.told = True
+            account.got_close_notify = True
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
@@ -177,7 +177,7 @@ class Peer:
                 return
 
     def upload(self, count: int, seconds: float = SILENCE) -> bool:
-        """Send so many bytes, reading nothing; whether they went."""
+        """Send `count` bytes without reading; return whether all were sent."""
         until = monotonic() + seconds
         while count and self._open:
             if self._over.is_set() or monotonic() > until:
@@ -194,7 +194,7 @@ class Peer:
             except BlockingIOError:
                 self._await(select.POLLOUT, _A_WHILE)
             except ssl.SSLError:
-                return False  # it has said its close_notify
+                return False  # it has sent its close_notify
             except OSError:
                 self.account.end = self.account.end or "RST"
                 return False
@@ -212,7 +212,7 @@ class Peer:
     def reset(self) -> None:
         self._note_kernel()
         if self.sock.family == socket.AF_UNIX:
-            self.close()  # which knows no RST, but tells of what was not read
+            self.close()  # AF_UNIX has no RST; close() with unread input reports ECONNRESET to us
             return
         self.account.rst = True
         self.account.left = not self.account.end
@@ -220,19 +220,19 @@ class Peer:
         set_linger(self.sock, LingerPolicy.ABORT)
         self.sock.close()
 
-    def say_goodbye(self) -> None:
+    def send_close_notify(self) -> None:
         """Send close_notify."""
-        if self._session is not None and not self.account.tells:
+        if self._session is not None and not self.account.sent_close_notify:
             with suppress(ssl.SSLError):
                 self._session.unwrap()
             self._flush()
-            self.account.tells = True
+            self.account.sent_close_notify = True
 
     def close(self) -> None:
-        """Close; whatever is unread then, its kernel answers with RST."""
+        """Close. With unread input its kernel sends RST."""
         if not self._open:
             return
-        self.say_goodbye()
+        self.send_close_notify()
         self._note_kernel()
         self._open = False
         account = self.account
@@ -240,7 +240,7 @@ class Peer:
             unread = self.sock.recv(1, socket.MSG_PEEK)
         except OSError:
             unread = b""
-        # What comes after a close() is answered with RST, too.
+        # Its kernel also answers later input with RST.
         account.left = not account.end
         account.rst = account.rst or bool(unread) or account.left
         account.fin = account.fin or not unread
@@ -250,7 +250,7 @@ class Peer:
         self.account.kernel_has = self.kernel_has()
 
     def kernel_has(self) -> int | None:
-        """What its kernel has received in order; FIN counts as one."""
+        """Return the number of bytes that arrived in order; FIN counts as one. None: not known."""
         if not self._open:
             return self.account.kernel_has
         try:
@@ -263,7 +263,7 @@ class Peer:
         return count
 
     def unread_there(self) -> int:
-        """How much of what was sent has not arrived at the other kernel yet."""
+        """Return how many of its bytes our kernel has not acknowledged yet."""
         import fcntl
 
         raw = fcntl.ioctl(self.sock, _SIOCOUTQ, bytes(4))
@@ -272,7 +272,7 @@ class Peer:
     # --- before the call -------------------------------------------------------------------------
 
     def before(self, unread: str) -> None:
-        """What it has done by then; it has arrived when this returns."""
+        """Do what precedes the call. When this returns, our kernel has received it."""
         if unread == "urgent":
             try:
                 self.account.sent += self.sock.send(b"u" * LITTLE)
@@ -285,7 +285,7 @@ class Peer:
         if self.name == "has closed":
             self.close()
         elif self.name == "has half-closed":
-            self.say_goodbye()
+            self.send_close_notify()
             self.fin()
         elif self.name == "has reset":
             self.reset()
@@ -319,7 +319,7 @@ class Peer:
             self._cpu = time.thread_time()
 
     def cpu(self) -> float:
-        """Seconds of the processor that it has used."""
+        """Return the processor time of its thread in seconds."""
         thread = self._thread
         if thread is None or thread.ident is None or not thread.is_alive():
             return self._cpu
@@ -329,13 +329,13 @@ class Peer:
             return self._cpu
 
     def returned(self) -> None:
-        """The call has returned: what has its kernel by now?"""
+        """Record what its kernel has at the return of the call."""
         if self._open:
             with suppress(OSError):
                 self.account.kernel_has = self.kernel_has()
 
     def finish(self) -> Account:
-        """Read to the end, and close."""
+        """Read until the end, close, and return the record."""
         self._over.set()
         if self._thread is not None:
             self._thread.join(5)

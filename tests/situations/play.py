@@ -1,4 +1,4 @@
-"""Plays a situation, and keeps what everybody saw of it."""
+"""Plays a situation, and records the observations of the caller, the peer and the kernel."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from .trace import PORTS, Event, Trace, open_trace
 
 @dataclass
 class Play:
-    """What was seen.
+    """The records of one play.
 
     Attributes:
-        report: Of the call.
+        report: The measurements of the call.
         returned: When the call returned, or its process ended, by time.monotonic().
-        status: How its process ended, if that was another (waitpid(2)).
-        printed: What that process printed.
-        written: Bytes that the caller had written.
-        kept: Bytes that a makefile() object or a task has never sent.
-        account: The peer's own record; None: there was none.
-        trace: The kernel's record of the connection; None: there was none.
-        leaked: Descriptors and threads that were there when everything was over.
-        hurt: Connections of others that were harmed.
-        warned: What was warned of.
+        status: How the caller's own process ended (waitpid(2)); 0 without one.
+        printed: The output of that process.
+        written: The number of bytes that the caller had written.
+        unsent: The number of bytes in a makefile() object, or in a file that a task was sending.
+        account: The peer's own record; None: there was no peer.
+        trace: The kernel's record of the connection; None: the kernel kept no record.
+        leaked: Descriptors and threads that remained at the end.
+        harmed: Other connections that do not work any more.
+        warned: The warnings.
     """
 
     situation: Situation
@@ -49,27 +49,27 @@ class Play:
     status: int = 0
     printed: str = ""
     written: int = 0
-    kept: int = 0
+    unsent: int = 0
     account: Account | None = None
     trace: list[Event] | None = None
     leaked: list[str] = field(default_factory=list[str])
-    hurt: list[str] = field(default_factory=list[str])
+    harmed: list[str] = field(default_factory=list[str])
     warned: list[str] = field(default_factory=list[str])
 
     @property
     def complete(self) -> bool:
-        """The peer has read all that was written, and then our FIN."""
+        """Whether the peer has read everything that was written, and then our FIN."""
         account = self.account
         return account is None or (account.end == "FIN" and account.received >= self.written)
 
 
 class Lab:
-    """Where situations are played: a network namespace of our own, if there is a wire.
+    """Plays situations in a network namespace of its own, if a wire is available.
 
     Args:
-        held: Gives everything back.
-        link: The wire; None: there is none.
-        trace: The kernel's record, of the ports in `trace.PORTS`; None: there is none.
+        held: Releases everything at its end.
+        link: The wire; None: not available.
+        trace: The kernel's record of the ports in `trace.PORTS`; None: not available.
     """
 
     def __init__(
@@ -80,18 +80,18 @@ class Lab:
         self.callers = Callers(held)
         if link is not None:
             with link.inside(OURS):
-                # Both sides may, and no cookie is asked for (ip-sysctl).
+                # TCP Fast Open for clients and servers, without a cookie (ip-sysctl).
                 Path("/proc/sys/net/ipv4/tcp_fastopen").write_text("515")
                 ports = f"{PORTS.start} {PORTS.stop - 1}"
                 Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(ports)
 
     def play(self, situation: Situation, *, plain: bool = False) -> Play:
-        """Play it once; `plain`: with the close that ours replaces."""
+        """Play the situation once; `plain`: with the close that the library replaces."""
         inside = self.link.inside(OURS) if self.link is not None else nullcontext()
         play = Play(situation)
         with inside, warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            if situation.apart:
+            if situation.own_process:
                 self.callers.start()
             before = _table()
             self._play(play, plain)
@@ -106,31 +106,31 @@ class Lab:
             arrangement = Arrangement(play.situation, self.link, held)
             arrangement.connect()
             neighbours.append(_pair(held))
-            if play.situation.apart:
-                self._run_apart(play, arrangement, plain)
+            if play.situation.own_process:
+                self._run_in_own_process(play, arrangement, plain)
             else:
                 probe = Probe(arrangement)
                 run(arrangement, probe, plain=plain)
-                probe.look_at_the_others()
+                probe.inspect_the_others()
                 play.report = probe.report
                 play.returned = probe.report.began + probe.report.seconds
-            neighbours.append(_pair(held))  # which have the number that was given back
+            neighbours.append(_pair(held))  # with the number of the released descriptor
             if isinstance(arrangement.peer, Peer | Scripted):
                 play.account = arrangement.peer.finish()
-            arrangement.awaits(5.0)
+            arrangement.still_running(5.0)
             for kind, pair in zip(("before", "beside", "after"), neighbours, strict=True):
                 if not _works(*pair):
-                    play.hurt.append(kind)
-            play.written, play.kept = arrangement.written, arrangement.kept
+                    play.harmed.append(kind)
+            play.written, play.unsent = arrangement.written, arrangement.unsent
             if self._trace is not None:
                 play.trace = self._trace.take(arrangement.ports)
 
-    def _run_apart(self, play: Play, arrangement: Arrangement, plain: bool) -> None:
-        """Have another process close it, which may end before it returns."""
+    def _run_in_own_process(self, play: Play, arrangement: Arrangement, plain: bool) -> None:
+        """Let a process of its own close the connection; the process may end before the call."""
         finished = self.callers.run(arrangement, plain=plain)
         play.printed, play.status = finished.printed, finished.status
         play.report = report = finished.report or Report()
-        if play.situation.ends:
+        if play.situation.process_ends:
             report.began, report.seconds = finished.began, finished.ended - finished.began
             report.stopped = report.result is None and report.error is None
             report.closed, report.left = True, 0  # by the kernel
@@ -138,14 +138,14 @@ class Lab:
 
 
 @contextmanager
-def laid() -> Generator[Lab, None, None]:
-    """A lab with a wire and the kernel's record, if there can be (Linux, root)."""
+def open_lab() -> Generator[Lab, None, None]:
+    """Yield a lab, with a wire and the kernel's record where they are available (Linux, root)."""
     with ExitStack() as held:
         if why_not() is not None:
             yield Lab(held)
             return
         link: Link | None = None
-        with suppress(PermissionError):  # root of a container, which may not unshare(2)
+        with suppress(PermissionError):  # root of a container without unshare(2)
             link = Link()
             held.callback(link.close)
         yield Lab(held, link, open_trace(held) if link is not None else None)
@@ -169,7 +169,7 @@ def _works(one: socket.socket, other: socket.socket) -> bool:
 
 
 def _table() -> set[str]:
-    """What this process has: descriptors and threads."""
+    """Return the descriptors and the threads of this process."""
     found = {thread.name for thread in threading.enumerate()}
     for entry in os.listdir("/proc/self/fd"):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a call does: how long it takes, what it returns, and which descriptors it leaves."""
+"""Measures a call: its duration, its result, and the descriptors that remain."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ STOPS_AFTER = 0.02  # seconds into the call
 
 
 class Stop(BaseException):
-    """What a signal's handler raises: it stands for KeyboardInterrupt."""
+    """The exception of a signal handler, in place of KeyboardInterrupt."""
 
 
 @dataclass
 class Report:
-    """What was seen of a call.
+    """The measurements of a call.
 
     Attributes:
-        result: What it returned.
-        error: What it raised.
-        stopped: It was interrupted.
-        began: When it began, by time.monotonic().
-        seconds, cpu: How long it took, and how much of the processor.
-        closed: The object has no descriptor any more.
-        left: So many descriptors of the connection are left, beside those of the other holders.
-        asleep: Other holders that were not told of the end.
-        well: The other connection of close_all() has ended well.
-        reported: What an event loop's exception handler was called with.
+        result: The result.
+        error: The exception.
+        stopped: Whether the call was interrupted.
+        began: The time of the call, by time.monotonic().
+        seconds, cpu: The duration, and the time of the processor.
+        closed: Whether the object has no descriptor any more.
+        left: The number of remaining descriptors of the connection, without those of other holders.
+        not_woken: The other holders that still wait.
+        other_is_right: Whether the other connection of close_all() was closed, and is reported as such.
+        reported: The arguments of an event loop's exception handler.
     """
 
     result: CloseResult | None = None
@@ -52,13 +52,13 @@ class Report:
     cpu: float = 0.0
     closed: bool = False
     left: int = 0
-    asleep: tuple[str, ...] = ()
-    well: bool = True
+    not_woken: tuple[str, ...] = ()
+    other_is_right: bool = True
     reported: tuple[str, ...] = ()
 
 
 class Probe:
-    """Watches a call."""
+    """Measures one call."""
 
     def __init__(self, arrangement: Arrangement) -> None:
         self._arrangement = arrangement
@@ -74,7 +74,7 @@ class Probe:
 
     @contextmanager
     def watch(self, *, signals: bool = False) -> Generator[None, None, None]:
-        """Around the call itself."""
+        """Measure the block, which is the call itself."""
         interrupt, peer = self._arrangement.situation.interrupt, self._arrangement.peer
         report = self.report
 
@@ -91,39 +91,41 @@ class Probe:
             report.stopped = True
         finally:
             report.seconds, report.cpu = monotonic() - report.began, used() - cpu
-            self.look()
+            self.inspect()
 
-    def look(self) -> None:
-        """At what the call has left."""
+    def inspect(self) -> None:
+        """Count what the call has left."""
         arrangement, report = self._arrangement, self.report
         if arrangement.peer is not None:
             arrangement.peer.returned()
         report.closed = arrangement.ours.fileno() == -1
         report.left = _count_descriptors(arrangement.inode) - arrangement.holders
 
-    def look_at_the_others(self) -> None:
-        """At the other holders, a second later at most, and at the other connection."""
+    def inspect_the_others(self) -> None:
+        """Wait a second for the other holders, and inspect the other connection."""
         arrangement, situation, report = (
             self._arrangement,
             self._arrangement.situation,
             self.report,
         )
-        asleep = arrangement.awaits(1.0)
+        waiting = arrangement.still_running(1.0)
         if situation.holder == "reader":
-            report.asleep = tuple(asleep)
-        if situation.holder in {"task", "sendfile"} and not arrangement.told:
-            report.asleep = (situation.holder,)
-        if situation.holder == "closer":  # which may have been in the middle of it
-            self.look()
+            report.not_woken = tuple(waiting)
+        if situation.holder in {"task", "sendfile"} and not arrangement.task_ended:
+            report.not_woken = (situation.holder,)
+        if situation.holder == "closer":  # the thread may have closed the socket after the call
+            self.inspect()
         report.reported = tuple(text[:1000] for text in arrangement.reported)
         other = arrangement.other
-        timed = situation.limit != "no time"  # in which nothing can be seen
+        timed = (
+            situation.limit != "no time"
+        )  # otherwise the close has no time to observe anything
         if other is not None and report.result is not None and timed:
-            report.well = other.is_well()
+            report.other_is_right = other.is_well()
 
 
 def _count_descriptors(inode: int) -> int:
-    """How many descriptors of this process are for that socket."""
+    """Return how many descriptors of this process refer to the socket."""
     found = 0
     for entry in os.listdir("/proc/self/fd"):
         with suppress(OSError):
@@ -133,7 +135,7 @@ def _count_descriptors(inode: int) -> int:
 
 @contextmanager
 def _interrupted(interrupt: str) -> Generator[None, None, None]:
-    """What befalls the process during the call."""
+    """Interrupt the block, or take resources away from the process."""
     match interrupt:
         case "stopped":
             with _alarm(STOPS_AFTER):
@@ -157,7 +159,7 @@ def _interrupted(interrupt: str) -> Generator[None, None, None]:
 
 @contextmanager
 def _alarm(seconds: float) -> Generator[None, None, None]:
-    """A signal, whose handler raises Stop."""
+    """Raise Stop in the block, by a signal."""
     armed = True
 
     def stop(_number: int, _frame: FrameType | None) -> None:

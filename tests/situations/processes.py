@@ -1,7 +1,7 @@
-"""Callers in processes of their own, which may run out of memory, exit or be killed during the call.
+"""Callers in processes of their own, which run out of memory, exit or are killed during the call.
 
-The lab makes the connection and has the peer. A server, which has imported all that is needed, forks
-one caller for each situation, with the descriptor and a channel to the lab.
+The lab makes the connection and has the peer. A server, which has imported all modules, forks one
+caller for each situation. The caller gets the descriptor of the connection and a channel to the lab.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import gc
 import importlib
 import os
 import pickle
+import select
+import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 _LONGEST_MESSAGE = 1 << 17
 _PATIENCE = 5.0  # longer than any caller takes
 _EXITS_AFTER = 0.02
-# What a caller reports at its exit comes after what the library does then, which it registers later.
+# atexit calls the last registered function first: the library's functions before the reports.
 _SERVER = """
 import atexit, sys
 reports = []
@@ -73,7 +75,7 @@ class Callers:
         self._server = here
 
     def run(self, arrangement: Arrangement, *, plain: bool) -> Finished:
-        """Have another process close the connection of `arrangement`, and wait for its end."""
+        """Let a caller close the connection of `arrangement`, and wait for the end of the caller."""
         server = self._server
         assert server is not None
         ours = arrangement.ours
@@ -90,7 +92,7 @@ class Callers:
         return finished
 
     def _printed(self) -> str:
-        """What has been printed since the last call."""
+        """Return what was printed since the last call."""
         assert self._output is not None
         self._output.seek(0)
         printed = self._output.read()
@@ -104,10 +106,11 @@ class Finished:
     """A caller that has ended.
 
     Attributes:
-        report: What it reported; None: it ended before.
-        began, ended: When its call began, and when the process ended, by time.monotonic().
-        status: Of waitpid(2).
-        printed: On its standard output and error.
+        report: The measurements of its call; None: it ended before the report.
+        began: When the peer was started, just before the call, by time.monotonic().
+        ended: When the process ended.
+        status: How the process ended (waitpid(2)).
+        printed: Its standard output and error.
     """
 
     report: Report | None = None
@@ -118,18 +121,18 @@ class Finished:
 
 
 def _serve_peer(arrangement: Arrangement, channel: socket.socket) -> Finished:
-    """Do with the peer what the caller asks for, until the caller has ended."""
+    """Execute the requests of the caller for the peer, until the caller has ended."""
     finished = Finished()
     channel.settimeout(3 * _PATIENCE)
     while message := _receive(channel):
-        asked, arrangement.written, arrangement.kept, what = pickle.loads(message)
+        asked, arrangement.written, arrangement.unsent, what = pickle.loads(message)
         if asked == "report":
             finished.report = what
             continue
         if asked == "start":
             finished.began = monotonic()
         answer = getattr(arrangement.peer, asked)(**what)
-        with suppress(OSError):  # the caller was killed meanwhile
+        with suppress(OSError):  # the caller was killed during the request
             channel.send(pickle.dumps(answer))
     return finished
 
@@ -138,7 +141,7 @@ def _receive(channel: socket.socket) -> bytes:
     try:
         return channel.recv(_LONGEST_MESSAGE)
     except ConnectionResetError:
-        return b""  # the caller was killed before it had read an answer
+        return b""  # the caller was killed before it read an answer
 
 
 # --- in the server ---------------------------------------------------------------------------------
@@ -150,7 +153,7 @@ def serve(reports: list[Callable[[], None]]) -> None:
     Args:
         reports: What is called at the exit.
     """
-    importlib.import_module(".closers", __package__)  # with all that a caller needs
+    importlib.import_module(".closers", __package__)  # and all modules that it imports
 
     jobs = socket.socket(fileno=os.dup(0))
     share_authority(pickle.loads(jobs.recv(_LONGEST_MESSAGE)))
@@ -168,15 +171,23 @@ def serve(reports: list[Callable[[], None]]) -> None:
             return
         for descriptor in descriptors:
             os.close(descriptor)
-        _, status = os.waitpid(caller, 0)
-        jobs.send(status.to_bytes(4, "little"))
+        jobs.send(_wait(caller).to_bytes(4, "little"))
+
+
+def _wait(caller: int) -> int:
+    """Return how the caller ended (waitpid(2)). A caller that does not end is aborted."""
+    descriptor = os.pidfd_open(caller)
+    if not select.select([descriptor], [], [], 2 * _PATIENCE)[0]:
+        os.kill(caller, signal.SIGABRT)
+    os.close(descriptor)
+    return os.waitpid(caller, 0)[1]
 
 
 # --- in a caller -----------------------------------------------------------------------------------
 
 
 class Remote:
-    """The peer, which is the lab's."""
+    """The peer, through the channel to the lab."""
 
     def __init__(self, channel: socket.socket, arrangement: Arrangement) -> None:
         self._channel = channel
@@ -190,7 +201,7 @@ class Remote:
 
     def _send(self, name: str, what: object) -> None:
         arrangement = self._arrangement
-        message = (name, arrangement.written, arrangement.kept, what)
+        message = (name, arrangement.written, arrangement.unsent, what)
         self._channel.send(pickle.dumps(message))
 
     def _ask(self, name: str, **arguments: object) -> Any:
@@ -201,8 +212,8 @@ class Remote:
     def handshake(self, *, half: bool = False) -> None:
         self._ask("handshake", half=half)
 
-    def say_goodbye(self) -> None:
-        self._ask("say_goodbye")
+    def send_close_notify(self) -> None:
+        self._ask("send_close_notify")
 
     def before(self, unread: str) -> None:
         self._ask("before", unread=unread)
@@ -234,7 +245,7 @@ def _call(job: bytes, ours: int, channel: int, reports: list[Callable[[], None]]
     probe = Probe(arrangement)
 
     def report() -> None:
-        # A Reaper that finishes at the exit reports to its callback.
+        # A Reaper that ends at the exit reports to its callback.
         probe.result = probe.result or next(iter(arrangement.results), None)
         peer.report(probe.report)
 
@@ -248,7 +259,7 @@ def _call(job: bytes, ours: int, channel: int, reports: list[Callable[[], None]]
         thread.join(_EXITS_AFTER)
         return
     run(arrangement, probe, plain=plain)
-    probe.look_at_the_others()
+    probe.inspect_the_others()
     report()
     held.close()
     os._exit(0)
@@ -256,7 +267,7 @@ def _call(job: bytes, ours: int, channel: int, reports: list[Callable[[], None]]
 
 @contextmanager
 def no_memory_left() -> Generator[None, None, None]:
-    """The process may not map another page (RLIMIT_AS); what it has freed before is there."""
+    """The process cannot map another page (RLIMIT_AS), but can use memory that it has freed."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

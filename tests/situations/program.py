@@ -1,15 +1,15 @@
-"""A situation as a program that plays it."""
+"""The source of a program that plays one situation."""
 
 from __future__ import annotations
 
 from .axes import Situation
 
 _TEMPLATE = """\
-# PYTHONPATH=tests python this_program.py        (Linux; root, where the peer is a script)
-from situations import Situation, complaints_once, laid
+# PYTHONPATH=tests python this_program.py        (Linux; as root if the peer is a script)
+from situations import Situation, complaints_once, open_lab
 
 situation = Situation({choices})
-with laid() as lab:
+with open_lab() as lab:
     print(lab.play(situation))
     for complaint in complaints_once(lab, situation):
         print(complaint)
@@ -17,7 +17,7 @@ with laid() as lab:
 
 
 def program(situation: Situation, complaints: list[str]) -> str:
-    """The source of it, after what is wrong."""
+    """Return the source, with the complaints as a comment before it."""
     said = "".join(f"# {complaint}\n" for complaint in complaints)
     choices = ", ".join(f"{axis}={choice!r}" for axis, choice in situation.chosen.items())
     return said + _TEMPLATE.format(choices=choices)

@@ -1,4 +1,4 @@
-"""A small TCP of our own, behind a TUN device: any order of segments, legal or not, and ICMP."""
+"""A small TCP of our own behind a TUN device: any order of segments, legal or illegal, and ICMP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _dpkt: Any = importlib.import_module("dpkt")
 
 _FLAGS = {"S": 2, "F": 1, "R": 4, "P": 8, "A": 16, "U": 32}
 _MODULUS = 1 << 32
-_START = 4_294_000_000  # its numbers wrap within the first megabyte
+_START = 4_294_000_000  # the sequence numbers wrap within the first megabyte
 _WINDOW = 60_000
 _MSS = b"\x02\x04\x05\xb4"
 _COOKIE = b"\x22\x0acookie!!\x01\x01"  # TCP Fast Open (RFC 7413, section 4.1.1)
@@ -32,13 +32,13 @@ _ICMP = {
     "is unreachable": ((3, 1, 0), (1, 0, 0)),
     "has no port": ((3, 3, 0), (1, 4, 0)),
     "is prohibited": ((3, 13, 0), (1, 1, 0)),
-    "wants smaller packets": ((3, 4, 576), (2, 0, 1280)),
+    "requires smaller packets": ((3, 4, 576), (2, 0, 1280)),
 }
 _NEVER_ANSWERS = {"is silent", "is unreachable", "has no port", "is prohibited"}
 
 
 class _Reply(NamedTuple):
-    """A segment of the script's; numbers count from its own SYN and from ours."""
+    """A segment of the script. Its numbers count from its own SYN and from ours."""
 
     flags: str
     seq: int
@@ -49,12 +49,13 @@ class _Reply(NamedTuple):
 
 
 class Scripted:
-    """The other end of a connection that no kernel has.
+    """The other end of a connection, without a kernel.
 
     Args:
-        link: What carries the packets, and carries no others meanwhile.
+        link: The wire, which has no other connection at the same time.
         version: "IPv4" or "IPv6".
-        name: What it does; see `axes`.
+        name: Its behaviour; see `axes`.
+        port: Its port.
     """
 
     def __init__(self, link: Link, version: str, name: str, port: int) -> None:
@@ -65,11 +66,11 @@ class Scripted:
         self._port = port
         self._our_port = 0
         self._our_start = 0
-        self._next = 0  # of its own numbers
-        self._has = 0  # of ours, in order
+        self._next = 0  # its next sequence number
+        self._has = 0  # the number of our bytes that arrived in order
         self._our_fin: int | None = None
         self._acted = False
-        self._late = False  # the handshake waits
+        self._late = False  # the handshake is delayed
         self._at_start = 0
         self._greeted = threading.Event()
         self._lock = threading.Lock()
@@ -79,7 +80,7 @@ class Scripted:
     def address(self) -> tuple[str, int]:
         return ADDRESSES[self._version][PEER], self._port
 
-    # --- the beginning ---------------------------------------------------------------------------
+    # --- the handshake ---------------------------------------------------------------------------
 
     def connect(self, port: int, *, fast_open: bool = False) -> None:
         """Connect to a listener of ours."""
@@ -89,10 +90,10 @@ class Scripted:
         self.account.sent += len(data)
         self._next = 1 + len(data)
         self._send(_Reply("S", 0, 0, data), options=_MSS + (_COOKIE if fast_open else b""))
-        assert self._greeted.wait(5), "nobody answered the SYN"
+        assert self._greeted.wait(5), "the SYN was not answered"
 
     def carry(self, raw: bytes, from_: Side, now: float) -> list[Journey]:
-        """The forwarder's question: what becomes of this packet."""
+        """Return the answers to a packet, for the forwarder."""
         if from_ is not OURS:
             return []
         segment = Segment.read(raw)
@@ -125,7 +126,7 @@ class Scripted:
         if self._our_fin is not None and self._has >= self._our_fin:
             account.end = account.end or "FIN"
         account.received = self._has - 1 - (account.end == "FIN")
-        if end == at:  # it acknowledges, and no more
+        if end == at:  # a pure acknowledgement
             crossed = self.name == "crosses our FIN" and self._acted
             return [self._ack(self._has)] if crossed else []
         if self.name in _ICMP and (self.name in _NEVER_ANSWERS or not self._acted):
@@ -137,11 +138,11 @@ class Scripted:
     def _ack(self, upto: int, *, window: int = _WINDOW, after: float = 0.0) -> _Reply:
         return _Reply("A", self._next, upto, window=window, after=after)
 
-    # --- what it does ----------------------------------------------------------------------------
+    # --- the behaviours --------------------------------------------------------------------------
 
     @property
     def _fin_came(self) -> bool:
-        """Our FIN has come for the first time."""
+        """Whether our FIN has just arrived for the first time."""
         if self.account.end != "FIN" or self._acted:
             return False
         self._acted = True
@@ -149,7 +150,7 @@ class Scripted:
 
     @property
     def _data(self) -> int:
-        """What there is of ours but the FIN."""
+        """The number of our bytes without the FIN."""
         return self._has - (self.account.end == "FIN")
 
     def _fin(self, ack: int, *, after: float = 0.0) -> _Reply:
@@ -272,10 +273,10 @@ class Scripted:
         "sends SYN again": _syn_again,
     }
 
-    # --- as any other peer -----------------------------------------------------------------------
+    # --- the interface of a peer -----------------------------------------------------------------
 
     def before(self, unread: str) -> None:
-        """What it has done by the time of the call; it has arrived when this returns."""
+        """Do what precedes the call. When this returns, our kernel has received it."""
         count = {"nothing": 0, "urgent": LITTLE, "little": LITTLE, "much": MUCH}[unread]
         self._link.come_to_rest()
         while count and not (self.account.fin or self.account.rst):
@@ -297,17 +298,17 @@ class Scripted:
         return max(self.account.exact or 0, 1)
 
     def start(self) -> None:
-        """It acts when something comes."""
+        """Begin to count; the script acts when a packet arrives."""
         self._at_start = self.account.exact or 0
 
     def cpu(self) -> float:
         return 0.0
 
     def returned(self) -> None:
-        """The call has returned."""
+        """Do nothing at the return of the call: `exact` is always current."""
 
     def finish(self) -> Account:
-        """Let what is on its way arrive, and have the kernel forget the connection."""
+        """Wait for our end, reset the connection in our kernel, and return the record."""
         until = monotonic() + SILENCE
         while not self.account.end and monotonic() < until:
             time.sleep(0.005)
@@ -333,7 +334,7 @@ class Scripted:
 
         def load(_now: float) -> tuple[bytes, Callable[[], None]]:
             account = self.account
-            # Said before it is written, because the kernel may act before that has returned.
+            # Recorded before the write, because the kernel may act before the write returns.
             believable = (
                 "A" in reply.flags and "R" not in reply.flags and reply.ack <= self._has
             )
@@ -372,7 +373,7 @@ class Scripted:
         return bytes(ip)
 
     def _send_icmp(self, raw: bytes, now: float) -> None:
-        """Say of a packet of ours that it did not arrive."""
+        """Report with ICMP that our packet did not arrive."""
         version4 = self._version == "IPv4"
         kind, code, rest = _ICMP[self.name][0 if version4 else 1]
         body = struct.pack("!BBHI", kind, code, 0, rest) + raw[: 48 if version4 else 100]

@@ -1,4 +1,4 @@
-"""Plays situations, says which are wrong, and makes those smaller."""
+"""Plays situations, and reduces the wrong ones."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .axes import AXES, Situation, broken_rule
 from .oracle import judge, judge_against, may_be_compared
 from .play import Lab
 
-# What was seen once may be the machine's fault, which is busy; what is seen twice in three is ours.
+# A busy machine may cause one complaint. A complaint in two of three plays is the library's.
 _TIMES = 3
 _TIMED = {"late", "spins", "missed"}
 
 
 def complaints_once(lab: Lab, situation: Situation) -> list[str]:
-    """What is wrong with one play of it."""
+    """Play the situation once, and return what is wrong."""
     play = lab.play(situation)
     found = judge(play)
     if not found and may_be_compared(situation) and not play.complete:
@@ -28,31 +28,31 @@ def kinds(complaints: list[str]) -> set[str]:
 
 
 def complaints(lab: Lab, situation: Situation) -> tuple[list[str], bool]:
-    """What is wrong with a situation, and whether it is so most times."""
+    """Return what is wrong in the first play, and whether most plays have the same complaint."""
     first = complaints_once(lab, situation)
     if not first:
         return [], False
     again = [kinds(complaints_once(lab, situation)) for _ in range(_TIMES - 1)]
     most = [kind for kind in kinds(first) if any(kind in other for other in again)]
-    # A busy machine is late each time, but not for long.
+    # A complaint about time needs all plays, because a machine is often busy for seconds.
     always = [kind for kind in most if kind not in _TIMED or all(kind in o for o in again)]
     return first, bool(always)
 
 
 def shrink(situation: Situation, is_wrong: Callable[[Situation], bool]) -> Situation:
-    """As tame as it can be, and still wrong."""
+    """Return the situation with as many defaults as possible that `is_wrong` still accepts."""
     for axis in [*AXES, *AXES]:
-        tamer = replace(situation, **{axis: AXES[axis][0]})
-        if tamer != situation and broken_rule(tamer) is None and is_wrong(tamer):
-            situation = tamer
+        smaller = replace(situation, **{axis: AXES[axis][0]})
+        if smaller != situation and broken_rule(smaller) is None and is_wrong(smaller):
+            situation = smaller
     return situation
 
 
 def smallest(lab: Lab, situation: Situation, wrong: list[str]) -> Situation:
-    """The tamest situation that is wrong in one of the same ways, most times."""
+    """Return the smallest situation that has one of the same kinds of complaint in both plays."""
 
-    def is_wrong(tamer: Situation) -> bool:
-        found = [kinds(complaints_once(lab, tamer)) & kinds(wrong) for _ in range(2)]
+    def is_wrong(smaller: Situation) -> bool:
+        found = [kinds(complaints_once(lab, smaller)) & kinds(wrong) for _ in range(2)]
         return all(found)
 
     return shrink(situation, is_wrong)

@@ -1,4 +1,4 @@
-"""Every two choices that go together meet, and the oracle has nothing to say against it."""
+"""Plays a situation for every permitted pair of choices, and tests the oracle itself."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from graceful_close._platform import TcpState
 
 from .axes import AXES, RULES, Situation, any_situation, broken_rule
 from .pairwise import all_pairs, cover, pairs_of
-from .play import Lab, laid
+from .play import Lab, open_lab
 from .program import program
 from .search import complaints, complaints_once, kinds, shrink, smallest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the oracle asks Linux")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the oracle needs Linux")
 
 PARTS = 12
 _SEED = 20_261
@@ -31,8 +31,8 @@ _SEED = 20_261
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with laid() as lab:
-        lab.callers.start()  # not in a test, which would seem to leave it behind
+    with open_lab() as lab:
+        lab.callers.start()  # in no test, because a test must leave no descriptor behind
         yield lab
 
 
@@ -51,31 +51,31 @@ def _assert_right(lab: Lab, situations: list[Situation]) -> None:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_whatever_two_choices_meet_the_promises_are_kept(lab: Lab, part: int) -> None:
+def test_the_guarantees_hold_for_every_pair_of_choices(lab: Lab, part: int) -> None:
     _assert_right(lab, _covering(lab.link is not None)[part::PARTS])
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_at_random_the_promises_are_kept(
+def test_the_guarantees_hold_for_random_choices(
     lab: Lab, part: int, pytestconfig: pytest.Config
 ) -> None:
-    asked: Any = pytestconfig.getoption("situations")
+    count: Any = pytestconfig.getoption("situations")
     random = Random(_SEED + part)
-    for _ in range(int(asked) // PARTS):
+    for _ in range(int(count) // PARTS):
         _assert_right(lab, [any_situation(random, wire=lab.link is not None)])
 
 
 # --- the combinations ------------------------------------------------------------------------------
 
 
-def test_nearly_every_pair_is_covered_or_excluded_by_a_rule() -> None:
+def test_every_pair_is_covered_or_excluded_by_a_rule() -> None:
     covered = set[Any]().union(*map(pairs_of, _covering(True)))
     for (axis, choice), (other, chosen) in set(all_pairs(wire=True)) - covered:
-        tamest = Situation(**{axis: choice, other: chosen})
-        assert broken_rule(tamest) is not None
+        alone = Situation(**{axis: choice, other: chosen})
+        assert broken_rule(alone) is not None
 
 
-def test_every_choice_is_met() -> None:
+def test_every_choice_is_covered() -> None:
     covering = _covering(True)
     for axis, choices in AXES.items():
         assert {getattr(situation, axis) for situation in covering} == set(choices)
@@ -91,7 +91,7 @@ def test_every_rule_excludes_something(reason: str) -> None:
         )
         if RULES[reason](situation):
             return
-    pytest.fail("it excludes nothing")
+    pytest.fail("the rule excludes nothing")
 
 
 # --- the oracle ----------------------------------------------------------------------------------
@@ -101,21 +101,21 @@ def _wrong(lab: Lab, **choices: str) -> set[str]:
     return kinds(complaints_once(lab, Situation(**choices)))
 
 
-def test_a_delivery_that_was_none_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_false_delivery_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = {"peer": "never reads", "wrote": "more", "until": "delivered"}
     assert _wrong(lab, **choices) == set()
     monkeypatch.setattr(_connection, "count_unacked", _always(0))
     assert {"claim", "unacked"} <= _wrong(lab, **choices)
 
 
-def _always(what: object) -> Callable[..., object]:
-    def say(*_: object, **__: object) -> object:
-        return what
+def _always(value: object) -> Callable[..., object]:
+    def replacement(*_: object, **__: object) -> object:
+        return value
 
-    return say
+    return replacement
 
 
-def test_a_fin_that_nobody_sent_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_false_fin_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = {"peer": "never closes", "shut": "reading"}
     assert _wrong(lab, **choices) == set()
     monkeypatch.setattr(_connection, "standing", _always(TcpState.BOTH_FINS))
@@ -173,17 +173,19 @@ def test_an_error_of_the_network_that_is_raised_is_found(
     assert "raised" in _wrong(lab, peer="never closes", limit="no time")
 
 
-# --- what is made of a finding ---------------------------------------------------------------------
+# --- the report ------------------------------------------------------------------------------------
 
 
-def test_a_situation_is_made_as_tame_as_it_can_be() -> None:
+def test_a_wrong_situation_is_reduced() -> None:
     found = any_situation(Random(3))
     smaller = shrink(found, lambda one: one.peer == found.peer)
     assert smaller.peer == found.peer
     assert set(smaller.chosen) <= {"peer", "wrote", "origin", "family"}
 
 
-def test_it_is_printed_as_a_program_that_plays_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_situation_is_printed_as_a_program_that_plays_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     source = program(Situation(peer="never closes", limit="no time"), ["claim: none"])
     assert len(source.splitlines()) < 12
     said = io.StringIO()

@@ -1,4 +1,4 @@
-"""The kernel's record of a connection: every reset and every change of state, from tracefs.
+"""The kernel's record of a connection: each reset and each change of state, from tracefs.
 
 Documentation/trace/events.rst; the events are in include/trace/events/tcp.h and sock.h.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from graceful_close_lab.watch.tracefs import NoTracingError, Tracing
 
-# The ports of our namespace. The events of other connections of this machine are not recorded.
+# The local ports of our namespace. Other connections of the machine use other ports by default.
 PORTS = range(10_000, 30_000)
 _OURS = f"sport >= {PORTS.start} && sport < {PORTS.stop}"
 
@@ -30,8 +30,7 @@ class Event(NamedTuple):
     Attributes:
         time: In seconds, on the clock of time.monotonic().
         name: "sent reset", "received reset", or "state".
-        old, new: The states before and after a change; the reason of a reset that was sent is
-            in `new`.
+        old, new: The states before and after a change. For a sent reset, `new` is the reason.
     """
 
     time: float
@@ -61,7 +60,7 @@ class Trace:
         """Return the events of the connection with these ports, and forget all others.
 
         Args:
-            ports: Our port and the peer's; None: there is no connection.
+            ports: Our port and the peer's; None: return no events.
         """
         events: list[Event] = []
         while True:
@@ -81,7 +80,7 @@ def _read(line: str, ports: tuple[int, int] | None) -> list[Event]:
 
 
 def open_trace(held: ExitStack) -> Trace | None:
-    """Open a record, until `held` closes; None: this system, or this user, has no tracefs."""
+    """Open a record until the end of `held`; None: tracefs is not available to this user."""
     try:
         return Trace(held.enter_context(Tracing()))
     except NoTracingError:
