@@ -16,7 +16,7 @@ from .play import Play
 
 # How much later than its bound a close may end, in seconds, on a busy machine. A late close is played
 # again before it is reported. The exit of an interpreter takes longer.
-_MARGIN, _EXIT = 1.0, 3.0
+_MARGIN, _EXIT = 1.0, 8.0
 _PIECE = 4096  # of a transport's buffer, which earns it another `timeout`
 
 # A wait may use this much time of the processor. A spin uses all of it. Under coverage the code before

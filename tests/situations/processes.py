@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .probe import Report
 
 _LONGEST_MESSAGE = 1 << 17
-_PATIENCE = 5.0  # longer than any caller takes
+_PATIENCE = 10.0  # longer than any caller takes
 _EXITS_AFTER = 0.02
 # atexit calls the last registered function first: the library's functions before the reports.
 _SERVER = """

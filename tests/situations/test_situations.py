@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import socket
 import sys
 import time
@@ -14,10 +15,18 @@ from typing import Any
 
 import pytest
 
-from graceful_close import CloseOutcome, CloseResult, LingerPolicy, _connection, set_linger
+from graceful_close import (
+    CloseOutcome,
+    CloseResult,
+    LingerPolicy,
+    _connection,
+    _release,
+    set_linger,
+)
 from graceful_close._platform import TcpState
 
 from .axes import AXES, RULES, Situation, any_situation, broken_rule
+from .oracle import judge
 from .pairwise import all_pairs, cover, pairs_of
 from .play import Lab, open_lab
 from .program import program
@@ -148,6 +157,35 @@ def test_a_close_that_resets_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(_connection, "close_socket", reset)
     assert "reset" in _wrong(lab, **choices), "by the kernel's record"
     assert "worse" in _wrong(lab, tls="1.3", **choices), "by the peer's"
+
+
+def test_an_abort_without_a_reset_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = {"call": "abortive_close", "holder": "child"}
+    assert _wrong(lab, **choices) == set()
+    monkeypatch.setattr(_release, "_reset", _always(None))
+    assert "not reset" in _wrong(lab, **choices)
+
+
+def test_a_false_order_of_the_fins_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = {"peer": "has half-closed"}
+    assert _wrong(lab, **choices) == set()
+    monkeypatch.setattr("graceful_close._result.CloseResult.peer_first", False)
+    assert "order" in _wrong(lab, **choices)
+
+
+def test_the_measurements_of_another_process_are_judged(lab: Lab) -> None:
+    play = lab.play(Situation(interrupt="no memory", peer="never closes"))
+    assert judge(play) == []
+    play.report.seconds += 5
+    assert kinds(judge(play)) == {"late"}
+
+
+def test_a_process_that_does_not_end_as_expected_is_found(lab: Lab) -> None:
+    play = lab.play(Situation(interrupt="killed", peer="never closes"))
+    assert play.status == signal.SIGALRM
+    assert judge(play) == []
+    play.status = signal.SIGSEGV
+    assert kinds(judge(play)) == {"process"}
 
 
 def test_a_close_that_is_late_and_spins_is_found(
