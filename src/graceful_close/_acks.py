@@ -21,7 +21,7 @@ def unacked_bytes(sock: socket.socket) -> int | None:
         print(unacked_bytes(sock))  # len(reply) at first, and 0 after a round trip
 
     The socket does not change. An unacknowledged FIN counts as one byte, as in TCP's sequence
-    numbers. After a reset Linux keeps the count of the lost bytes.
+    numbers. After a reset of a TCP connection Linux keeps the count of the lost bytes.
 
     Args:
         sock: A stream socket.

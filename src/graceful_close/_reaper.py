@@ -111,9 +111,9 @@ class Reaper:
     The thread is a daemon, because the interpreter waits for other threads before it could stop
     this one. At interpreter exit, and at the end of a multiprocessing worker, the Reaper is closed
     as by `close()`: pending connections get the rest of their time. If no thread can be started (a
-    process limit, a subinterpreter, the exit itself), `submit` closes the connection before it
-    returns, and waits for the peer as `graceful_close` does. A non-blocking socket is then closed
-    without waiting.
+    process limit, no memory, a subinterpreter, the exit itself), `submit` closes the connection
+    before it returns, and waits for the peer as `graceful_close` does. A non-blocking socket is then
+    closed without waiting.
 
     Args:
         timeout: The deadline of each connection in seconds, from its submission.

@@ -239,7 +239,9 @@ def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterato
             if not (account.fin or blind):
                 yield said
         case CloseOutcome.PEER_RESET:
-            if not (account.rst or shut):
+            # A UNIX socket that the peer has shut for reading reports EPIPE.
+            broken = situation.family == "unix" and situation.peer == "has shut reading"
+            if not (account.rst or shut or broken):
                 yield said
         case CloseOutcome.NOT_CONNECTED:
             over = account.rst or shut or (situation.shut != "none" and account.fin)
