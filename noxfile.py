@@ -171,6 +171,13 @@ for place in ELSEWHERE_PROMISES:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Which changes of the library its tests notice: `nox -s mutants -- _teardown`. It takes hours."""
+    session.install("-e", ".[test]", "mutmut>=3.8,<4", "mypy")
+    session.run("python", "-m", "mutation", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """What it costs: `nox -s bench -- one_close drain`. These are not tests."""
     session.install("-e", ".[bench]")
