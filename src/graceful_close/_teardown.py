@@ -343,7 +343,8 @@ class Teardown:
         if waited:
             self._begin_deadlines(now)
         if self.allowance is not None:
-            self.allowance = max(0, self.allowance - drained)
+            # At least 1: the flush may have read more, and recv_into() takes 0 for no limit.
+            self.allowance = max(1, self.allowance - drained)
         return self._ask_standing(now)
 
     def cut_short(self, held: int | None, error: OSError, now: float) -> Step:
