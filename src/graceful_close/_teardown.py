@@ -528,7 +528,6 @@ class Teardown:
         kind = error_kind(error)
         if kind is ErrorKind.OURS:
             raise error
-        self._flushing = False
         self._held = held
         if held != 0:
             self._on_timeout = LingerPolicy.ABORT
@@ -664,7 +663,6 @@ class Teardown:
 
     def _give_up_flush(self, outcome: CloseOutcome, notified: bool | None = None) -> Step:
         """Abort: the end of the stream would tell the peer that what it has is the whole."""
-        self._flushing = False
         if self._notifying:
             # An abort destroys what is on its way; but AF_UNIX knows no RST, and counts nothing.
             known = self._view.acks is not None
