@@ -725,8 +725,6 @@ class Teardown:
             return self._wait_for_room(now)
         if self._peer_first_until:
             self._peer_first_until = 0.0
-            if self._state is not None and self._peer_first is None:
-                self._peer_first = True
             return SHUT_WR
         if not self._fin_sent:
             return READ_ERROR  # shutdown() found no connection: what ended it?
