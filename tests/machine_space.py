@@ -149,7 +149,7 @@ class Case(NamedTuple):
     idle_timeout: int | None = None
     one_of_many: bool = False
     drain_limit: int | None = None
-    fin_sent: bool = False
+    fin_sent: bool = False  # by a flush, which took no time
     flush: bool = False
     timeout: int = 2
 
@@ -162,16 +162,18 @@ class Case(NamedTuple):
             LingerPolicy.ABORT,
             self.peer_first,
         )
-        return Teardown(
+        machine = Teardown(
             options,
             0,
             self.view,
             tls=self.tls,
             one_of_many=self.one_of_many,
             abort=self.abort,
-            fin_sent=self.fin_sent,
-            flush=self.flush,
+            flush=self.flush or self.fin_sent,
         )
+        if self.fin_sent:
+            machine.flushed(0, 0, waited=False, fin_sent=True)
+        return machine
 
 
 class Seen(NamedTuple):
@@ -394,7 +396,7 @@ def phase_of(node: Node) -> Phase:
     machine = machine_of(node)
     if machine._outcome or node.seen.step is Step.LET_GO:
         return Phase.RELEASE
-    if machine._flushing:
+    if node.seen.step is Step.FLUSH:
         return Phase.FLUSH
     if not machine._first_looked and node.seen.step is Step.LOOK:
         return Phase.STANDING

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import math
 from typing import Any, Final
 
@@ -60,6 +59,16 @@ def begun(
     """Return a machine whose next step is our FIN."""
     machine = Teardown(options or asking(), now, view, **more)
     assert begin(machine, now, state) is Step.SHUT_WR
+    return machine
+
+
+def made(
+    options: Options, now: float, view: View, *, fin_sent: bool = False, **driver: Any
+) -> Teardown:
+    """A machine; with `fin_sent`, after a flush that has sent our FIN."""
+    machine = Teardown(options, now, view, flush=fin_sent, **driver)
+    if fin_sent:
+        machine.flushed(0, now, waited=False, fin_sent=True)
     return machine
 
 
@@ -222,9 +231,8 @@ def test_without_a_watch_the_acknowledgement_is_polled_after_growing_pauses() ->
         assert machine.woke(now) is Step.DRAIN
         assert machine.would_block(now) is Step.COUNT
         assert machine.counted(5, now) is Step.WAIT_READABLE
-    assert pauses[0] == pytest.approx(0.001)
-    assert all(later > earlier - 1e-9 for earlier, later in itertools.pairwise(pauses))
-    assert pauses[-1] == pytest.approx(0.05)
+    assert pauses[:6] == pytest.approx([0.001, 0.002, 0.004, 0.008, 0.016, 0.032])
+    assert pauses[6:] == pytest.approx([0.05] * 6)
     machine.woke(now)
     machine.would_block(now)
     assert machine.counted(4, now) is Step.WAIT_READABLE
@@ -264,6 +272,18 @@ def test_a_reset_that_the_lingering_close_reports_is_a_reset() -> None:
     assert machine.released(0.1, RESET).outcome is CloseOutcome.PEER_RESET
 
 
+@pytest.mark.parametrize(
+    ("left", "policy"), [(0.5, LingerPolicy.TIMED), (0.0, LingerPolicy.BACKGROUND)]
+)
+def test_where_nothing_can_be_seen_and_no_time_is_left_the_kernel_does_not_linger(
+    left: float, policy: LingerPolicy
+) -> None:
+    machine = begun(asking(until=DELIVERED), WINDOWS)
+    machine.shut(0.0)
+    assert machine.would_block(5.0 - left) is Step.LET_GO
+    assert (machine.linger_policy, machine.linger_seconds) == (policy, left)
+
+
 def test_an_error_of_close_does_not_change_the_outcome() -> None:
     machine = begun()
     machine.shut(0.0)
@@ -300,6 +320,25 @@ def test_a_count_is_ignored_on_streams_without_counts() -> None:
     assert machine.released(0.0).unacked is None
 
 
+@pytest.mark.parametrize(("view", "wake_at"), [(LINUX, 0.001), (MPTCP, 5.0)])
+def test_a_kernel_that_will_not_count_is_polled_for_the_state_alone(
+    view: View, wake_at: float
+) -> None:
+    machine = begun(asking(until=DELIVERED), view)
+    machine.shut(0.0)
+    machine.would_block(0.0)
+    assert machine.counted(None, 0.0) is Step.WAIT_READABLE
+    assert machine.wake_at == wake_at
+
+
+def test_a_kernel_that_will_not_count_is_not_polled_for_what_nobody_asked_for() -> None:
+    machine = begun(asking(idle_timeout=2.0))
+    machine.shut(0.0)
+    machine.would_block(0.0)
+    assert machine.counted(None, 0.0) is Step.WAIT_READABLE
+    assert machine.wake_at == 2.0
+
+
 def test_a_kernel_that_rejects_the_count_is_treated_as_without_counts() -> None:
     machine = begun(asking(until=DELIVERED))
     machine.shut(0.0)
@@ -318,9 +357,9 @@ def test_the_deadline_ends_a_flood() -> None:
     machine.shut(0.0)
     assert machine.received(1 << 20, 1.9) is Step.WAIT_READABLE
     assert machine.woke(1.9) is Step.DRAIN
-    assert machine.received(1 << 20, 2.1) is Step.COUNT
-    assert machine.counted(3, 2.1) is Step.LET_GO
-    assert machine.released(2.1) == CloseResult(CloseOutcome.TIMED_OUT, 2.1, 2 << 20, 3, None)
+    assert machine.received(1 << 20, 2.0) is Step.COUNT
+    assert machine.counted(3, 2.0) is Step.LET_GO
+    assert machine.released(2.0) == CloseResult(CloseOutcome.TIMED_OUT, 2.0, 2 << 20, 3, None)
 
 
 def test_silence_ends_at_the_idle_deadline_and_not_before() -> None:
@@ -420,6 +459,28 @@ def test_a_descriptor_that_another_thread_closed_is_reported_as_already_closed()
 def test_a_machine_without_a_step_reports_already_closed() -> None:
     machine = Teardown(asking(), 0.0, LINUX, unflushed=True)
     assert machine.released(0.25) == already_closed(0.25)
+
+
+@pytest.mark.parametrize("state", [OPEN, FIN_SENT, BOTH_FINS])
+def test_a_pending_error_of_a_connection_that_goes_on_ends_nothing(state: TcpState) -> None:
+    machine = begun(asking(until=DELIVERED), BSD)
+    machine.shut(0.0)
+    machine.would_block(0.0)
+    assert machine.counted(0, 0.0) is Step.READ_ERROR
+    assert machine.pending_error(LOST, state, 0.5) is Step.LET_GO
+    result = machine.released(0.5)
+    assert (result.outcome, result.error) == (DELIVERED, None)
+
+
+@pytest.mark.parametrize("state", [None, OVER, NEVER_OPEN])
+def test_a_pending_error_of_a_connection_that_is_over_ended_it(state: TcpState | None) -> None:
+    machine = begun(asking(until=DELIVERED), BSD)
+    machine.shut(0.0)
+    machine.would_block(0.0)
+    assert machine.counted(0, 0.0) is Step.READ_ERROR
+    assert machine.pending_error(RESET, state, 0.5) is Step.LET_GO
+    result = machine.released(0.5)
+    assert (result.outcome, result.error) == (CloseOutcome.PEER_RESET, RESET)
 
 
 def test_an_error_that_only_a_bug_can_cause_is_raised() -> None:
@@ -531,8 +592,11 @@ def test_a_pending_connect_times_out_with_an_unknown_count(abort: bool) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.NOT_CONNECTED, None)
 
 
+@pytest.mark.parametrize("count", [0, 1, 8])
 @pytest.mark.parametrize("end", ["an error", "the end of the stream", "no error"])
-def test_a_socket_that_never_connected_is_always_reported_as_not_connected(end: str) -> None:
+def test_whatever_a_socket_that_never_connected_says_it_is_not_connected(
+    end: str, count: int
+) -> None:
     machine = begun(state=NEVER_OPEN)
     machine.shut(0.0, NOT_CONNECTED)
     if end == "an error":
@@ -541,15 +605,16 @@ def test_a_socket_that_never_connected_is_always_reported_as_not_connected(end: 
         assert machine.received(0, 0.0) is Step.READ_ERROR
         step = machine.no_error(0.0) if end == "no error" else machine.failed(LOST, 0.0)
         assert step is Step.COUNT
-    assert machine.counted(8, 0.0) is Step.LET_GO
+    assert machine.counted(count, 0.0) is Step.LET_GO
     result = machine.released(0.0)
     assert result.outcome is CloseOutcome.NOT_CONNECTED
-    assert result.unacked is None, "a count without a connection has no meaning"
+    expected = None if count else 0
+    assert result.unacked == expected, "a count of what never was a connection means nothing"
 
 
-def test_a_connection_that_never_opened_is_not_reported_as_ended_by_the_peer() -> None:
-    # A connection of a Fast Open server: the handshake was reset, and the error has been read.
-    machine = Teardown(asking(), 0.0, LINUX, fin_sent=True)
+def test_a_connection_that_never_opened_is_no_peers_end_though_our_fin_is_out() -> None:
+    # A Fast Open server's: the handshake was reset, and somebody has read the error.
+    machine = made(asking(), 0.0, LINUX, fin_sent=True)
     step = begin(machine, state=NEVER_OPEN)
     assert step is Step.READ_ERROR
     while step is not Step.LET_GO:
@@ -560,11 +625,10 @@ def test_a_connection_that_never_opened_is_not_reported_as_ended_by_the_peer() -
 def test_a_count_after_a_failed_handshake_does_not_prove_delivery() -> None:
     machine = begun(asking(until=DELIVERED), state=ACCEPTING)
     assert machine.shut(0.0) is Step.DRAIN
-    step = end_of_stream(machine, state=NEVER_OPEN)
-    while step is not Step.LET_GO and step not in WAITS:
-        step = machine.counted(0, 0.0) if step is Step.COUNT else machine.no_error(0.0)
-    if step is Step.LET_GO:
-        assert machine.released(0.0).outcome is CloseOutcome.NOT_CONNECTED
+    assert end_of_stream(machine, state=NEVER_OPEN) is Step.READ_ERROR
+    assert machine.no_error(0.0) is Step.COUNT
+    assert machine.counted(0, 0.0) is Step.LET_GO
+    assert machine.released(0.0).outcome is CloseOutcome.NOT_CONNECTED
 
 
 def test_open_after_our_fin_is_treated_as_an_unknown_state() -> None:
@@ -662,6 +726,19 @@ def test_an_end_without_a_reset_is_counted_again_without_a_wait() -> None:
     assert machine.no_error(1.0) is Step.COUNT
     assert machine.counted(0, 1.0) is Step.LET_GO
     assert machine.released(1.0).outcome is PEER_CLOSED
+
+
+def test_an_end_that_was_no_reset_is_counted_anew_only_once_before_the_next_wait() -> None:
+    machine = begun()
+    machine.shut(0.0)
+    end_of_stream(machine, state=FIN_SENT)
+    machine.counted(9, 0.0)
+    machine.woke(1.0)
+    machine.looked(OVER, 1.0)
+    machine.no_error(1.0)
+    assert machine.counted(9, 1.0) is Step.READ_ERROR
+    assert machine.no_error(1.0) is Step.WAIT_ACK
+    assert machine.woke(2.0) is Step.COUNT, "the end was seen, and is not looked for"
 
 
 # --- TLS --------------------------------------------------------------------------------------
@@ -785,6 +862,7 @@ def test_acknowledgements_restart_the_idle_time_while_close_notify_waits_for_roo
     machine.notify_would_block(4.0)
     machine.would_block(4.0)
     assert machine.counted(9_000 - 3, 4.0) is Step.SHUT_WR, "nothing more for a second"
+    assert machine.released(4.0).notified is False
 
 
 # --- one of many ------------------------------------------------------------------------------
@@ -799,6 +877,11 @@ def test_a_driver_of_many_waits_before_it_reads() -> None:
 
 def test_a_driver_of_many_reads_known_input_immediately() -> None:
     machine = begun(one_of_many=True, state=PEER_FIN)
+    assert machine.shut(0.0) is Step.DRAIN
+
+
+def test_a_driver_of_many_reads_at_once_if_its_time_is_up() -> None:
+    machine = begun(asking(0), one_of_many=True)
     assert machine.shut(0.0) is Step.DRAIN
 
 
@@ -915,6 +998,12 @@ def test_an_abort_in_a_handshake_counts_if_the_kernel_counts() -> None:
     assert machine.released(0.0).unacked is None
 
 
+def test_an_abort_in_a_handshake_that_fails_meanwhile_asks_for_nothing_more() -> None:
+    machine = Teardown(asking(), 0.0, LINUX, abort=True)
+    assert begin(machine, state=ACCEPTING) is Step.LOOK
+    assert machine.looked(NEVER_OPEN, 0.0) is Step.LET_GO
+
+
 # --- the peer first ---------------------------------------------------------------------------
 
 
@@ -1004,6 +1093,29 @@ def test_close_notify_is_sent_before_peer_first() -> None:
     assert machine.wake_at == 1.0
 
 
+def test_a_peer_that_ended_while_close_notify_waited_for_room_is_not_waited_for() -> None:
+    machine = Teardown(asking(peer_first=1.0), 0.0, LINUX, tls=True)
+    begin(machine)
+    machine.notify_would_block(0.0)
+    end_of_stream(machine, 0.5, PEER_FIN)
+    assert machine.notified(True, 0.5) is Step.SHUT_WR
+
+
+def test_a_first_fin_that_recv_cannot_show_is_watched_for_after_close_notify_too() -> None:
+    machine = Teardown(asking(peer_first=1.0), 0.0, LINUX, tls=True)
+    begin(machine)
+    machine.notify_would_block(0.0)
+    end_of_stream(machine, state=OPEN)
+    assert machine.notified(True, 0.5) is Step.WAIT_ACK
+    assert machine.wake_at == 1.0
+
+
+@pytest.mark.parametrize("state", [OVER, NEVER_OPEN])
+def test_nobody_is_waited_for_on_a_connection_that_is_over(state: TcpState) -> None:
+    machine = Teardown(asking(peer_first=1.0), 0.0, LINUX)
+    assert begin(machine, state=state) is Step.SHUT_WR
+
+
 def test_the_drain_limit_ends_the_close_before_our_fin() -> None:
     machine = Teardown(asking(peer_first=1.0, drain_limit=10), 0.0, LINUX)
     begin(machine)
@@ -1052,10 +1164,7 @@ def test_a_first_wait_that_ends_without_input_does_not_prove_acknowledgement() -
     machine = Teardown(asking(peer_first=1.0, until=DELIVERED), 0.0, LINUX)
     begin(machine)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
-    step = machine.woke(0.5, readable=False)
-    if step is Step.COUNT:
-        step = machine.counted(0, 0.5)
-    assert step is not Step.LET_GO
+    assert machine.woke(0.5, readable=False) is Step.DRAIN
 
 
 # --- wake-ups without input -------------------------------------------------------------------
@@ -1094,6 +1203,49 @@ def test_if_the_wake_ups_do_not_end_the_machine_pauses_instead(view: View, phase
     assert machine.wake_at > 0.0
 
 
+def test_where_nothing_ends_the_wake_ups_a_wait_for_room_is_a_pause_too() -> None:
+    machine = Teardown(asking(), 0.0, LINUX, tls=True)
+    begin(machine)
+    steps: list[Step] = []
+    for _ in range(8):
+        machine.notify_would_block(0.0)
+        step = machine.would_block(0.0)
+        if step is Step.CLEAR_ERRORS:
+            step = machine.cleared(0.0)
+        steps.append(step)
+        assert machine.woke(0.0) is Step.SEND_CLOSE_NOTIFY
+    assert steps[0] is Step.WAIT_EITHER
+    assert steps[-1] is Step.PAUSE
+
+
+def test_where_nothing_ends_the_wake_ups_there_is_no_watch_and_time_wakes_it() -> None:
+    machine = begun(asking(until=DELIVERED), BSD)
+    machine.shut(0.0)
+    machine.would_block(0.0)
+    machine.counted(5, 0.0)
+    assert machine.cannot_watch(0.0) is Step.WAIT_READABLE
+    steps: list[Step] = []
+    for _ in range(8):
+        assert machine.woke(0.0) is Step.DRAIN
+        assert machine.would_block(0.0) is Step.COUNT
+        steps.append(machine.counted(5, 0.0))
+    assert steps[0] is Step.WAIT_READABLE
+    assert steps[-1] is Step.PAUSE
+
+
+def test_what_woke_the_wait_for_room_is_not_suspected_after_it() -> None:
+    machine = Teardown(asking(), 0.0, LINUX, tls=True)
+    begin(machine)
+    machine.notify_would_block(0.0)
+    machine.would_block(0.0)
+    machine.woke(0.0)
+    machine.notified(True, 0.0)
+    machine.shut(0.0)
+    assert machine.would_block(0.0) is Step.WAIT_READABLE
+    machine.woke(0.0)
+    assert machine.would_block(0.0) is Step.WAIT_READABLE, "one is another reader's work"
+
+
 def test_input_resets_the_count_of_empty_wake_ups() -> None:
     machine = begun()
     machine.shut(0.0)
@@ -1105,29 +1257,40 @@ def test_input_resets_the_count_of_empty_wake_ups() -> None:
         assert machine.received(1, 0.0) is Step.WAIT_READABLE
 
 
-# --- a FIN that the driver has sent, and data in a makefile() object --------------------------
+def test_an_acknowledgement_ends_the_suspicion() -> None:
+    machine = begun(asking(until=DELIVERED))
+    machine.shut(0.0)
+    machine.would_block(0.0)
+    machine.counted(100, 0.0)
+    for count in range(99, 90, -1):
+        assert machine.woke(0.0) is Step.DRAIN
+        assert machine.would_block(0.0) is Step.COUNT
+        assert machine.counted(count, 0.0) is Step.WAIT_ACK
+
+
+# --- a FIN that the flush has sent, and what a makefile() object holds ---------------------------------
 
 
 @pytest.mark.parametrize("state", [OPEN, FIN_SENT, BOTH_FINS, PEER_FIN])
-def test_a_fin_that_the_driver_sent_is_not_sent_again(state: TcpState) -> None:
-    machine = Teardown(asking(), 0.0, LINUX, fin_sent=True)
+def test_a_fin_that_the_flush_sent_is_not_sent_again(state: TcpState) -> None:
+    machine = made(asking(), 0.0, LINUX, fin_sent=True)
     assert begin(machine, state=state) is Step.DRAIN
 
 
 @pytest.mark.parametrize(("view", "state"), [(LINUX, OPEN), (LINUX, FIN_SENT), (OTHER, OPEN)])
-def test_a_fin_that_the_driver_sent_makes_it_too_late_for_the_peer_to_be_first(
+def test_a_fin_that_the_flush_sent_makes_it_too_late_for_the_peer_to_be_first(
     view: View, state: TcpState
 ) -> None:
-    # A kernel that reports OPEN after our FIN does not know the state. There is no unnecessary
-    # wait, and no second FIN.
-    machine = Teardown(asking(peer_first=1.0), 0.0, view, fin_sent=True)
+    # OPEN after our FIN is a kernel that does not tell. Nothing is waited for in vain, nor sent
+    # a second time.
+    machine = made(asking(peer_first=1.0), 0.0, view, fin_sent=True)
     assert begin(machine, state=state) is Step.DRAIN
     assert machine.would_block(0.0) is Step.WAIT_READABLE
     assert machine.wake_at == 5.0
 
 
-def test_a_driver_that_sent_the_fin_gets_the_end_of_the_connection() -> None:
-    machine = Teardown(asking(), 0.0, LINUX, fin_sent=True)
+def test_after_a_flush_that_sent_the_fin_the_connection_may_be_over() -> None:
+    machine = made(asking(), 0.0, LINUX, fin_sent=True)
     assert begin(machine, state=OVER) is Step.DRAIN
     assert machine.received(0, 0.0) is Step.COUNT
     assert machine.counted(0, 0.0) is Step.LET_GO
@@ -1165,6 +1328,19 @@ def test_in_a_handshake_the_machine_does_not_request_a_count() -> None:
     assert machine.woke(0.2, readable=False) is Step.COUNT
     assert machine.counted(0, 0.2) is Step.LET_GO
     assert machine.released(0.2).outcome is DELIVERED
+
+
+def test_the_peers_fin_is_seen_after_a_handshake_that_was_counted_late() -> None:
+    machine = begun(asking(until=DELIVERED), state=ACCEPTING)
+    machine.shut(0.0)
+    assert machine.would_block(0.0) is Step.LOOK
+    assert machine.looked(FIN_SENT, 0.0) is Step.COUNT
+    assert machine.counted(5, 0.0) is Step.WAIT_ACK
+    machine.woke(0.1)
+    assert end_of_stream(machine, 0.1) is Step.COUNT
+    assert machine.counted(5, 0.1) is Step.READ_ERROR
+    assert machine.no_error(0.1) is Step.WAIT_ACK
+    assert machine.woke(0.2) is Step.COUNT, "there is nothing more to read"
 
 
 def test_a_handshake_that_does_not_finish_times_out_with_an_unknown_count() -> None:
@@ -1219,7 +1395,7 @@ DRIVERS = st.fixed_dictionaries(
     {name: st.booleans() for name in ("tls", "one_of_many", "abort", "unflushed", "fin_sent")}
 )
 
-# A driver that has sent our FIN does not abort.
+# A flush that has sent our FIN is no abort.
 SENSIBLE_DRIVERS = DRIVERS.filter(lambda more: not (more["abort"] and more["fin_sent"]))
 
 _RESETS = {errno.ECONNRESET, errno.EPIPE}
@@ -1278,7 +1454,7 @@ class World:
         self.data, self.options, self.view, self.driver = data, options, view, driver
         self.now = self.life = 1000.0
         self.deadline = 1000.0 + options.timeout
-        self.machine = Teardown(options, self.now, view, **driver)
+        self.machine = made(options, self.now, view, **driver)
         self.proofs = Proofs(view, abort=driver["abort"], fin_sent=driver["fin_sent"])
         self.fin_seen = False  # and reported by the machine as the peer's
         self.ours_was_asked = False
@@ -1498,7 +1674,7 @@ def test_no_order_of_reports_makes_the_machine_wait_too_long_or_continue_after_t
     reports: list[str],
 ) -> None:
     now = 50.0
-    machine = Teardown(options, now, view, **driver)
+    machine = made(options, now, view, **driver)
     proofs = Proofs(view, abort=driver["abort"], fin_sent=driver["fin_sent"])
     step = machine.start()
     ended: CloseResult | None = None
@@ -1590,6 +1766,22 @@ def test_the_transports_buffer_is_flushed_first() -> None:
     assert machine.wake_at == 7, "the rest has its own time"
 
 
+def test_after_a_flush_the_close_is_as_any_other() -> None:
+    machine = flushing()
+    machine.flushing(0, 0, HELD, 1.0)
+    assert machine.is_flushing
+    machine.flushed(10, 2.0, waited=True)
+    assert not machine.is_flushing
+    assert machine.looked(OPEN, 2.0) is Step.SHUT_WR
+    assert machine.shut(2.0) is Step.DRAIN
+    assert machine.would_block(2.0) is Step.WAIT_READABLE
+    assert machine.woke(3.0) is Step.DRAIN
+    assert end_of_stream(machine, 3.0) is Step.COUNT
+    assert machine.counted(0, 3.0) is Step.LET_GO
+    result = machine.released(3.0)
+    assert result == CloseResult(PEER_CLOSED, 3.0, 10, 0, None, peer_first=False)
+
+
 def test_a_flush_that_took_no_time_does_not_change_the_deadline() -> None:
     machine = flushing()
     assert machine.flushed(0, 0.1, waited=False) is Step.LOOK
@@ -1650,6 +1842,17 @@ def test_bytes_drained_during_a_flush_count_for_the_drain_limit() -> None:
     assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 101)
 
 
+def test_a_limit_that_is_passed_as_the_flush_ends_is_met_by_the_next_byte() -> None:
+    machine = flushing(asking(timeout=5, drain_limit=100))
+    machine.flushed(150, 1.0, waited=True)
+    machine.looked(OPEN, 1.0)
+    machine.shut(1.0)
+    assert machine.allowance == 1, "0 is no limit to recv_into()"
+    machine.received(1, 1.0)
+    machine.counted(0, 1.0)
+    assert machine.released(1.0).outcome is CloseOutcome.DRAIN_LIMIT
+
+
 def test_the_drain_limit_ends_a_flush_with_a_reset() -> None:
     machine = flushing(asking(timeout=5, drain_limit=100))
     assert machine.flushing(0, 101, HELD, 1.0) is Step.LOOK
@@ -1673,6 +1876,62 @@ def test_a_truncated_stream_ends_with_a_reset_and_is_not_notified() -> None:
         False,
     )
     assert result.error is cut
+
+
+@pytest.mark.parametrize("end", ["the time is up", "cut short"])
+def test_whether_close_notify_went_out_is_not_known_where_no_reset_destroys_it(
+    end: str,
+) -> None:
+    machine = Teardown(asking(timeout=5), 0.0, OTHER, tls=True, flush=True)
+    machine.start()
+    if end == "the time is up":
+        assert machine.flushing(0, 0, HELD, 5.0) is Step.LOOK
+    else:
+        machine.cut_short(HELD, OSError(errno.ECONNABORTED, "by the transport"), 5.0)
+    assert machine.looked(OPEN, 5.0) is Step.LET_GO
+    result = machine.released(5.0)
+    assert result.notified is (None if end == "the time is up" else False)
+
+
+def test_a_reset_after_a_flush_was_given_up_says_nothing_of_its_close_notify() -> None:
+    machine = Teardown(asking(timeout=5), 0.0, OTHER, tls=True, flush=True)
+    machine.start()
+    machine.flushing(0, 0, HELD, 5.0)
+    assert machine.looked(OVER, 5.0) is Step.READ_ERROR
+    machine.failed(RESET, 5.0)
+    result = machine.released(5.0)
+    assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, None)
+
+
+@pytest.mark.parametrize(
+    ("held", "policy"),
+    [(0, LingerPolicy.BACKGROUND), (1, LingerPolicy.ABORT), (None, LingerPolicy.ABORT)],
+)
+def test_an_error_in_the_flush_resets_what_remains_of_the_connection_if_bytes_are_lost(
+    held: int | None, policy: LingerPolicy
+) -> None:
+    # Not every error ends it: an ICMP message does not (IP_RECVERR).
+    machine = flushing()
+    assert machine.failed(LOST, 1.0, held) is Step.COUNT
+    assert machine.counted(7, 1.0) is Step.LET_GO
+    assert machine.linger_policy is policy
+
+
+@pytest.mark.parametrize("end", ["the time is up", "cut short", "an error"])
+def test_an_interrupt_after_a_flush_that_failed_must_still_reset(end: str) -> None:
+    machine = flushing()
+    if end == "the time is up":
+        machine.flushing(0, 0, HELD, 5.0)
+    elif end == "cut short":
+        machine.cut_short(HELD, OSError(errno.ECONNABORTED, "by the transport"), 5.0)
+    else:
+        machine.failed(LOST, 5.0, HELD)
+    assert machine.is_flushing
+
+
+def test_a_wake_up_in_a_flush_goes_on_with_it() -> None:
+    machine = flushing()
+    assert machine.woke(4.9) is Step.FLUSH
 
 
 def test_a_flush_that_fails_in_the_handshake_of_fast_open_counts_nothing() -> None:

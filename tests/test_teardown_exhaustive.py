@@ -1,13 +1,13 @@
 """The state machine in every reachable state.
 
-`machine_space` defines the states and the possible reports. The product of the views and of all
-options is too large, so pairs of options are covered. There are seven options with two levels
-(tls, peer_first, until, idle_timeout, one_of_many, drain_limit, fin_sent). The eight rows of
-Taguchi's L8 have every pair of levels of every two options. Each row is run on every view; on
-macOS's view four rows are run, which have each level of each option. (What macOS has in common
-with Linux is run on Linux's view, and MPTCP also has a count that does not survive a reset.) An
-abort uses only tls and fin_sent, and no driver combines an abort with fin_sent. After a flush
-the close is like any other.
+`machine_space` says what a state is, and what may be reported in it. The product of the views and
+of all options is too large for a test that anybody runs. It is cut pairwise: of the seven that
+have two levels (tls, peer_first, until, idle_timeout, one_of_many, drain_limit, fin_sent) the
+eight rows of Taguchi's L8 have each pair of levels of each two of them, and each row is run on
+every view but macOS's: four rows there, which have each level of each one. (What it has in common
+with Linux is run there, and that its count does not survive a reset is MPTCP's case, too.) An abort
+looks at none of these but tls and fin_sent; no flush that sent our FIN is an abort. After a flush the
+close is as any other.
 """
 
 from __future__ import annotations

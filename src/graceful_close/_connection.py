@@ -84,7 +84,6 @@ class Connection:
         abort: Discard the connection.
         close_notify: The close_notify, if the socket itself does not send it.
         peer: The peer's address, for the result.
-        fin_sent: shutdown(SHUT_WR) was already called for this close.
         flush, stood: As for `Teardown`.
         borrowed: Another object owns the descriptor, and closes it when this close has ended at its
             first look. Otherwise `adopt` is called before the first wait.
@@ -98,7 +97,6 @@ class Connection:
 
     __slots__ = (
         "_drain",
-        "_fin_sent",
         "_looked_in_vain",
         "_machine",
         "_now",
@@ -126,7 +124,6 @@ class Connection:
         abort: bool = False,
         close_notify: CloseNotify = None,
         peer: object = None,
-        fin_sent: bool = False,
         flush: bool = False,
         stood: bool = False,
         borrowed: bool = False,
@@ -141,7 +138,6 @@ class Connection:
         self.flush = flush
         self.stood = stood
         self._session: Session | None = None
-        self._fin_sent = fin_sent
         self._state: TcpState | None = None
         self._machine: Teardown | None = None
         self._looked_in_vain = False
@@ -208,7 +204,7 @@ class Connection:
         self._view = view = view_of(held[0])
         self._drain = drain_of(held[0], view)
         tls = tls or self.close_notify is not None
-        if tls or self.abort or self._fin_sent or self.flush:
+        if tls or self.abort or self.flush:
             self._machine = machine = self._new_machine(tls=tls)
             if isinstance(self.close_notify, LastRecords):
                 machine.peer_close_notify(self.close_notify.peer_notified)
@@ -278,7 +274,6 @@ class Connection:
             one_of_many=self._one_of_many,
             abort=self.abort,
             unflushed=self._unflushed,
-            fin_sent=self._fin_sent,
             flush=self.flush,
             stood=self.stood,
         )

@@ -167,7 +167,6 @@ class Teardown:
             must not block in the kernel's linger.
         abort: Discard the connection.
         unflushed: A makefile() object of the caller is open, and its buffer is not sent.
-        fin_sent: The driver has already sent our FIN.
         flush: Begin with the buffer of an event loop's transport or stream.
         stood: There was a connection when the close began; a later absence means a reset.
 
@@ -235,7 +234,6 @@ class Teardown:
         one_of_many: bool = False,
         abort: bool = False,
         unflushed: bool = False,
-        fin_sent: bool = False,
         flush: bool = False,
         stood: bool = False,
     ) -> None:
@@ -252,7 +250,7 @@ class Teardown:
         # Whether the acknowledgement ends the close, and is visible.
         self._wants_acks = view.acks is not None and options.until is DELIVERED
         self._started = self._deadline = self._idle_at = self.wake_at = now
-        self._peer_first_until = now + options.peer_first if options.peer_first else 0.0
+        self._peer_first_until = options.peer_first  # not 0: _begin_deadlines() makes it a time
         self._begin_deadlines(now)
         self._pause = _FIRST_PAUSE
         self._watchable = True
@@ -265,7 +263,7 @@ class Teardown:
         self._notifying = tls and not abort
         self._notified: bool | None = None
         self._peer_notified: bool | None = None
-        self._fin_sent = fin_sent
+        self._fin_sent = False
         self._peer_fin = False
         self._peer_first: bool | None = None
         self._deaf = False  # recv() returns 0 although the peer's FIN has not arrived
@@ -336,7 +334,7 @@ class Teardown:
         self._flushing = False
         self._held = 0
         self._drained = drained
-        self._fin_sent = self._fin_sent or fin_sent
+        self._fin_sent = fin_sent
         if notified is not None:
             self._notifying = False
             self._notified, self._peer_notified = notified
@@ -395,7 +393,7 @@ class Teardown:
         self._deaf = True
         if self._peer_first_until or self._notifying:
             return self.would_block(now)
-        return self._ask_count() if self._view.acks is not None else self._rest(now)
+        return self._ask_count()
 
     def peer_close_notify(self, received: bool | None) -> None:
         """Record the peer's close_notify before ours is sent."""
@@ -534,7 +532,7 @@ class Teardown:
         outcome = self._outcome_of(kind)
         self._error = error.with_traceback(None)  # a traceback would refer to the socket
         if self._notifying:
-            self._notifying, self._notified = False, False
+            self._notified = False
         return self._look_and_conclude(outcome)
 
     def counted(self, unacked: int | None, now: float) -> Step:
@@ -781,9 +779,8 @@ class Teardown:
 
     def _follows_acks(self) -> bool:
         """Whether an acknowledgement should end the next wait, too."""
-        if self._wants_acks or self._peer_fin or self._deaf:
-            return True
-        return bool(self._unacked) and self._options.idle_timeout < math.inf
+        # Before the peer's FIN, bytes are counted only if their acknowledgement restarts an idle time.
+        return self._wants_acks or self._peer_fin or self._deaf or bool(self._unacked)
 
     def _success(self) -> CloseOutcome:
         return DELIVERED if self._wants_acks else PEER_CLOSED
