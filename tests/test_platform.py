@@ -19,6 +19,7 @@ from graceful_close._platform import (
     identify,
 )
 from graceful_close._platform.acks import AckProbe, Field, Ioctl
+from graceful_close._record import fields, replace
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,13 @@ def test_the_data_of_this_system_agrees_with_its_headers() -> None:
 
         assert HERE.acks is not None
         assert HERE.acks.queue == Ioctl(termios.TIOCOUTQ)
+
+
+def test_what_is_computed_from_the_facts_is_not_one_of_them() -> None:
+    linux = SYSTEMS["linux"]
+    assert linux.tcp is linux.tcp, "it is computed once"
+    assert fields(linux).keys() == {"name", "linger", "acks", "state", "protocol", "linux"}
+    assert replace(linux) == linux
 
 
 def test_an_unknown_system_gets_the_numbers_of_the_socket_module() -> None:

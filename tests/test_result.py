@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import pickle
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,13 @@ def test_the_systems_own_number_is_used_if_there_is_one() -> None:
     assert caught.value.errno == errno.EHOSTUNREACH
 
 
+def test_an_end_that_is_unclean_over_tls_alone_has_a_number_too() -> None:
+    result = CloseResult(CloseOutcome.PEER_CLOSED, 0.0, 0, 0, None, notified=False)
+    with pytest.raises(UncleanCloseError) as caught:
+        result.check()
+    assert caught.value.errno == errno.EIO
+
+
 def test_the_text_has_every_known_value() -> None:
     result = result_of(CloseOutcome.PEER_RESET, OSError(errno.ECONNRESET, "gone"))
     assert str(result) == (
@@ -85,6 +93,30 @@ def test_the_text_reports_a_missing_close_notify() -> None:
     assert "close_notify" not in str(CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, 0, None))
 
 
+def test_the_line_says_that_a_makefile_object_was_open() -> None:
+    result = CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, 0, None, unflushed=True)
+    assert str(result) == (
+        "peer closed after 1.500 s, 0 bytes drained, unacknowledged: 0 bytes, "
+        "a makefile() object was not closed"
+    )
+
+
+@pytest.mark.parametrize(
+    ("peer", "shown"),
+    [
+        (("192.0.2.1", 80), "192.0.2.1:80"),
+        (("2001:db8::1", 80, 0, 0), "[2001:db8::1]:80"),
+        ("/run/a.sock", "/run/a.sock"),
+        ("", "unnamed"),
+    ],
+)
+def test_the_line_begins_with_the_peer_if_it_is_known(peer: object, shown: str) -> None:
+    result = CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, 0, None, peer=peer)
+    assert str(result) == (
+        f"{shown}: peer closed after 1.500 s, 0 bytes drained, unacknowledged: 0 bytes"
+    )
+
+
 def test_one_byte_is_singular_in_the_text() -> None:
     result = CloseResult(CloseOutcome.TIMED_OUT, 1.5, 1, 1, None)
     assert str(result) == "timed out after 1.500 s, 1 byte drained, unacknowledged: 1 byte"
@@ -100,11 +132,32 @@ def test_a_tls_stream_without_close_notify_is_clean_only_after_an_abort(
 
 def test_a_result_is_a_plain_value() -> None:
     result = result_of(CloseOutcome.DELIVERED)
-    assert repr(result).startswith("CloseResult(outcome=<CloseOutcome.DELIVERED")
+    assert repr(result).startswith(
+        "CloseResult(outcome=<CloseOutcome.DELIVERED: 'delivered'>, elapsed=0.01234, "
+    )
     assert copy.copy(result) == result
     assert hash(result) == hash(copy.copy(result))
+    assert hash(result) != hash(result_of(CloseOutcome.ABORTED))
     with pytest.raises(AttributeError, match="no setter"):
         result.drained = 0  # type: ignore[misc]
+
+
+def test_each_field_of_a_result_is_the_argument_of_its_name() -> None:
+    fields = {
+        "outcome": CloseOutcome.DELIVERED,
+        "elapsed": 1.5,
+        "drained": 1,
+        "unacked": 2,
+        "error": OSError(errno.EPIPE, "broken"),
+        "notified": True,
+        "peer_notified": False,
+        "peer_first": True,
+        "unflushed": True,
+        "peer": "/run/a.sock",
+    }
+    values: Any = fields
+    result = CloseResult(**values)
+    assert {name: getattr(result, name) for name in CloseResult.__match_args__} == fields
 
 
 def test_results_and_their_errors_survive_pickling() -> None:

@@ -1721,18 +1721,26 @@ def test_a_timeout_must_be_a_number(name: str, value: Any) -> None:
     ("value", "error"),
     [(-1, ValueError), (1.5, TypeError), (True, TypeError), ("9", TypeError)],
 )
-def test_a_drain_limit_must_be_a_whole_number_of_bytes(
-    value: Any, error: type[Exception]
-) -> None:
-    with pytest.raises(error, match=r"drain_limit must be"):
+def test_a_drain_limit_is_a_whole_number_of_bytes(value: Any, error: type[Exception]) -> None:
+    expected = (
+        "drain_limit must be at least 0, not -1"
+        if error is ValueError
+        else f"drain_limit must be a whole number of bytes, 0 or more, not {value!r}"
+    )
+    with pytest.raises(error) as caught:
         Options(5.0, drain_limit=value)
+    assert str(caught.value) == expected
 
 
-def test_until_must_be_one_of_two_outcomes() -> None:
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(CloseOutcome.ABORTED, ValueError), ("delivered", TypeError), (None, TypeError)],
+)
+def test_until_is_one_of_two_outcomes(value: Any, error: type[Exception]) -> None:
     with pytest.raises(
-        ValueError, match=r"until must be CloseOutcome.PEER_CLOSED or .*DELIVERED, not"
+        error, match=r"until must be CloseOutcome.PEER_CLOSED or .*DELIVERED, not"
     ):
-        asking(until=CloseOutcome.ABORTED)
+        asking(until=value)
 
 
 def test_on_timeout_must_be_one_of_two_policies() -> None:

@@ -1,0 +1,63 @@
+"""The options of users that write no code, from the environment."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from graceful_close import Reaper
+from graceful_close._environment import options_from_environment
+
+NAMES = {
+    "timeout": "GRACEFUL_CLOSE_TIMEOUT",
+    "idle_timeout": "GRACEFUL_CLOSE_IDLE_TIMEOUT",
+}
+DEFAULTS = {name: (Reaper.__init__.__kwdefaults__ or {})[name] for name in NAMES}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NAMES.values():
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_what_is_not_set_has_the_reapers_default() -> None:
+    assert options_from_environment() == DEFAULTS
+
+
+@pytest.mark.parametrize("option", NAMES)
+@pytest.mark.parametrize("value", ["0", "0.5", "60"])
+def test_each_variable_sets_one_option(
+    option: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NAMES[option], value)
+    assert options_from_environment() == DEFAULTS | {option: float(value)}
+
+
+@pytest.mark.parametrize("option", NAMES)
+def test_a_variable_that_is_empty_is_not_set(
+    option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NAMES[option], "")
+    assert options_from_environment() == DEFAULTS
+
+
+@pytest.mark.parametrize("option", NAMES)
+def test_a_variable_that_is_not_a_number_is_named(
+    option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NAMES[option], "soon")
+    expected = f"{NAMES[option]} must be a number of seconds, not 'soon'"
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        options_from_environment()
+
+
+@pytest.mark.parametrize("option", NAMES)
+@pytest.mark.parametrize("value", ["-1", "inf", "nan"])
+def test_a_number_that_no_wait_can_last_is_refused(
+    option: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NAMES[option], value)
+    with pytest.raises(ValueError, match=f"^{option} must be a finite number of seconds"):
+        options_from_environment()
