@@ -450,6 +450,14 @@ def test_a_timeout_of_the_kernel_is_reported_with_its_error() -> None:
     assert machine.released(0.0) == CloseResult(CloseOutcome.TIMED_OUT, 0.0, 0, 4, LOST)
 
 
+def test_a_look_that_was_not_asked_for_changes_no_outcome() -> None:
+    machine = begun()
+    machine.shut(0.0)
+    assert machine.failed(LOST, 0.0) is Step.COUNT
+    assert machine.looked(BOTH_FINS, 0.0) is Step.LET_GO
+    assert machine.released(0.0).outcome is CloseOutcome.TIMED_OUT
+
+
 def test_a_descriptor_that_another_thread_closed_is_reported_as_already_closed() -> None:
     machine = begun()
     assert machine.shut(0.0, OSError(errno.EBADF, "closed")) is Step.LET_GO
@@ -1899,6 +1907,14 @@ def test_whether_close_notify_went_out_is_not_known_where_no_reset_destroys_it(
     assert machine.looked(OPEN, 5.0) is Step.LET_GO
     result = machine.released(5.0)
     assert result.notified is (None if end == "the time is up" else False)
+
+
+def test_a_close_notify_is_destroyed_with_the_flush_that_was_given_up() -> None:
+    machine = flushing(tls=True)
+    assert machine.flushing(0, 0, HELD, 5.0) is Step.LOOK
+    machine.looked(OPEN, 5.0)
+    machine.counted(0, 5.0)
+    assert machine.released(5.0).notified is False
 
 
 def test_a_reset_after_a_flush_was_given_up_says_nothing_of_its_close_notify() -> None:
