@@ -13,6 +13,8 @@ from wsgiref.validate import validator
 
 import pytest
 
+from graceful_close._options import Options
+from graceful_close._request_body import DrainBounds
 from graceful_close.wsgi import DrainMiddleware
 from streams import PATIENCE
 
@@ -279,6 +281,15 @@ def test_a_read_that_blocks_ends_at_the_deadline_if_the_connection_is_known(
     with ours, peer:
         peer.sendall(bytes(1000))
         assert drained(ours, **options) == 1000
+
+
+def test_a_body_that_may_not_come_is_waited_for_for_a_second() -> None:
+    options = Options(60.0, idle_timeout=30.0)
+    assert DrainBounds(options, 10.0, may_not_come=False).seconds(10.0) == 30.0
+    bounds = DrainBounds(options, 10.0, may_not_come=True)
+    assert bounds.seconds(10.0) == 1.0
+    bounds.received(5, 10.5)
+    assert bounds.seconds(10.5) == 30.0, "it has begun"
 
 
 def test_a_client_without_100_continue_is_not_waited_for_if_the_connection_is_known() -> None:

@@ -23,7 +23,7 @@ class DrainBounds:
 
     __slots__ = ("_deadline", "_idle_timeout", "_silent_until", "left")
 
-    def __init__(self, options: Options, now: float, *, may_not_come: bool = False) -> None:
+    def __init__(self, options: Options, now: float, *, may_not_come: bool) -> None:
         self._deadline = now + options.timeout
         self._idle_timeout = options.idle_timeout
         self._silent_until = now + self._idle_timeout
