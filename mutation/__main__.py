@@ -17,8 +17,14 @@ PROJECT = Path(__file__).parent.parent
 PACKAGE = Path("src", "graceful_close")
 _WORK = PROJECT / "build" / "mutation"
 
-# mutmut allows a mutant `multiplier * (seconds of its tests + constant)`.
-_SETTINGS = {"source_paths": "src", "timeout_multiplier": "4", "timeout_constant": "5"}
+_SETTINGS = {
+    "source_paths": "src",
+    # A mutant has `multiplier * (seconds of its tests + constant)`.
+    "timeout_multiplier": "4",
+    "timeout_constant": "5",
+    # No test runs before the fork, because a cache would keep what was made without the change.
+    "process_isolation": "forkserver",
+}
 _PYTEST = ("--hypothesis-seed=0", "-p", "no:cacheprovider")
 # mutmut writes all mutants of a function into one file, and their annotations meet there.
 _MYPY = (
@@ -182,7 +188,7 @@ def _examine(
         change = room.change(name) if status in _UNNOTICED else ""
         if status == _ILL_TYPED:
             outcome.ill_typed += 1
-        elif change in equivalents:
+        elif equivalents & {change, change.partition(" -> ")[0]}:
             outcome.equivalent += 1
         elif change:
             outcome.survivors.append(change)
