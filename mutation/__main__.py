@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import configparser
+import difflib
 import os
 import shutil
 import subprocess
@@ -107,6 +109,7 @@ class Room:
 
     def __init__(self, folder: Path, module: str, tests: list[str]) -> None:
         self._folder = folder
+        self._sources: dict[str, dict[str, str]] = {}
         # Otherwise Python remembers that it was missing, and imports the original from elsewhere.
         mutated = folder / "mutants" / "src"
         mutated.mkdir(parents=True, exist_ok=True)
@@ -153,26 +156,39 @@ class Room:
         lines = self.mutmut("results", "--all", "true").splitlines()
         return dict(line.strip().split(": ", 1) for line in lines if "__mutmut_" in line)
 
-    def change(self, name: str) -> str:
+    def change(self, mutant: str) -> str:
         """Return a mutant's function, the lines before the change, and the lines after it."""
-        diff = self.mutmut("show", name).splitlines()
+        module, _, mangled = mutant.rpartition(".")
+        stem = mangled.rpartition("__mutmut_")[0]
+        function = stem.removeprefix("x").removeprefix("ǁ").removeprefix("_").replace("ǁ", ".")
+        source = self._source_of(module)
         before, after = (
-            " ".join(
-                line[1:].strip() for line in diff if line[0] == sign and line[:3] != 3 * sign
-            )
-            for sign in "-+"
+            source[name].replace(name, function.rpartition(".")[2]).splitlines()
+            for name in (f"{stem}__mutmut_orig", mangled)
         )
-        return f"{_function_of(name)}: {before} -> {after}"
+        told = list(difflib.unified_diff(before, after, n=0, lineterm=""))[2:]
+        removed, added = (
+            " ".join(line[1:].strip() for line in told if line[0] == sign) for sign in "-+"
+        )
+        return f"{function}: {removed} -> {added}"
+
+    def _source_of(self, module: str) -> dict[str, str]:
+        """Return the functions that mutmut wrote: the originals and the mutants."""
+        if module not in self._sources:
+            path = self._folder.joinpath("mutants", "src", *module.split("."))
+            source = path.with_suffix(".py").read_text(encoding="utf-8")
+            lines = source.splitlines(keepends=True)
+            self._sources[module] = {
+                node.name: "".join(lines[node.lineno - 1 : node.end_lineno])
+                for node in ast.walk(ast.parse(source))
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                and "__mutmut_" in node.name
+            }
+        return self._sources[module]
 
 
 def _lines(*entries: str) -> str:
     return "\n".join(("", *entries))
-
-
-def _function_of(mutant: str) -> str:
-    """Return the name of a mutant's function: `package.module.xǁClassǁmethod__mutmut_1`."""
-    mangled = mutant.rpartition(".")[2].rpartition("__mutmut_")[0]
-    return mangled.removeprefix("x").removeprefix("ǁ").removeprefix("_").replace("ǁ", ".")
 
 
 def _examine(
