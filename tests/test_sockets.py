@@ -1,0 +1,201 @@
+"""What a socket is, and whose its descriptor is."""
+
+from __future__ import annotations
+
+import _socket
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from graceful_close import _platform
+from graceful_close._platform import HERE
+from graceful_close._record import replace
+from graceful_close._sockets import (
+    borrow_descriptor,
+    has_open_writer,
+    is_stream,
+    plain_dup,
+    require_stream,
+    take_descriptor,
+    view_of,
+)
+from streams import Connection
+
+Move = Callable[[socket.socket, list[socket.socket]], bool]
+MPTCP, SCTP = 262, 132
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the views are Linux's")
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_stream_is_told_from_a_datagram(kind: socket.SocketKind) -> None:
+    with socket.socket(socket.AF_INET, kind) as sock:
+        assert is_stream(sock) is (kind is socket.SOCK_STREAM)
+        if kind is socket.SOCK_STREAM:
+            require_stream(sock)
+            return
+        with pytest.raises(
+            TypeError, match=r"^expected a stream socket \(SOCK_STREAM\), got <"
+        ):
+            require_stream(sock)
+
+
+@needs_linux
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_tcp_socket_is_seen_as_one(family: socket.AddressFamily) -> None:
+    with socket.socket(family) as sock:
+        assert view_of(sock) is HERE.tcp
+
+
+@needs_linux
+def test_a_unix_stream_is_seen_as_another() -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        assert view_of(sock) is HERE.other
+
+
+def claims(sock: socket.socket, protocol: int) -> socket.socket:
+    """Another object for the same descriptor, that claims to have this protocol."""
+    claiming: Any = _socket.socket
+    made: socket.socket = claiming(sock.family, sock.type, protocol, sock.fileno())
+    return made
+
+
+@needs_linux
+def test_the_kernel_is_asked_for_the_protocol_and_not_the_object(tcp: Connection) -> None:
+    claiming = claims(tcp.ours, MPTCP)
+    assert view_of(claiming) is HERE.tcp
+    claiming.detach()
+
+
+@needs_linux
+@pytest.mark.parametrize("answer", ["an error", "no option"])
+@pytest.mark.parametrize(
+    ("protocol", "kind"), [(0, "tcp"), (6, "tcp"), (MPTCP, "mptcp"), (SCTP, "other")]
+)
+def test_without_an_answer_of_the_kernel_the_object_says_the_protocol(
+    answer: str, protocol: int, kind: str, tcp: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claiming = claims(tcp.ours, protocol)
+    if answer == "no option":
+        monkeypatch.setattr(_platform, "HERE", replace(HERE, protocol=None))
+        assert view_of(claiming) == getattr(_platform.HERE, kind)
+        claiming.detach()
+    else:
+        claiming.detach()
+        assert view_of(claiming) is getattr(HERE, kind)
+
+
+# --- whose the descriptor is ---------------------------------------------------------------------
+
+
+def test_what_is_taken_belongs_to_the_new_object_alone(tcp: Connection) -> None:
+    number = tcp.ours.fileno()
+    held: list[socket.socket] = []
+    assert take_descriptor(tcp.ours, held) is True
+    assert tcp.ours.fileno() == -1
+    assert "[closed]" in repr(tcp.ours)
+    [taken] = held
+    assert taken.fileno() == number
+    assert (taken.family, taken.type, taken.proto) == (
+        tcp.ours.family,
+        tcp.ours.type,
+        tcp.ours.proto,
+    )
+    taken.close()
+    assert tcp.peer.recv(1) == b""
+
+
+def test_what_is_borrowed_belongs_to_both(tcp: Connection) -> None:
+    held: list[socket.socket] = []
+    assert borrow_descriptor(tcp.ours, held) is True
+    [borrowed] = held
+    assert borrowed.fileno() == tcp.ours.fileno()
+    assert (borrowed.family, borrowed.type, borrowed.proto) == (
+        tcp.ours.family,
+        tcp.ours.type,
+        tcp.ours.proto,
+    )
+    borrowed.detach()
+    tcp.ours.sendall(b"x")
+    assert tcp.peer.recv(1) == b"x"
+
+
+@pytest.mark.parametrize("move", [take_descriptor, borrow_descriptor])
+def test_a_socket_without_a_descriptor_gives_none(move: Move) -> None:
+    sock = socket.socket()
+    sock.close()
+    held: list[socket.socket] = []
+    assert move(sock, held) is False
+    assert held == []
+
+
+@pytest.mark.parametrize("move", [take_descriptor, borrow_descriptor])
+@pytest.mark.parametrize("default", [None, 0.0, 7.0])
+def test_the_new_object_never_waits_by_itself(
+    move: Move, default: float | None, tcp: Connection
+) -> None:
+    held: list[socket.socket] = []
+    socket.setdefaulttimeout(default)
+    try:
+        move(tcp.ours, held)
+    finally:
+        socket.setdefaulttimeout(None)
+    assert held[0].gettimeout() == (None if default is None else 0)
+    if move is borrow_descriptor:
+        held[0].detach()
+    else:
+        held[0].close()
+
+
+def test_a_subclass_may_have_a_detach_of_its_own(tcp: Connection) -> None:
+    class Other(socket.socket):
+        def detach(self) -> int:
+            raise AssertionError("the library does not need it")
+
+    other = Other(fileno=socket.socket.detach(tcp.ours))
+    held: list[socket.socket] = []
+    with pytest.raises(AssertionError, match="does not need it"):
+        take_descriptor(other, held)
+    assert other.fileno() == -1, "it is out of the object, whatever that says"
+    held[0].close()
+
+
+def test_a_plain_dup_is_a_plain_socket_with_a_number_of_its_own(tcp: Connection) -> None:
+    class Other(socket.socket):
+        pass
+
+    other = Other(fileno=tcp.ours.detach())
+    with other, plain_dup(other) as dup:
+        assert type(dup) is socket.socket
+        assert dup.fileno() != other.fileno()
+        assert (dup.family, dup.type) == (other.family, other.type)
+        dup.sendall(b"x")
+    assert tcp.peer.recv(1) == b"x"
+
+
+# --- makefile() ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "writes"), [("rb", False), ("wb", True), ("rwb", True)])
+def test_only_an_open_file_that_writes_may_hold_something_back(
+    mode: Any, writes: bool, tcp: Connection
+) -> None:
+    assert has_open_writer(tcp.ours) is False
+    with tcp.ours.makefile(mode):
+        assert has_open_writer(tcp.ours) is writes
+        assert has_open_writer(tcp.peer) is False
+    assert has_open_writer(tcp.ours) is False
+
+
+def test_of_two_files_one_that_writes_is_enough(tcp: Connection) -> None:
+    with tcp.ours.makefile("rb"), tcp.ours.makefile("wb"), tcp.peer.makefile("rb"):
+        assert has_open_writer(tcp.ours) is True
+        assert has_open_writer(tcp.peer) is False
+
+
+def test_a_file_that_writes_to_another_socket_is_of_no_concern(tcp: Connection) -> None:
+    with tcp.ours.makefile("rb"), tcp.peer.makefile("wb"):
+        assert has_open_writer(tcp.ours) is False
