@@ -92,8 +92,10 @@ def test_where_an_abort_cannot_disconnect_the_last_holder_resets(
 def test_a_thread_that_reads_is_woken_if_asked_for(wake_readers: bool, tcp: Connection) -> None:
     with holder_of(tcp.ours) as other:
         with meanwhile(read_all, other) as read:
-            close_socket(tcp.ours, BACKGROUND, TCP, wake_readers=wake_readers)
-            if not wake_readers:
+            if wake_readers:
+                close_socket(tcp.ours, BACKGROUND, TCP, wake_readers=True)
+            else:
+                close_socket(tcp.ours, BACKGROUND, TCP)
                 tcp.peer.sendall(b"goes on")
                 tcp.peer.shutdown(socket.SHUT_WR)
         assert read == [b"" if wake_readers else b"goes on"]

@@ -61,7 +61,7 @@ def _reset(sock: socket.socket) -> None:
     except OSError:
         # EBUSY: a thread sleeps on the connection, and this kernel then refuses to disconnect
         # (Debian's 5.10). The reader is woken, and the release of the last reference resets.
-        _set_policy(sock, LingerPolicy.ABORT, 0)
+        _set_policy(sock, LingerPolicy.ABORT)
         _shut_for_reading(sock)
 
 
@@ -70,7 +70,7 @@ def set_policy_at_close(sock: socket.socket, policy: LingerPolicy) -> None:
     held: list[socket.socket] = []
     try:
         if borrow_descriptor(sock, held):
-            _set_policy(held[0], policy, 0)
+            _set_policy(held[0], policy)
     finally:
         for borrowed in held:
             borrowed.detach()
@@ -83,7 +83,7 @@ def _shut_for_reading(sock: socket.socket) -> None:
         pass  # ENOTCONN: the connection is over, and its end has woken every reader
 
 
-def _set_policy(sock: socket.socket, policy: LingerPolicy, seconds: float) -> None:
+def _set_policy(sock: socket.socket, policy: LingerPolicy, seconds: float = 0) -> None:
     option = _platform.HERE.linger
     if option is None:
         return  # no SO_LINGER: every close() is in the background
