@@ -38,7 +38,7 @@ _MYPY = (
 )
 
 _ILL_TYPED = "caught by type check"
-_UNNOTICED = {"survived", "no tests"}
+_UNNOTICED = {"survived", "no tests", "not checked"}
 
 
 @dataclass
@@ -156,6 +156,10 @@ class Room:
         lines = self.mutmut("results", "--all", "true").splitlines()
         return dict(line.strip().split(": ", 1) for line in lines if "__mutmut_" in line)
 
+    def unnoticed(self) -> set[str]:
+        """The names of the mutants that no test noticed."""
+        return {name for name, status in self.statuses().items() if status in _UNNOTICED}
+
     def change(self, mutant: str) -> str:
         """Return a mutant's function, the lines before the change, and the lines after it."""
         module, _, mangled = mutant.rpartition(".")
@@ -191,13 +195,14 @@ def _lines(*entries: str) -> str:
     return "\n".join(("", *entries))
 
 
-def _examine(
-    work: Path, module: str, chosen: dict[str, Any], equivalents: set[str], again: bool
-) -> Outcome:
+def _examine(work: Path, module: str, chosen: dict[str, Any], equivalents: set[str]) -> Outcome:
     room = Room(work / module, module, chosen["tests"])
-    names = [name for name, status in room.statuses().items() if status in _UNNOTICED]
-    if names or not again:
-        room.mutmut("run", "--max-children", "1", *(names if again else ()))
+    before = room.unnoticed()
+    room.mutmut("run", "--max-children", "1")
+    # mutmut tries again what has changed in the module, but not if the tests have changed.
+    again = before & room.unnoticed()
+    if again:
+        room.mutmut("run", "--max-children", "1", *again)
     outcome = Outcome(module, chosen.get("least", 85))
     for name, status in room.statuses().items():
         outcome.mutants += 1
@@ -229,9 +234,6 @@ def main() -> int:
     parser.add_argument(
         "modules", nargs="*", metavar="MODULE", help=f"of {', '.join(modules)}; none: all"
     )
-    parser.add_argument(
-        "--survivors", action="store_true", help="try only what survived the last time"
-    )
     parser.add_argument("--work", type=Path, default=_WORK, help="the folder for the copies")
     given = parser.parse_args()
     for module in given.modules:
@@ -244,7 +246,7 @@ def main() -> int:
         print(f"{module} ...", flush=True)
         same = {change for kind in equivalents.get(module, ()) for change in kind["changes"]}
         work: Path = given.work.resolve()
-        outcome = _examine(work, module, modules[module], same, given.survivors)
+        outcome = _examine(work, module, modules[module], same)
         outcomes.append(outcome)
         for survivor in outcome.survivors:
             print(f"  {survivor}")
