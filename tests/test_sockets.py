@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import asyncio
 import socket
 import sys
 from collections.abc import Callable
@@ -163,6 +164,50 @@ def test_a_subclass_may_have_a_detach_of_its_own(tcp: Connection) -> None:
     held[0].close()
 
 
+class Wrapped:
+    """As a socket of eventlet's: it has one of the interpreter's, and no detach()."""
+
+    __module__ = "eventlet.greenio.base"
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.fd = sock
+        self.family, self.type, self.proto = sock.family, sock.type, sock.proto
+        self.fileno = sock.fileno
+
+
+class Detachable(Wrapped):
+    """As a socket of gevent's: it gives its number up."""
+
+    __module__ = "gevent._socket3"
+
+    def detach(self) -> int:
+        return self.fd.detach()
+
+
+@pytest.mark.parametrize("kind", [Wrapped, Detachable])
+def test_a_socket_that_waits_cooperatively_is_a_stream_whose_descriptor_can_be_taken(
+    kind: type[Wrapped], tcp: Connection
+) -> None:
+    sock: Any = kind(tcp.ours)
+    number = tcp.ours.fileno()
+    require_stream(sock)
+    held: list[socket.socket] = []
+    assert take_descriptor(sock, held) is True
+    assert (held[0].fileno(), tcp.ours.fileno()) == (number, -1)
+    assert (held[0].family, held[0].type) == (tcp.ours.family, tcp.ours.type)
+    assert take_descriptor(sock, held) is False
+    held[0].close()
+
+
+def test_a_stream_of_an_event_loops_is_known_in_a_subclass_too() -> None:
+    class Ours(asyncio.Transport):
+        pass
+
+    transport: Any = Ours()
+    with pytest.raises(TypeError, match=r"; use graceful_close\.asyncio$"):
+        require_stream(transport)
+
+
 def test_a_plain_dup_is_a_plain_socket_with_a_number_of_its_own(tcp: Connection) -> None:
     class Other(socket.socket):
         pass
@@ -188,6 +233,12 @@ def test_only_an_open_file_that_writes_may_hold_something_back(
         assert has_open_writer(tcp.ours) is writes
         assert has_open_writer(tcp.peer) is False
     assert has_open_writer(tcp.ours) is False
+
+
+def test_an_object_that_has_no_files_has_none_that_writes(tcp: Connection) -> None:
+    claiming = claims(tcp.ours, 0)
+    assert has_open_writer(claiming) is False
+    claiming.detach()
 
 
 def test_of_two_files_one_that_writes_is_enough(tcp: Connection) -> None:
