@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import selectors
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -208,14 +210,75 @@ def test_more_than_one_select_takes_are_looked_at_in_chunks() -> None:
             assert selector.wait(PATIENCE) == [(connections[index].ours.fileno(), True)]
 
 
-def test_one_that_another_thread_closed_is_reported() -> None:
+class Waits:
+    """How long a selector sleeps each time, by a clock that nothing else advances."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.selects: list[float] = []
+        self.sleeps: list[float] = []
+        self.now = 100.0
+        self._select = select.select
+        monkeypatch.setattr(select, "select", self.select)
+        monkeypatch.setattr(time, "sleep", self.sleep)
+        monkeypatch.setattr(_selector, "monotonic", lambda: self.now)
+
+    def select(self, readers: Any, writers: Any, others: Any, timeout: float) -> Any:
+        self.selects.append(timeout)
+        ready = self._select(readers, writers, others, 0)
+        if not any(ready):
+            self.now += timeout
+        return ready
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.now += seconds
+
+
+def test_what_one_select_takes_is_waited_for_in_it(
+    tcp: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selector = ChunkedSelect()
+    armed(selector, tcp.ours, WAIT_READABLE)
+    waits = Waits(monkeypatch)
+    assert selector.wait(3.0) == []
+    assert waits.selects == [3.0, 0.0]
+    assert waits.sleeps == []
+
+
+@pytest.mark.usefixtures("_small_chunks")
+@pytest.mark.parametrize("count", [3, 5])
+def test_more_than_one_select_takes_is_looked_at_after_pauses(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selector = ChunkedSelect()
+    with connect_many(count) as connections:
+        for connection in connections:
+            armed(selector, connection.ours, WAIT_READABLE)
+        waits = Waits(monkeypatch)
+        assert selector.wait(0.05) == []
+    assert set(waits.selects) == {0.0}
+    assert waits.sleeps == pytest.approx([0.02, 0.02, 0.01])
+
+
+def test_nothing_is_waited_for_in_one_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = Waits(monkeypatch)
+    assert ChunkedSelect().wait(3.0) == []
+    assert (waits.selects, waits.sleeps) == ([], [3.0])
+
+
+@pytest.mark.parametrize("index", [0, 2, 4])
+def test_one_that_another_thread_closed_is_reported(
+    index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     selector = ChunkedSelect()
     with connect_many(5) as connections:
         numbers = [connection.ours.fileno() for connection in connections]
         for connection in connections:
             armed(selector, connection.ours, WAIT_READABLE)
-        connections[2].ours.close()
-        assert selector.wait(PATIENCE) == [(numbers[2], True)]
+        connections[index].ours.close()
+        waits = Waits(monkeypatch)
+        assert selector.wait(PATIENCE) == [(numbers[index], True)]
+        assert set(waits.selects[1:]) == {0}, "the search for it does not wait"
         assert selector.wait(0) == []
 
 
