@@ -1936,7 +1936,8 @@ def test_an_error_in_the_flush_resets_what_remains_of_the_connection_if_bytes_ar
 ) -> None:
     # Not every error ends it: an ICMP message does not (IP_RECVERR).
     machine = flushing()
-    assert machine.failed(LOST, 1.0, held) is Step.COUNT
+    assert machine.failed(LOST, 1.0, held) is Step.LOOK
+    assert machine.looked(OPEN, 1.0) is Step.COUNT
     assert machine.counted(7, 1.0) is Step.LET_GO
     assert machine.linger_policy is policy
 
