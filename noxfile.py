@@ -141,7 +141,7 @@ ELSEWHERE_PROMISES = [
 
 def promises(session: nox.Session) -> None:
     """What the library promises, tried elsewhere."""
-    session.install("-e", ".[anyio,trio]", "pip", "pytest>=9", "trustme>=1.2")
+    session.install("-e", ".[anyio,trio]", "pip", "pytest>=9")
     there = ("python", "-m", "elsewhere", "--work", session.create_tmp(), session.name)
     session.run(*there)
     if session.name in ELSEWHERE:

@@ -821,10 +821,7 @@ def test_a_socket_that_fails_before_its_close_begins_does_not_shorten_the_others
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_a_close_over_tls_sends_close_notify_and_drops_the_session(
-    version: ssl.TLSVersion,
-) -> None:
-    pytest.importorskip("trustme", reason="needs trustme", exc_type=ImportError)
+def test_tls_says_goodbye_and_the_session_is_forgotten(version: ssl.TLSVersion) -> None:
     from test_tls import session
 
     with session(version) as (tls, tls_peer), connect("tcp4") as (plain, plain_peer):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from certificates import NAME, certificate_file, client_context
+from certificates import CERTIFICATE, NAME, client_context
 from test_recipes import Recipe, Server, read_reply
 
 if sys.platform == "win32":
@@ -110,11 +110,9 @@ def test_gunicorn_loses_replies_without_the_module_and_none_with_it(
 
 
 @pytest.mark.parametrize("worker", APPLICATIONS)
-def test_early_replies_over_tls_arrive_complete(
-    start: Start, worker: str, tmp_path: Path
-) -> None:
-    certificate = str(certificate_file(tmp_path))
-    server = start(worker, "-c", OURS, "--certfile", certificate, "--keyfile", certificate)
+def test_tls(start: Start, worker: str) -> None:
+    files = ["--certfile", str(CERTIFICATE), "--keyfile", str(CERTIFICATE)]
+    server = start(worker, "-c", OURS, *files)
     assert uploads(server, client_context(ssl.TLSVersion.TLSv1_3)) == TRIES
 
 

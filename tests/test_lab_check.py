@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from certificates import authority_file, server_context
+from certificates import AUTHORITY, server_context
 from graceful_close import graceful_close
 from graceful_close_lab.check.outcome import Client
 from lab_program import run
@@ -401,10 +401,9 @@ def test_https_to_a_plain_server_is_reported_without_a_traceback() -> None:
     assert (code, outcomes(found)) == (4, {"TLS_FAILED"})
 
 
-def test_cacert_makes_the_certificate_of_an_authority_trusted(tmp_path: Path) -> None:
-    authority = str(authority_file(tmp_path))
+def test_a_certificate_of_an_authority_that_was_named_is_trusted() -> None:
     with serving(keeps, context=server_context(ssl.TLSVersion.TLSv1_3)) as address:
-        code, found = check(f"https://{address}/", "--cacert", authority, tries=1)
+        code, found = check(f"https://{address}/", "--cacert", str(AUTHORITY), tries=1)
     assert (code, outcomes(found)) == (0, {"WHOLE"})
 
 

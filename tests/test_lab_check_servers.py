@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from certificates import certificate_file
+from certificates import CERTIFICATE
 from graceful_close.socketserver import GracefulMixIn
 from serving import check, outcomes, verdicts
 from started import commands, free_port, nginx_before, started
@@ -152,7 +152,7 @@ def test_a_loss_by_gunicorn_behind_nginx_is_attributed_to_the_server_behind(
 def test_the_400_of_a_tls_port_to_a_plain_request_is_detected(
     tmp_path: Path,
 ) -> None:
-    with nginx_before(f"{HOST}:9", tmp_path, certificate_file(tmp_path)) as port:
+    with nginx_before(f"{HOST}:9", tmp_path, CERTIFICATE) as port:
         code, found = check(f"{HOST}:{port}")
     assert code == 4
     [each] = found["tries"]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from certificates import authority_file, certificate_file
+from certificates import AUTHORITY, CERTIFICATE
 from event_loops import LOOPS
 
 HERE = Path(__file__).parent
@@ -55,19 +55,17 @@ class Server(NamedTuple):
 
 
 @pytest.fixture(params=["plain", "TLS"])
-def server(request: pytest.FixtureRequest, driver: str, tmp_path: Path) -> Iterator[Server]:
-    authority = certificate = None
-    if request.param == "TLS":
-        authority, certificate = authority_file(tmp_path), certificate_file(tmp_path)
+def server(request: pytest.FixtureRequest, driver: str) -> Iterator[Server]:
+    over_tls = request.param == "TLS"
     command = [sys.executable, str(HERE / "early_server.py"), driver]
     with subprocess.Popen(
-        [*command, str(certificate)] if certificate else command,
+        [*command, str(CERTIFICATE)] if over_tls else command,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout is not None
         try:
-            yield Server(int(process.stdout.readline()), authority)
+            yield Server(int(process.stdout.readline()), AUTHORITY if over_tls else None)
         finally:
             process.kill()
 

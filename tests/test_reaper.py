@@ -584,7 +584,6 @@ def test_a_signal_during_the_first_use_of_a_future_leaves_it_usable(early: bool)
 
 @pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def tls(request: pytest.FixtureRequest) -> Iterator[Any]:
-    pytest.importorskip("trustme", reason="needs trustme", exc_type=ImportError)
     from test_tls import session
 
     with session(request.param) as both:
@@ -1788,8 +1787,7 @@ print("all well")
 """
 
 
-def test_a_forked_child_has_no_number_of_a_tls_socket_that_waits_for_room() -> None:
-    pytest.importorskip("trustme", reason="needs trustme", exc_type=ImportError)
+def test_a_forked_child_is_left_no_number_of_a_tls_socket_that_waits_for_room() -> None:
     ran = run(FORKS + TLS_FORK)
     assert ran.stdout == "all well\n", ran.stderr
 

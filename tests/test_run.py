@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from certificates import NAME, certificate_file, client_context
+from certificates import CERTIFICATE, NAME, client_context
 from event_loops import LOOPS
 from streams import PATIENCE, await_fin
 
@@ -160,7 +160,6 @@ def serving(
         "wsgi.py": WSGI,
     }.items():
         (folder / name).write_text(program)
-    certificate_file(folder)
     server = Server([*run, *command], folder)
     try:
         yield server
@@ -233,7 +232,7 @@ def test_without_run_the_reply_is_lost(how: str, tmp_path: Path) -> None:
 
 def test_a_tls_server_closes_gracefully(tmp_path: Path) -> None:
     context = client_context(ssl.TLSVersion.TLSv1_3)
-    with serving(tmp_path, sys.executable, "http_server.py", "server.pem") as server:
+    with serving(tmp_path, sys.executable, "http_server.py", str(CERTIFICATE)) as server:
         sock = context.wrap_socket(server.connect(), server_hostname=NAME)
         assert upload(sock).endswith(bytes(65536))
 

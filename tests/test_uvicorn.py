@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from certificates import NAME, certificate_file, client_context
+from certificates import CERTIFICATE, NAME, client_context
 from graceful_close.uvicorn import new_asyncio_loop
 from streams import PATIENCE, await_fin
 from uvicorn_app import HELLO, REFUSAL
@@ -73,13 +73,13 @@ STARTED = {
     ),
     "--fd": Started(("--loop", NEW_LOOP, "--fd", "{listener}"), kind="unix"),
     "TLS": Started(
-        ("--loop", NEW_LOOP, "--ssl-certfile", "{folder}/server.pem", "--ssl-keyfile",
-         "{folder}/server.pem", *PORT),
+        ("--loop", NEW_LOOP, "--ssl-certfile", str(CERTIFICATE), "--ssl-keyfile",
+         str(CERTIFICATE), *PORT),
         kind="tls",
     ),
     "TLS, asyncio": Started(
         ("--loop", "graceful_close.uvicorn:new_asyncio_loop", "--ssl-certfile",
-         "{folder}/server.pem", "--ssl-keyfile", "{folder}/server.pem", *PORT),
+         str(CERTIFICATE), "--ssl-keyfile", str(CERTIFICATE), *PORT),
         kind="tls",
     ),
 }  # fmt: skip
@@ -92,7 +92,6 @@ class Server:
         self.kind = started.kind
         self.output = b""
         self.path = str(folder / "socket")
-        certificate_file(folder)
         listener = socket.socket(socket.AF_UNIX)
         with listener:
             if "--fd" in started.options:
