@@ -19,6 +19,9 @@ T = TypeVar("T")
 # Seconds. A test that waits longer than this has failed.
 PATIENCE = 20.0
 
+# asm-generic/poll.h, where the select module has no name for it (PyPy).
+POLLRDHUP: int = getattr(select, "POLLRDHUP", 0x2000)
+
 
 class Connection(NamedTuple):
     """Both ends of one stream."""
@@ -130,8 +133,8 @@ def await_input(sock: socket.socket) -> None:
 
 
 def await_fin(sock: socket.socket) -> None:
-    """Wait until the peer's FIN has arrived, read or not."""
-    _await(sock, select.POLLRDHUP)
+    """Until the peer's FIN has come, read or not."""
+    _await(sock, POLLRDHUP)
 
 
 def await_reset(sock: socket.socket) -> None:

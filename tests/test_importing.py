@@ -42,6 +42,19 @@ assert threading.active_count() == 1
     run(code)
 
 
+def test_importing_does_not_turn_the_gil_on() -> None:
+    """A free-threaded Python enables the GIL for a compiled module that does not declare support."""
+    code = """
+import sys
+enabled = getattr(sys, "_is_gil_enabled", lambda: True)
+before = enabled()
+import graceful_close.asgi, graceful_close.asyncio, graceful_close.socketserver, graceful_close.wsgi
+import graceful_close_lab.lab_command
+print(before == enabled())
+"""
+    assert run(code) == "True\n"
+
+
 def test_only_the_command_imports_the_lab() -> None:
     package = Path(graceful_close.__file__).parent
     knowing = {

@@ -274,7 +274,7 @@ def test_another_connection_that_gets_the_number_is_not_touched(abort: bool) -> 
                         heirs: list[socket.socket] = heirs,
                     ) -> CloseResult:
                         victim.close()
-                        heir = fcntl.fcntl(innocent, fcntl.F_DUPFD_CLOEXEC, number)
+                        heir = fcntl.fcntl(innocent, fcntl.F_DUPFD, number)
                         heirs.append(socket.socket(fileno=heir))
                         return CloseResult(CloseOutcome.ALREADY_CLOSED, 0.0, 0, None, None)
 

@@ -18,6 +18,7 @@ from drivers import GRACEFUL, Close, parts
 from graceful_close import CloseOutcome, CloseResult, close_all, closing, graceful_close
 from streams import (
     PATIENCE,
+    POLLRDHUP,
     Connection,
     await_fin,
     connect_many,
@@ -238,7 +239,7 @@ def test_under_tls_close_notify_is_sent_first_and_our_fin_after_the_peers(
             assert peer.recv(100) == b"", "close_notify"
             time.sleep(THOUGHT)
             poller = select.poll()
-            poller.register(peer, select.POLLRDHUP)
+            poller.register(peer, POLLRDHUP)
             fin_came = bool(poller.poll(0))
             peer.close()
             return fin_came

@@ -84,7 +84,7 @@ def test_a_close_after_the_peers_fin_takes_seven(tmp_path: Path) -> None:
     program = """
 peer.close()
 poller = select.poll()
-poller.register(ours, select.POLLRDHUP)
+poller.register(ours, 0x2000)  # POLLRDHUP
 poller.poll()
 assert marked(lambda: graceful_close(ours)).clean
 """

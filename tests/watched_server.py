@@ -25,7 +25,7 @@ ALMOST = len(REPLY) - 30
 TIMEOUT = 20
 
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1  # linux/sockios.h, linux/if.h
-_POLLRDHUP = 0x2000  # asm-generic/poll.h; select.POLLRDHUP is not everywhere
+_POLLRDHUP = 0x2000  # asm-generic/poll.h; the select module of PyPy has no name for it
 
 
 # The code of one side: the first socket is its connection, the second synchronises the two

@@ -102,7 +102,8 @@ class Link:
         with ExitStack() as undo:
             undo.callback(self._held.close)
             self._home = self._hold(os.open("/proc/thread-self/ns/net", os.O_RDONLY))
-            self._bell = self._hold(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+            # PyPy has no eventfd.
+            self._rung, self._bell = map(self._hold, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
             for side in Side:
                 self._make_end(side, mtu)
             undo.pop_all()
@@ -194,7 +195,8 @@ class Link:
     # --- the forwarder ------------------------------------------------------------------------
 
     def _ring(self) -> None:
-        os.eventfd_write(self._bell, 1)
+        with suppress(BlockingIOError):  # a full pipe wakes the forwarder, too
+            os.write(self._bell, b"\0")
 
     def _push(self, journey: Journey) -> None:
         heapq.heappush(self._journeys, (journey.due, next(self._serial), journey))
@@ -214,9 +216,9 @@ class Link:
                             rest.set()
                 # select() counts in microseconds, epoll only in milliseconds.
                 left = None if due is None else max(due - monotonic(), 0)
-                select.select([*self._devices.values(), self._bell], [], [], left)
+                select.select([*self._devices.values(), self._rung], [], [], left)
                 with suppress(BlockingIOError):
-                    os.eventfd_read(self._bell)
+                    os.read(self._rung, 1 << 12)
         except BaseException as error:  # noqa: BLE001
             self._failure = error
             for rest in self._waiting_for_rest:
