@@ -125,49 +125,52 @@ def wheel(session: nox.Session) -> None:
             session.run(*PYTEST, *session.posargs)
 
 
-# Other kernels, processors and Pythons; see elsewhere/__init__.py. They need root on Debian.
-ELSEWHERE = ["gvisor", "i386", "s390x", "python-3.14", "python-3.15"]
-ELSEWHERE_PROMISES = [
-    "armhf",
-    "arm64",
-    "riscv64",
-    "ppc64el",
-    "mips64el",
-    "linux-5.10",
-    "linux-6.1",
-    "pypy",
-]
+# Other kernels, processors and Pythons (see elsewhere/__init__.py), and the tests that run there
+# after the promises. These sessions need root on Debian.
+CONTRACT = ["tests/contract"]
+ELSEWHERE = {
+    "gvisor": CONTRACT,
+    "i386": CONTRACT,
+    "armhf": [],
+    "arm64": [],
+    "riscv64": [],
+    "s390x": CONTRACT,
+    "ppc64el": [],
+    "mips64el": [],
+    "python-3.14": CONTRACT,
+    "python-3.15": CONTRACT,
+    "free-threaded": [*CONTRACT, "tests/test_reaper.py", "tests/test_importing.py"],
+    "pypy": CONTRACT,
+    "linux-5.10": [],
+    "linux-6.1": [],
+    "linux-6.12": [],
+    "linux-sid": [],
+}
 
 
-def promises(session: nox.Session) -> None:
-    """What the library promises, tried elsewhere."""
+def elsewhere(session: nox.Session) -> None:
+    """The promises of the library in another place, and there also the tests of ELSEWHERE."""
     session.install("-e", ".[anyio,trio]", "pip", "pytest>=9")
     there = ("python", "-m", "elsewhere", "--work", session.create_tmp(), session.name)
     session.run(*there)
-    if session.name in ELSEWHERE:
-        session.run(*there, "pytest", "-q", "tests/contract", *session.posargs)
+    tests = session.posargs or ELSEWHERE[session.name]
+    if tests:
+        session.run(*there, "pytest", "-q", *tests)
 
 
-def promises_and_contract(session: nox.Session) -> None:
-    """What the library promises, tried elsewhere, and the tests of the contract."""
-    promises(session)
+for place in ELSEWHERE:
+    nox.session(name=place)(elsewhere)
 
 
 @nox.session
 def pyodide(session: nox.Session) -> None:
-    """What the library says on Emscripten, where there are no connections. It needs npm."""
+    """The answers of the library on Emscripten, which has no connections. This session needs npm."""
     session.install("-e", ".")
     folder = session.create_tmp()
     session.run("npm", "install", "--silent", "--prefix", folder, "pyodide", external=True)
     (found,) = Path(session.virtualenv.location).glob("**/typing_extensions.py")
     there = ("elsewhere/pyodide.mjs", folder, "src", str(found))
     session.run("node", *there, external=True)
-
-
-for place in ELSEWHERE:
-    nox.session(name=place)(promises_and_contract)
-for place in ELSEWHERE_PROMISES:
-    nox.session(name=place)(promises)
 
 
 @nox.session

@@ -27,6 +27,7 @@ CHECKED = (
     "docs/**/*.py",
     "benchmarks/*.md",
     "benchmarks/**/*.py",
+    "elsewhere/*.py",
     "examples/*.py",
     "noxfile.py",
     "src/**/*.py",

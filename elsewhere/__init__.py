@@ -1,7 +1,9 @@
-"""Other places to run in: another TCP stack, other processors, Pythons and kernels.
+"""Other places to run the library in: other TCP stacks, processors, Pythons and kernels.
 
-`python -m elsewhere` lists them; `python -m elsewhere s390x` tries there what the library promises;
-`python -m elsewhere s390x python3 -c 'import sys; print(sys.byteorder)'` runs something else. As root on
-Debian. Everything is made of Debian's packages, unpacked into a folder (`--work`, build/elsewhere
-unless told) and installed nowhere; what was made before is used again.
+`python -m elsewhere` lists the places. `python -m elsewhere s390x` tries the promises of the library in
+one place. `python -m elsewhere s390x python -c 'import sys; print(sys.byteorder)'` runs another command
+there.
+
+The program needs root on Debian. It unpacks Debian's packages into a folder (`--work`, by default
+build/elsewhere) and installs nothing. A later run uses the same folder again.
 """

@@ -1,4 +1,4 @@
-"""Run a command in another place: what the library promises, unless another is named."""
+"""Run a command in another place; without a command, try the promises of the library there."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ def main() -> int:
     """Run a command in a place.
 
     Returns:
-        Its exit code.
+        The exit code of the command.
     """
     parser = argparse.ArgumentParser(prog="python -m elsewhere", description=__doc__)
     parser.add_argument(
-        "--work", type=Path, default=_WORK, help="the folder for all that is made"
+        "--work", type=Path, default=_WORK, help="the folder for everything that is unpacked"
     )
-    parser.add_argument("place", nargs="?", choices=PLACES, help="where; none: list them")
+    parser.add_argument("place", nargs="?", choices=PLACES, help="default: list the places")
     parser.add_argument(
         "command",
         nargs=argparse.REMAINDER,
-        help="what is run there: `python`, which is the Python of that place, or `pytest`, of "
-        "which it has what tests/contract needs; none: the promises",
+        help="the command. `python` is the Python of the place, and `pytest` has the packages "
+        "that tests/contract needs",
     )
     arguments = parser.parse_args()
     if arguments.place is None:
         for name, place in PLACES.items():
-            print(f"{name:12} {place.what}")
+            print(f"{name:14} {place.what}")
         return 0
     place = PLACES[arguments.place]
     work: Path = arguments.work.resolve()

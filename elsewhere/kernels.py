@@ -1,8 +1,10 @@
-"""Another Linux, booted under qemu's software emulation: a minute or two for the promises."""
+"""Another Linux, booted under qemu's software emulation: some minutes for the promises."""
 
 from __future__ import annotations
 
+import lzma
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -17,15 +19,24 @@ _GUEST = [
     "coreutils",
     "libc-bin",
     "busybox-static",
+    "openssl",
+    "iproute2",
     "python3-typing-extensions",
 ]
 
-# The first program of the guest. Its root is in memory, and gone when it halts.
+# Kernel modules that tests need, if the kernel has them as modules; in the order of loading.
+_MODULES = ("inet_diag", "tcp_diag", "tun")
+
+# The first program of the guest. The root of the guest is in memory, and ends with the guest.
 _INIT = """#!/bin/busybox sh
-export PATH=/usr/sbin:/usr/bin HOME=/root LANG=C.UTF-8 PYTHONPATH=/project/src:/site
+export PATH=/usr/sbin:/usr/bin HOME=/root LANG=C.UTF-8 TERM=dumb PYTHONPATH=/project/src:/site
 /bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
-/bin/busybox mkdir -p /dev/shm /tmp
+/bin/busybox mkdir -p /dev/shm /dev/pts /tmp
+/bin/busybox mount -t devpts pts /dev/pts
+/bin/busybox ln -sf /proc/self/fd /dev/fd
+for module in /modules/*.ko; do /bin/busybox insmod "$module"; done
 /bin/busybox ip link set lo up
 cd /project
 {command}
@@ -35,19 +46,19 @@ echo "exit code: $?"
 
 
 def run(
-    work: Path, suite: str, command: list[str], site: Path | None, limit: float = 500
+    work: Path, suite: str, command: list[str], site: Path | None, limit: float = 1500
 ) -> int:
-    """Run a command on the kernel of one of Debian's releases.
+    """Run a command on the kernel of one of Debian's suites.
 
     Args:
-        work: The folder for all that is made.
-        suite: Whose kernel: "bullseye" has 5.10, "bookworm" 6.1.
-        command: And its arguments.
-        site: A folder with Python packages.
-        limit: Seconds until the guest is killed.
+        work: The folder for everything that is unpacked.
+        suite: The suite of the kernel: "bullseye" has 5.10, "bookworm" 6.1.
+        command: The command and its arguments.
+        site: A folder of Python packages.
+        limit: Seconds after which the guest is killed.
 
     Returns:
-        Its exit code; 1 if the guest did not come so far.
+        The exit code of the command; 1 if the guest did not run the command to its end.
     """
     kernel = packages.tree(work, suite, _PROCESSOR, ["linux-image-cloud-amd64"])
     guest = packages.tree(work, "trixie", _PROCESSOR, _GUEST)
@@ -56,9 +67,10 @@ def run(
     )
     with tempfile.TemporaryDirectory(dir=work) as folder:
         boot = Path(folder)
-        (vmlinuz,) = (kernel / "boot").glob("vmlinuz-*")
+        # sid's packages have the kernel beside its modules.
+        (vmlinuz,) = (*kernel.glob("boot/vmlinuz-*"), *kernel.glob("usr/lib/modules/*/vmlinuz"))
         shutil.copy(vmlinuz, boot / "vmlinuz")
-        _pack(guest, command, site, boot)
+        _pack(guest, kernel, command, site, boot)
         machine = [
             "-accel",
             "tcg",
@@ -76,31 +88,34 @@ def run(
         words = ["-append", "console=ttyS0 quiet panic=-1"]
         qemu = ["qemu-system-x86_64", *machine, *files, *console, *words]
         room.run(emulator, qemu, site=boot, limit=limit)
-        said = (boot / "console").read_text(errors="replace")
-    print(said.replace("\r\n", "\n"), end="", flush=True)
-    code = re.search(r"^exit code: (\d+)", said, re.MULTILINE)
+        output = (boot / "console").read_text(errors="replace")
+    print(output.replace("\r\n", "\n"), end="", flush=True)
+    code = re.search(r"^exit code: (\d+)", output, re.MULTILINE)
     return 1 if code is None else int(code[1])
 
 
-def _pack(guest: Path, command: list[str], site: Path | None, boot: Path) -> None:
-    """All that the guest has, as the archive that its kernel unpacks into memory."""
+def _pack(guest: Path, kernel: Path, command: list[str], site: Path | None, boot: Path) -> None:
+    """Write the root of the guest as the archive that its kernel unpacks into memory."""
     root = boot / "root"
     shutil.copytree(
         guest, root, symlinks=True, ignore=shutil.ignore_patterns("doc", "man", "locale")
     )
-    for name in ("proc", "dev", "tmp", "root", "project", "site"):
+    for name in ("proc", "sys", "dev", "tmp", "root", "project", "site", "modules"):
         (root / name).mkdir(exist_ok=True)
-    shutil.copytree(room.PROJECT / "src", root / "project" / "src")
+    _copy_modules(kernel, root / "modules")
+    for name in ("src", "tests"):
+        shutil.copytree(room.PROJECT / name, root / "project" / name)
+    shutil.copy(room.PROJECT / "pyproject.toml", root / "project")
     if site is not None:
         shutil.copytree(site, root / "site", dirs_exist_ok=True)
     init = root / "init"
-    init.write_text(_INIT.format(command=" ".join(command)))
+    init.write_text(_INIT.format(command=shlex.join(command)))
     init.chmod(0o755)
     with (boot / "initrd").open("wb") as archive:
-        command = [str(guest / "usr/bin/busybox"), "cpio", "-o", "-H", "newc"]
+        cpio = [str(guest / "usr/bin/busybox"), "cpio", "-o", "-H", "newc"]
         names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
         subprocess.run(
-            command,
+            cpio,
             input=names.encode(),
             stdout=archive,
             stderr=subprocess.DEVNULL,
@@ -108,3 +123,12 @@ def _pack(guest: Path, command: list[str], site: Path | None, boot: Path) -> Non
             check=True,
         )
     shutil.rmtree(root)
+
+
+def _copy_modules(kernel: Path, folder: Path) -> None:
+    """Copy the kernel modules that tests need, decompressed and named in the order of loading."""
+    for number, name in enumerate(_MODULES):
+        for found in (kernel / "usr/lib/modules").rglob(f"{name}.ko*"):
+            raw = found.read_bytes()
+            plain = lzma.decompress(raw) if found.suffix == ".xz" else raw
+            (folder / f"{number}-{name}.ko").write_bytes(plain)

@@ -1,4 +1,4 @@
-"""What places there are, and how each is made."""
+"""The places, and how each is made."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from . import kernels, packages, room
+from . import built, kernels, packages, room
 from .wheels import site
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    # Runs a command, with a folder of Python packages if there is one, and gives its exit code.
+    # Runs a command in a place, and returns its exit code. The arguments are the folder for
+    # everything that is unpacked, the command, and a folder of Python packages or None.
     Run = Callable[[Path, list[str], Path | None], int]
 
 _HERE = "amd64"
 
-# What a root has besides a Python: a shell to begin with, the one dependency, and locales.
+# The packages of a root besides a Python: a shell, locales, the programs that tests run, and the
+# dependency of the library.
 _BESIDES = ["dash", "coreutils", "libc-bin", "openssl", "iproute2", "python3-typing-extensions"]
 
 
 @dataclass(frozen=True)
 class Place:
-    """One of them.
+    """A place to run commands in.
 
     Attributes:
-        what: It is, in a few words.
-        python: The command that is Python there.
-        run: Runs a command there, and gives its exit code. It is given the folder to work in, the
-            command, and a folder of Python packages or None.
-        site: Makes the folder of what the contract's tests import; None: this Python has it.
+        what: A short description.
+        python: The command that is Python in this place.
+        run: Runs a command in this place; see Run.
+        site: Makes the folder of the packages that the tests of the contract import; None if this
+            place uses the packages of the Python that runs this program.
     """
 
     what: str
@@ -43,8 +45,8 @@ class Place:
 
 
 def _gvisor(work: Path, command: list[str], site: Path | None) -> int:
-    """Runs this very Python, on another kernel: no network but loopback, files as they are."""
-    # bookworm's is of 2022, and knows one way to intercept system calls, which is slow.
+    """Run the Python that runs this program, on another kernel, with loopback as only network."""
+    # bookworm's runsc is from 2022, and intercepts system calls in a slow way only.
     runsc = packages.one(work, "trixie", _HERE, "runsc") / "usr/bin/runsc"
     return subprocess.run(
         [
@@ -62,8 +64,13 @@ def _gvisor(work: Path, command: list[str], site: Path | None) -> int:
     ).returncode
 
 
+def _without_gil(work: Path, command: list[str], site: Path | None) -> int:
+    """Run a CPython that has no GIL. If an imported module requires the GIL, Python warns."""
+    return room.run(built.root(work, _BESIDES[:-1]), command, site=site)
+
+
 def _python(suite: str, package: str, site: Callable[[Path], Path]) -> Place:
-    """A Python of Debian's, on this kernel."""
+    """One of Debian's packages of Python, on the kernel of this machine."""
 
     def run(work: Path, command: list[str], site: Path | None) -> int:
         root = packages.tree(work, suite, _HERE, [package, *_BESIDES])
@@ -73,24 +80,24 @@ def _python(suite: str, package: str, site: Callable[[Path], Path]) -> Place:
 
 
 def _linux(suite: str, version: str) -> Place:
-    """The kernel of a release of Debian's, with a Python of ours."""
+    """The kernel of one of Debian's releases, with a Python of trixie."""
 
     def run(work: Path, command: list[str], site: Path | None) -> int:
         return kernels.run(work, suite, command, site)
 
-    what = f"Linux {version} of Debian's {suite}, booted"
+    what = f"Linux {version} of Debian's {suite}, emulated"
     return Place(what, "python3", run, partial(site, python=None))
 
 
 @dataclass(frozen=True)
 class _Processor:
-    """Another processor, emulated by qemu unless this one runs its programs.
+    """Another processor, emulated by qemu unless this processor runs the same programs.
 
     Attributes:
-        name: Debian's.
-        suite: Of Debian.
-        qemu: Which emulator; None: none is needed.
-        machine, bits, big: As for `room.Emulator`.
+        name: Debian's name of the processor.
+        suite: Debian's name of the suite.
+        qemu: The emulator; None if none is necessary.
+        machine, bits, big: As in `room.Emulator`.
     """
 
     name: str
@@ -103,12 +110,10 @@ class _Processor:
     def run(self, work: Path, command: list[str], site: Path | None) -> int:
         emulator = None
         if self.qemu is not None:
-            # Older ones do not translate what SO_ERROR says on MIPS.
+            # On MIPS, the emulators of bookworm and trixie do not translate the value of SO_ERROR.
             program = packages.one(work, "sid", _HERE, "qemu-user") / "usr/bin" / self.qemu
             emulator = room.Emulator(program, self.machine, self.bits, self.big)
-        root = packages.tree(
-            work, self.suite, self.name, ["python3", "python3-cryptography", *_BESIDES]
-        )
+        root = packages.tree(work, self.suite, self.name, ["python3", *_BESIDES])
         return room.run(root, command, emulator=emulator, site=site)
 
 
@@ -123,7 +128,9 @@ _PROCESSORS = {
 }
 
 PLACES = {
-    "gvisor": Place("gVisor's kernel, whose TCP is its own", sys.executable, _gvisor),
+    "gvisor": Place(
+        "gVisor's kernel, which has a TCP stack of its own", sys.executable, _gvisor
+    ),
     **{
         name: Place(
             f"{name}, a processor", "python3", processor.run, partial(site, python=None)
@@ -132,7 +139,15 @@ PLACES = {
     },
     "python-3.14": _python("sid", "python3.14", partial(site, python="3.14")),
     "python-3.15": _python("sid", "python3.15", partial(site, python="3.15")),
+    "free-threaded": Place(
+        f"{built.PYTHON}, which has no GIL",
+        built.PYTHON,
+        _without_gil,
+        partial(site, python=None),
+    ),
+    "pypy": _python("sid", "pypy3", partial(site, python=None, suite=True)),
     "linux-5.10": _linux("bullseye", "5.10"),
     "linux-6.1": _linux("bookworm", "6.1"),
-    "pypy": _python("sid", "pypy3", partial(site, python=None)),
+    "linux-6.12": _linux("trixie", "6.12"),
+    "linux-sid": _linux("sid", "7.2 or newer"),
 }

@@ -1,4 +1,4 @@
-"""Running a command in another root, with another processor's programs if need be."""
+"""Run a command in another root, and if necessary the programs of another processor."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Literal
 
 PROJECT = Path(__file__).parent.parent
 
-# What is mounted is seen by the command alone, in its own namespace, and is gone with it. There
-# binfmt_misc is private too (Linux 6.7), if the namespace of users is one's own.
+# The mounts belong to a namespace of the command and end with it. So does binfmt_misc (since Linux
+# 6.7), if the namespace of users is new.
 _ENTER = r"""
 set -e
 root=$1 project=$2 site=$3 emulator=$4; shift 4
@@ -23,7 +23,7 @@ mount -t proc proc "$root/proc"; mount --rbind /dev "$root/dev"
 mount -t tmpfs shm "$root/dev/shm"; mount -t tmpfs tmp "$root/tmp"
 mount --bind "$project" "$root/project"
 [ -z "$site" ] || mount --bind "$site" "$root/site"
-# Found even by a program that a test starts with a PYTHONPATH of its own.
+# Debian's Python finds the packages even if a test replaces PYTHONPATH.
 mkdir -p "$root/usr/lib/python3/dist-packages"
 printf '/project/src\n/site\n' > "$root/usr/lib/python3/dist-packages/elsewhere.pth"
 exec chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/root \
@@ -34,13 +34,13 @@ exec chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 
 @dataclass(frozen=True)
 class Emulator:
-    """Whose programs are run by whom.
+    """A program of qemu, and the programs that the kernel runs with it.
 
     Attributes:
-        program: qemu's, which is linked statically.
-        machine: e_machine of an ELF header (elf(5)).
+        program: The emulator, which is linked statically.
+        machine: The field e_machine of the programs' ELF headers (elf(5)).
         bits: 32 or 64.
-        big: It is big-endian.
+        big: Whether the processor is big-endian.
     """
 
     program: Path
@@ -49,14 +49,16 @@ class Emulator:
     big: bool = False
 
     def entry(self) -> str:
-        """A line for binfmt_misc's register: the beginning of an ELF header, and a mask."""
+        """The line for binfmt_misc's register: the start of an ELF header, and a mask."""
         order: Literal["big", "little"] = "big" if self.big else "little"
         header = b"\x7fELF" + bytes([2 if self.bits == 64 else 1, 2 if self.big else 1, 1])
         header += bytes(9) + (2).to_bytes(2, order) + self.machine.to_bytes(2, order)
-        # Any ABI's (but one), and position-independent or not: types 2 and 3 differ in a bit.
+        # The mask ignores the ABI, and the bit by which types 2 and 3 differ: 3 is
+        # position-independent.
         kind = b"\xff\xfe" if self.big else b"\xfe\xff"
         mask = b"\xff" * 7 + b"\x00" + b"\xff" * 8 + kind + b"\xff\xff"
-        # O: opened as a file by the kernel; C: with the program's rights; F: now, from this root.
+        # O: the kernel opens the program; C: the rights of the program apply; F: the kernel opens
+        # the emulator now, from this root.
         return f":elsewhere:M::{_escaped(header)}:{_escaped(mask)}:{self.program}:OCF"
 
 
@@ -70,19 +72,19 @@ def run(
     *,
     emulator: Emulator | None = None,
     site: Path | None = None,
-    limit: float = 600,
+    limit: float = 3600,
 ) -> int:
-    """Run a command in another root, where the project is /project.
+    """Run a command in another root, in which the project is /project.
 
     Args:
-        root: It.
-        command: And its arguments.
-        emulator: What runs its programs, if this processor does not.
+        root: The folder that becomes the root.
+        command: The command and its arguments.
+        emulator: The emulator for the programs of the root; None if this processor can run them.
         site: A folder of Python packages.
-        limit: Seconds until it is killed.
+        limit: Seconds after which the command is killed.
 
     Returns:
-        Its exit code.
+        The exit code of the command.
     """
     unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
     if emulator is not None:

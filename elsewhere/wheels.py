@@ -1,4 +1,4 @@
-"""Python packages for a Python that is not this one."""
+"""Python packages for a Python that does not run this program."""
 
 from __future__ import annotations
 
@@ -9,34 +9,50 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-# What the contract's tests import, and all that this needs: pip cannot find that out for a processor
-# for which some of it has no wheel. cryptography and cffi are Debian's there.
-_PURE = [
+# The packages that the tests of the contract import, and their dependencies. The dependencies are
+# listed, because pip cannot resolve dependencies for a processor for which one has no wheel.
+_CONTRACT = [
     "anyio>=4.16", "attrs", "idna", "iniconfig", "outcome", "packaging", "pluggy", "pygments",
-    "pytest>=9", "sniffio", "sortedcontainers", "trio>=0.32", "trustme>=1.2", "typing_extensions",
+    "pytest>=9", "sniffio", "sortedcontainers", "trio>=0.32", "typing_extensions",
 ]  # fmt: skip
-_BUILT = ["cffi", "cryptography", "uvloop"]
+_BUILT = ["uvloop"]
+
+# The same for the other tests, without the packages that have no wheel for any Python.
+_SUITE = [
+    "aiohappyeyeballs", "aiohttp>=3.11", "aiosignal", "asgiref", "bottle>=0.13", "certifi",
+    "cheroot>=10", "click", "django>=5", "dpkt", "execnet", "frozenlist", "gunicorn>=27", "h11",
+    "h2", "hpack", "httpcore", "httpx>=0.27", "hypercorn>=0.17", "hyperframe", "hypothesis",
+    "jaraco.functools", "markdown-it-py", "mdurl", "more-itertools", "multidict", "paho-mqtt>=2",
+    "priority", "prometheus-client", "propcache", "pyasynchat", "pyasyncore", "pytest-xdist",
+    "rich>=14", "shtab", "sqlparse", "starlette>=0.40", "uvicorn>=0.36", "uvicorn-worker>=0.3",
+    "waitress>=3", "websockets>=13", "wsproto", "yarl",
+]  # fmt: skip
 
 
-def site(work: Path, python: str | None) -> Path:
-    """A folder with what the contract's tests import.
+def site(work: Path, python: str | None, *, suite: bool = False) -> Path:
+    """Install the packages that the tests import into a folder.
 
     Args:
-        work: Where it is made, if it is not there yet.
-        python: A version of CPython, on this processor: "3.14"; None: any Python, and nothing that
-            is compiled.
+        work: The folder in which the folder is made, unless it exists.
+        python: A version of CPython for this processor, "3.14"; None for any Python, without the
+            packages that are compiled.
+        suite: Whether to install the packages for all tests, and not only for the contract.
+
+    Returns:
+        The folder.
     """
-    folder = work / f"site-{python or 'any'}"
+    folder = work / f"site-{python or 'any'}{'-suite' if suite else ''}"
     made = folder.with_name(f"{folder.name}.made")
     if not made.exists():
-        wanted = [f"--python-version={python or '3.11'}"]
-        names = list(_PURE)
-        if python is not None:
-            wanted += ["--implementation=cp", *_platforms()]
+        names = [*_CONTRACT, *(_SUITE if suite else [])]
+        if python is None:
+            options = ["--python-version=3.11", "--implementation=py", "--platform=any"]
+        else:
+            options = [f"--python-version={python}", "--implementation=cp", *_platforms()]
             names += _BUILT
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-        wanted += ["--only-binary=:all:", "--target", str(folder)]
-        subprocess.run([*command, *wanted, *names], check=True)
+        options += ["--only-binary=:all:", "--target", str(folder)]
+        subprocess.run([*command, *options, *names], check=True)
         made.touch()
     return folder
 
