@@ -10,10 +10,14 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from graceful_close import CloseOutcome, Reaper
+import pytest
+
+from graceful_close import CloseOutcome, Reaper, _future
 from graceful_close._future import CloseFuture
 from graceful_close._result import CloseResult
 from streams import PATIENCE, connect_many
+
+OUTCOME = CloseResult(CloseOutcome.PEER_CLOSED, 0.0, 0, 0, None)
 
 
 def test_a_lock_left_by_an_interrupted_call_does_not_block_the_reaper() -> None:
@@ -33,16 +37,56 @@ def test_a_lock_left_by_an_interrupted_call_does_not_block_the_reaper() -> None:
         assert asked.result(0) is asked.result(0)
 
 
-def test_an_outcome_between_the_check_and_the_wait_of_a_future_ends_the_wait() -> None:
-    """`Future.result` acquires the condition, reads the state, and waits for the condition."""
-    outcome = CloseResult(CloseOutcome.PEER_CLOSED, 0.0, 0, 0, None)
-    future: Any = CloseFuture()
+def test_an_outcome_that_comes_between_an_askers_look_and_its_wait_wakes_it() -> None:
+    """`Future.result` looks up the condition, the state, and the condition again, and waits."""
+    future, thread, reached = _about_to_be_settled()
     with future._condition:
         assert future._state == "RUNNING"
-        thread = threading.Thread(target=future.settle, args=(outcome,))
         thread.start()
-        while future._outcome is None:
-            pass  # the outcome is stored before the notification, which needs the condition
+        assert reached.wait(PATIENCE)
         assert future._condition.wait(PATIENCE)
     thread.join()
-    assert future.result(0) is outcome
+    assert future.result(0) is OUTCOME
+
+
+def test_the_thread_that_settles_runs_the_callbacks_and_does_not_hold_the_condition() -> None:
+    future, thread, reached = _about_to_be_settled()
+    told: list[tuple[threading.Thread, bool]] = []
+
+    def note(_: object) -> None:
+        told.append((threading.current_thread(), future._condition._is_owned()))
+
+    future.add_done_callback(note)
+    with future._condition:
+        thread.start()
+        assert reached.wait(PATIENCE)
+        assert future._condition.wait(PATIENCE)
+    thread.join()
+    assert told == [(thread, False)]
+
+
+def test_an_asker_that_is_too_slow_between_its_look_and_its_wait_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_future, "_PATIENCE", 0)
+    future, thread, _ = _about_to_be_settled()
+    with future._condition:
+        assert future._state == "RUNNING"
+        thread.start()
+        thread.join()  # it could not take the condition
+        assert future._condition.wait(PATIENCE)
+    assert future.result(0) is OUTCOME
+
+
+def _about_to_be_settled() -> tuple[Any, threading.Thread, threading.Event]:
+    """A used future, a thread that settles the future, and an event: it is about to wait."""
+    future: Any = CloseFuture()
+    condition = future._condition
+    acquire, reached = condition.acquire, threading.Event()
+
+    def acquire_in_the_thread(**options: float) -> bool:
+        reached.set()
+        return bool(acquire(**options))
+
+    condition.acquire = acquire_in_the_thread  # `with` does not call it
+    return future, threading.Thread(target=future.settle, args=(OUTCOME,)), reached

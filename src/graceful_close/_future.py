@@ -25,57 +25,89 @@ class CloseFuture(StockFuture):
 
     The standard Future creates a lock, a condition and two lists, 1,600 bytes, and a server discards
     most futures unused. So `Future.__init__` is not called. When an attribute is looked up and not
-    found, it comes from a standard Future that is created then. No lock is needed: `settle` stores
-    the outcome and then checks whether the future is used, and the first use checks the outcome
-    afterwards. One of the two sees the other.
+    found, it comes from a standard Future that is created then.
+
+    No lock is needed: the first use and `settle` both call `dict.setdefault`, which is atomic, with
+    the same key. If the first use comes first, `settle` finds the standard Future, and the thread
+    that calls `settle` runs the callbacks. If `settle` comes first, the first use finds the outcome,
+    and creates a standard Future that has already ended.
     """
 
-    __slots__ = ("_outcome",)
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._outcome: CloseResult | BaseException | None = None
+        pass
 
     def settle(self, outcome: CloseResult | BaseException) -> None:
         """Store the outcome, and run the callbacks if the future is used."""
-        self._outcome = outcome
-        stock = self.__dict__.get("_stock")
-        if stock is None:
-            return
-        # A signal's exception can leave another thread with the condition held forever, because `with`
-        # takes it in more than one step. The next call in that thread then settles the future.
-        lock = stock._condition
-        if lock.acquire(timeout=_PATIENCE):
-            lock.release()  # callbacks must not run under it
-            self._tell(outcome)
+        made = self.__dict__
+        try:
+            stock = made.setdefault("_stock", outcome)
+            if not isinstance(stock, Future):
+                return
+            # A signal's exception can leave another thread with the condition held forever, because
+            # `with` takes it in more than one step. The next call in that thread then settles the
+            # future.
+            lock: threading.Condition = stock._condition
+            if lock.acquire(timeout=_PATIENCE):
+                lock.release()  # callbacks must not run under it
+                self._tell(outcome)
+            else:
+                made["_late"] = outcome
+        except BaseException:
+            made["_late"] = outcome
+            raise
 
     def _tell(self, outcome: CloseResult | BaseException) -> None:
-        made, me = self.__dict__, threading.get_ident()
-        made["_telling"] = me
         try:
             if isinstance(outcome, CloseResult):
                 self.set_result(outcome)
             else:
                 self.set_exception(outcome)
         except InvalidStateError:
-            # Another thread was faster, which may have done so between its look and its wait.
-            with self._condition:
-                self._condition.notify_all()
-        finally:
-            made.pop("_telling", None)
+            pass  # an interrupted `settle` had come this far
+
+    def _tell_late(self, outcome: CloseResult | BaseException) -> None:
+        """Do the rest of a `settle` that could not wait, or was interrupted."""
+        made = self.__dict__
+        try:
+            self._tell(outcome)
+            # This thread may be between its look at the state and its wait.
+            made["_condition"] = _NeverWaits(made["_stock"]._condition._lock)
+        except BaseException:
+            made["_late"] = outcome
+            raise
 
     def __getattr__(self, name: str) -> Any:
         # Python calls this for an attribute that is not found.
         made = self.__dict__
         if "_stock" not in made:
-            stock: StockFuture = Future()
-            stock.set_running_or_notify_cancel()
-            made.setdefault(
-                "_stock", stock
-            )  # in one step, because another thread may do the same
-        # The object has its own state after `_tell`, which a signal's exception may have prevented.
+            running = StockFuture()
+            running.set_running_or_notify_cancel()
+            made.setdefault("_stock", running)
+        stock: StockFuture | CloseResult | BaseException = made["_stock"]
+        if not isinstance(stock, Future):
+            stock = made["_stock"] = _ended(stock)
         # Every method of a Future looks up the condition first, and holds it from then on.
-        outcome = self._outcome
-        untold = "_state" not in made and made.get("_telling") != threading.get_ident()
-        if name == "_condition" and untold and outcome is not None:
-            self._tell(outcome)
-        return made[name] if name in made else getattr(made["_stock"], name)
+        if name == "_condition":
+            late: CloseResult | BaseException | None = made.pop("_late", None)
+            if late is not None:
+                self._tell_late(late)
+        return made[name] if name in made else getattr(stock, name)
+
+
+class _NeverWaits(threading.Condition):
+    """The condition of a future that has ended."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return True
+
+
+def _ended(outcome: CloseResult | BaseException) -> StockFuture:
+    ended = StockFuture()
+    ended.set_running_or_notify_cancel()
+    if isinstance(outcome, CloseResult):
+        ended.set_result(outcome)
+    else:
+        ended.set_exception(outcome)
+    return ended
