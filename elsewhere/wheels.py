@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-# The packages that the tests of the contract import, and their dependencies. The dependencies are
-# listed, because pip cannot resolve dependencies for a processor for which one has no wheel.
-_CONTRACT = [
-    "anyio>=4.16", "attrs", "idna", "iniconfig", "outcome", "packaging", "pluggy", "pygments",
-    "pytest>=9", "sniffio", "sortedcontainers", "trio>=0.32", "typing_extensions",
+# The packages that most tests import, and their dependencies. The dependencies are listed, because
+# pip cannot resolve dependencies for a processor for which one has no wheel.
+_MOST = [
+    "anyio>=4.16", "attrs", "dpkt", "hypothesis", "idna", "iniconfig", "outcome", "packaging", "pluggy",
+    "pygments", "pytest>=9", "sniffio", "sortedcontainers", "trio>=0.32", "typing_extensions",
 ]  # fmt: skip
 _BUILT = ["uvloop"]
 
 # The same for the other tests, without the packages that have no wheel for any Python.
 _SUITE = [
     "aiohappyeyeballs", "aiohttp>=3.11", "aiosignal", "asgiref", "bottle>=0.13", "certifi",
-    "cheroot>=10", "click", "django>=5", "dpkt", "execnet", "frozenlist", "gunicorn>=27", "h11",
-    "h2", "hpack", "httpcore", "httpx>=0.27", "hypercorn>=0.17", "hyperframe", "hypothesis",
+    "cheroot>=10", "click", "django>=5", "execnet", "frozenlist", "gunicorn>=27", "h11",
+    "h2", "hpack", "httpcore", "httpx>=0.27", "hypercorn>=0.17", "hyperframe",
     "jaraco.functools", "markdown-it-py", "mdurl", "more-itertools", "multidict", "paho-mqtt>=2",
     "priority", "prometheus-client", "propcache", "pyasynchat", "pyasyncore", "pytest-xdist",
     "rich>=14", "shtab", "sqlparse", "starlette>=0.40", "uvicorn>=0.36", "uvicorn-worker>=0.3",
@@ -30,13 +30,13 @@ _SUITE = [
 
 
 def site(work: Path, python: str | None, *, suite: bool = False) -> Path:
-    """Install the packages that the tests import into a folder.
+    """Install the packages that tests import into a folder.
 
     Args:
         work: The folder in which the folder is made, unless it exists.
         python: A version of CPython for this processor, "3.14"; None for any Python, without the
             packages that are compiled.
-        suite: Whether to install the packages for all tests, and not only for the contract.
+        suite: Whether to install also the packages that few tests import: servers and clients.
 
     Returns:
         The folder.
@@ -44,7 +44,7 @@ def site(work: Path, python: str | None, *, suite: bool = False) -> Path:
     folder = work / f"site-{python or 'any'}{'-suite' if suite else ''}"
     made = folder.with_name(f"{folder.name}.made")
     if not made.exists():
-        names = [*_CONTRACT, *(_SUITE if suite else [])]
+        names = [*_MOST, *(_SUITE if suite else [])]
         if python is None:
             options = ["--python-version=3.11", "--implementation=py", "--platform=any"]
         else:

@@ -21,6 +21,10 @@ SCRIPT = Path(sys.executable).with_name(
 )
 
 
+is_installed = pytest.mark.skipif(not SCRIPT.exists(), reason="it runs from the sources here")
+
+
+@is_installed
 def test_the_script_and_the_module_are_the_same_program() -> None:
     by_script, by_module = run(str(SCRIPT), "--help"), run(*THE_LAB, "--help")
     assert by_script.returncode == by_module.returncode == 0
@@ -29,6 +33,7 @@ def test_the_script_and_the_module_are_the_same_program() -> None:
     assert by_script.stdout.split()[2:] == by_module.stdout.split()[4:]
 
 
+@is_installed
 def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
