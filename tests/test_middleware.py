@@ -192,9 +192,12 @@ class Server:
 
 
 def started(name: str, log: Path, **environment: str) -> Server:
-    needs = "pyuwsgi" if "uwsgi" in name else name.split(maxsplit=1)[0]
-    if importlib.util.find_spec(needs) is None:
-        pytest.skip(f"needs {needs}")
+    needs = ["pyuwsgi" if "uwsgi" in name else name.split(maxsplit=1)[0]]
+    if name.endswith("-k gevent"):
+        needs.append("gevent")
+    for module_name in needs:
+        if importlib.util.find_spec(module_name) is None:
+            pytest.skip(f"needs {module_name}")
     return Server(name, log, **environment)
 
 
