@@ -23,7 +23,10 @@ _HERE = "amd64"
 
 # The packages of a root besides a Python: a shell, locales, the programs that tests run, and the
 # dependency of the library.
-_BESIDES = ["dash", "coreutils", "libc-bin", "openssl", "iproute2", "python3-typing-extensions"]
+_BESIDES = [
+    "dash", "coreutils", "libc-bin", "openssl", "ca-certificates", "iproute2",
+    "python3-typing-extensions",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ mount --bind "$project" "$root/project"
 # Debian's Python finds the packages even if a test replaces PYTHONPATH.
 mkdir -p "$root/usr/lib/python3/dist-packages"
 printf '/project/src\n/site\n' > "$root/usr/lib/python3/dist-packages/elsewhere.pth"
+# A script of ca-certificates would write this file, without which PyPy's ssl has no default context.
+authorities=$root/etc/ssl/certs/ca-certificates.crt
+[ ! -d "$root/usr/share/ca-certificates" ] || [ -f "$authorities" ] ||
+    cat "$root/usr/share/ca-certificates/mozilla/"*.crt > "$authorities"
 exec chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/root \
     LANG=C.UTF-8 TERM=dumb PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/project/src:/site \
     sh -c 'cd /project && exec "$@"' sh "$@"
