@@ -31,6 +31,7 @@ from graceful_close import CloseOutcome, CloseResult, LingerPolicy, Reaper
 from graceful_close._drain import drain_of
 from graceful_close._future import CloseFuture
 from graceful_close._loop import CloseLoop, Pending
+from pythons import PYPY
 from streams import (
     PATIENCE,
     Connection,
@@ -712,6 +713,7 @@ def test_an_unreferenced_reaper_finishes_its_closes(tcp: Connection) -> None:
     (thread,) = threads()
     assert read_and_close(tcp.peer) == REPLY
     assert result_of(future).outcome is CloseOutcome.PEER_CLOSED
+    gc.collect()  # PyPy counts no references
     await_end(thread)
 
 
@@ -721,6 +723,7 @@ def test_two_thousand_unreferenced_reapers_leak_nothing() -> None:
             ours, peer = socket.socketpair()
             with peer:
                 Reaper(timeout=PATIENCE).submit(ours)
+        gc.collect()  # PyPy counts no references
         wait_until(lambda: threads() == [])
 
 
@@ -1548,7 +1551,7 @@ def test_sixteen_threads_can_submit_concurrently(
 ) -> None:
     """`pytest --soak 50000` submits this many; the default is a thousand."""
     each = int(request.config.option.soak) // 16
-    room = threading.BoundedSemaphore(1000)  # the number of descriptors is limited
+    room = threading.BoundedSemaphore(100)  # descriptors are finite: macOS allows 256
     ended: Counter[CloseOutcome] = Counter()
     errors: list[BaseException] = []
 
@@ -1765,6 +1768,9 @@ def test_every_close_is_counted_when_many_threads_make_room() -> None:
     assert ran.stdout == "all well\n", ran.stderr
 
 
+@pytest.mark.skipif(
+    PYPY, reason="PyPy forks inside detach(), when no object has the descriptor"
+)
 def test_forks_during_closes_neither_deadlock_nor_keep_copies() -> None:
     ran = run(FORKS + BUSY_FORK, "200")
     assert ran.stdout == "all well\n", ran.stderr
