@@ -10,7 +10,7 @@ import pytest
 
 from graceful_close import LingerPolicy, get_linger, set_linger
 from graceful_close._platform import SYSTEMS, View
-from graceful_close._release import close_socket, reset_at_close, shut_for_writing
+from graceful_close._release import close_socket, set_policy_at_close, shut_for_writing
 from streams import Connection, ends_in_reset, meanwhile, read_all
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the view is Linux's")
@@ -84,7 +84,7 @@ def test_where_an_abort_cannot_disconnect_the_last_holder_resets(
         close_socket(tcp.ours, ABORT, view)
         linger = get_linger(other)
         assert (linger.policy, linger.seconds) == (ABORT, 0)
-        assert other.recv(1) == b"", "whoever reads is woken"
+        assert other.recv(1) == b"", "a reader is woken"
     assert ends_in_reset(tcp.peer)
 
 
@@ -108,7 +108,7 @@ def test_a_connection_that_is_over_is_closed_all_the_same() -> None:
 
 
 def test_a_connection_can_be_set_to_be_reset_by_its_owner(tcp: Connection) -> None:
-    reset_at_close(tcp.ours)
+    set_policy_at_close(tcp.ours, LingerPolicy.ABORT)
     linger = get_linger(tcp.ours)
     assert (linger.policy, linger.seconds) == (ABORT, 0)
     tcp.ours.close()
@@ -118,5 +118,5 @@ def test_a_connection_can_be_set_to_be_reset_by_its_owner(tcp: Connection) -> No
 def test_a_socket_that_is_closed_cannot_be_set_to_anything() -> None:
     sock = socket.socket()
     sock.close()
-    reset_at_close(sock)
+    set_policy_at_close(sock, LingerPolicy.ABORT)
     assert sock.fileno() == -1

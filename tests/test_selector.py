@@ -146,7 +146,7 @@ def test_only_epoll_reports_acknowledgements(kind: str, tcp: Connection) -> None
 def test_an_acknowledgement_of_our_fin_is_no_input(tcp: Connection) -> None:
     selector = new_selector()
     armed(selector, tcp.ours, WAIT_ACK)
-    # Added, it has an event at once: there is room.
+    # Added, it has an event immediately: there is room.
     assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), False)]
     tcp.ours.shutdown(socket.SHUT_WR)
     assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), False)]

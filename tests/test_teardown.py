@@ -621,7 +621,7 @@ def test_whatever_a_socket_that_never_connected_says_it_is_not_connected(
 
 
 def test_a_connection_that_never_opened_is_no_peers_end_though_our_fin_is_out() -> None:
-    # A Fast Open server's: the handshake was reset, and somebody has read the error.
+    # A Fast Open server's: the handshake was reset, and another reader has received the error.
     machine = made(asking(), 0.0, LINUX, fin_sent=True)
     step = begin(machine, state=NEVER_OPEN)
     assert step is Step.READ_ERROR
@@ -1289,7 +1289,7 @@ def test_a_fin_that_the_flush_sent_is_not_sent_again(state: TcpState) -> None:
 def test_a_fin_that_the_flush_sent_makes_it_too_late_for_the_peer_to_be_first(
     view: View, state: TcpState
 ) -> None:
-    # OPEN after our FIN is a kernel that does not tell. Nothing is waited for in vain, nor sent
+    # OPEN after our FIN is a kernel that does not tell. Nothing is waited for without success, nor sent
     # a second time.
     machine = made(asking(peer_first=1.0), 0.0, view, fin_sent=True)
     assert begin(machine, state=state) is Step.DRAIN

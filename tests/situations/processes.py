@@ -25,8 +25,6 @@ from pathlib import Path
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from certificates import authority, share_authority
-
 if TYPE_CHECKING:
     from .build import Arrangement
     from .probe import Report
@@ -71,7 +69,6 @@ class Callers:
         self._held.callback(process.wait, _PATIENCE)
         self._held.callback(here.close)  # which ends it
         here.settimeout(3 * _PATIENCE)
-        here.send(pickle.dumps(authority()))
         self._server = here
 
     def run(self, arrangement: Arrangement, *, plain: bool) -> Finished:
@@ -156,7 +153,6 @@ def serve(reports: list[Callable[[], None]]) -> None:
     importlib.import_module(".closers", __package__)  # and all modules that it imports
 
     jobs = socket.socket(fileno=os.dup(0))
-    share_authority(pickle.loads(jobs.recv(_LONGEST_MESSAGE)))
     gc.collect()
     gc.freeze()
     while True:
