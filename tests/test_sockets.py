@@ -7,6 +7,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -212,9 +213,8 @@ def test_a_plain_dup_is_a_plain_socket_with_a_number_of_its_own(tcp: Connection)
     class Other(socket.socket):
         pass
 
-    other = Other(fileno=tcp.ours.detach())
-    with other, plain_dup(other) as dup:
-        assert type(dup) is socket.socket
+    with Other(fileno=tcp.ours.detach()) as other, closing(plain_dup(other)) as dup:
+        assert type(dup) is _socket.socket
         assert dup.fileno() != other.fileno()
         assert (dup.family, dup.type) == (other.family, other.type)
         dup.sendall(b"x")
