@@ -165,29 +165,37 @@ def test_a_subclass_may_have_a_detach_of_its_own(tcp: Connection) -> None:
     held[0].close()
 
 
-class Wrapped:
-    """As a socket of eventlet's: it has one of the interpreter's, and no detach()."""
-
-    __module__ = "eventlet.greenio.base"
+class Green:
+    """A socket that is not the interpreter's."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.fd = sock
+        self._sock = sock
         self.family, self.type, self.proto = sock.family, sock.type, sock.proto
         self.fileno = sock.fileno
 
 
-class Detachable(Wrapped):
-    """As a socket of gevent's: it gives its number up."""
+class Eventlets(Green):
+    """It wraps one of the interpreter's, and has no detach()."""
+
+    __module__ = "eventlet.greenio.base"
+
+    @property
+    def fd(self) -> socket.socket:
+        return self._sock
+
+
+class Gevents(Green):
+    """It gives its number up."""
 
     __module__ = "gevent._socket3"
 
     def detach(self) -> int:
-        return self.fd.detach()
+        return self._sock.detach()
 
 
-@pytest.mark.parametrize("kind", [Wrapped, Detachable])
+@pytest.mark.parametrize("kind", [Eventlets, Gevents])
 def test_a_socket_that_waits_cooperatively_is_a_stream_whose_descriptor_can_be_taken(
-    kind: type[Wrapped], tcp: Connection
+    kind: type[Green], tcp: Connection
 ) -> None:
     sock: Any = kind(tcp.ours)
     number = tcp.ours.fileno()
