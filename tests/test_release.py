@@ -88,17 +88,21 @@ def test_where_an_abort_cannot_disconnect_the_last_holder_resets(
     assert ends_in_reset(tcp.peer)
 
 
-@pytest.mark.parametrize("wake_readers", [False, True])
-def test_a_thread_that_reads_is_woken_if_asked_for(wake_readers: bool, tcp: Connection) -> None:
+def test_whoever_reads_is_woken_if_asked_for(tcp: Connection) -> None:
     with holder_of(tcp.ours) as other:
         with meanwhile(read_all, other) as read:
-            if wake_readers:
-                close_socket(tcp.ours, BACKGROUND, TCP, wake_readers=True)
-            else:
-                close_socket(tcp.ours, BACKGROUND, TCP)
-                tcp.peer.sendall(b"goes on")
-                tcp.peer.shutdown(socket.SHUT_WR)
-        assert read == [b"" if wake_readers else b"goes on"]
+            close_socket(tcp.ours, BACKGROUND, TCP, wake_readers=True)
+        assert read == [b""]
+
+
+@pytest.mark.parametrize("policy", [None, BACKGROUND, TIMED])
+def test_whoever_reads_goes_on_unless_asked_for(
+    policy: LingerPolicy | None, tcp: Connection
+) -> None:
+    with holder_of(tcp.ours) as other:
+        close_socket(tcp.ours, policy, TCP, 1)
+        with pytest.raises(BlockingIOError):
+            other.recv(1, socket.MSG_DONTWAIT)
 
 
 def test_a_connection_that_is_over_is_closed_all_the_same() -> None:
