@@ -175,6 +175,11 @@ def test_sigpipe_does_not_kill_a_close_over_tls(program: str) -> None:
     assert survives(_TLS + program)
 
 
+@pytest.mark.parametrize("program", TLS.values(), ids=TLS)
+def test_a_close_over_tls_is_not_killed_where_sigtimedwait_is_missing(program: str) -> None:
+    assert survives(_TLS + 'vars(signal).pop("sigtimedwait", None)\n' + program)
+
+
 @pytest.mark.parametrize("kind", ["tcp", "tls1.2", "tls1.3"])
 @pytest.mark.parametrize(
     "deed", ["reset(peer)", "writer.can_write_eof() and writer.write_eof()"]

@@ -149,9 +149,19 @@ def _without_sigpipe(call: Callable[[], T]) -> T:
         return call()
     finally:
         if signal.SIGPIPE not in before:
-            if signal.SIGPIPE in signal.sigpending() and hasattr(signal, "sigtimedwait"):
-                signal.sigtimedwait({signal.SIGPIPE}, 0)  # our own, for this thread
+            if signal.SIGPIPE in signal.sigpending():
+                _take_sigpipe()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _take_sigpipe() -> None:
+    """Take the pending SIGPIPE: the kernel has sent the signal to this thread, for the write."""
+    if sys.platform != "win32":
+        # macOS and PyPy have no sigtimedwait().
+        if hasattr(signal, "sigtimedwait"):
+            signal.sigtimedwait({signal.SIGPIPE}, 0)
+        else:
+            signal.sigwait({signal.SIGPIPE})
 
 
 class Session:
