@@ -107,19 +107,29 @@ def _send(sock: SSLSocket, tls: type[SSLSocket]) -> tuple[bool | None, bool | No
         tls.unwrap(sock)
     except ssl.SSLWantWriteError:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
-    except ssl.SSLError as error:
-        return _after(error)
-    except OSError as error:
+    except OSError as caught:
+        failure = _of_the_system(caught)
+        if isinstance(failure, ssl.SSLError):
+            return _after(failure)
         # EPIPE: shut down for writing before, which says nothing about the connection.
-        lost = not isinstance(error, (ssl.SSLError, BrokenPipeError))
-        if lost and error_kind(error) in (*_REPORTED_ONCE, ErrorKind.LOST):
-            raise
+        lost = not isinstance(failure, BrokenPipeError)
+        if lost and error_kind(failure) in (*_REPORTED_ONCE, ErrorKind.LOST):
+            raise failure from None
         return False, None
     # gevent, and every socket with this option, treats a bare end of the stream as a close_notify.
     cannot_tell = not isinstance(sock, _socket.socket) or (
         sock.context.options & getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     )
     return True, None if cannot_tell else True
+
+
+def _of_the_system(error: OSError) -> OSError:
+    """Return an error as CPython raises it: PyPy raises the system's as an SSLError without reason."""
+    import ssl
+
+    if isinstance(error, ssl.SSLError) and not hasattr(error, "reason"):
+        return OSError(error.errno, error.strerror)
+    return error
 
 
 def _after(error: SSLError) -> tuple[bool, bool | None]:
