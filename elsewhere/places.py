@@ -25,7 +25,7 @@ _HERE = "amd64"
 # dependency of the library.
 _BESIDES = [
     "dash", "coreutils", "libc-bin", "openssl", "ca-certificates", "iproute2",
-    "python3-typing-extensions",
+    "python3-markupsafe", "python3-typing-extensions",
 ]  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def _gvisor(work: Path, command: list[str], site: Path | None) -> int:
 
 def _without_gil(work: Path, command: list[str], site: Path | None) -> int:
     """Run a CPython that has no GIL. If an imported module requires the GIL, Python warns."""
-    return room.run(built.root(work, _BESIDES[:-1]), command, site=site)
+    return room.run(built.root(work, _BESIDES[:-2]), command, site=site)
 
 
 def _python(suite: str, package: str, site: Callable[[Path], Path]) -> Place:

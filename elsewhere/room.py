@@ -26,6 +26,8 @@ mount --bind "$project" "$root/project"
 # Debian's Python finds the packages even if a test replaces PYTHONPATH.
 mkdir -p "$root/usr/lib/python3/dist-packages"
 printf '/project/src\n/site\n' > "$root/usr/lib/python3/dist-packages/elsewhere.pth"
+[ -f "$root/etc/hosts" ] ||
+    printf '127.0.0.1 localhost\n::1 localhost\n' > "$root/etc/hosts"
 # A script of ca-certificates would write this file, without which PyPy's ssl has no default context.
 authorities=$root/etc/ssl/certs/ca-certificates.crt
 [ ! -d "$root/usr/share/ca-certificates" ] || [ -f "$authorities" ] ||

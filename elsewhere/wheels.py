@@ -17,15 +17,16 @@ _MOST = [
 ]  # fmt: skip
 _BUILT = ["uvloop"]
 
-# The same for the other tests, without the packages that have no wheel for any Python.
+# The same for the other tests, without the packages that have no wheel for any Python. (Debian has
+# markupsafe, which flask, jinja2 and werkzeug need.)
 _SUITE = [
-    "aiohappyeyeballs", "aiohttp>=3.11", "aiosignal", "asgiref", "bottle>=0.13", "certifi",
-    "cheroot>=10", "click", "django>=5", "execnet", "frozenlist", "gunicorn>=27", "h11",
+    "aiohappyeyeballs", "aiohttp>=3.11", "aiosignal", "asgiref", "blinker", "bottle>=0.13", "certifi",
+    "cheroot>=10", "click", "django>=5", "execnet", "flask>=3", "frozenlist", "gunicorn>=27", "h11",
     "h2", "hpack", "httpcore", "httpx>=0.27", "hypercorn>=0.17", "hyperframe",
-    "jaraco.functools", "markdown-it-py", "mdurl", "more-itertools", "multidict", "paho-mqtt>=2",
+    "itsdangerous", "jaraco.functools", "jinja2", "markdown-it-py", "mdurl", "more-itertools", "multidict", "paho-mqtt>=2",
     "priority", "prometheus-client", "propcache", "pyasynchat", "pyasyncore", "pytest-xdist",
     "rich>=14", "shtab", "sqlparse", "starlette>=0.40", "uvicorn>=0.36", "uvicorn-worker>=0.3",
-    "waitress>=3", "websockets>=13", "wsproto", "yarl",
+    "waitress>=3", "websockets>=13", "werkzeug>=3", "wsproto", "yarl",
 ]  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from graceful_close._blocking import close_on
 from graceful_close._connection import Connection as ClosingConnection
 from graceful_close._options import Options
 from graceful_close._step import LET_GO, WAIT_EITHER
+from pythons import MIXED_UP_TLS, PYPY
 from signals import Stop, each_moment
 from streams import (
     PATIENCE,
@@ -365,6 +366,7 @@ def test_a_close_notify_after_other_data_is_not_read(version: ssl.TLSVersion) ->
         assert (result.notified, result.peer_notified) == (True, None)
 
 
+@pytest.mark.skipif(PYPY, reason=MIXED_UP_TLS)
 def test_a_peer_that_ends_without_close_notify_is_reported_as_not_notified(
     version: ssl.TLSVersion, family: str, side: str
 ) -> None:
@@ -429,6 +431,7 @@ def test_a_client_that_never_read_its_tickets_resets_when_it_closes() -> None:
 # --- no room for close_notify -----------------------------------------------------------------
 
 
+@pytest.mark.skipif(PYPY, reason=MIXED_UP_TLS)
 @pytest.mark.parametrize("mode", MODES)
 def test_without_room_for_close_notify_the_fin_is_sent_at_the_deadline(
     version: ssl.TLSVersion, mode: float | None
@@ -667,8 +670,8 @@ def test_a_session_that_an_error_has_ended_sends_no_close_notify(
 ) -> None:
     with session(version, family, side) as (ours, peer):
         socket.socket.sendall(peer, bytes([APPLICATION_DATA, 3, 3, 0, 32]) + bytes(32))
-        # The second is the name in OpenSSL 3.5 and later.
-        with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC|RECORD_LAYER_FAILURE"):
+        # The second is OpenSSL's name for it from 3.5 on.
+        with pytest.raises(ssl.SSLError, match="(?i)BAD.RECORD.MAC|RECORD.LAYER.FAILURE"):
             ours.recv(1)
         with meanwhile(read_raw_and_close, peer):
             result = graceful_close(ours, timeout=PATIENCE)
@@ -725,6 +728,7 @@ def test_an_unwrap_that_failed_at_late_data_has_sent_its_close_notify(
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
 
 
+@pytest.mark.skipif(PYPY, reason=MIXED_UP_TLS)
 def test_an_unwrap_that_failed_at_an_incomplete_record_has_sent_nothing(
     version: ssl.TLSVersion,
 ) -> None:

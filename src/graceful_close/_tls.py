@@ -132,7 +132,7 @@ def _of_the_system(error: OSError) -> OSError:
     return error
 
 
-def _after(error: SSLError) -> tuple[bool, bool | None]:
+def _after(error: SSLError) -> tuple[bool | None, bool | None]:
     """Return what unwrap() has done when it raises `error`."""
     import ssl
 
@@ -142,6 +142,8 @@ def _after(error: SSLError) -> tuple[bool, bool | None]:
         return True, False
     if isinstance(error, ssl.SSLZeroReturnError):
         return False, True  # the peer's had arrived, and ours failed
+    if getattr(error, "reason", None) == "PROTOCOL_IS_SHUTDOWN":
+        return None, None  # PyPy repeats the error of send(), and hides what unwrap() has done
     # The second call fails because of the peer's data (APPLICATION_DATA_AFTER_CLOSE_NOTIFY), or did
     # so before. The first fails only if the caller's own unwrap() found a half-written record. A
     # reason that is newer than the OpenSSL that Python was built with has no name, but a library. An
