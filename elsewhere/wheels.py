@@ -43,18 +43,17 @@ def site(work: Path, python: str | None, *, suite: bool = False) -> Path:
         The folder.
     """
     folder = work / f"site-{python or 'any'}{'-suite' if suite else ''}"
-    made = folder.with_name(f"{folder.name}.made")
-    if not made.exists():
-        names = [*_MOST, *(_SUITE if suite else [])]
+    note = folder.with_name(f"{folder.name}.made")
+    names = [*_MOST, *(_SUITE if suite else []), *(_BUILT if python is not None else [])]
+    if not note.exists() or note.read_text() != " ".join(names):
         if python is None:
             options = ["--python-version=3.11", "--implementation=py", "--platform=any"]
         else:
             options = [f"--python-version={python}", "--implementation=cp", *_platforms()]
-            names += _BUILT
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"]
         options += ["--only-binary=:all:", "--target", str(folder)]
         subprocess.run([*command, *options, *names], check=True)
-        made.touch()
+        note.write_text(" ".join(names))
     return folder
 
 

@@ -16,6 +16,7 @@ from certificates import AUTHORITY, server_context
 from graceful_close import graceful_close
 from graceful_close_lab.check.outcome import Client
 from lab_program import run
+from pythons import PYPY, RESET_AS_SSL_ERROR
 from serving import (
     REPLY,
     Serve,
@@ -366,6 +367,7 @@ def test_over_tls_a_late_reply_is_detected() -> None:
     assert not any(each["early"] for each in found["tries"])
 
 
+@pytest.mark.skipif(PYPY, reason=RESET_AS_SSL_ERROR)
 def test_over_tls_a_lost_reply_is_detected() -> None:
     with serving(loses, context=server_context(ssl.TLSVersion.TLSv1_3)) as address:
         code, found = check(f"https://{address}/", "--insecure")
