@@ -128,6 +128,15 @@ def wheel(session: nox.Session) -> None:
 # Other kernels, processors and Pythons (see elsewhere/__init__.py), and the tests that run there
 # after the promises. These sessions need root on Debian.
 CONTRACT = ["tests/contract"]
+BLOCKING = [
+    f"tests/test_{name}.py"
+    for name in (
+        "abortive_close", "close_all", "closing", "end_of_stream", "error_queue",
+        "errors_of_the_network", "exit_at_sigterm", "faults", "first_look", "graceful_close",
+        "linger", "mptcp", "never_connected", "other_holders", "peer_first", "platform", "reaper",
+        "refused_by_the_kernel", "result", "run", "sigpipe", "timed_linger_close", "tls", "wsgi",
+    )
+]  # fmt: skip
 ELSEWHERE = {
     "gvisor": CONTRACT,
     "i386": CONTRACT,
@@ -140,7 +149,7 @@ ELSEWHERE = {
     "python-3.14": CONTRACT,
     "python-3.15": CONTRACT,
     "free-threaded": [*CONTRACT, "tests/test_reaper.py", "tests/test_importing.py"],
-    "pypy": CONTRACT,
+    "pypy": ["-n", "4", *CONTRACT, *BLOCKING],
     "linux-5.10": [],
     "linux-6.1": [],
     "linux-6.12": [],
