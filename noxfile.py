@@ -137,6 +137,7 @@ BLOCKING = [
         "refused_by_the_kernel", "result", "run", "sigpipe", "timed_linger_close", "tls", "wsgi",
     )
 ]  # fmt: skip
+THREADS = ["tests/test_reaper.py", "tests/test_interrupted_asker.py", "tests/test_importing.py"]
 ELSEWHERE = {
     "gvisor": CONTRACT,
     "i386": CONTRACT,
@@ -148,7 +149,7 @@ ELSEWHERE = {
     "mips64el": [],
     "python-3.14": CONTRACT,
     "python-3.15": CONTRACT,
-    "free-threaded": [*CONTRACT, "tests/test_reaper.py", "tests/test_importing.py"],
+    "free-threaded": [*CONTRACT, *THREADS, "--soak=50000"],
     "pypy": ["-n", "4", *CONTRACT, *BLOCKING],
     "linux-5.10": [],
     "linux-6.1": [],
