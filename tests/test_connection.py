@@ -252,3 +252,245 @@ def test_what_became_of_a_frameworks_session_is_in_the_result(
     drive(connection, connection.begin(tcp.ours))
     result = connection.let_go()
     assert (result.notified, result.peer_notified) == notified
+"""A connection between two waits, without a driver: what it looks at, and how it is given up."""
+
+# How far it has come is what this looks at.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import sys
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from graceful_close import CloseOutcome, LingerPolicy, get_linger, set_linger
+from graceful_close._acks import count_unacked
+from graceful_close._blocking import drive
+from graceful_close._connection import Connection
+from graceful_close._options import Options
+from graceful_close._step import DRAIN, FLUSH, LET_GO, WAIT_READABLE
+from streams import PATIENCE, await_fin, await_reset, ends_in_reset, fill, read_all
+from streams import Connection as Pair
+from test_tls import session
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the first look is Linux's")
+
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+
+
+def begun(pair: Pair, options: Options | None = None, **more: Any) -> Connection:
+    """A connection whose first step is a read."""
+    connection = Connection(options or Options(), monotonic(), **more)
+    assert connection.begin(pair.ours) is DRAIN
+    return connection
+
+
+def holder_of(connection: Connection) -> socket.socket:
+    return socket.socket(fileno=os.dup(connection.sock.fileno()))
+
+
+# --- the first look ------------------------------------------------------------------------------
+
+
+def test_the_first_wait_needs_no_machine_and_the_next_one_does(tcp: Pair) -> None:
+    connection = begun(tcp)
+    assert connection.carry_out(DRAIN) is WAIT_READABLE
+    assert connection._machine is None
+    step = connection.waited(WAIT_READABLE)
+    assert connection.carry_out(step) is WAIT_READABLE
+    assert connection._machine is not None, "it counts the wake-ups that bring nothing"
+    connection.abandon()
+
+
+def test_without_time_there_is_no_wait_at_all(tcp: Pair) -> None:
+    connection = begun(tcp, Options(0))
+    assert connection.carry_out(DRAIN) is LET_GO
+    assert connection.let_go().outcome is CloseOutcome.TIMED_OUT
+
+
+@pytest.mark.parametrize("acknowledged", [True, False])
+def test_an_idle_time_needs_a_machine_if_acknowledgements_are_to_come(
+    acknowledged: bool, tcp: Pair
+) -> None:
+    if not acknowledged:
+        fill(tcp.ours)
+    connection = begun(tcp, Options(5, idle_timeout=2))
+    until = monotonic() + PATIENCE
+    while acknowledged and count_unacked(connection.sock, connection._view):
+        assert monotonic() < until, "our FIN is not acknowledged"
+    connection.carry_out(DRAIN)
+    assert (connection._machine is None) is acknowledged
+    connection.abandon()
+
+
+def test_a_wait_without_a_machine_has_the_deadlines_of_the_options(tcp: Pair) -> None:
+    before = monotonic()
+    connection = begun(tcp, Options(5, idle_timeout=2))
+    assert before + 2 <= connection.wake_at <= monotonic() + 2
+    connection.abandon()
+
+
+def test_the_first_look_reads_no_more_than_the_limit_and_one_byte(tcp: Pair) -> None:
+    tcp.peer.sendall(bytes(1000))
+    tcp.peer.shutdown(socket.SHUT_WR)
+    await_fin(tcp.ours)
+    connection = Connection(Options(5, drain_limit=10), monotonic())
+    drive(connection, connection.begin(tcp.ours))
+    result = connection.let_go()
+    assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 11)
+
+
+def test_one_of_many_waits_before_its_first_look(tcp: Pair) -> None:
+    connection = Connection(Options(), monotonic(), one_of_many=True)
+    assert connection.begin(tcp.ours) is WAIT_READABLE
+    connection.abandon()
+
+
+@pytest.mark.parametrize("options", [Options(0), Options(5, idle_timeout=2)])
+def test_one_of_many_looks_first_without_time_or_with_an_idle_time(
+    options: Options, tcp: Pair
+) -> None:
+    connection = Connection(options, monotonic(), one_of_many=True)
+    assert connection.begin(tcp.ours) is DRAIN
+    connection.abandon()
+
+
+def test_one_of_many_looks_at_once_if_the_peers_fin_is_there(tcp: Pair) -> None:
+    tcp.peer.shutdown(socket.SHUT_WR)
+    await_fin(tcp.ours)
+    connection = Connection(Options(), monotonic(), one_of_many=True)
+    assert connection.begin(tcp.ours) is DRAIN
+    assert connection.carry_out(DRAIN) is LET_GO
+    assert connection.let_go().peer_first is True
+
+
+def test_a_socket_that_was_closed_has_no_steps() -> None:
+    sock = socket.socket()
+    sock.close()
+    connection = Connection(Options(), monotonic())
+    assert connection.begin(sock) is LET_GO
+    assert connection.let_go().outcome is CloseOutcome.ALREADY_CLOSED
+
+
+@pytest.mark.parametrize("by_machine", [False, True])
+def test_the_peers_name_is_in_the_result(by_machine: bool, tcp: Pair) -> None:
+    peer = ("192.0.2.1", 80)
+    connection = Connection(Options(), monotonic(), peer=peer)
+    tcp.peer.shutdown(socket.SHUT_WR)
+    await_fin(tcp.ours)
+    step = connection.begin(tcp.ours)
+    if by_machine:
+        assert connection.machine.peer == peer
+    drive(connection, step)
+    assert (connection._machine is not None) is by_machine
+    assert connection.let_go().peer == peer
+
+
+# --- an interrupt --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["before begin", "in begin", "after begin"])
+def test_an_interrupt_ends_the_connection_in_order(moment: str, tcp: Pair) -> None:
+    connection = Connection(Options(), monotonic())
+    if moment != "before begin":
+        connection.begin(tcp.ours)
+    connection.abandon(None if moment == "after begin" else tcp.ours)
+    assert tcp.ours.fileno() == -1
+    assert read_all(tcp.peer) == b""
+
+
+@pytest.mark.parametrize("moment", ["before begin", "after begin"])
+def test_an_interrupt_of_an_abort_resets(moment: str, tcp: Pair) -> None:
+    connection = Connection(Options(), monotonic(), abort=True)
+    if moment == "after begin":
+        connection.begin(tcp.ours)
+    connection.abandon(tcp.ours)
+    assert tcp.ours.fileno() == -1
+    assert ends_in_reset(tcp.peer)
+
+
+def test_an_interrupt_of_a_flush_resets_whoever_else_holds_the_connection(tcp: Pair) -> None:
+    connection = Connection(Options(), monotonic(), flush=True)
+    assert connection.begin(tcp.ours) is FLUSH
+    with holder_of(connection):
+        connection.abandon()
+        assert ends_in_reset(tcp.peer)
+
+
+def test_an_interrupt_after_a_flush_ends_in_order(tcp: Pair) -> None:
+    connection = Connection(Options(), monotonic(), flush=True)
+    connection.begin(tcp.ours)
+    connection.machine.flushed(0, monotonic(), waited=False)
+    connection.abandon()
+    assert read_all(tcp.peer) == b""
+
+
+@pytest.mark.parametrize("moment", ["before begin", "in begin", "after begin"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_interrupt_under_tls_releases_the_callers_object_too(
+    moment: str, version: ssl.TLSVersion
+) -> None:
+    with session(version) as (ours, peer):
+        connection = Connection(Options(), monotonic())
+        if moment != "before begin":
+            connection.begin(ours)
+        connection.abandon(None if moment == "after begin" else ours)
+        assert ours.fileno() == -1
+        with pytest.raises(OSError):  # noqa: PT011 (the stream ends without a close_notify)
+            peer.unwrap()
+
+
+# --- given up by another -------------------------------------------------------------------------
+
+
+def test_another_thread_may_reset_it(tcp: Pair) -> None:
+    connection = begun(tcp)
+    with holder_of(connection):
+        connection.let_go_at_once(LingerPolicy.ABORT)
+        await_reset(tcp.peer)
+
+
+def test_another_thread_may_end_it_in_order(tcp: Pair) -> None:
+    connection = begun(tcp)
+    connection.let_go_at_once(LingerPolicy.BACKGROUND)
+    assert read_all(tcp.peer) == b""
+
+
+def test_what_was_not_begun_is_nothing_to_give_up() -> None:
+    connection = Connection(Options(), monotonic())
+    connection.let_go_at_once(LingerPolicy.ABORT)
+    connection.disown()
+    connection.abandon()
+
+
+def test_a_forked_child_changes_nothing_but_its_own_copy(tcp: Pair) -> None:
+    set_linger(tcp.ours, LingerPolicy.TIMED, 7)
+    connection = Connection(Options(), monotonic(), flush=True)
+    connection.begin(tcp.ours)
+    number = connection.sock.fileno()
+    with holder_of(connection) as parents:
+        connection.disown()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)
+        assert get_linger(parents).seconds == 7
+        parents.sendall(b"x")
+        assert tcp.peer.recv(1) == b"x"
+
+
+# --- close_notify --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("notified", [(True, True), (True, False), (False, None), (None, None)])
+def test_what_became_of_a_frameworks_session_is_in_the_result(
+    notified: tuple[bool | None, bool | None], tcp: Pair
+) -> None:
+    tcp.peer.shutdown(socket.SHUT_WR)
+    connection = Connection(Options(5), monotonic(), close_notify=notified)
+    drive(connection, connection.begin(tcp.ours))
+    result = connection.let_go()
+    assert (result.notified, result.peer_notified) == notified
