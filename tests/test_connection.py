@@ -366,7 +366,19 @@ def test_one_of_many_looks_at_once_if_the_peers_fin_is_there(tcp: Pair) -> None:
     connection = Connection(Options(), monotonic(), one_of_many=True)
     assert connection.begin(tcp.ours) is DRAIN
     assert connection.carry_out(DRAIN) is LET_GO
+    assert connection._machine is None
     assert connection.let_go().peer_first is True
+
+
+def test_an_answer_to_our_fin_needs_no_machine(tcp: Pair) -> None:
+    connection = begun(tcp)
+    assert connection.carry_out(DRAIN) is WAIT_READABLE
+    tcp.peer.shutdown(socket.SHUT_WR)
+    await_fin(connection.sock)
+    assert connection.carry_out(connection.waited(WAIT_READABLE)) is LET_GO
+    assert connection._machine is None
+    result = connection.let_go()
+    assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, False)
 
 
 def test_a_socket_that_was_closed_has_no_steps() -> None:
