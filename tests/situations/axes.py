@@ -281,6 +281,9 @@ RULES: dict[str, Broken] = {
     "without a connection the end of a process loses nothing": lambda s: (
         s.process_ends and s.bare
     ),
+    "libuv may call the interpreter after its end (PyGILState_Ensure)": lambda s: (
+        s.interrupt == "exit" and s.driver == "uvloop"
+    ),
     "a forked child would keep the connection of a process that ends": lambda s: (
         s.process_ends and s.holder == "child"
     ),
