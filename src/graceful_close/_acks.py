@@ -30,7 +30,7 @@ def unacked_bytes(sock: socket.socket) -> int | None:
         The number of bytes. None if it cannot be known: a system that does not report it
         (Windows, illumos), a socket that is not TCP or is closed, a connection whose handshake
         is incomplete (TCP Fast Open), for which the kernel does not count, or a connection that is
-        over, if a reset empties the queue (MPTCP, other systems than Linux).
+        over, if a reset changes the count (MPTCP, other systems than Linux).
 
     Raises:
         TypeError: `sock` is not a stream socket.
@@ -50,8 +50,8 @@ def unacked_bytes(sock: socket.socket) -> int | None:
         if state is TcpState.ACCEPTING:
             return None
         count = count_unacked(borrowed, view)
-        emptied = count == 0 and not view.count_survives_reset
-        return None if emptied and standing(borrowed, view) is TcpState.OVER else count
+        valid = view.count_survives_reset or standing(borrowed, view) is not TcpState.OVER
+        return count if valid else None
     finally:
         for borrowed in held:
             borrowed.detach()

@@ -153,7 +153,7 @@ class CloseResult(Record):
         """Bytes that the peer had not acknowledged when the socket was closed.
 
         An unacknowledged FIN counts as one byte, as in TCP's sequence numbers. None: this system,
-        or this kind of socket, does not report the number, or a reset has emptied the queue.
+        or this kind of socket, does not report the number, or a reset has changed it.
         """
         return self._unacked
 

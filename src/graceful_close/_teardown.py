@@ -40,7 +40,7 @@ of the data.
 The proofs: the peer's FIN is a *state* of the connection (LOOK), because recv() returns 0 after the
 caller's own SHUT_RD, too. Delivery is a count of 0 in a state in which the kernel counts. A reset is
 an error that the kernel reported. An outcome is decided once (`_outcome`); after that the machine
-requests at most one last count and, if a reset empties the queue, one last look. The outcome does
+requests at most one last count and, if a reset changes the count, one last look. The outcome does
 not change.
 
 RFC 9112, section 9.6 recommends the sequence to servers; RFC 9293, section 3.6 defines half-closed
@@ -842,10 +842,10 @@ class Teardown:
     def _conclude(self, outcome: CloseOutcome | None = None) -> Step:
         if not self._over:
             self._outcome = self._outcome or outcome
-            if self._unacked == 0 and self._may_have_been_emptied():
+            if self._unacked is not None and self._may_be_stale():
                 if self._state is OVER:
                     self._unacked = None
-                elif not self._doubted:
+                elif not (self._doubted or self._abort):  # an abort has just looked
                     self._doubted = True
                     return LOOK
             self._over = True
@@ -853,8 +853,8 @@ class Teardown:
                 self.linger_policy = self._choose_policy()
         return LET_GO
 
-    def _may_have_been_emptied(self) -> bool:
-        """Whether a count of 0 proves nothing, because a reset may have emptied the queue."""
+    def _may_be_stale(self) -> bool:
+        """Whether the count has no meaning if the connection is over, because of a reset."""
         if self._view.acks is None or self._view.count_survives_reset:
             return False
         proven = self._outcome is PEER_CLOSED or self._outcome is DELIVERED
