@@ -90,6 +90,8 @@ def may_be_compared(situation: Situation) -> bool:
         # The timeout also limits the flush of a transport, and this caller has no timeout.
         or (situation.transport and situation.limit == "no time")
         or (situation.transport and situation.wrote == "more" and situation.limit != "none")
+        # The buffer of a transport is lost with its process, sooner or later.
+        or (situation.transport and situation.wrote == "more" and situation.process_ends)
     )
 
 
