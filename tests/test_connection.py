@@ -252,6 +252,8 @@ def test_what_became_of_a_frameworks_session_is_in_the_result(
     drive(connection, connection.begin(tcp.ours))
     result = connection.let_go()
     assert (result.notified, result.peer_notified) == notified
+
+
 """A connection between two waits, without a driver: what it looks at, and how it is given up."""
 
 # How far it has come is what this looks at.

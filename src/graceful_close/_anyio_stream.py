@@ -403,11 +403,23 @@ class Taken:
             await self._end.close()
 
     async def drop(self, error: BaseException) -> None:
-        """Close immediately. If bytes are lost, the stream ends with a reset."""
-        pending = LingerPolicy.ABORT if self.flushed is False else LingerPolicy.BACKGROUND
-        close_at_once([self.sock], pending)
-        if not isinstance(error, GeneratorExit):  # after a GeneratorExit, await is not allowed
+        """Close immediately. If bytes are lost, or may be lost, the stream ends with a reset."""
+        may_wait = not isinstance(error, GeneratorExit)  # after which await is not allowed
+        if self.flushed is None and may_wait:
+            await self._ask_without_waiting()
+        policy = LingerPolicy.BACKGROUND if self.flushed else LingerPolicy.ABORT
+        close_at_once([self.sock], policy)
+        if may_wait:
             await self._end.close()
+
+    async def _ask_without_waiting(self) -> None:
+        """`ask` after a cancellation, for as many turns as a stream that holds nothing needs."""
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as group:
+                group.start_soon(self.ask, math.inf)
+                for _ in range(_TURNS_TO_SAY_WHY):
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
 
 
 # --- TLS -------------------------------------------------------------------------------------

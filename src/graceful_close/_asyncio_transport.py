@@ -250,9 +250,12 @@ class TransportTakeover(asyncio.Protocol):
         self._watch()
 
     def _count_owed(self) -> None:
+        held = self._transport.get_write_buffer_size()
+        if held == 0 and self._transport.is_closing():
+            return  # it may have failed, and forgotten what it held
         written = count_written(self._sock, self._view)
         if written is not None:
-            self._owed = written + self._transport.get_write_buffer_size()
+            self._owed = written + held
 
     @property
     def has_ended_well(self) -> bool:
