@@ -64,13 +64,7 @@ def habits() -> dict[re.Pattern[str], str]:
 
 def files() -> list[Path]:
     """What is checked if no file is named."""
-    excluded = tomllib.loads(VOCABULARY.read_text(encoding="utf-8"))["exclude"]
-    found = {file for pattern in CHECKED for file in ROOT.glob(pattern)}
-    return sorted(
-        file
-        for file in found
-        if not any(file.relative_to(ROOT).match(pattern) for pattern in excluded)
-    )
+    return sorted({file for pattern in CHECKED for file in ROOT.glob(pattern)})
 
 
 def blank(text: str) -> str:

@@ -22,7 +22,7 @@ TLS = ("tls1.2", "tls1.3")
 over_tcp = pytest.mark.parametrize("kind", ["tcp", *TLS])
 
 MEGABYTES = b"reply" * 400_000
-HELD = 8_000_000  # more than any kernel here takes at once
+HELD = 8_000_000  # more than any kernel here takes at a time
 SMALL_BUFFER = 65_536
 
 
@@ -114,7 +114,7 @@ async def test_one_that_stops_reading_is_given_up(kind: str, policy: Any) -> Non
         assert error is not None, "half a reply does not end in order"
 
 
-# --- somebody else cuts it ------------------------------------------------------------------------
+# --- another task cuts it --------------------------------------------------------------------------
 
 
 @over_tcp
@@ -168,7 +168,7 @@ async def test_an_abortive_close_ends_a_graceful_one(kind: str) -> None:
 
 @pytest.mark.parametrize("many", [False, True], ids=["graceful_close", "close_all"])
 def test_half_a_file_does_not_end_in_order(many: bool) -> None:
-    """Somebody closes a connection on which loop.sendfile() is under way; uvloop has none."""
+    """A task closes a connection on which loop.sendfile() is under way; uvloop has none."""
     run_in(LOOPS["asyncio"], _closed_over_a_file(many))
 
 
@@ -185,7 +185,7 @@ async def _closed_over_a_file(many: bool) -> None:
                 [result] = await close_all([writer], timeout=0.5)
             else:
                 result = await graceful_close(writer, timeout=0.5)
-            sending.cancel()  # on its own it waits for room for ever
+            sending.cancel()  # on its own it waits for room forever
             await asyncio.wait([sending])
         assert not result.clean
         count, error = await in_thread(how_it_ends, peer)

@@ -46,7 +46,7 @@ class Stream(NamedTuple):
     def against(
         self, script: Script, call: str = "graceful_close", *arguments: float, **options: Any
     ) -> tuple[CloseResult, Any]:
-        """Write the reply and close while the peer follows a script; what came of both."""
+        """Write the reply and close while the peer follows a script; the result of both."""
         ours, raw = self.connection
         closed = threading.Event()
 
