@@ -53,6 +53,8 @@ def _covering(wire: bool) -> list[Situation]:
 def _assert_right(lab: Lab, situations: list[Situation]) -> None:
     programs: list[str] = []
     for situation in situations:
+        if situation.interrupt == "no memory" and "coverage" in sys.modules:
+            continue  # coverage itself needs memory at every call
         found, sure = complaints(lab, situation)
         if sure:
             programs.append(program(smallest(lab, situation, found), found))
