@@ -49,6 +49,8 @@ myst_heading_anchors = 3
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+# The event loops have a Reaper, too, so the name alone in an annotation has several targets.
+suppress_warnings = ["ref.python"]
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 66
 napoleon_numpy_docstring = False

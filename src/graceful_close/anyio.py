@@ -67,8 +67,8 @@ async def graceful_close(
     reads and discards input until the peer's FIN, then closes. One deadline limits all of this.
 
     When this returns or raises, the stream is closed and the descriptor released: a task that uses
-    the stream then, or waits on it when this is called, gets `anyio.ClosedResourceError`. (`send()`
-    on a closed `TLSStream` raises `ssl.SSLError`, as after `aclose()`.)
+    the stream then, or waits on it when this is called, gets `anyio.ClosedResourceError`. (On a closed
+    TLSStream, send() raises an SSLError, as after `aclose()`.)
     Data that a task has not sent by then is not sent, so stop the sending tasks first. Network
     failures are in the result. The call is a checkpoint. On cancellation the stream is closed
     immediately and the cancellation propagates, as for `aclose()`. To close gracefully in a
