@@ -49,7 +49,7 @@ class AsyncReaper(Generic[S]):
         # Oldest first. The streams are kept, because asyncio's closes itself when it is collected.
         self._pending: dict[TaskClose, S] = {}
         self._counts = dict.fromkeys(CloseOutcome, 0)
-        self.overflowed = 0
+        self.overflowed: int = 0
 
     def submit(self, stream: S) -> None:
         """Close a stream gracefully, in a task of its own, without waiting for it.
