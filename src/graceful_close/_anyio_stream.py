@@ -26,7 +26,7 @@ from ._drain import Drain, drain_of
 from ._linger import LingerPolicy
 from ._platform import ErrorKind, error_kind
 from ._release import set_policy_at_close
-from ._sockets import plain_dup, view_of
+from ._sockets import peer_of, plain_dup, view_of
 from ._tls import MSG_NOSIGNAL, LastRecords
 
 TYPE_CHECKING = False
@@ -127,10 +127,7 @@ class End:
 
     def peer(self) -> object:
         """The peer's address, if it is known."""
-        try:
-            return None if self.raw is None else self.raw.getpeername()
-        except OSError:
-            return None  # ENOTCONN: never connected, or already reset; EBADF
+        return None if self.raw is None else peer_of(self.raw)
 
     async def close(self) -> None:
         """Close the stream and wait until its descriptor is closed. No scope cancels this."""

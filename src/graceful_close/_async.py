@@ -89,6 +89,7 @@ class Multiplexer:
 
     def __init__(self) -> None:
         self.closes: CloseLoop | None = None
+        self._look_at = math.inf  # the time of the event loop's timer
 
     async def close(
         self, close: TaskClose, sock: socket.socket, flush: Flush | None = None
@@ -215,13 +216,25 @@ class Multiplexer:
         if close.waiter is not None:
             self.wake(close)
 
-    @property
-    def seconds_left(self) -> float:
-        """How long the event loop may wait before it calls `look`, if nothing happens."""
+    def look_on_time(self) -> None:
+        """`look`, after the timer; the event loop calls this."""
+        self._look_at = math.inf
+        self.look()
+
+    def schedule(self) -> None:
+        """Have the event loop look at the next deadline, if its timer is later than that.
+
+        A timer that is too early costs one look; each close would cost a timer otherwise.
+        """
         if not self.closes:
-            return math.inf
-        left = max(0.0, self.closes.wake_at - monotonic())
-        return min(left, LOOK_EVERY) if self.closes.fileno() == -1 else left
+            return
+        now = monotonic()
+        left = max(0.0, self.closes.wake_at - now)
+        if self.closes.fileno() == -1:
+            left = min(left, LOOK_EVERY)
+        if now + left < self._look_at:
+            self._look_at = now + left
+            self.set_timer(left)
 
     # --- what differs between event loops ---
 
@@ -241,8 +254,8 @@ class Multiplexer:
         """Make the event loop call `look` on every event of a new selector, if it has a descriptor."""
         raise NotImplementedError
 
-    def schedule(self) -> None:
-        """Make the event loop call `look` after `seconds_left`."""
+    def set_timer(self, seconds: float) -> None:
+        """Make the event loop call `look_on_time` after so many seconds, and at no other time."""
         raise NotImplementedError
 
 

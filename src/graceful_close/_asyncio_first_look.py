@@ -1,7 +1,8 @@
 """The close of a transport that holds nothing: no dup if the peer ends within a turn of the loop.
 
 A plain transport of asyncio or uvloop calls connection_lost() one turn after its close() if its buffer
-is empty, and closes its descriptor after that. Until then the close sequence runs on the transport's own descriptor:
+is empty, and closes its descriptor after that. Until then the close sequence runs on the transport's
+own descriptor:
 
 1. `begin()`: the first steps of the sequence, with our FIN; then `transport.close()`.
 2. `connection_lost()`: the first look. If it finds the peer's FIN, and everything is acknowledged,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
-from time import monotonic
 from weakref import WeakKeyDictionary, ref
 
 from ._async import Multiplexer
+from ._asyncio_transport import wake
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +50,6 @@ class LoopMultiplexer(Multiplexer):
         super().__init__()
         self.loop = ref(loop)
         self._timer: asyncio.TimerHandle | None = None
-        self._look_at = math.inf
 
     def begin(self, closes: CloseLoop) -> None:
         if closes.fileno() != -1:
@@ -65,19 +63,13 @@ class LoopMultiplexer(Multiplexer):
         await close.waiter
 
     def wake(self, close: TaskClose) -> None:
-        if not close.waiter.done():
-            close.waiter.set_result(None)
+        wake(close.waiter)
 
-    def schedule(self) -> None:
-        # A timer that is too early costs one look; each close would cost a timer otherwise.
-        left = self.seconds_left
-        if left == math.inf or (when := monotonic() + left) >= self._look_at:
-            return
+    def look_on_time(self) -> None:
+        self._timer = None  # it refers to the loop
+        super().look_on_time()
+
+    def set_timer(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._look_at = when
-        self._timer = asyncio.get_running_loop().call_later(left, self._be_on_time)
-
-    def _be_on_time(self) -> None:
-        self._timer, self._look_at = None, math.inf
-        self.look()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.look_on_time)

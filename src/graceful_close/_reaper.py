@@ -49,7 +49,7 @@ from ._loop import CloseLoop, Pending
 from ._options import Options, ReaperSettings, require_seconds
 from ._result import CloseOutcome, CloseResult
 from ._selector import LONGEST_WAIT
-from ._sockets import has_open_writer, require_stream
+from ._sockets import has_open_writer, peer_of, require_stream
 from ._step import DRAIN, LET_GO, WAIT_READABLE
 
 TYPE_CHECKING = False
@@ -311,7 +311,7 @@ class _Worker:
         """`Reaper.submit`; the future is optional."""
         waits = sock.gettimeout() != 0
         if peer is None and self.on_close is not None:
-            peer = _peer_of(sock)
+            peer = peer_of(sock)
         pending = Pending(self.options, monotonic(), future, peer=peer)
         key = id(pending)
         self.pending[key] = pending
@@ -700,13 +700,6 @@ def _call(callback: Callable[[Any], object], outcome: object) -> None:
         threading.excepthook(
             threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))
         )
-
-
-def _peer_of(sock: socket.socket) -> object:
-    try:
-        return sock.getpeername()
-    except OSError:
-        return None  # ENOTCONN: never connected, or already reset
 
 
 def hand_over(sock: socket.socket, reaper: Reaper, peer: object = None) -> bool:

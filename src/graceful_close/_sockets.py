@@ -100,6 +100,14 @@ def _package(thing: object) -> str:
     return ""
 
 
+def peer_of(sock: Any) -> object:
+    """The address of the peer of a socket, also of an event loop's; None: not known."""
+    try:
+        return sock.getpeername()
+    except OSError:
+        return None  # ENOTCONN: never connected, or already reset. EBADF: closed
+
+
 def view_of(sock: socket.socket) -> View:
     """Return what this system shows of a stream socket."""
     system = _platform.HERE
@@ -166,10 +174,7 @@ def borrow_descriptor(sock: socket.socket, into: MutableSequence[socket.socket])
 
 def plain_view(sock: socket.socket) -> socket.socket:
     """A plain object with the same descriptor. The caller detaches it."""
-    nonblocking = _platform.forgotten_mode(sock)
-    view: socket.socket = _native(fileno=sock.fileno())
-    _never_wait(view, nonblocking)
-    return view
+    return _plain(sock.fileno(), _platform.forgotten_mode(sock))
 
 
 def plain_dup(sock: socket.socket) -> socket.socket:
@@ -179,9 +184,13 @@ def plain_dup(sock: socket.socket) -> socket.socket:
     else:  # noqa: RET505  (type checkers follow this form)
         # Plain, whatever the loop was given: a subclass may have put a meaning on its dup().
         nonblocking = _platform.forgotten_mode(sock)
-        dup: socket.socket = _native(fileno=os.dup(sock.fileno()))
-        _never_wait(dup, nonblocking)
-        return dup
+        return _plain(os.dup(sock.fileno()), nonblocking)
+
+
+def _plain(number: int, nonblocking: bool) -> socket.socket:
+    sock: socket.socket = _native(fileno=number)
+    _never_wait(sock, nonblocking)
+    return sock
 
 
 def _never_wait(sock: socket.socket, nonblocking: bool) -> None:

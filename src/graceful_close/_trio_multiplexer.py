@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from time import monotonic
-
 import trio
 
 from ._async import Multiplexer
@@ -32,7 +29,6 @@ class RunMultiplexer(Multiplexer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._look_at = math.inf
         self._sleep = trio.CancelScope()
 
     def begin(self, closes: CloseLoop) -> None:
@@ -47,8 +43,8 @@ class RunMultiplexer(Multiplexer):
                         await trio.lowlevel.wait_readable(closes.fileno())
                     else:
                         await trio.sleep_forever()
-                self._sleep, self._look_at = trio.CancelScope(), math.inf
-                self.look()
+                self._sleep = trio.CancelScope()
+                self.look_on_time()
         finally:
             closes.close()
 
@@ -67,9 +63,5 @@ class RunMultiplexer(Multiplexer):
         task, close.waiter = close.waiter, None
         trio.lowlevel.reschedule(task)
 
-    def schedule(self) -> None:
-        left = self.seconds_left
-        if left == math.inf or (when := monotonic() + left) >= self._look_at:
-            return
-        self._look_at = when
-        self._sleep.deadline = trio.current_time() + left
+    def set_timer(self, seconds: float) -> None:
+        self._sleep.deadline = trio.current_time() + seconds

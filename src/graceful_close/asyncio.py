@@ -37,7 +37,7 @@ from ._linger import LingerPolicy
 from ._options import Options, options_of, require_seconds
 from ._record import replace
 from ._result import CloseOutcome, CloseResult
-from ._sockets import require_stream
+from ._sockets import peer_of, require_stream
 from ._step import FLUSH
 from ._teardown import already_closed
 
@@ -345,12 +345,7 @@ def _require_end(stream: object, *, waited_for: bool = True) -> End:
 
 
 def _peer_of(end: End) -> object:
-    if not isinstance(end, socket.socket):
-        return info_of(end, "peername")
-    try:
-        return end.getpeername()
-    except OSError:
-        return None  # ENOTCONN: never connected, or already reset
+    return peer_of(end) if isinstance(end, socket.socket) else info_of(end, "peername")
 
 
 def _closed_before(since: float) -> CloseResult:

@@ -22,6 +22,7 @@ from ._close_all import close_at_once
 from ._linger import LingerPolicy
 from ._options import Options, options_of, require_seconds
 from ._result import CloseOutcome, CloseResult
+from ._sockets import peer_of
 from ._teardown import already_closed
 from ._tls import LastRecords
 from ._trio_multiplexer import multiplexer
@@ -320,10 +321,7 @@ class _End:
 
     def peer(self) -> object:
         """The peer's address, if it is known."""
-        try:
-            return None if self.raw is None else self.raw.getpeername()
-        except OSError:
-            return None  # ENOTCONN: never connected, or already reset; EBADF
+        return None if self.raw is None else peer_of(self.raw)
 
     async def shut(self) -> None:
         """Mark the TLS streams as closed."""
