@@ -181,6 +181,17 @@ async def test_a_close_on_trio_needs_no_descriptor(loop: Loop, kind: str, close:
         assert received == [b""]
 
 
+@on(ON_TRIO)
+async def test_a_close_that_was_cancelled_without_descriptors_does_not_affect_the_next(
+    loop: Loop,
+) -> None:
+    async with pair(loop) as (first, _), pair(loop) as (second, _):
+        with anyio.move_on_after(0.05), descriptors.none_left():
+            await loop.module.graceful_close(first, timeout=PATIENCE)
+        result = await loop.module.graceful_close(second, timeout=0.05)
+        assert result.outcome is CloseOutcome.TIMED_OUT
+
+
 # --- abortive_close ------------------------------------------------------------------------------
 
 

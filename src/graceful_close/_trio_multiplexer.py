@@ -32,19 +32,21 @@ class RunMultiplexer(Multiplexer):
         self._sleep = trio.CancelScope()
 
     def begin(self, closes: CloseLoop) -> None:
+        before, self._sleep = self._sleep, trio.CancelScope(deadline=self._sleep.deadline)
+        before.cancel()  # the task of a CloseLoop that this one replaces ends
         trio.lowlevel.spawn_system_task(self._turn, closes)
 
     async def _turn(self, closes: CloseLoop) -> None:
-        has_descriptor = closes.fileno() != -1
         try:
-            while closes or has_descriptor:
+            while self.closes is closes:
                 with self._sleep:
-                    if has_descriptor:
+                    if closes.fileno() != -1:
                         await trio.lowlevel.wait_readable(closes.fileno())
                     else:
                         await trio.sleep_forever()
-                self._sleep = trio.CancelScope()
-                self.look_on_time()
+                if self.closes is closes:
+                    self._sleep = trio.CancelScope()
+                    self.look_on_time()
         finally:
             closes.close()
 
