@@ -100,8 +100,11 @@ async def test_one_that_is_hurried_in_its_first_turns_ends_when_it_would_wait(
     }
 
 
+@pytest.mark.parametrize("turns", [0, 20])
 @pytest.mark.parametrize("name", LOOPS)
-def test_one_that_is_hurried_while_it_flushes_ends_in_a_reset(name: str) -> None:
+def test_one_that_is_hurried_before_or_while_it_flushes_ends_in_a_reset(
+    name: str, turns: int
+) -> None:
     import graceful_close.asyncio as module
 
     async def test() -> None:
@@ -119,7 +122,7 @@ def test_one_that_is_hurried_while_it_flushes_ends_in_a_reset(name: str) -> None
                 timeout=PATIENCE, max_sockets=1, on_close=results.append
             ) as reaper:
                 reaper.submit(full)
-                for _ in range(20):
+                for _ in range(turns):
                     await asyncio.sleep(0)
                 reaper.submit(empty)
                 other_peer.close()

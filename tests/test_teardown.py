@@ -1992,6 +1992,16 @@ def test_a_driver_that_must_end_during_a_flush_gets_the_outcome() -> None:
     assert machine.linger_policy is LingerPolicy.ABORT
 
 
+def test_progress_after_an_expiry_does_not_prolong_a_flush() -> None:
+    machine = flushing()
+    machine.expire(1.0, LingerPolicy.ABORT)
+    assert machine.flushing(1_000_000, 0, HELD, 1.1) is Step.LOOK
+    machine = flushing()
+    machine.expire(1.0, LingerPolicy.ABORT)
+    machine.flushed(0, 1.1, waited=True)
+    assert machine.wake_at <= 1.1
+
+
 def test_an_established_connection_that_is_gone_was_reset() -> None:
     machine = Teardown(asking(timeout=5), 0.0, LINUX, stood=True)
     assert machine.start() is Step.LOOK

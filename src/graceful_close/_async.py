@@ -103,6 +103,8 @@ class Multiplexer:
         try:
             step = close.begin(sock)
             while step is FLUSH and flush is not None:
+                if close.hurried is not None:
+                    close.machine.expire(monotonic(), close.hurried)
                 step = await flush.go_on(close)
         except BaseException:
             close.abandon(sock)
@@ -173,10 +175,9 @@ class Multiplexer:
         return closes
 
     def hurry(self, close: TaskClose, on_timeout: OnTimeout) -> None:
-        """End a close now, as at its deadline; in its first turns, as soon as it would wait."""
+        """End a close as at its deadline: now, or as soon as it would wait."""
         close.hurried = on_timeout
         if close.flushed_by is not None:
-            close.machine.expire(monotonic(), on_timeout)
             close.flushed_by.wake()
         elif self.closes is not None and close in self.closes:
             self.closes.hurry(close, on_timeout)

@@ -212,6 +212,7 @@ class Teardown:
         "_started",
         "_state",
         "_stood",
+        "_timeout",
         "_unacked",
         "_unflushed",
         "_view",
@@ -243,6 +244,7 @@ class Teardown:
         self._abort = abort
         self._abort_outcome = ABORTED
         self._flushing = flush
+        self._timeout = options.timeout
         self._moved = 0  # bytes flushed and drained when the deadlines began
         self._held: int | None = 0  # bytes above the kernel, which a close loses
         self._stood = stood
@@ -605,6 +607,7 @@ class Teardown:
 
     def expire(self, now: float, on_timeout: LingerPolicy) -> None:
         """Make the deadline that of now, with `on_timeout`, for the next report."""
+        self._timeout = 0.0  # also if the deadlines begin again
         self._deadline = self.wake_at = min(self._deadline, now)
         self._on_timeout = on_timeout
 
@@ -653,7 +656,7 @@ class Teardown:
 
     def _begin_deadlines(self, now: float) -> None:
         options = self._options
-        self._deadline = now + options.timeout
+        self._deadline = now + self._timeout
         self._idle_at = now + options.idle_timeout
         self.wake_at = min(self._deadline, self._idle_at)
         if self._peer_first_until:
