@@ -499,6 +499,15 @@ def test_a_dup_of_a_listener_is_a_listener() -> None:
     assert outcomes(listener.reaper) == {CloseOutcome.PEER_CLOSED: 1}
 
 
+@pytest.mark.parametrize("timeout", [None, 0, 3])
+def test_a_dup_of_a_listener_waits_as_long_as_the_listener(timeout: float | None) -> None:
+    with closing_reaper(GracefulListener(("127.0.0.1", 0))) as listener:
+        listener.settimeout(timeout)
+        with listener.dup() as twin:
+            assert twin.gettimeout() == timeout
+            assert os.get_blocking(listener.fileno()) is (timeout is None)
+
+
 # --- with a fork ------------------------------------------------------------------------------
 
 

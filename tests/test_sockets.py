@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import _socket
 import asyncio
+import gc
+import os
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from graceful_close._sockets import (
     has_open_writer,
     is_stream,
     plain_dup,
+    plain_view,
     require_stream,
     take_descriptor,
     view_of,
@@ -134,22 +138,51 @@ def test_a_socket_without_a_descriptor_gives_none(move: Move) -> None:
     assert held == []
 
 
-@pytest.mark.parametrize("move", [take_descriptor, borrow_descriptor])
+def view(sock: socket.socket, into: list[socket.socket]) -> bool:
+    into.append(plain_view(sock))
+    return True
+
+
+def dup(sock: socket.socket, into: list[socket.socket]) -> bool:
+    into.append(plain_dup(sock))
+    return True
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the mode of a socket cannot be read")
+@pytest.mark.parametrize("system", ["this one", "one without SOCK_NONBLOCK"])
+@pytest.mark.parametrize("move", [take_descriptor, borrow_descriptor, view, dup])
+@pytest.mark.parametrize("blocking", [True, False])
 @pytest.mark.parametrize("default", [None, 0.0, 7.0])
-def test_the_new_object_never_waits_by_itself(
-    move: Move, default: float | None, tcp: Connection
+def test_a_second_object_never_waits_by_itself_and_the_mode_stays(
+    move: Move,
+    blocking: bool,
+    default: float | None,
+    system: str,
+    tcp: Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if system != "this one":
+        monkeypatch.setattr(_platform, "KEEPS_MODE", 0)
+        monkeypatch.setattr(_platform.modes, "KEEPS_MODE", 0)
+    tcp.ours.setblocking(blocking)
     held: list[socket.socket] = []
-    socket.setdefaulttimeout(default)
-    try:
-        move(tcp.ours, held)
-    finally:
-        socket.setdefaulttimeout(None)
-    assert held[0].gettimeout() == (None if default is None else 0)
-    if move is borrow_descriptor:
+    with tcp.ours.dup() as other_holder:
+        socket.setdefaulttimeout(default)
+        try:
+            move(tcp.ours, held)
+        finally:
+            socket.setdefaulttimeout(None)
+        assert os.get_blocking(other_holder.fileno()) is blocking
+    assert held[0].gettimeout() in {None, 0.0}
+    if move in {borrow_descriptor, view}:
         held[0].detach()
     else:
         held[0].close()
+
+
+def test_a_descriptor_that_is_no_sockets_is_not_lost(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file, pytest.raises(OSError, match="socket"):
+        plain_dup(file)  # type: ignore[arg-type]
 
 
 def test_a_subclass_may_have_a_detach_of_its_own(tcp: Connection) -> None:
@@ -253,6 +286,18 @@ def test_of_two_files_one_that_writes_is_enough(tcp: Connection) -> None:
     with tcp.ours.makefile("rb"), tcp.ours.makefile("wb"), tcp.peer.makefile("rb"):
         assert has_open_writer(tcp.ours) is True
         assert has_open_writer(tcp.peer) is False
+
+
+@pytest.mark.skipif(not hasattr(gc, "freeze"), reason="PyPy's collector has no such function")
+def test_an_open_file_that_the_collector_does_not_show_may_hold_something_back(
+    tcp: Connection,
+) -> None:
+    with tcp.ours.makefile("rb"):
+        gc.freeze()
+        try:
+            assert has_open_writer(tcp.ours) is True
+        finally:
+            gc.unfreeze()
 
 
 def test_a_file_that_writes_to_another_socket_is_of_no_concern(tcp: Connection) -> None:

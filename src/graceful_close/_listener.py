@@ -237,9 +237,9 @@ class GracefulListener(socket.socket):
 
     def dup(self) -> Self:
         """Return another listener for the same connections, with the same reaper."""
-        return self.adopt(
-            socket.fromfd(self.fileno(), self.family, self.type, self.proto), reaper=self.reaper
-        )
+        twin = socket.fromfd(self.fileno(), self.family, self.type, self.proto)
+        twin.settimeout(self.gettimeout())  # both share the mode
+        return self.adopt(twin, reaper=self.reaper)
 
     def setblocking(self, flag: bool) -> None:
         """As for any socket.

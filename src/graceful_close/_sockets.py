@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import _socket  # where gevent and eventlet patch nothing
 import gc
-import os
 import socket
-import sys
 from itertools import starmap
 
 from . import _platform
@@ -134,7 +132,7 @@ def take_descriptor(sock: socket.socket, into: MutableSequence[socket.socket]) -
     Returns:
         False: `sock` had no descriptor.
     """
-    nonblocking = _platform.forgotten_mode(sock)
+    mode = _platform.mode_to_keep(sock)
     native = isinstance(sock, _socket.socket)
     if not native and not hasattr(type(sock), "detach"):
         return take_descriptor(sock.fd, into)  # type: ignore[attr-defined]  # eventlet's wraps it
@@ -145,12 +143,13 @@ def take_descriptor(sock: socket.socket, into: MutableSequence[socket.socket]) -
         detach = type(sock).detach
     try:
         # One call into C: a signal's exception between two would lose the descriptor.
+        kind |= _platform.KEEPS_MODE
         into.extend(map(_native, (family,), (kind,), (protocol,), map(detach, (sock,))))
     except (OSError, ValueError):
         return False  # the number is -1
     if native:
         sock.detach()  # returns -1, and marks the object as closed
-    _never_wait(into[-1], nonblocking)
+    _platform.keep_mode(into[-1], mode)
     return True
 
 
@@ -162,43 +161,38 @@ def borrow_descriptor(sock: socket.socket, into: MutableSequence[socket.socket])
     Returns:
         False: `sock` has no descriptor.
     """
-    kind = int(sock.family), int(sock.type), sock.proto, sock.fileno()
-    if kind[-1] == -1:
+    number = sock.fileno()
+    if number == -1:
         return False
-    nonblocking = _platform.forgotten_mode(sock)
+    mode = _platform.mode_to_keep(sock)
+    kind = int(sock.family), int(sock.type) | _platform.KEEPS_MODE, sock.proto, number
     # One call into C: an object that is lost would close the descriptor.
     into.extend(starmap(_native, (kind,)))
-    _never_wait(into[-1], nonblocking)
+    _platform.keep_mode(into[-1], mode)
     return True
 
 
 def plain_view(sock: socket.socket) -> socket.socket:
     """A plain object with the same descriptor. The caller detaches it."""
-    return _plain(sock.fileno(), _platform.forgotten_mode(sock))
+    return _plain(sock.fileno(), _platform.mode_to_keep(sock))
 
 
 def plain_dup(sock: socket.socket) -> socket.socket:
-    """A plain socket object with a descriptor of its own, for a connection of an event loop's."""
-    if sys.platform == "win32":
-        return sock.dup()
-    else:  # noqa: RET505  (type checkers follow this form)
-        # Plain, whatever the loop was given: a subclass may have put a meaning on its dup().
-        nonblocking = _platform.forgotten_mode(sock)
-        return _plain(os.dup(sock.fileno()), nonblocking)
+    """A plain object with a descriptor of its own, whatever `sock` is; it needs a fileno() only."""
+    mode = _platform.mode_to_keep(sock)
+    number = _socket.dup(sock.fileno())
+    try:
+        return _plain(number, mode)
+    except OSError:
+        _socket.close(number)  # ENOTSOCK
+        raise
 
 
-def _plain(number: int, nonblocking: bool) -> socket.socket:
-    sock: socket.socket = _native(fileno=number)
-    _never_wait(sock, nonblocking)
+def _plain(number: int, mode: bool | None) -> socket.socket:
+    kind = _STREAM | _platform.KEEPS_MODE
+    sock: socket.socket = _native(type=kind, fileno=number)
+    _platform.keep_mode(sock, mode)
     return sock
-
-
-def _never_wait(sock: socket.socket, nonblocking: bool) -> None:
-    if nonblocking:
-        _platform.restore_mode(sock)
-    # A new object gets socket.setdefaulttimeout(), with which Python itself would wait for input.
-    if sock.gettimeout() is not None:
-        sock.settimeout(0)
 
 
 def has_open_writer(sock: socket.socket) -> bool:
@@ -206,16 +200,21 @@ def has_open_writer(sock: socket.socket) -> bool:
 
     The socket counts its open makefile() objects but has no references to them, and most of them
     are readers. The garbage collector finds the objects that refer to the socket. This takes
-    milliseconds, and happens only if the count is not 0.
+    milliseconds, and happens only if the count is not 0. It does not find an object that gc.freeze()
+    has moved out of its sight; such an object may be a writer.
     """
-    if not getattr(sock, "_io_refs", 0):
+    count = getattr(sock, "_io_refs", 0)
+    if not count:
         return False
+    readers = 0
     for one in gc.get_referrers(sock):
         # A SocketIO or its __dict__, depending on the version of Python.
         held = _attributes(one)
-        if held.get("_sock") is sock and held.get("_writing"):
-            return True
-    return False
+        if held.get("_sock") is sock and "_writing" in held:
+            if held["_writing"]:
+                return True
+            readers += 1
+    return readers < count
 
 
 def _attributes(of: object) -> Any:

@@ -14,15 +14,14 @@ reply, in close() of the iterable. A server calls that close() before it closes 
 from __future__ import annotations
 
 import math
-import os
 import socket
-import sys
 import threading
 from contextlib import contextmanager
 from time import monotonic
 
 from ._options import Options
 from ._request_body import DrainBounds, announces_body, expects_continue
+from ._sockets import plain_dup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -208,18 +207,15 @@ class _Request:
     def _connection(self) -> Generator[socket.socket | None]:
         """A socket for the connection, if the server gives access to the connection; else None."""
         try:
-            shown = self._socket if self._socket is not None else self._input
-            number = shown.fileno()
-            blocking = sys.platform == "win32" or os.get_blocking(number)
-            sock = socket.fromfd(number, socket.AF_INET, socket.SOCK_STREAM)
-        except (AttributeError, OSError, ValueError):  # ValueError: io.UnsupportedOperation
+            connection = plain_dup(self._socket if self._socket is not None else self._input)
+        except (AttributeError, OSError, ValueError):
+            # ENOTSOCK: a gateway's file. ValueError: io.UnsupportedOperation
             yield None
             return
-        if sys.platform != "win32":
-            # After socket.setdefaulttimeout(), or on PyPy, a new object changes the server's mode.
-            os.set_blocking(sock.fileno(), blocking)
-        with sock:
-            yield sock
+        try:
+            yield connection
+        finally:
+            connection.close()
 
 
 @contextmanager
@@ -237,7 +233,7 @@ def _cut_off(connection: socket.socket | None, bounds: DrainBounds) -> Generator
         try:
             connection.shutdown(socket.SHUT_RD)
         except OSError:
-            pass  # ENOTCONN: the client has gone. ENOTSOCK: the descriptor is a gateway's file
+            pass  # ENOTCONN: the client has gone
 
     watcher = threading.Thread(target=watch, name="graceful-close drain", daemon=True)
     watcher.start()

@@ -14,11 +14,12 @@ from .acks import TcpState, View
 from .disconnect import disconnect
 from .errors import ErrorKind, error_kind
 from .limits import descriptor_limit
-from .modes import forgotten_mode, restore_mode
+from .modes import KEEPS_MODE, keep_mode, mode_to_keep
 from .systems import SYSTEMS, System, identify
 
 __all__ = [
     "HERE",
+    "KEEPS_MODE",
     "SYSTEMS",
     "ErrorKind",
     "System",
@@ -27,9 +28,9 @@ __all__ = [
     "descriptor_limit",
     "disconnect",
     "error_kind",
-    "forgotten_mode",
     "identify",
-    "restore_mode",
+    "keep_mode",
+    "mode_to_keep",
 ]
 
 HERE: System = SYSTEMS[
