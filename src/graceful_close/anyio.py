@@ -1,8 +1,9 @@
 """The functions of `graceful_close`, for anyio's streams, on asyncio (uvloop, too) and on trio.
 
 A stream's `aclose()` closes the descriptor, which resets the connection if there is unread input.
-With unread input a TLS session cannot even send close_notify. So the descriptor is taken from the stream (a dup, if the event loop keeps the descriptor), and the close
-sequence runs on that. The module uses public interfaces only.
+With unread input a TLS session cannot even send close_notify. So the descriptor is taken from the
+stream (a dup, if the event loop keeps the descriptor), and the close sequence runs on that. The module
+uses public interfaces only.
 
 It requires anyio 4.16 or newer. Before that, `aclose()` on asyncio sends a FIN of its own, and a TLS
 session whose send() was cancelled is not marked as broken.

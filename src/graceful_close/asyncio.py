@@ -186,9 +186,8 @@ async def abortive_close(stream: Stream) -> CloseResult:
         return _closed_before(since)
     try:
         unsent = end.get_write_buffer_size()
-        result = abort_on(
-            takeover.sock
-        )  # the connection itself, or with the transport's descriptor
+        # It resets the connection itself, or else the release of the transport's descriptor does.
+        result = abort_on(takeover.sock)
     finally:
         await takeover.end()
     unacked = None if takeover.tls or result.unacked is None else result.unacked + unsent
@@ -279,7 +278,8 @@ class Reaper(AsyncReaper["Stream"]):
 
     It serves protocols, which the loop calls and which cannot await. At the end of the block no stream
     is accepted any more, and the pending closes are finished, each within its own deadline. When the
-    block is cancelled, they are closed immediately. `len(reaper)` is their number, and `stats()` counts the closed ones by outcome.
+    block is cancelled, they are closed immediately. `len(reaper)` is their number, and `stats()` counts
+    the closed ones by outcome.
 
     Args:
         options: Those of `graceful_close.Reaper`: each connection's `timeout` (30 seconds by default),

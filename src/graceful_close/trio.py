@@ -1,8 +1,8 @@
 """The functions of `graceful_close`, for trio's streams and sockets.
 
 A stream's `aclose()` closes the descriptor, which resets the connection if there is unread input.
-With unread input a TLS session cannot even send close_notify. So the descriptor is taken from the stream (`detach()`), and the close sequence runs on it. The
-module uses public interfaces only.
+With unread input a TLS session cannot even send close_notify. So the descriptor is taken from the
+stream (`detach()`), and the close sequence runs on it. The module uses public interfaces only.
 """
 
 from __future__ import annotations
