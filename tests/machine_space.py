@@ -151,11 +151,12 @@ class Case(NamedTuple):
     drain_limit: int | None = None
     fin_sent: bool = False  # by a flush, which took no time
     flush: bool = False
+    expired: bool = False  # at time 0, although the options have a timeout
     timeout: int = 2
 
     def machine(self) -> Teardown:
         options = Options(
-            self.timeout,
+            10 if self.expired else self.timeout,
             self.idle_timeout,
             self.drain_limit,
             self.until,
@@ -173,6 +174,8 @@ class Case(NamedTuple):
         )
         if self.fin_sent:
             machine.flushed(0, 0, waited=False, fin_sent=True)
+        if self.expired:
+            machine.expire(0, LingerPolicy.ABORT)
         return machine
 
 
@@ -220,8 +223,10 @@ class Report(NamedTuple):
 
 
 _TELL: dict[str, Callable[[Teardown, Any, int], Step]] = {
-    "flushing": lambda machine, value, now: machine.flushing(0, 0, 1, now),
-    "flushed": lambda machine, value, now: machine.flushed(0, now, waited=False),
+    "flushing": lambda machine, value, now: machine.flushing(
+        machine._moved + (value or 0), 0, 1, now
+    ),
+    "flushed": lambda machine, value, now: machine.flushed(0, now, waited=bool(value)),
     "cut short": lambda machine, value, now: machine.cut_short(1, value, now),
     "looked": lambda machine, value, now: machine.looked(value, now),
     "notified": lambda machine, value, now: machine.notified(value, now),
@@ -245,6 +250,8 @@ def reports_of(case: Case, seen: Seen, machine: Teardown) -> Iterator[tuple[str,
     match seen.step:
         case Step.FLUSH:
             yield from (("flushing", None), ("flushed", None), ("cut short", CUT))
+            if case.expired:  # otherwise progress prolongs the flush without a limit
+                yield from (("flushing", 4096), ("flushed", True))
             yield from (("failed in the flush", error) for error in ERRORS)
         case Step.LOOK:
             yield from (("looked", state) for state in _shown_next(case, seen))

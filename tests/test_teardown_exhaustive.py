@@ -63,18 +63,33 @@ def _case(view: str, row: tuple[int, ...]) -> Case:
     return Case("-".join((view, *asked)), VIEWS[view], **options)
 
 
-CASES = [
-    _case(view, row)
-    for number, row in enumerate(L8)
-    for view in VIEWS
-    if view != "macos" or number in ON_MACOS
-] + [
-    Case(f"{view}-{way}{'-tls' * tls}", VIEWS[view], tls=tls, **{way: True})
-    for view in VIEWS
-    for tls in (False, True)
-    for way in ("abort", "flush")
-    if way == "abort" or view in {"linux", "other"}
-]
+CASES = (
+    [
+        _case(view, row)
+        for number, row in enumerate(L8)
+        for view in VIEWS
+        if view != "macos" or number in ON_MACOS
+    ]
+    + [
+        Case(f"{view}-{way}{'-tls' * tls}", VIEWS[view], tls=tls, **{way: True})
+        for view in VIEWS
+        for tls in (False, True)
+        for way in ("abort", "flush")
+        if way == "abort" or view in {"linux", "other"}
+    ]
+    + [
+        Case(
+            f"{view}-expired{'-tls' * tls}",
+            VIEWS[view],
+            tls=tls,
+            flush=True,
+            expired=True,
+            timeout=0,
+        )
+        for view in ("linux", "other")
+        for tls in (False, True)
+    ]
+)
 
 # Tests that check only the order or the waits use small cases.
 SMALL = [
