@@ -679,6 +679,10 @@ def test_a_wrong_argument_is_rejected(wrong: Any) -> None:
         Reaper(**wrong)
 
 
+def test_a_number_of_sockets_may_be_as_large_as_an_int() -> None:
+    Reaper(max_sockets=10**400).close()
+
+
 @pytest.mark.parametrize("wrong", [7, "print", []])
 def test_on_close_must_be_callable(wrong: Any) -> None:
     with pytest.raises(TypeError, match="on_close must be callable"):

@@ -106,6 +106,38 @@ def test_bytes_that_the_application_has_read_are_not_read_again(way: str) -> Non
     assert all(size >= 0 for size in seen), "no more than the body has"
 
 
+# Frameworks call these if the server's input has them: werkzeug's form parser calls readinto().
+BEYOND_PEP_3333: dict[str, Callable[[Any], object]] = {
+    "read1": lambda stream: stream.read1(5),
+    "readinto": lambda stream: stream.readinto(bytearray(5)),
+    "readinto1": lambda stream: stream.readinto1(bytearray(5)),
+    "readinto of 0 bytes": lambda stream: stream.readinto(bytearray()),
+}
+
+
+@pytest.mark.parametrize("way", BEYOND_PEP_3333)
+def test_bytes_that_were_read_in_another_way_are_not_read_again(way: str) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        BEYOND_PEP_3333[way](environ["wsgi.input"])
+        return refuse(environ, start_response)
+
+    body = Input(BODY + b"the next request")
+    reply: Any = DrainMiddleware(app)(environment(body), start)
+    reply.close()
+    assert body.left == len("the next request")
+
+
+def test_the_input_has_no_more_methods_than_that_of_the_server() -> None:
+    class Pep3333:
+        read = readline = readlines = __iter__ = None
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        assert not hasattr(environ["wsgi.input"], "readinto")
+        return refuse(environ, start_response)
+
+    DrainMiddleware(app)(environment(Pep3333()), start)
+
+
 def test_a_body_that_was_read_to_its_end_is_not_read_again() -> None:
     class Ended(Input):
         ended = False

@@ -280,7 +280,7 @@ class _Worker:
         self.on_close: Final = settings.on_close
         self._max_sockets: Final = settings.max_sockets
         self._on_overflow: Final = settings.on_overflow
-        rest = min(_REST, settings.max_sockets * _SUBMITTED_IN)
+        rest = min(_REST / _SUBMITTED_IN, settings.max_sockets) * _SUBMITTED_IN
         self._rest: Final = rest if rest >= _WORTH_IT else 0.0
         self._begin_anew()
         _WORKERS[id(self)] = self

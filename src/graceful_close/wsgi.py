@@ -17,6 +17,7 @@ import math
 import socket
 import threading
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 
 from ._options import Options
@@ -25,7 +26,7 @@ from ._sockets import plain_dup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from typing import Any
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -175,13 +176,31 @@ class _Request:
         return iter(self.readline, b"")
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._input, name)  # further attributes of this server's input
+        found = getattr(self._input, name)  # further attributes of this server's input
+        if name == "read1":
+            return partial(self._read1, found)
+        if name in {"readinto", "readinto1"}:
+            return partial(self._read_into, found)
+        return found
+
+    def _read1(self, read: Callable[..., bytes], *size: int) -> bytes:
+        self._asked = True
+        return self._count(read(*size), size)
+
+    def _read_into(self, read: Callable[[Any], int | None], buffer: Any) -> int | None:
+        self._asked = True
+        count = read(buffer)
+        self._counted(count or 0, of_none=memoryview(buffer).nbytes == 0)
+        return count
 
     def _count(self, data: bytes, size: tuple[int, ...]) -> bytes:
-        self.left -= len(data)
-        if not data and size != (0,):
-            self.left = 0  # the end of the stream
+        self._counted(len(data), of_none=size == (0,))
         return data
+
+    def _counted(self, count: int, *, of_none: bool) -> None:
+        self.left -= count
+        if count == 0 and not of_none:
+            self.left = 0  # the end of the stream
 
     def drain(self) -> None:
         """Read the rest, within the bounds. A second call has no effect."""
