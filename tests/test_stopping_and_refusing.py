@@ -7,15 +7,17 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
 from typing import Any
 
 import pytest
+from werkzeug.serving import make_server
 
 from certificates import NAME, client_context, server_context
-from graceful_close import CloseOutcome, GracefulListener
+from graceful_close import CloseOutcome, GracefulListener, Reaper
 from graceful_close.socketserver import GracefulMixIn
+from graceful_close.werkzeug import GracefulRequestHandler
 from streams import PATIENCE, ends_in_reset, meanwhile, read_all
 
 HERE = ("127.0.0.1", 0)
@@ -117,9 +119,10 @@ def asked(server: socketserver.TCPServer) -> Generator[socket.socket, None, None
 
     def serve() -> None:
         try:
-            server.handle_request()
-        except SystemExit:
-            pass
+            raise ModuleNotFoundError
+        except ModuleNotFoundError:  # a server that was started while an exception is handled
+            with suppress(SystemExit):
+                server.handle_request()
 
     thread = threading.Thread(target=serve)
     with (
@@ -137,6 +140,39 @@ def asked(server: socketserver.TCPServer) -> Generator[socket.socket, None, None
 def test_an_incomplete_reply_ends_with_a_reset(handler: type[Half]) -> None:
     with asked(Server(HERE, handler)) as client:
         assert ends_in_reset(client)
+
+
+def test_an_exception_that_is_not_the_handlers_ends_no_reply_with_a_reset() -> None:
+    class Whole(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(100)
+            self.request.sendall(b"whole")
+
+    with asked(Server(HERE, Whole)) as client:
+        assert read_all(client) == b"whole"
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_werkzeugs_handler_hands_over_unless_the_application_raises(raises: bool) -> None:
+    class Handler(GracefulRequestHandler):
+        reaper = Reaper(timeout=PATIENCE)
+
+        def log(self, *_args: object, **_more: object) -> None:
+            pass
+
+    def app(_environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if raises:
+            raise SystemExit
+        start_response("413 Content Too Large", [("Content-Length", "0")])
+        return []
+
+    server = make_server("127.0.0.1", 0, app, request_handler=Handler)
+    with asked(server) as client:
+        client.sendall(b" / HTTP/1.0\r\n\r\n")
+        read_all(client)
+    Handler.reaper.close()
+    closed = Handler.reaper.stats()[CloseOutcome.PEER_CLOSED]
+    assert closed == (0 if raises else 1)
 
 
 def test_a_lenient_server_ends_an_incomplete_reply_with_a_fin() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import socketserver
-import sys
 
 from ._blocking import abort_on
 from ._reaper import Reaper, hand_over
@@ -88,10 +87,19 @@ class GracefulMixIn(Server):
         self._serving_process = os.getpid()
         super().process_request(request, client_address)
 
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Call the handler."""
+        try:
+            super().finish_request(request, client_address)
+        except BaseException:
+            self._failed.add(
+                id(request)
+            )  # SystemExit and KeyboardInterrupt call no handle_error()
+            raise
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Report the exception of a handler, and reset the connection."""
-        if self.abort_on_error:
-            self._failed.add(id(request))
+        self._failed.add(id(request))
         super().handle_error(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
@@ -118,8 +126,7 @@ class GracefulMixIn(Server):
     def _has_failed(self, request: Any) -> bool:
         failed = id(request) in self._failed
         self._failed.discard(id(request))
-        # SystemExit and KeyboardInterrupt of a handler do not call handle_error().
-        return self.abort_on_error and (failed or sys.exc_info()[0] is not None)
+        return self.abort_on_error and failed
 
     @property
     def _failed(self) -> set[int]:

@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from werkzeug.serving import WSGIRequestHandler
 
 from ._reaper import Reaper, hand_over
@@ -34,11 +32,21 @@ class GracefulRequestHandler(WSGIRequestHandler):
 
     reaper: ClassVar[Reaper] = Reaper()
 
+    _failed = False  # the reply may be incomplete, and the server closes after finish()
+
+    def handle(self) -> None:
+        """Serve the connection as usual."""
+        try:
+            super().handle()
+        except BaseException:
+            self._failed = True
+            raise
+
     def finish(self) -> None:
         """Move the connection to the Reaper, without a wait. For the server the socket is closed."""
         super().finish()
-        if sys.exc_info()[0] is not None:
-            return  # the reply may be incomplete, and the server closes next
+        if self._failed:
+            return
         hand_over(self.connection, self.reaper, self.client_address)
         if self.server.multiprocess:
             self.reaper.close()  # a child process exits without cleanup
