@@ -14,6 +14,7 @@ from anyio.streams.tls import TLSStream
 
 from certificates import NAME, client_context, server_context
 from every_loop import (
+    ASYNCIO,
     TLS,
     TRIO_AND_ANYIO,
     Loop,
@@ -25,7 +26,7 @@ from every_loop import (
     version_of,
 )
 from graceful_close import CloseOutcome
-from streams import PATIENCE, await_input, connect, meanwhile, reset
+from streams import PATIENCE, await_fin, await_input, connect, meanwhile, reset
 from test_tls import (
     is_one_close_notify,
     read_raw_and_close,
@@ -89,6 +90,30 @@ async def test_a_fin_is_not_taken_for_the_close_notify_of_the_peer(
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert result.notified is False
         assert not result.peer_notified
+
+
+@on(ASYNCIO, ["TLS 1.2", "TLS 1.3"])
+async def test_a_close_notify_after_the_peers_fin_is_reported_only_if_it_goes_out(
+    loop: Loop, kind: str
+) -> None:
+    async with pair(loop, kind) as (stream, peer):
+        stream.write(bytes(20_000_000))
+        send_fin(peer)
+        await_fin(loop.raw(stream))
+        for _ in range(10):  # the transport reads it, too
+            await anyio.sleep(0)
+        with meanwhile(read_raw_and_close, peer) as received:
+            result = await loop.module.graceful_close(stream, timeout=PATIENCE)
+        notified = is_one_close_notify(last_record(received[0]), version_of(kind))
+        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, notified)
+
+
+def last_record(records: bytes) -> bytes:
+    """The last of the TLS records (RFC 8446, section 5.1: the length has two bytes)."""
+    start = 0
+    while (end := start + 5 + int.from_bytes(records[start + 3 : start + 5])) < len(records):
+        start = end
+    return records[start:]
 
 
 @on(TRIO_AND_ANYIO)

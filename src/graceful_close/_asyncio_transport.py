@@ -268,15 +268,18 @@ class TransportTakeover(asyncio.Protocol):
         if self._cut or not self._lost:
             return self._cut
         if self._session is not None:
-            return not (
-                self._turns_left == 0
-                or _has_heard_goodbye(self._session)
-                or self._peer_has_ended()
-            )
+            return not (self._turns_left == 0 or self._goodbyes[1] or self._peer_has_ended())
         written = count_written(self._sock, self._view)
         if written is None or self._owed is None:
             return False  # unknown
         return written < self._owed
+
+    @cached_property
+    def _goodbyes(self) -> tuple[bool, bool | None]:
+        """After the transport's end: whether close_notify was created, and the peer's was read."""
+        assert self._session is not None
+        # In this order: OpenSSL creates a close_notify when it is asked for the peer's.
+        return _has_said_goodbye(self._session), _has_heard_goodbye(self._session)
 
     def _peer_has_ended(self) -> bool:
         """Whether the peer's FIN has arrived, which makes the transport end by itself."""
@@ -445,7 +448,7 @@ class TransportTakeover(asyncio.Protocol):
         if self._session is None:
             await self.end()
             return
-        said = _has_said_goodbye(self._session)
+        said = self._goodbyes[0] if self._lost else _has_said_goodbye(self._session)
         if not self._lost:
             try:
                 shut_for_writing(self._sock)
