@@ -30,9 +30,8 @@ def each_moment() -> Iterator[Callable[[], AbstractContextManager[None]]]:
     @contextmanager
     def stop_there() -> Generator[None, None, None]:
         nonlocal stopped
-        to_go = (
-            moment + 1
-        )  # the first moment is the entry of the call, before anything has begun
+        # The first moment is the entry of the call, before anything has begun.
+        to_go = moment + 1
 
         def stop_when_it_comes(frame: FrameType, event: str, _: object) -> None:
             nonlocal to_go

@@ -23,13 +23,16 @@ from certificates import NAME, client_context, server_context
 from graceful_close import (
     CloseOutcome,
     CloseResult,
+    Reaper,
     UncleanCloseError,
     abortive_close,
+    close_all,
     closing,
     graceful_close,
     timed_linger_close,
 )
 from graceful_close._blocking import close_on
+from graceful_close._close_all import close_all_on, close_at_once
 from graceful_close._connection import Connection as ClosingConnection
 from graceful_close._options import Options
 from graceful_close._step import LET_GO, WAIT_EITHER
@@ -468,6 +471,39 @@ def test_close_notify_is_sent_once_when_there_is_room(
         assert connection.carry_out(machine.woke(monotonic())) is LET_GO
         result = connection.let_go()
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
+
+
+@pytest.mark.skipif(PYPY, reason=MIXED_UP_TLS)
+@pytest.mark.parametrize("second", ["graceful_close", "abortive_close", "close_all", "Reaper"])
+def test_a_second_close_during_the_wait_for_room_leaves_the_first_alone(
+    version: ssl.TLSVersion, second: str
+) -> None:
+    seconds: dict[str, Callable[[ssl.SSLSocket], CloseResult]] = {
+        "graceful_close": graceful_close,
+        "abortive_close": abortive_close,
+        "close_all": lambda sock: close_all([sock])[0],
+        "Reaper": lambda sock: reaper.submit(sock).result(PATIENCE),
+    }
+    with session(version, peer_buffer=4096) as (ours, peer), Reaper() as reaper:
+        written = fill_raw(ours)
+        first = reaper.submit(ours)
+        assert seconds[second](ours).outcome is CloseOutcome.ALREADY_CLOSED
+        assert is_one_close_notify(read_raw(peer)[written:], version)
+        peer.close()
+        assert first.result(PATIENCE).outcome is CloseOutcome.PEER_CLOSED
+        assert ours.fileno() == -1
+
+
+def test_an_interrupted_close_all_leaves_the_close_of_another_alone(
+    version: ssl.TLSVersion,
+) -> None:
+    with session(version, peer_buffer=4096) as (ours, peer), Reaper() as reaper:
+        written = fill_raw(ours)
+        first = reaper.submit(ours)
+        close_at_once([ours])
+        assert is_one_close_notify(read_raw(peer)[written:], version)
+        peer.close()
+        assert first.result(PATIENCE).outcome is CloseOutcome.PEER_CLOSED
 
 
 def await_room(sock: socket.socket) -> None:
@@ -909,10 +945,17 @@ def test_an_exception_from_a_signal_handler_closes_immediately_and_propagates(
         assert len(read_raw(peer)) == written, "the close was still waiting for room"
 
 
+AT_ONCE = Options(0)
+
+
+def close_one_of_many(sock: socket.socket) -> object:
+    return close_all_on(AT_ONCE, [sock])
+
+
 @pytest.mark.parametrize(
     "close",
-    [partial(close_on, Options(0)), partial(close_on, Options(), abort=True)],
-    ids=["graceful", "abort"],
+    [partial(close_on, AT_ONCE), partial(close_on, Options(), abort=True), close_one_of_many],
+    ids=["graceful", "abort", "close_all"],
 )
 def test_a_signal_at_any_call_leaves_the_socket_closed(
     close: Callable[[socket.socket], object],

@@ -6,11 +6,11 @@ import math
 from time import monotonic
 
 from ._blocking import warn_unflushed
+from ._connection import Connection
 from ._linger import LingerPolicy
 from ._loop import CloseLoop, Pending
 from ._options import Options, options_of
-from ._release import close_socket
-from ._sockets import require_stream, take_descriptor, view_of
+from ._sockets import require_stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -182,8 +182,6 @@ def close_at_once(
     socks: list[socket.socket], policy: LingerPolicy = LingerPolicy.BACKGROUND
 ) -> None:
     """Close without waiting, after a KeyboardInterrupt or a bug."""
-    held: list[socket.socket] = []
+    options = Options(0)
     for sock in socks:
-        take_descriptor(sock, held)
-    for sock in held:
-        close_socket(sock, policy, view_of(sock))
+        Connection(options, 0.0, abort=policy is LingerPolicy.ABORT).abandon(sock)

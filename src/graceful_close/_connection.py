@@ -37,7 +37,7 @@ from ._teardown import (
     closed_by_peer,
     may_end_at_first_look,
 )
-from ._tls import LastRecords, Session, detach_session, forget_session, speaks_tls
+from ._tls import LastRecords, Session, speaks_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -179,15 +179,18 @@ class Connection:
         """Take the descriptor; return the first step. LET_GO: the socket was already closed."""
         held = self.held
         self._unflushed = not self.abort and has_open_writer(sock)
-        secured = speaks_tls(sock)
-        tls = secured and not self.abort
-        if tls and sock.fileno() != -1:
-            self._session = Session(sock)
+        self._session = session = Session(sock) if speaks_tls(sock) else None
+        tls = session is not None and not self.abort and sock.fileno() != -1
+        if session is None:
+            take_descriptor(sock, held)
+        elif not session.claim():
+            self._session = None  # another close has it
+        elif tls:
+            session.keep_open()
             borrow_descriptor(sock, held)
         else:
             take_descriptor(sock, held)
-            if secured:
-                forget_session(sock)
+            self._end_session()
         if not held:
             self._machine = Teardown(self.options, self._now, _platform.HERE.other)
             return LET_GO
@@ -379,9 +382,9 @@ class Connection:
 
     def _end_session(self) -> None:
         """Release the caller's object: from now on only we have the descriptor."""
-        session, self._session = self._session, None
-        if session is not None:
-            session.end()
+        if self._session is not None:
+            self._session.end()
+            self._session = None
 
     def _report_failure(self, step: Step, error: OSError) -> Step:
         """Report the error of `step` to the state machine."""
@@ -436,15 +439,16 @@ class Connection:
         """
         cut = self._machine is not None and self._machine.is_flushing
         policy = LingerPolicy.ABORT if self.abort or cut else LingerPolicy.BACKGROUND
+        if self._session is None and sock is not None and speaks_tls(sock):
+            self._session = Session(sock)
+        session = self._session
+        if session is not None:
+            # Otherwise another close has it.
+            sock = session.sock if session.claim() else None
         if not self.held and sock is not None:
             take_descriptor(sock, self.held)
-        session, self._session = self._session, None
-        if session is not None:
-            session.end()
-        elif sock is not None and sock.fileno() != -1:
-            detach_session(sock)  # interrupted during this call
         if sock is not None:
-            forget_session(sock)
+            self._end_session()
         for held in self.held:
             self._release(held, policy)
 

@@ -27,6 +27,7 @@ from ._sockets import view_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from socket import SocketIO
     from ssl import SSLError, SSLSocket
     from typing import TypeVar
 
@@ -176,39 +177,51 @@ def _take_sigpipe() -> None:
             signal.sigwait({signal.SIGPIPE})
 
 
+# The attribute of a TLS socket that names the close that uses its session.
+_CLAIM = "_graceful_close"
+
+
 class Session:
     """The TLS session of a caller's socket, held until its close_notify is sent.
 
     OpenSSL writes to the number of the descriptor, and only while the caller's object has it. So the
-    descriptor stays in the object until then. A makefile() object keeps it open during this time: a
-    close() by the caller takes effect when the last makefile() object is closed.
+    descriptor stays in the object until then. Two things protect it during this time. A claim keeps
+    other closes away, because they would use the same number, and the same session. A makefile()
+    object keeps the descriptor open: a close() by the caller takes effect when the last makefile()
+    object is closed.
     """
 
-    __slots__ = ("_file", "_sock")
+    __slots__ = ("_file", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._file = sock.makefile("rb", buffering=0)
+        self.sock = sock
+        self._file: SocketIO | None = None
 
     peer_notified: bool | None = None
 
+    def claim(self) -> bool:
+        """Reserve the session until `end`. False: another close has it."""
+        return vars(self.sock).setdefault(_CLAIM, self) is self
+
+    def keep_open(self) -> None:
+        """Keep the descriptor open until `end`."""
+        self._file = self.sock.makefile("rb", buffering=0)
+
     def send(self, sock: socket.socket) -> tuple[bool | None, bool | None]:
         """`send_close_notify`; `sock` is another object for the same descriptor."""
-        return send_close_notify(self._sock)
+        return send_close_notify(self.sock)
 
     def end(self) -> None:
         """Take the descriptor and the session out of the caller's object; it stays open."""
-        detach_session(self._sock)
-        self._file.close()
-
-
-def detach_session(sock: socket.socket) -> None:
-    """Take the descriptor and the session out of a socket object; the descriptor stays open."""
-    if isinstance(sock, _socket.socket):
-        sock.detach()
-    else:
-        type(sock).detach(sock)
-    forget_session(sock)
+        sock = self.sock
+        if isinstance(sock, _socket.socket):
+            sock.detach()
+        else:
+            type(sock).detach(sock)
+        _forget(sock)
+        if self._file is not None:
+            self._file.close()
+        vars(sock).pop(_CLAIM, None)
 
 
 class LastRecords:
@@ -239,7 +252,7 @@ class LastRecords:
         return self._notified, self.peer_notified
 
 
-def forget_session(sock: socket.socket) -> None:
+def _forget(sock: socket.socket) -> None:
     """Take the TLS session out of a closed socket object.
 
     OpenSSL keeps the number of the descriptor and would use it, although another object may have it.
