@@ -241,6 +241,7 @@ _TELL: dict[str, Callable[[Teardown, Any, int], Step]] = {
     "cleared": lambda machine, value, now: machine.cleared(now),
     "woke": lambda machine, value, now: machine.woke(now, readable=value),
     "cannot watch": lambda machine, value, now: machine.cannot_watch(now),
+    "cannot wait": lambda machine, value, now: machine.cannot_wait(now),
     "time is up": lambda machine, value, now: machine.time_is_up(now, LingerPolicy.ABORT),
 }
 
@@ -279,8 +280,10 @@ def reports_of(case: Case, seen: Seen, machine: Teardown) -> Iterator[tuple[str,
             yield ("cleared", None)
         case Step.WAIT_ACK:
             yield from (("woke", True), ("woke", False), ("cannot watch", None))
-        case _:
+        case Step.PAUSE:
             yield ("woke", True)
+        case _:
+            yield from (("woke", True), ("cannot wait", None))
 
 
 def _shown_next(case: Case, seen: Seen) -> tuple[TcpState | None, ...]:
@@ -309,6 +312,7 @@ ANY_REPORT: tuple[tuple[str, Any], ...] = (
     ("woke", True),
     ("woke", False),
     ("cannot watch", None),
+    ("cannot wait", None),
     ("time is up", None),
 )
 

@@ -7,6 +7,7 @@ import ssl
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 import trio
 from anyio.abc import SocketStream
@@ -101,7 +102,7 @@ async def test_a_close_notify_after_the_peers_fin_is_reported_only_if_it_goes_ou
         send_fin(peer)
         await_fin(loop.raw(stream))
         for _ in range(10):  # the transport reads it, too
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         with meanwhile(read_raw_and_close, peer) as received:
             result = await loop.module.graceful_close(stream, timeout=PATIENCE)
         notified = is_one_close_notify(last_record(received[0]), version_of(kind))

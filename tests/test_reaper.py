@@ -1997,6 +1997,19 @@ peer.close()
 future.result(PATIENCE)
 in_flight(reaper)
 """,
+    "a peer that never stops sending": """
+reaper = Reaper(timeout=60, idle_timeout=0.3)
+ours, peer = socket.socketpair()
+def trickle():
+    try:
+        while True:
+            peer.send(b"more")
+            time.sleep(0.01)
+    except OSError:
+        pass
+threading.Thread(target=trickle, daemon=True).start()
+reaper.submit(ours)
+""",
     "os._exit()": """
 reaper = Reaper()
 in_flight(reaper)

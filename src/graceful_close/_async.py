@@ -211,11 +211,13 @@ class Multiplexer:
             self.closes.turn(0)
             self.schedule()
 
-    def _ended(self, close: Pending, outcome: CloseResult | Exception) -> None:
+    # Not a method of the object: the selector is closed with the event loop, without a cycle.
+    @classmethod
+    def _ended(cls, close: Pending, outcome: CloseResult | Exception) -> None:
         close = cast("TaskClose", close)
         close.outcome = outcome
         if close.waiter is not None:
-            self.wake(close)
+            cls.wake(close)
 
     def look_on_time(self) -> None:
         """`look`, after the timer; the event loop calls this."""
@@ -247,7 +249,8 @@ class Multiplexer:
         """Sleep until `wake` is called for this close."""
         raise NotImplementedError
 
-    def wake(self, close: TaskClose) -> None:
+    @staticmethod
+    def wake(close: TaskClose) -> None:
         """End the sleep of the task that waits for a close."""
         raise NotImplementedError
 

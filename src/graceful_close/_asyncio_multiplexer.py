@@ -39,6 +39,11 @@ def _nothing() -> None:
     """A weak reference to nothing."""
 
 
+def _look_on_time(mux: ref[LoopMultiplexer]) -> None:
+    if (here := mux()) is not None:
+        here.look_on_time()
+
+
 class LoopMultiplexer(Multiplexer):
     """The closes of a loop that has `add_reader()`.
 
@@ -62,7 +67,8 @@ class LoopMultiplexer(Multiplexer):
         close.waiter = asyncio.get_running_loop().create_future()
         await close.waiter
 
-    def wake(self, close: TaskClose) -> None:
+    @staticmethod
+    def wake(close: TaskClose) -> None:
         wake(close.waiter)
 
     def look_on_time(self) -> None:
@@ -72,4 +78,5 @@ class LoopMultiplexer(Multiplexer):
     def set_timer(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.look_on_time)
+        # Weak: only the loop has the multiplexer, so that the selector is closed with the loop.
+        self._timer = asyncio.get_running_loop().call_later(seconds, _look_on_time, ref(self))

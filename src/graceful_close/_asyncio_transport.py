@@ -277,9 +277,11 @@ class TransportTakeover(asyncio.Protocol):
     @cached_property
     def _goodbyes(self) -> tuple[bool, bool | None]:
         """After the transport's end: whether close_notify was created, and the peer's was read."""
-        assert self._session is not None
+        session = self._session
+        if session is None:
+            return False, None
         # In this order: OpenSSL creates a close_notify when it is asked for the peer's.
-        return _has_said_goodbye(self._session), _has_heard_goodbye(self._session)
+        return _has_said_goodbye(session), _has_heard_goodbye(session)
 
     def _peer_has_ended(self) -> bool:
         """Whether the peer's FIN has arrived, which makes the transport end by itself."""

@@ -361,7 +361,7 @@ class Connection:
 
         Args:
             step: The wait.
-            error: The error of the wait, if it failed.
+            error: The error of the wait, if it failed. Only EBADF concerns the connection.
             readable: As for `Teardown.woke`.
         """
         now = monotonic()
@@ -371,7 +371,9 @@ class Connection:
             return self.machine.woke(now, readable=readable)
         if step is WAIT_ACK:
             return self.machine.cannot_watch(now)
-        return self.machine.failed(error, now)
+        if error_kind(error) is ErrorKind.CLOSED:
+            return self.machine.failed(error, now)
+        return self.machine.cannot_wait(now)
 
     def _send_close_notify(self, sock: socket.socket) -> tuple[bool | None, bool | None]:
         close_notify = self.close_notify

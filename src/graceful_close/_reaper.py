@@ -110,10 +110,10 @@ class Reaper:
 
     The thread is a daemon, because the interpreter waits for other threads before it could stop
     this one. At interpreter exit, and at the end of a multiprocessing worker, the Reaper is closed
-    as by `close()`: pending connections get the rest of their time. If no thread can be started (a
-    process limit, no memory, a subinterpreter, the exit itself), `submit` closes the connection
-    before it returns, and waits for the peer as `graceful_close` does. A non-blocking socket is then
-    closed without waiting.
+    as by `close(idle_timeout)`: the exit takes 5 seconds at most, unless `idle_timeout` is another.
+    To wait longer, call `close()` before. If no thread can be started (a process limit, no memory, a
+    subinterpreter, the exit itself), `submit` closes the connection before it returns, and waits for
+    the peer as `graceful_close` does. A non-blocking socket is then closed without waiting.
 
     Args:
         timeout: The deadline of each connection in seconds, from its submission.
@@ -754,10 +754,10 @@ def _all_workers() -> list[_Worker]:
 
 
 def end_all() -> None:
-    """At interpreter exit: finish all Reapers together, each within its timeout."""
+    """At interpreter exit: finish all Reapers together, each as long as a peer may be silent."""
     workers = _all_workers()
     for worker in workers:
-        worker.end(worker.options.timeout)
+        worker.end(min(worker.options.timeout, worker.options.idle_timeout))
     for worker in workers:
         worker.join()
 

@@ -103,7 +103,12 @@ class Portable:
         if not self._selector.get_map():
             time.sleep(min(seconds, LONGEST_WAIT))  # all connections are in a pause
             return []
-        numbers = [key.fd for key, _ in self._selector.select(min(seconds, LONGEST_WAIT))]
+        try:
+            numbers = [key.fd for key, _ in self._selector.select(min(seconds, LONGEST_WAIT))]
+        except OSError:
+            # EINVAL: more descriptors than RLIMIT_NOFILE, which was lowered (poll(2)). ENOMEM.
+            time.sleep(min(seconds, _LOOK_EVERY))
+            numbers = list(self._selector.get_map())
         for number in numbers:
             self._selector.unregister(number)
         return [(number, True) for number in numbers]

@@ -618,6 +618,15 @@ class Teardown:
             return self._conclude()
         return self._let_the_peer_be_first(now) if self._peer_first_until else self._rest(now)
 
+    def cannot_wait(self, now: float) -> Step:
+        """No wait is available: a limit of the system (poll(2), epoll_ctl(2)). Poll after pauses."""
+        self._idle_wakes = _HOPELESS
+        if self._outcome:
+            return self._conclude()
+        if self._notifying:
+            return self._wait_for_room(now)
+        return self._let_the_peer_be_first(now) if self._peer_first_until else self._rest(now)
+
     def released(self, now: float, error: OSError | None = None) -> CloseResult:
         """The descriptor is released; `error` is the error of close(), if any.
 

@@ -61,7 +61,8 @@ class RunMultiplexer(Multiplexer):
         close.waiter = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(leave)
 
-    def wake(self, close: TaskClose) -> None:
+    @staticmethod
+    def wake(close: TaskClose) -> None:
         task, close.waiter = close.waiter, None
         trio.lowlevel.reschedule(task)
 
