@@ -12,7 +12,10 @@ import pytest
 
 import descriptors
 from drivers import THREADED, WAITING, Close, parts
-from graceful_close import CloseOutcome
+from graceful_close import (
+    CloseOutcome,
+    _future,  # noqa: F401  # the first Reaper loads it, which needs a descriptor
+)
 from streams import PATIENCE, connect, meanwhile
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")

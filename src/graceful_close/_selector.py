@@ -108,7 +108,7 @@ class Portable:
         except OSError:
             # EINVAL: more descriptors than RLIMIT_NOFILE, which was lowered (poll(2)). ENOMEM.
             time.sleep(min(seconds, _LOOK_EVERY))
-            numbers = list(self._selector.get_map())
+            numbers = [key.fd for key in self._selector.get_map().values()]
         for number in numbers:
             self._selector.unregister(number)
         return [(number, True) for number in numbers]
