@@ -411,3 +411,96 @@ with GracefulListener(("127.0.0.1", 0)) as listener:
 print("well")
 """
     assert run("--", sys.executable, "-c", program).stdout == "well\n"
+
+
+# --- connections with another holder --------------------------------------------------------------
+
+PASSED_ON = {
+    "by multiprocessing": """
+import multiprocessing
+def serve(pipe):
+    connection = pipe.recv()
+    connection.sendall(b"hello " + connection.recv(100))
+if __name__ == "__main__":
+    near, far = multiprocessing.Pipe()
+    context = multiprocessing.get_context("spawn")
+    worker = context.Process(target=serve, args=(far,))
+    worker.start()
+    near.send(accept())
+    worker.join()
+""",
+    "by send_fds": """
+near, far = socket.socketpair()
+if os.fork() == 0:
+    near.close()
+    _, [number], _, _ = socket.recv_fds(far, 10, 1)
+    far.recv(1)  # the parent has closed its own
+    with socket.socket(fileno=number) as connection:
+        connection.sendall(b"hello " + connection.recv(100))
+    os._exit(0)
+connection = accept()
+socket.send_fds(near, [b"."], [connection.fileno()])
+connection.close()
+near.send(b".")
+os.wait()
+""",
+    "to a subprocess": """
+connection = accept()
+child = subprocess.Popen(
+    [sys.executable, "-c", "print('hello', input())"], stdin=connection, stdout=connection
+)
+connection.close()
+child.wait()
+""",
+}
+
+
+@pytest.mark.parametrize("how", PASSED_ON)
+def test_a_connection_that_is_passed_to_another_process_is_served_there(
+    how: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, socket, subprocess, sys\n"
+        "def accept():\n"
+        "    with socket.create_server(('127.0.0.1', 0)) as listener:\n"
+        "        print(listener.getsockname()[1], flush=True)\n"
+        "        return listener.accept()[0]\n" + PASSED_ON[how]
+    )
+    command = [*RUN, "--", sys.executable, str(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client,
+            client.makefile("rb") as reader,
+        ):
+            client.sendall(b"you\n")
+            assert reader.readline() == b"hello you\n"
+    assert process.returncode == 0
+
+
+def test_a_client_of_tls_is_as_it_was() -> None:
+    program = (
+        "import socket, ssl\n"
+        "kind = ssl.SSLContext.sslsocket_class\n"
+        "client = ssl.create_default_context().wrap_socket(\n"
+        "    socket.socket(), server_hostname='x', do_handshake_on_connect=False)\n"
+        "assert type(client) is kind and not client.closes_gracefully()\n"
+    )
+    subprocess.run([*RUN, "--", sys.executable, "-c", program], check=True)
+
+
+def test_exit_at_sigterm_works_in_the_command() -> None:
+    program = (
+        "import signal, graceful_close\n"
+        "graceful_close.exit_at_sigterm()\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "finally:\n"
+        "    print('at the end')\n"
+    )
+    ran = subprocess.run(
+        [*RUN, "--", sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "at the end\n"

@@ -1,7 +1,9 @@
 """The replacements that `python -m graceful_close run` makes in each Python process of a command.
 
 They concern `socket.socket.accept`, the class of server-side TLS sockets, `uvloop.Loop`, and the
-default action of SIGTERM. Importing this module changes nothing; `begin()` makes the replacements.
+default action of SIGTERM. A connection that the program passes to another process closes plainly, so
+`socket.socket.sendmsg` and `subprocess.Popen` are wrapped, too. Importing this module changes nothing;
+`begin()` makes the replacements.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import threading
 from importlib import import_module
 
 from ._environment import options_from_environment
-from ._listener import accept_for, graceful_ssl_socket
+from ._listener import Accepted, accept_for, graceful_ssl_socket, others_may_hold
 from ._reaper import Reaper, end_all
+from ._signals import STAND_INS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,12 +55,21 @@ def begin() -> None:
 
         uvloop.Loop = graceful_loop(uvloop.Loop, **options)  # type: ignore[attr-defined]
 
-    _when_imported({"ssl": change_ssl, "uvloop": change_uvloop})
+    _replace_sendmsg()
+    _when_imported(
+        {
+            "ssl": change_ssl,
+            "uvloop": change_uvloop,
+            "subprocess": _change_subprocess,
+            "multiprocessing.reduction": _change_reduction,
+        }
+    )
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     ):
         signal.signal(signal.SIGTERM, _die_when_all_are_closed)
+        STAND_INS.append(_die_when_all_are_closed)
 
 
 def _replace_accept(reaper: Reaper) -> None:
@@ -82,6 +94,59 @@ def _is_served(listener: socket.socket) -> bool:
     return trio is None or not (in_trio is None or in_trio())
 
 
+# --- connections that another process gets -------------------------------------------------------
+
+
+def _replace_sendmsg() -> None:
+    """Close plainly what may have been passed to another process (SCM_RIGHTS, unix(7))."""
+    if not hasattr(_Stock, "sendmsg"):
+        return
+    sendmsg = _Stock.sendmsg
+
+    def sendmsg_and_share(self: socket.socket, *args: Any) -> int:
+        if len(args) > 1 and args[1]:  # ancillary data
+            others_may_hold()
+        return sendmsg(self, *args)
+
+    sendmsg_and_share.__doc__ = sendmsg.__doc__
+    _Stock.sendmsg = sendmsg_and_share  # type: ignore[method-assign, assignment]
+
+
+def _change_subprocess(subprocess: Any) -> None:
+    """Close plainly what a child gets as its stdin, stdout or stderr."""
+    start = subprocess.Popen.__init__
+
+    def share_and_start(self: object, *args: Any, **more: Any) -> None:
+        streams = [*args, *map(more.get, ("stdin", "stdout", "stderr"))]
+        if more.get("pass_fds") or any(type(one) is int and one > 2 for one in streams):
+            others_may_hold()  # numbers; which connections these are is not known
+        for stream in streams:
+            if isinstance(stream, Accepted):
+                stream.share()
+        start(self, *args, **more)
+
+    share_and_start.__wrapped__ = start  # type: ignore[attr-defined]  # for inspect
+    subprocess.Popen.__init__ = share_and_start
+
+
+def _change_reduction(reduction: Any) -> None:
+    """Let multiprocessing pass a connection on, as it does with a socket."""
+
+    def reduce(sock: Accepted) -> tuple[Any, ...]:
+        sock.share()
+        number = reduction.DupFd(sock.fileno())
+        return _rebuild, (number, int(sock.family), int(sock.type), sock.proto)
+
+    reduction.register(Accepted, reduce)
+
+
+def _rebuild(number: Any, family: int, kind: int, protocol: int) -> socket.socket:
+    return socket.socket(family, kind, protocol, number.detach())
+
+
+# --- SIGTERM --------------------------------------------------------------------------------------
+
+
 def _die_when_all_are_closed(number: int, frame: FrameType | None) -> None:
     """End the process as the default of SIGTERM does, but finish the pending closes first."""
     if _hands_over(frame):
@@ -93,6 +158,7 @@ def _die_when_all_are_closed(number: int, frame: FrameType | None) -> None:
     end_all()
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
+    os._exit(128 + number)  # PID 1, for which the kernel ignores the default action
 
 
 def _hands_over(frame: FrameType | None) -> bool:

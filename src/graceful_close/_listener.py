@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import selectors
 import socket
@@ -10,8 +11,8 @@ import sys
 
 from ._close_all import close_all_on
 from ._options import Options, require_known
-from ._reaper import Reaper, hand_over
-from ._sockets import require_stream
+from ._reaper import Reaper, hand_over, release_descriptors
+from ._sockets import plain_dup, require_stream
 from ._tls import send_close_notify, speaks_tls
 
 TYPE_CHECKING = False
@@ -37,18 +38,21 @@ _STOCK = issubclass(_Base, _socket.socket)
 _native_family = _socket.socket.family.__get__
 _native_type = _socket.socket.type.__get__
 
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+
 # The number of forks of this process and its ancestors. A connection that was accepted before the
 # last fork has two holders, and it is not known which of them serves it.
 _forks = 0
 
 
-def _forked() -> None:
+def others_may_hold() -> None:
+    """From now on, the connections that are accepted now may have other holders."""
     global _forks  # noqa: PLW0603
     _forks += 1
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_parent=_forked, after_in_child=_forked)
+    os.register_at_fork(after_in_parent=others_may_hold, after_in_child=others_may_hold)
 
 
 class GracefulListener(socket.socket):
@@ -96,13 +100,13 @@ class GracefulListener(socket.socket):
         `dup()` of an accepted socket returns a plain socket. The connection then has two holders,
         and both close it plainly. `detach()` releases the descriptor; `SSLContext.wrap_socket`
         does so, too (see `tls`). A program that passes on the number of the descriptor
-        (socket.fromfd, socket.send_fds) must call one of the two first, because close() ends the
-        connection for every holder. Pickling raises TypeError.
+        (socket.fromfd, socket.send_fds, subprocess) must call one of the two first, because close()
+        ends the connection for every holder. Pickling raises TypeError.
 
-        `shutdown(SHUT_RDWR)` does not wake a thread that waits in recv(); the peer's FIN does.
-        SHUT_RD would wake the thread, but Linux then answers further input with RST
-        (tcp_rcv_state_process(), FIN_WAIT1 and 2), and the reply is lost. A server that must wake
-        its readers when it stops calls `socket.socket.shutdown(sock, socket.SHUT_RDWR)`.
+        `shutdown(SHUT_RDWR)` wakes a thread that waits in recv() at the peer's FIN, or when the
+        Reaper gives up. An immediate SHUT_RD would destroy the reply, because Linux then answers
+        further input with RST (tcp_rcv_state_process(), FIN_WAIT1 and 2). A server that must wake
+        its readers when it stops calls `shutdown(SHUT_RD)`.
 
         The listener has no effect on code that takes its descriptor and does not call accept().
         Event loops other than asyncio's own (uvloop, rloop), trio and eventlet raise TypeError.
@@ -296,16 +300,37 @@ class _GracefulClose(Socket):
         """Let this Reaper close the connection, which was just accepted."""
         self._reaper, self._forks, self._peer = reaper, _forks, peer
 
+    def closes_gracefully(self) -> bool:
+        """Whether close() moves the connection to the Reaper."""
+        return self._reaper is not None and self._forks == _forks
+
+    def share(self) -> None:
+        """Let close() be a plain one from now on, because the connection has another holder."""
+        self._reaper = None
+
     def shutdown(self, how: int) -> None:
-        """Send our FIN if writing should end. Reading continues until the close."""
-        if how != socket.SHUT_RD:
-            super().shutdown(socket.SHUT_WR if how == socket.SHUT_RDWR else how)
+        """As for any socket, but SHUT_RDWR does not destroy a reply if further input arrives.
+
+        It sends our FIN, and the Reaper reads and discards the input until the peer's FIN.
+        """
+        if how != socket.SHUT_RDWR or not self.closes_gracefully():
+            super().shutdown(how)
+            return
+        super().shutdown(socket.SHUT_WR)
+        try:
+            twin = plain_dup(self)
+        except OSError:
+            return  # EMFILE: a thread that waits in recv() is not woken before the close
+        if hand_over(twin, self._reaper, self._peer):  # type: ignore[arg-type]
+            self.share()
+        else:
+            twin.close()
 
     def dup(self) -> Self:
         """Return a plain socket for the same connection. Neither close ends it for both then."""
         plain: Any = socket.fromfd(self.fileno(), self.family, self.type, self.proto)
         plain.settimeout(self.gettimeout())
-        self._reaper = None
+        self.share()
         return plain  # type: ignore[no-any-return]
 
     def _real_close(self, *args: Any) -> None:
@@ -313,11 +338,11 @@ class _GracefulClose(Socket):
         # library's own subclass, SSLSocket, overrides it, too: close() alone does not know whether
         # a makefile() object is still open.
         reaper = self._reaper
-        if reaper is None or self._forks != _forks or not hand_over(self, reaper, self._peer):
+        if not (reaper and self.closes_gracefully() and hand_over(self, reaper, self._peer)):
             super()._real_close(*args)  # type: ignore[misc]
 
 
-class _Accepted(_GracefulClose, _Base):
+class Accepted(_GracefulClose, _Base):
     """The class of accepted sockets."""
 
     __slots__ = ("_forks", "_peer", "_reaper")
@@ -327,7 +352,7 @@ def accept_for(listener: socket.socket, reaper: Reaper) -> tuple[socket.socket, 
     """Accept a connection that is the Reaper's when it is closed; see `GracefulListener.accept`."""
     if not _STOCK:
         plain, address = _Base.accept(listener)
-        accepted = _Accepted(plain.family, plain.type, plain.proto, plain.detach())
+        accepted = Accepted(plain.family, plain.type, plain.proto, plain.detach())
         accepted.close_by(reaper, address)
         return accepted, address
     if socket.socket is not _Base and not issubclass(socket.socket, _socket.socket):
@@ -335,8 +360,13 @@ def accept_for(listener: socket.socket, reaper: Reaper) -> tuple[socket.socket, 
     # The steps of socket.accept() at two thirds of its cost: accept() creates enum members for the
     # family and the type of each connection, and an object of another class.
     stock: Any = listener
-    number, address = stock._accept()
-    accepted = _Accepted(
+    try:
+        number, address = stock._accept()
+    except OSError as error:
+        if error.errno in _NO_DESCRIPTOR:
+            release_descriptors(reaper)  # a plain close() would have released them
+        raise
+    accepted = Accepted(
         _native_family(listener), _native_type(listener), listener.proto, number
     )
     accepted.close_by(reaper, address)
@@ -358,20 +388,21 @@ def graceful_ssl_socket(by: Reaper) -> type[ssl.SSLSocket]:
             self._forks = _forks
             return self
 
+        def closes_gracefully(self) -> bool:
+            # Not a client's, and not the listening socket itself.
+            return self.server_side and super().closes_gracefully() and _has_peer(self)
+
         def shutdown(self, how: int) -> None:
-            if how != socket.SHUT_RD:
-                # ssl's shutdown() drops the session, and the stream would be truncated.
+            # ssl's shutdown() drops the session, and the stream would be truncated.
+            if self.closes_gracefully():
+                if how == socket.SHUT_RD:
+                    socket.socket.shutdown(self, how)
+                    return
                 try:
                     send_close_notify(self)
                 except OSError:
                     pass  # no room, or no connection: shutdown() reports it
             super().shutdown(how)
-
-        def _real_close(self, *args: Any) -> None:
-            if self.server_side and _has_peer(self):
-                super()._real_close(*args)
-            else:  # a client's, or the listening socket itself
-                ssl.SSLSocket._real_close(self, *args)  # type: ignore[attr-defined]
 
     return GracefulSSLSocket
 

@@ -125,7 +125,8 @@ class Reaper:
         max_sockets: The largest number of pending connections, 1 or more. None: half of the
             descriptors that the process may have (RLIMIT_NOFILE), or 10,000 without a limit.
         on_overflow: With more than `max_sockets` pending, the oldest connection is closed as at its
-            deadline, with this policy instead of `on_timeout`.
+            deadline, with this policy instead of `on_timeout`. If the accept() of a GracefulListener
+            finds no free descriptor (EMFILE), the older half of the connections is.
         on_close: Called with the result of every connection, in the Reaper's thread. `peer` of the
             result is the peer's address, if it is known. `threading.excepthook` reports its
             exceptions. New in 0.2.
@@ -300,6 +301,7 @@ class _Worker:
         self._busy: dict[int, bool] = {}  # the threads that are opening or closing descriptors
         self._forking = False
         self._asleep = False
+        self._short_of_descriptors = False
         self._turn_began = math.inf
         self._end_at = math.inf  # finite: the deadline of all connections
         self._all_closed = threading.Lock()  # free when the thread's last connection is closed
@@ -343,8 +345,8 @@ class _Worker:
     def _drop(self, dropped: list[Pending], sock: socket.socket | None = None) -> None:
         """Close immediately, after a bug or an interrupt."""
         for pending in dropped:
+            self.pending.pop(id(pending), None)  # first, because abandon() may raise again
             pending.abandon(sock)
-            self.pending.pop(id(pending), None)
 
     def _have_it_served(self, waits: bool) -> None:
         if not self._threads and not self._start():
@@ -463,6 +465,12 @@ class _Worker:
             except OSError:
                 pass  # EWOULDBLOCK: enough bytes are pending. EBADF: closed
 
+    def release_descriptors(self) -> None:
+        """End the older half of the connections soon, because the process needs descriptors."""
+        if self.pending:
+            self._short_of_descriptors = True
+            self.wake()
+
     def end(self, seconds: float) -> None:
         """Finish all connections within `seconds`."""
         self._end_at = min(self._end_at, monotonic() + seconds)
@@ -566,7 +574,11 @@ class _Worker:
             # The peer's FIN has often arrived by now, and a poll costs less than a wait.
             loop.add(pending, DRAIN if step is WAIT_READABLE else step)
         loop.serve(events, math.inf)
-        for _ in range(len(loop) - self._max_sockets):
+        too_many = len(loop) - self._max_sockets
+        if self._short_of_descriptors:
+            self._short_of_descriptors = False
+            too_many = max(too_many, (len(loop) + 1) // 2)
+        for _ in range(too_many):
             self.tally.add("overflowed")
             loop.hurry(loop.oldest(), self._on_overflow)
         if monotonic() >= self._end_at:
@@ -700,6 +712,11 @@ def _call(callback: Callable[[Any], object], outcome: object) -> None:
         threading.excepthook(
             threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))
         )
+
+
+def release_descriptors(reaper: Reaper) -> None:
+    """Let a Reaper end its oldest connections, because no descriptor is free."""
+    reaper._worker.release_descriptors()  # pyright: ignore[reportPrivateUsage]
 
 
 def hand_over(sock: socket.socket, reaper: Reaper, peer: object = None) -> bool:

@@ -14,6 +14,9 @@ _SAME_ORDER = 1.0
 
 _ordered_at = -math.inf
 
+# Handlers that end the process as SIG_DFL does.
+STAND_INS: list[object] = []
+
 
 def exit_at_sigterm() -> None:
     """Make SIGTERM end the program like `sys.exit()`, so that pending closes are finished.
@@ -45,7 +48,8 @@ def exit_at_sigterm() -> None:
     """
     import signal  # not with the package, because the import creates enums of all signals
 
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is signal.SIG_DFL or handler in STAND_INS:
         signal.signal(signal.SIGTERM, _exit)
 
 
