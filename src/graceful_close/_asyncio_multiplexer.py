@@ -79,4 +79,5 @@ class LoopMultiplexer(Multiplexer):
         if self._timer is not None:
             self._timer.cancel()
         # Weak: only the loop has the multiplexer, so that the selector is closed with the loop.
-        self._timer = asyncio.get_running_loop().call_later(seconds, _look_on_time, ref(self))
+        here: ref[LoopMultiplexer] = ref(self)
+        self._timer = asyncio.get_running_loop().call_later(seconds, _look_on_time, here)

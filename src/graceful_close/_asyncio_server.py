@@ -17,7 +17,7 @@ from ._asyncio_transport import (
 )
 from ._loop import Pending
 from ._options import Options
-from ._reaper import Reaper, hand_over, leave_to, set_to_abort
+from ._reaper import Reaper, hand_over, leave_to, set_to_abort, stop
 from ._sockets import plain_dup
 from ._step import FLUSH
 
@@ -228,10 +228,14 @@ class _Closes:
             await asyncio.wait(self._flushing)
         # A Reaper's close() waits for all its connections. Later connections go to a new Reaper.
         ending, self._reaper = self._reaper, Reaper(**self._given)
-        if len(ending):
-            await asyncio.get_running_loop().run_in_executor(None, ending.close)
-        else:
+        if not len(ending):
             ending.close()
+            return
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, stop, ending)
+        except asyncio.CancelledError:
+            ending.close(0)  # or the end of the loop would wait for the thread
+            raise
 
 
 def _is_running() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _socket
-import errno
 import os
 import selectors
 import socket
@@ -11,7 +10,7 @@ import sys
 
 from ._close_all import close_all_on
 from ._options import Options, require_known
-from ._reaper import Reaper, hand_over, release_descriptors
+from ._reaper import Reaper, after_failed_accept, hand_over
 from ._sockets import plain_dup, require_stream
 from ._tls import send_close_notify, speaks_tls
 
@@ -37,8 +36,6 @@ _STOCK = issubclass(_Base, _socket.socket)
 
 _native_family = _socket.socket.family.__get__
 _native_type = _socket.socket.type.__get__
-
-_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 # The number of forks of this process and its ancestors. A connection that was accepted before the
 # last fork has two holders, and it is not known which of them serves it.
@@ -363,8 +360,7 @@ def accept_for(listener: socket.socket, reaper: Reaper) -> tuple[socket.socket, 
     try:
         number, address = stock._accept()
     except OSError as error:
-        if error.errno in _NO_DESCRIPTOR:
-            release_descriptors(reaper)  # a plain close() would have released them
+        after_failed_accept(error, reaper)
         raise
     accepted = Accepted(
         _native_family(listener), _native_type(listener), listener.proto, number

@@ -54,6 +54,11 @@ class Options:
         self.peer_first: Final = require_seconds("peer_first", peer_first)
 
     @property
+    def longest_silence(self) -> float:
+        """For how many seconds at most a peer may send and acknowledge nothing."""
+        return min(self.timeout, self.idle_timeout)
+
+    @property
     def limit(self) -> float:
         """`drain_limit` as a number; infinite if it is None."""
         return math.inf if self.drain_limit is None else self.drain_limit

@@ -31,6 +31,7 @@ closes the connections in the queue itself.
 from __future__ import annotations
 
 import atexit
+import errno
 import math
 import mmap
 import os
@@ -714,9 +715,18 @@ def _call(callback: Callable[[Any], object], outcome: object) -> None:
         )
 
 
-def release_descriptors(reaper: Reaper) -> None:
-    """Let a Reaper end its oldest connections, because no descriptor is free."""
-    reaper._worker.release_descriptors()  # pyright: ignore[reportPrivateUsage]
+def after_failed_accept(error: OSError, reaper: Reaper) -> None:
+    """If no descriptor was free, let the Reaper end its oldest connections.
+
+    A plain close() would have released their descriptors.
+    """
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        reaper._worker.release_descriptors()  # pyright: ignore[reportPrivateUsage]
+
+
+def stop(reaper: Reaper) -> None:
+    """Close a Reaper because its server stops, within the time that an exit takes."""
+    reaper.close(reaper._worker.options.longest_silence)  # pyright: ignore[reportPrivateUsage]
 
 
 def hand_over(sock: socket.socket, reaper: Reaper, peer: object = None) -> bool:
@@ -774,7 +784,7 @@ def end_all() -> None:
     """At interpreter exit: finish all Reapers together, each as long as a peer may be silent."""
     workers = _all_workers()
     for worker in workers:
-        worker.end(min(worker.options.timeout, worker.options.idle_timeout))
+        worker.end(worker.options.longest_silence)
     for worker in workers:
         worker.join()
 

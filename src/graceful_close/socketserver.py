@@ -7,7 +7,7 @@ import socket
 import socketserver
 
 from ._blocking import abort_on
-from ._reaper import Reaper, hand_over
+from ._reaper import Reaper, after_failed_accept, hand_over, stop
 from ._sockets import is_stream
 from ._tls import speaks_tls
 
@@ -33,7 +33,8 @@ class GracefulMixIn(Server):
     The mixin overrides the documented `shutdown_request`: the connection moves to a Reaper, so that
     the thread that served it is free immediately. Then `close_request` is called as usual. If the
     overridden `shutdown_request` is not the standard library's, it is called instead, with a closed
-    request. `server_close` waits for the pending connections, at most the Reaper's `timeout`.
+    request. `server_close` waits for the pending connections, as an exit does (see `Reaper`): 5
+    seconds at most, unless the Reaper's `idle_timeout` is another.
 
     A handler that raises may have written half a reply. Its connection is reset, so that the client
     does not take the half for a whole reply. If a server sets SO_LINGER {1, 0} on a request, the
@@ -63,8 +64,15 @@ class GracefulMixIn(Server):
         """Accept a connection; after a failed TLS handshake the client reads the alert."""
         server: Any = self
         listener: Any = server.socket
-        if not speaks_tls(listener):
-            return super().get_request()
+        try:
+            if not speaks_tls(listener):
+                return super().get_request()
+            return self._get_tls_request(listener)
+        except OSError as error:
+            after_failed_accept(error, self.reaper)
+            raise
+
+    def _get_tls_request(self, listener: Any) -> tuple[Any, Any]:
         # The steps of SSLSocket.accept(), except after a failed handshake: SSLSocket.accept() closes
         # with unread input, and the RST overtakes the alert.
         plain, address = socket.socket.accept(listener)
@@ -135,8 +143,8 @@ class GracefulMixIn(Server):
         return failed
 
     def server_close(self) -> None:
-        """Close the listening socket, and wait for the pending connections."""
+        """Close the listening socket, and wait for the pending connections as an exit does."""
         try:
             super().server_close()
         finally:
-            self.reaper.close()
+            stop(self.reaper)
