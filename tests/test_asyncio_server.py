@@ -23,7 +23,7 @@ from certificates import NAME, client_context, server_context
 from event_loops import LOOPS
 from graceful_close import CloseOutcome, GracefulListener, LingerPolicy, set_linger
 from graceful_close.asyncio import graceful_close, graceful_factory, graceful_loop
-from streams import PATIENCE, await_fin, ends_in_reset, read_all, reset
+from streams import PATIENCE, await_fin, await_reset, ends_in_reset, read_all, reset
 from test_asyncio import KINDS, TLS, in_thread, read_then_close, run_in, upload_then_read
 
 REPLY = b"reply" * 13_107
@@ -110,6 +110,23 @@ async def served(
 
 
 # --- the purpose --------------------------------------------------------------------------
+
+
+@in_each_loop
+def test_a_server_whose_wait_is_cancelled_ends_its_closes(loop: str) -> None:
+    async def test() -> None:
+        async with served("tcp") as (server, made, connect):
+            client = await in_thread(connect)
+            protocol = await made.get()
+            protocol.transport.close()
+            await in_thread(lambda: client.recv(1))  # our FIN
+            server.close()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(server.wait_closed(), 0.05)
+            await in_thread(client.sendall, b"more")  # which is answered with RST
+            await in_thread(await_reset, client)
+
+    run_in(GRACEFUL[loop], test())
 
 
 @of_each_kind

@@ -8,20 +8,23 @@ import gc
 import os
 import pickle
 import socket
+import socketserver
 import ssl
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import descriptors
 from certificates import NAME, client_context, server_context
 from graceful_close import (
     CloseOutcome,
@@ -31,6 +34,7 @@ from graceful_close import (
     graceful_close,
     set_linger,
 )
+from graceful_close.socketserver import GracefulMixIn
 from soak_listener import soak
 from streams import (
     PATIENCE,
@@ -43,7 +47,11 @@ from streams import (
     read_all,
 )
 
+if TYPE_CHECKING:
+    from graceful_close import ReaperOptions
+
 UPLOAD = bytes(300_000)
+FOREVER: ReaperOptions = {"timeout": 4 * PATIENCE, "idle_timeout": None}
 
 
 @contextmanager
@@ -258,6 +266,35 @@ def test_a_reader_in_another_thread_is_woken_by_shut_rd(
             accepted.shutdown(socket.SHUT_RD)
         assert read == [b""], "and the client has not closed"
         client.close()
+
+
+class Served(GracefulMixIn, socketserver.TCPServer):
+    reaper_options = FOREVER
+
+
+@pytest.mark.parametrize("kind", ["GracefulListener", "GracefulMixIn"])
+def test_an_accept_without_a_descriptor_ends_the_older_half_of_the_pending_closes(
+    kind: str,
+) -> None:
+    handler = socketserver.BaseRequestHandler
+    with (
+        GracefulListener(("127.0.0.1", 0), **FOREVER) as listener,
+        Served(("127.0.0.1", 0), handler) as server,
+        ExitStack() as stack,
+    ):
+        reaper = listener.reaper if kind == "GracefulListener" else server.reaper
+        accept = listener.accept if kind == "GracefulListener" else server.get_request
+        listening = listener if kind == "GracefulListener" else server.socket
+        for _ in range(4):
+            stack.enter_context(client_of(listening))
+            reaper.submit(accept()[0])
+        stack.enter_context(client_of(listening))
+        with descriptors.none_left(), pytest.raises(OSError, match="open files"):
+            accept()
+        while len(reaper) > 2:
+            time.sleep(0.001)
+        assert reaper.overflowed == 2
+        reaper.close(0)
 
 
 # --- after the Reaper was closed ------------------------------------------------------------

@@ -8,9 +8,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from every_loop import Loop, on_every_loop
+from every_loop import EVERY, Loop, on, on_every_loop, pair
 from graceful_close import CloseOutcome, CloseResult
-from streams import PATIENCE, connect, read_all
+from streams import PATIENCE, connect, meanwhile, read_all
+from test_tls import read_raw_and_close
 
 
 @pytest.mark.parametrize("turns", range(4))
@@ -37,6 +38,29 @@ async def test_the_second_close_reports_that_the_stream_is_closed_already(
         CloseOutcome.PEER_CLOSED,
         CloseOutcome.ALREADY_CLOSED,
     }
+
+
+@pytest.mark.parametrize("turns", range(8))
+@on(EVERY, ["TLS 1.3"])
+async def test_it_does_so_while_the_first_ends_the_session_of_tls(
+    loop: Loop, kind: str, turns: int
+) -> None:
+    async with pair(loop, kind) as (stream, peer):
+        results: list[CloseResult] = []
+
+        async def close() -> None:
+            results.append(await loop.module.graceful_close(stream, timeout=PATIENCE))
+
+        with meanwhile(read_raw_and_close, peer):
+            async with anyio.create_task_group() as group:
+                group.start_soon(close)
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                await close()
+        assert {result.outcome for result in results} == {
+            CloseOutcome.PEER_CLOSED,
+            CloseOutcome.ALREADY_CLOSED,
+        }
 
 
 @on_every_loop

@@ -82,6 +82,8 @@ class End:
             if isinstance(below, TLSStream):
                 self.layers.append(below)
                 below = below.transport_stream
+                if isinstance(below, _Tap):  # another close collects the last records
+                    below = below.connection
             elif isinstance(below, BufferedByteStream) or _is_stapled_of_one(below):
                 self._wrappers.append(below)
                 below = below.receive_stream
@@ -95,7 +97,7 @@ class End:
         self.raw: socket.socket | None = None
         try:
             self.raw = below.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610 (no SQL)
-        except AttributeError:
+        except (AttributeError, ValueError):
             pass  # uvloop's transport has no socket when it has ended, and anyio reads the socket
 
     def take(self, close: TaskClose) -> Taken | None:
@@ -433,7 +435,8 @@ class _Tap(anyio.abc.ByteStream):
     session would also read more input, and input prevents close_notify.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
         self.heard = bytearray()
 
     @property
@@ -468,8 +471,8 @@ async def _last_records(layers: list[TLSStream]) -> LastRecords:
 
 async def _ask(session: TLSStream, above: bytes) -> LastRecordsOf:
     """The final records of one session, after the records of the session above."""
-    connection, tap = session.transport_stream, _Tap()
-    session.transport_stream = tap
+    connection = session.transport_stream
+    session.transport_stream = tap = _Tap(connection)
     try:
         # Input that was read from the connection and not yet from the session prevents close_notify:
         # unwrap() and aclose() fail (APPLICATION_DATA_AFTER_CLOSE_NOTIFY), and send nothing.

@@ -91,6 +91,8 @@ class Connection:
     Attributes:
         held: A list with the object that has the descriptor; empty before `begin`.
         machine: The state machine.
+        unflushed: Whether a makefile() object may hold unsent data; None before `begin`, which
+            searches for one unless a driver has done so.
         abort, borrowed, close_notify, flush, options, peer, stood: As above; a driver may set them
             until `begin`, and `close_notify` until the end of the flush.
     """
@@ -103,7 +105,6 @@ class Connection:
         "_one_of_many",
         "_session",
         "_state",
-        "_unflushed",
         "_view",
         "abort",
         "borrowed",
@@ -113,6 +114,7 @@ class Connection:
         "options",
         "peer",
         "stood",
+        "unflushed",
     )
 
     def __init__(
@@ -141,10 +143,10 @@ class Connection:
         self._state: TcpState | None = None
         self._machine: Teardown | None = None
         self._looked_in_vain = False
+        self.unflushed: bool | None = None
         self.held: list[socket.socket] = []
 
     _drain: Drain
-    _unflushed: bool
     _view: View
 
     @property
@@ -178,7 +180,8 @@ class Connection:
     def begin(self, sock: socket.socket) -> Step:
         """Take the descriptor; return the first step. LET_GO: the socket was already closed."""
         held = self.held
-        self._unflushed = not self.abort and has_open_writer(sock)
+        if self.unflushed is None:
+            self.unflushed = not self.abort and has_open_writer(sock)
         self._session = session = Session(sock) if speaks_tls(sock) else None
         tls = session is not None and not self.abort and sock.fileno() != -1
         if session is None:
@@ -198,7 +201,7 @@ class Connection:
 
     def begin_own(self, sock: socket.socket) -> Step:
         """`begin` with a plain object of the driver, which nothing else closes."""
-        self._unflushed = False
+        self.unflushed = False
         self.held.append(sock)
         return self._begin_held(tls=False)
 
@@ -276,7 +279,7 @@ class Connection:
             tls=tls,
             one_of_many=self._one_of_many,
             abort=self.abort,
-            unflushed=self._unflushed,
+            unflushed=bool(self.unflushed),
             flush=self.flush,
             stood=self.stood,
         )
@@ -419,7 +422,7 @@ class Connection:
                 monotonic() - self._now,
                 True if self._state is PEER_FIN else False if self._looked_in_vain else None,
                 error,
-                self._unflushed,
+                bool(self.unflushed),
                 self.peer,
             )
         if self.held:

@@ -299,7 +299,8 @@ class _GracefulClose(Socket):
 
     def closes_gracefully(self) -> bool:
         """Whether close() moves the connection to the Reaper."""
-        return self._reaper is not None and self._forks == _forks
+        # An object that a library made from the number of ours has no Reaper.
+        return getattr(self, "_reaper", None) is not None and self._forks == _forks
 
     def share(self) -> None:
         """Let close() be a plain one from now on, because the connection has another holder."""
@@ -334,8 +335,8 @@ class _GracefulClose(Socket):
         # socket.close() and the end of the last makefile() object call this method. The standard
         # library's own subclass, SSLSocket, overrides it, too: close() alone does not know whether
         # a makefile() object is still open.
-        reaper = self._reaper
-        if not (reaper and self.closes_gracefully() and hand_over(self, reaper, self._peer)):
+        graceful = self.closes_gracefully()
+        if not (graceful and hand_over(self, self._reaper, self._peer)):  # type: ignore[arg-type]
             super()._real_close(*args)  # type: ignore[misc]
 
 

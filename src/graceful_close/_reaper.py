@@ -192,10 +192,11 @@ class Reaper:
             RuntimeError: The Reaper is closed.
         """
         require_stream(sock)
-        if has_open_writer(sock):
+        unflushed = has_open_writer(sock)
+        if unflushed:
             warn_unflushed(stacklevel=2)
         future = self._new_future()
-        self._worker.submit(sock, future, None)
+        self._worker.submit(sock, future, None, unflushed=unflushed)
         return future
 
     def stats(self) -> dict[CloseOutcome, int]:
@@ -310,12 +311,20 @@ class _Worker:
 
     # --- in submitters ---
 
-    def submit(self, sock: socket.socket, future: CloseFuture | None, peer: object) -> None:
+    def submit(
+        self,
+        sock: socket.socket,
+        future: CloseFuture | None,
+        peer: object,
+        *,
+        unflushed: bool | None = None,
+    ) -> None:
         """`Reaper.submit`; the future is optional."""
         waits = sock.gettimeout() != 0
         if peer is None and self.on_close is not None:
             peer = peer_of(sock)
         pending = Pending(self.options, monotonic(), future, peer=peer)
+        pending.unflushed = unflushed
         key = id(pending)
         self.pending[key] = pending
         if self.closed:  # read after the line above, because close() waits for `pending`

@@ -9,7 +9,9 @@ close sequence runs on the dup. The module uses public interfaces only.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import stat
 from functools import partial
 from time import monotonic
 from typing import TypeVar
@@ -336,12 +338,19 @@ def _require_end(stream: object, *, waited_for: bool = True) -> End:
     sock = info_of(transport, "socket")
     # A TLS transport that has ended has no socket. A pipe never has one.
     ended = sock is None and transport.is_closing() and info_of(transport, "pipe") is None
-    if not ended and sock is None:
+    if not ended and (sock is None or _is_of_a_pipe(sock)):
         raise TypeError(f"a transport over a stream socket is needed, not {end!r}")
     tls = info_of(transport, "ssl_object") is not None
     if tls and waited_for and not can_watch(asyncio.get_running_loop()):
         raise NotImplementedError("TLS needs an event loop that has add_reader()")
     return transport
+
+
+def _is_of_a_pipe(sock: Any) -> bool:
+    """Whether this is no socket: uvloop's pipes have an object that claims to be one."""
+    if not type(sock).__module__.startswith("uvloop") or sock.fileno() == -1:
+        return False
+    return not stat.S_ISSOCK(os.fstat(sock.fileno()).st_mode)
 
 
 def _peer_of(end: End) -> object:

@@ -290,6 +290,8 @@ class _End:
             if _is_session(below):
                 self.layers.append(below)
                 below = below.transport_stream
+                if isinstance(below, _Tap):  # another close collects the last records
+                    below = below.connection
             elif _is_stapled_of_one(below):
                 below = below.send_stream
             else:
@@ -426,7 +428,8 @@ class _Tap(trio.abc.Stream):
     also continue to read, although unread data prevents its close_notify.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
         self.heard = bytearray()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -462,8 +465,8 @@ async def _ask(session: trio.SSLStream[Any], above: bytes) -> LastRecordsOf:
         session.version()
     except trio.NeedHandshakeError:
         return b"", None, None
-    connection, tap = session.transport_stream, _Tap()
-    session.transport_stream = tap
+    connection = session.transport_stream
+    session.transport_stream = tap = _Tap(connection)
     peers: bool | None = None
     try:
         for _ in range(_TURNS_TO_LEAVE):
