@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import math
 import socket
 import ssl
@@ -281,14 +282,20 @@ class Taken:
             self.flushed = True  # a stream of trio holds nothing
             return
         scope = anyio.move_on_after(seconds)
+        held = self.flushed is False
         try:
             with scope:
                 # Waits until the transport's buffer is empty, if the stream has a transport.
                 await self._end.stream.send(b"")
+                if held:
+                    await self._end.stream.send(
+                        b""
+                    )  # the wait also ends if another task closes it
         except anyio.BusyResourceError:
             self._cut_short = True
         except anyio.ClosedResourceError:
-            pass
+            if held:
+                self._failed(OSError(errno.ECONNABORTED, "another task closed the stream"))
         except RuntimeError:
             pass  # asyncio's transport after write_eof(); it flushes before its FIN
         except anyio.BrokenResourceError as error:
@@ -331,6 +338,8 @@ class Taken:
         if self.failure is not None:
             # A transport that has failed has discarded its bytes, and does not report how many.
             held = None if self.shared else 0
+            if self.failure.errno == errno.ECONNABORTED:
+                return machine.cut_short(held, self.failure, monotonic())
             return machine.failed(self.failure, monotonic(), held)
         if not self.flushed:
             self._waited = True

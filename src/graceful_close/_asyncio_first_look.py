@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ._asyncio_transport import can_watch, info_of, is_sending_file, some_turns
+from ._asyncio_transport import can_watch, close_plainly, info_of, is_sending_file, some_turns
 from ._linger import LingerPolicy
 from ._release import set_policy_at_close
 from ._sockets import plain_dup, plain_view
@@ -79,7 +79,9 @@ class FirstLook(asyncio.Protocol):
         self._then = then
         try:
             transport.set_protocol(self)
-            self.step = close.begin_own(plain_view(transport.get_extra_info("socket")))
+            sock = transport.get_extra_info("socket")
+            close_plainly(sock)
+            self.step = close.begin_own(plain_view(sock))
             transport.close()
         except BaseException:
             self._give_up()

@@ -46,11 +46,11 @@ class TransportProxy(asyncio.Transport):
 
     def close(self) -> None:
         # A transport that is closing was already closed, or closes because the peer has sent FIN.
-        if not self.plain.is_closing():
+        if not self.is_closing():
             self._taken_by = self._close(self.plain)
 
     def is_closing(self) -> bool:
-        return self.plain.is_closing()
+        return self._taken_by is not None or self.plain.is_closing()
 
     def abort(self) -> None:
         self.plain.abort()

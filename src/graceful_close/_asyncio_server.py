@@ -11,6 +11,7 @@ from ._asyncio_proxy import TransportProxy
 from ._asyncio_transport import (
     TransportTakeover,
     can_watch,
+    dup_of,
     info_of,
     open_socket_of,
     some_turns,
@@ -18,7 +19,6 @@ from ._asyncio_transport import (
 from ._loop import Pending
 from ._options import Options
 from ._reaper import Reaper, hand_over, leave_to, set_to_abort, stop
-from ._sockets import plain_dup
 from ._step import FLUSH
 
 TYPE_CHECKING = False
@@ -174,7 +174,8 @@ class _Closes:
         if takeover is None:
             transport.close()
             return None
-        takeover.begin()
+        if not takeover.tls:
+            takeover.begin()
         if takeover.is_empty:
             self._leave(takeover.sock)
         else:
@@ -200,11 +201,12 @@ class _Closes:
         if sock is None or not (watched or info_of(transport, "ssl_object") is None):
             return None
         try:
-            return TransportTakeover(transport, plain_dup(sock))
+            return TransportTakeover(transport, dup_of(sock))
         except OSError:
             return None  # EMFILE, ENFILE
 
     async def _flush(self, takeover: TransportTakeover) -> None:
+        takeover.begin()  # not in the protocol's data_received(): a TLS transport is reading then
         notified = (False, None) if takeover.tls else None
         pending = Pending(self._options, monotonic(), close_notify=notified, flush=True)
         try:

@@ -14,6 +14,7 @@ from ._acks import count_acked, count_unacked, count_written, read_state
 from ._close_all import close_at_once
 from ._drain import drain_of
 from ._linger import LingerPolicy
+from ._listener import Accepted
 from ._platform import ErrorKind, error_kind
 from ._release import set_policy_at_close, shut_for_writing
 from ._sockets import plain_dup, view_of
@@ -68,6 +69,15 @@ def info_of(transport: asyncio.Transport, name: str) -> Any:
         return None  # asyncio's TLS transport has no state left when it is closed twice
 
 
+def size_of_buffer(transport: asyncio.Transport) -> int:
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:
+        # asyncio's TLS transport has no state left when it is closed twice. Its bytes are on their way
+        # to the transport below, and are counted there.
+        return 0
+
+
 def open_socket_of(transport: asyncio.Transport) -> socket.socket | None:
     """Return the object that represents a transport's socket; None: the socket is closed."""
     sock: socket.socket | None = info_of(transport, "socket")
@@ -113,13 +123,31 @@ async def take_over(
     if sock is None:
         return None
     try:
-        return TransportTakeover(transport, plain_dup(sock))
+        return TransportTakeover(transport, dup_of(sock))
     except OSError:
         if not or_reset:
             raise
         reset(transport)
         await some_turns(until=lambda: open_socket_of(transport) is None)
         raise
+
+
+def dup_of(sock: Any) -> socket.socket:
+    """A dup of a transport's descriptor, which the transport closes plainly from now on."""
+    dup = plain_dup(sock)
+    close_plainly(sock)
+    return dup
+
+
+def close_plainly(sock: Any) -> None:
+    """Keep a transport from giving a connection to a Reaper: a close of ours has it already.
+
+    The socket of a transport hides the object that a GracefulListener accepted; there is no public
+    way to it.
+    """
+    accepted = getattr(sock, "_sock", None)
+    if isinstance(accepted, Accepted):
+        accepted.share()
 
 
 def reset(transport: asyncio.Transport) -> None:
@@ -177,6 +205,8 @@ class TransportTakeover(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._session: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         self.tls = self._session is not None
+        # A second close() takes its state from asyncio's TLS transport, which then cannot be aborted.
+        self._state: Any = getattr(transport, "_ssl_protocol", None)
         # uvloop's TLS transport discards input after close(), and would not stay paused.
         self._fails_over_input = self.tls and isinstance(transport, asyncio.Transport)
         self.is_empty = False
@@ -184,10 +214,14 @@ class TransportTakeover(asyncio.Protocol):
         self._limit = math.inf  # of the bytes that may be drained
         self._begun = False
         self._watching = False
-        self._turns_left = 0  # with room, after which all bytes must be in the kernel
+        # With room, after which all bytes must be in the kernel.
+        self._turns_left = 1 if self.tls else 0
         self._written: int | None = None  # bytes in the kernel, when last counted
         self._owed: int | None = None  # the value of that when a plain transport has flushed
         self._cut = False  # a sendfile() is in progress, and its bytes are not counted
+        # What a plain transport holds cannot be counted: it must report that it is empty.
+        self._must_be_emptied = False
+        self._is_emptied = False
         self._woken: asyncio.Future[None] | None = None
         self._lost = False  # the transport has called connection_lost()
         self._error: Exception | None = None
@@ -207,6 +241,7 @@ class TransportTakeover(asyncio.Protocol):
         self.owner.pause_writing()
 
     def resume_writing(self) -> None:
+        self._is_emptied = True
         self.owner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -220,7 +255,7 @@ class TransportTakeover(asyncio.Protocol):
 
     def begin(self) -> None:
         """Make the transport flush, send close_notify, and stop reading."""
-        if self._begun:
+        if self._begun or self._lost:
             return
         self._begun = True
         transport = self._transport
@@ -234,20 +269,25 @@ class TransportTakeover(asyncio.Protocol):
             transport.close()
             return
         self._written = count_written(self._sock, self._view)
+        try:
+            self._close_tls()
+        except AttributeError:
+            pass  # asyncio's TLS transport has no state left when it is closed twice
+        out_of_sight = _OUT_OF_SIGHT + size_of_buffer(transport)
+        self._turns_left = 2 + out_of_sight // _piece_of(self._sock)
+        self._watch()
+
+    def _close_tls(self) -> None:
         # A StreamReader at its limit has paused the transport, and input is not decrypted yet. Such
         # input would make the unwrap() in close() fail (APPLICATION_DATA_AFTER_CLOSE_NOTIFY), and
         # close_notify would not be sent.
+        transport: Any = self._transport
         transport.resume_reading()
-        # asyncio's TLS transport loses its state in a second close().
         if not transport.is_closing():
             transport.close()
         if self._fails_over_input:
             # Pauses the transport below, before it can read more. Only TLS transports have this method.
-            tls: Any = transport
-            tls.set_read_buffer_limits(high=0)
-        out_of_sight = _OUT_OF_SIGHT + transport.get_write_buffer_size()
-        self._turns_left = 2 + out_of_sight // _piece_of(self._sock)
-        self._watch()
+            transport.set_read_buffer_limits(high=0)
 
     def _count_owed(self) -> None:
         held = self._transport.get_write_buffer_size()
@@ -256,6 +296,11 @@ class TransportTakeover(asyncio.Protocol):
         written = count_written(self._sock, self._view)
         if written is not None:
             self._owed = written + held
+        elif held:
+            self._must_be_emptied = True
+            self._transport.set_write_buffer_limits(
+                high=0
+            )  # it calls resume_writing() at 0 bytes
 
     @property
     def has_ended_well(self) -> bool:
@@ -268,10 +313,12 @@ class TransportTakeover(asyncio.Protocol):
         if self._cut or not self._lost:
             return self._cut
         if self._session is not None:
+            if isinstance(self._error, ssl.SSLError) and self._turns_left:
+                return True  # the transport dropped what it held
             return not (self._turns_left == 0 or self._goodbyes[1] or self._peer_has_ended())
         written = count_written(self._sock, self._view)
         if written is None or self._owed is None:
-            return False  # unknown
+            return self._must_be_emptied and not self._is_emptied
         return written < self._owed
 
     @cached_property
@@ -336,7 +383,7 @@ class TransportTakeover(asyncio.Protocol):
         if self._cut or written is None or self._owed is None:
             # A transport that has ended no longer reports how many bytes it held.
             forgotten = self._lost or self._cut
-            return None if forgotten else self._transport.get_write_buffer_size()
+            return None if forgotten else size_of_buffer(self._transport)
         return max(0, self._owed - written)
 
     async def _some_turns(self) -> None:
@@ -352,7 +399,7 @@ class TransportTakeover(asyncio.Protocol):
         if acked is not None:
             return acked
         # The bytes that have left both the transport's buffer and the kernel's.
-        return -self._transport.get_write_buffer_size() - (self._count_unacked() or 0)
+        return -size_of_buffer(self._transport) - (self._count_unacked() or 0)
 
     def _count_unacked(self) -> int | None:
         return count_unacked(self._sock, self._view)
@@ -393,7 +440,7 @@ class TransportTakeover(asyncio.Protocol):
 
     def _count_turn(self) -> None:
         """The kernel has room in this turn of the loop."""
-        if self._transport.get_write_buffer_size() == 0:
+        if size_of_buffer(self._transport) == 0:
             before, self._written = self._written, count_written(self._sock, self._view)
             if self._written is None:
                 self._turns_left = max(0, self._turns_left - 1)
@@ -467,8 +514,13 @@ class TransportTakeover(asyncio.Protocol):
         self._unwatch()
         # asyncio's transport fails later, in a callback, if abort() is called after its end.
         if not self._lost:
-            self._transport.abort()
+            self._abort()
         await some_turns(until=lambda: self._lost)
+
+    def _abort(self) -> None:
+        self._transport.abort()
+        if self._state is not None:
+            self._state._abort()
 
     def drop(self) -> None:
         """Close immediately. If bytes are lost, the stream ends with a reset."""
@@ -476,7 +528,7 @@ class TransportTakeover(asyncio.Protocol):
         whole = self._lost and self._error is None and not self.was_cut
         close_at_once([self.sock], LingerPolicy.BACKGROUND if whole else LingerPolicy.ABORT)
         if not self._lost:
-            self._transport.abort()
+            self._abort()
 
 
 def is_sending_file(transport: asyncio.Transport, protocol: object) -> bool:

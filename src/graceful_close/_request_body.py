@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ._selector import LONGEST_WAIT
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._options import Options
@@ -33,7 +35,7 @@ class DrainBounds:
 
     def seconds(self, now: float) -> float:
         """How many seconds to wait for the next input; 0 or less: stop reading."""
-        return min(self._deadline, self._silent_until) - now
+        return min(self._deadline - now, self._silent_until - now, LONGEST_WAIT)
 
     def received(self, count: int, now: float) -> None:
         if count:

@@ -3,7 +3,8 @@
 A transport closes by itself: it flushes its buffer, sends TLS's close_notify, and closes its
 descriptor, which resets the connection if there is unread input. So a dup of the descriptor is taken
 before `transport.close()`. The dup keeps the connection open after the end of the transport, and the
-close sequence runs on the dup. The module uses public interfaces only.
+close sequence runs on the dup. The module uses public interfaces only, with one exception
+(`close_plainly`).
 """
 
 from __future__ import annotations
@@ -400,6 +401,9 @@ async def _close_empty(close: TaskClose, transport: asyncio.Transport) -> CloseR
 async def _finish(takeover: TransportTakeover, close: TaskClose) -> CloseResult:
     """Wait for the transport's end, and close the dup on every path."""
     try:
+        if takeover.tls:
+            # The first step of an eager task runs in data_received(), while the transport is reading.
+            await asyncio.sleep(0)
         takeover.begin()
         if takeover.tls:
             close.close_notify = (False, None)  # until it is flushed
@@ -456,6 +460,8 @@ async def _close_many(
                 results[name] = _closed_before(since)
                 continue
             takeovers[name] = takeover
+            if takeover.tls:
+                await asyncio.sleep(0)  # as in _finish()
             takeover.begin()
             batch.append(name)
             if len(batch) == _BATCH:
