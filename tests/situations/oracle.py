@@ -77,6 +77,8 @@ def may_be_compared(situation: Situation) -> bool:
         or situation.bare
         or situation.on_timeout == "abort"
         or not (situation.interrupt == "none" or situation.process_ends)
+        # The caller has not sent its FIN yet when its process ends, as requested.
+        or (situation.process_ends and situation.peer_first != "no")
         or situation.peer == "floods"  # no bounded close reads all of it
         # The kernel answers input with RST from then on, and the time of the input varies.
         or situation.shut in {"reading", "both"}
