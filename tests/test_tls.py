@@ -383,6 +383,19 @@ def test_a_peer_that_ends_without_close_notify_is_reported_as_not_notified(
         assert read_tls(peer) == b""
 
 
+@pytest.mark.skipif(PYPY, reason=MIXED_UP_TLS)
+def test_a_fatal_alert_is_not_reported_as_close_notify(version: ssl.TLSVersion) -> None:
+    with session(version) as (ours, peer):
+        socket.socket.sendall(ours, b"GET / HTTP/1.1\r\n\r\n")
+        with pytest.raises(ssl.SSLError, match="SSL"):
+            peer.recv(1)
+        send_fin(peer)
+        await_fin(ours)
+        result = graceful_close(ours, timeout=PATIENCE)
+        assert result.outcome is CloseOutcome.PEER_CLOSED
+        assert (result.notified, result.peer_notified) == (True, None)
+
+
 @pytest.mark.skipif(not hasattr(ssl, "OP_IGNORE_UNEXPECTED_EOF"), reason="needs OpenSSL 3")
 def test_an_ignored_truncation_is_not_reported_as_close_notify(
     version: ssl.TLSVersion,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from socket import SocketIO
     from ssl import SSLError, SSLSocket
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     T = TypeVar("T")
 
@@ -103,6 +103,7 @@ def _send(sock: SSLSocket, tls: type[SSLSocket]) -> tuple[bool | None, bool | No
         if getattr(error, "reason", None) != "PROTOCOL_IS_SHUTDOWN":
             return False, None
         # It was begun before: by us, without room, or by the caller.
+    session: Any = getattr(sock, "_sslobj", None)
     try:
         # Calls SSL_shutdown() twice: the first call sends ours, the second reads the peer's.
         tls.unwrap(sock)
@@ -121,7 +122,16 @@ def _send(sock: SSLSocket, tls: type[SSLSocket]) -> tuple[bool | None, bool | No
     cannot_tell = not isinstance(sock, _socket.socket) or (
         sock.context.options & getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     )
-    return True, None if cannot_tell else True
+    return True, None if cannot_tell or _has_failed(session) else True
+
+
+def _has_failed(session: Any) -> bool:
+    """Whether a fatal alert ended a session. SSL_shutdown() returns the same as after close_notify."""
+    try:
+        session.do_handshake()  # fails after a fatal alert; after a handshake it does nothing else
+    except (AttributeError, OSError):
+        return True
+    return False
 
 
 def _of_the_system(error: OSError) -> OSError:
