@@ -326,7 +326,7 @@ def test_without_a_free_descriptor_the_transport_closes_as_usual(loop: str) -> N
             protocol.transport.write(b"goodbye")
             with descriptors.none_left():
                 protocol.transport.close()
-            await protocol.lost.wait()
+                await protocol.lost.wait()
             assert await in_thread(read_all, peer) == b"goodbye"
 
     run_in(GRACEFUL[loop], test())

@@ -130,6 +130,7 @@ class FirstLook(asyncio.Protocol):
                 self._look()
         except BaseException as error:  # noqa: BLE001 (whoever began the close gets it)
             self.error = error
+            self.close.abandon()  # before the transport closes the descriptor
         finally:
             if self._then is not None:
                 self._then(self)
