@@ -194,6 +194,20 @@ def test_after_a_reset_that_the_caller_has_read_there_is_no_connection(tcp: Conn
     assert result.outcome is CloseOutcome.NOT_CONNECTED
 
 
+def test_after_a_reset_that_the_callers_send_met_unread_input_proves_nothing(
+    tcp: Connection,
+) -> None:
+    tcp.peer.sendall(b"request")
+    await_input(tcp.ours)
+    reset(tcp.peer)
+    await_reset(tcp.ours)
+    with pytest.raises(ConnectionResetError):
+        tcp.ours.send(b"reply")
+    result = graceful_close(tcp.ours)
+    assert result.outcome is CloseOutcome.NOT_CONNECTED
+    assert result.drained == len(b"request")
+
+
 def test_data_unacknowledged_at_a_reset_is_not_clean_even_if_the_caller_read_the_reset() -> (
     None
 ):

@@ -726,7 +726,9 @@ class Teardown:
     def _it_lives(self) -> None:
         """There is a connection, although shutdown() failed: an earlier FIN was ours."""
         waits = self._notifying or self._peer_first_until
-        if not (self._fin_sent or waits or self._state is NEVER_OPEN):
+        # What arrived before a reset can be read after the reset.
+        gone = self._state in (OVER, NEVER_OPEN)
+        if not (self._fin_sent or waits or gone):
             self._fin_sent = True
             self._error = None
 
