@@ -385,17 +385,19 @@ def test_a_stream_after_start_tls_closes_gracefully(loop: str) -> None:
     run_in(GRACEFUL[loop], test())
 
 
-def test_a_file_is_sent_by_sendfile(tmp_path: Path) -> None:
+@of_each_kind
+def test_a_file_is_sent_by_sendfile(kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(REPLY)
 
     async def test() -> None:
-        async with served("tcp") as (_, made, connect):
+        async with served(kind) as (_, made, connect):
             peer = await in_thread(connect)
             protocol = await made.get()
+            reading = asyncio.create_task(in_thread(read_all, peer))
             with (tmp_path / "file").open("rb") as file:
                 await asyncio.get_running_loop().sendfile(protocol.transport, file)
             protocol.transport.close()
-            assert await in_thread(read_all, peer) == REPLY
+            assert await reading == REPLY
 
     run_in(GRACEFUL["asyncio"], test())
 

@@ -68,7 +68,8 @@ def graceful_factory(
     Notes:
         The Reaper finishes its connections at interpreter exit. A transport that has not flushed when
         the loop is closed does not finish. With a loop of `graceful_loop` a server waits for both, and
-        `start_tls()` accepts these transports. `start_tls()` of uvloop's own loop rejects them.
+        `start_tls()` and `sendfile()` accept these transports. `start_tls()` of uvloop's own loop
+        rejects them, and so does `sendfile()` of asyncio's own loop over TLS.
         On Windows' ProactorEventLoop the close of a TLS transport is unchanged.
 
     .. versionadded:: 0.2.0
@@ -131,6 +132,10 @@ class _GracefulLoop:
             return await loop.start_tls(transport, *args, **kwargs)
         secure = await loop.start_tls(transport.plain, *args, **kwargs)
         return None if secure is None else transport.over(secure)
+
+    async def sendfile(self, transport: Any, *args: Any, **kwargs: Any) -> Any:
+        plain = transport.plain if isinstance(transport, TransportProxy) else transport
+        return await cast("Any", super()).sendfile(plain, *args, **kwargs)
 
 
 class _Closes:
