@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import logging
 import sys
 from random import Random
 from time import monotonic
@@ -25,6 +26,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the seed of the random choices")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="the time limit")
     asked = parser.parse_args()
+    # A Reaper of an event loop logs what the situation has caused (EMFILE).
+    logging.getLogger("graceful_close").setLevel(logging.CRITICAL)
     random, until = Random(asked.seed), monotonic() + asked.seconds
     played = wrong = doubtful = 0
     with open_lab() as lab:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from random import Random
 
-BARE = ("never connected", "refused", "in progress", "listening", "closed")
+BARE = ("never connected", "refused", "in progress", "deferred", "listening", "closed")
 SCRIPTS = (
     "answers",
     "holds",
@@ -28,26 +28,49 @@ SCRIPTS = (
     "acknowledges the unsent",
     "sends SYN again",
     "is unreachable",
+    "is unreachable once",
+    "has no network",
     "has no port",
+    "has no protocol",
     "is prohibited",
+    "is too far",
     "requires smaller packets",
+    "loses our data",
+    "loses our FIN",
+    "acknowledges late",
+    "acknowledges the half",
+    "opens its window later",
+    "sends FIN with data",
+    "repeats its data",
 )
+# With these scripts no segment of ours is acknowledged after the handshake.
+SILENT = {
+    "is silent",
+    "is unreachable",
+    "has no network",
+    "has no port",
+    "has no protocol",
+    "is prohibited",
+    "is too far",
+}
 # These affect a whole process, so the caller has a process of its own.
 OWN_PROCESS = ("no memory", "exit", "killed")
-LOOPS = ("asyncio", "uvloop", "trio", "anyio on asyncio", "anyio on trio")
+LOOPS = ("asyncio", "uvloop", "trio", "anyio on asyncio", "anyio on uvloop", "anyio on trio")
+ASYNCIO = ("asyncio", "uvloop")
 
 AXES: dict[str, tuple[str, ...]] = {
-    "origin": ("accept", "connect", "fast open", "socketpair", *BARE),
+    "origin": ("accept", "connect", "fast open", "fast open connect", "socketpair", *BARE),
     "family": ("tcp4", "tcp6", "mapped", "unix", "mptcp", "mptcp fallback"),
-    "tls": ("none", "1.2", "1.3", "half", "close_notify"),
+    "tls": ("none", "1.2", "1.3", "half", "close_notify", "truncated", "alert", "upgraded"),
     "option": (
         "none", "linger 0", "linger 1", "rcvlowat", "cork", "notsent_lowat", "peek_off",
-        "zerocopy", "timestamping", "user_timeout", "rcvtimeo", "small buffers",
+        "zerocopy", "timestamping", "user_timeout", "rcvtimeo", "small buffers", "recverr",
+        "linger2", "oobinline", "paced",
     ),
     "mode": ("blocking", "timeout", "non-blocking"),
     "holder": (
         "none", "dup", "child", "reader", "makefile reader", "makefile writer", "epoll",
-        "closer", "task", "sendfile",
+        "closer", "task", "sendfile", "sender", "second close",
     ),
     "wrote": ("little", "nothing", "more"),
     "shut": ("none", "reading", "writing", "both"),
@@ -71,11 +94,11 @@ AXES: dict[str, tuple[str, ...]] = {
         "has shut reading",
         *(f"script: {script}" for script in SCRIPTS),
     ),
-    "interrupt": ("none", "stopped", "no descriptors", *OWN_PROCESS),
-    "driver": ("blocking", "Reaper", "listener", *LOOPS),
+    "interrupt": ("none", "stopped", "signals", "no descriptors", *OWN_PROCESS),
+    "driver": ("blocking", "Reaper", "listener", "socketserver", *LOOPS),
     "call": (
         "graceful_close", "timed_linger_close", "abortive_close", "commit", "roll back",
-        "close_all",
+        "close_all", "submit", "transport",
     ),
     "until": ("peer closed", "delivered"),
     "on_timeout": ("background", "abort"),
@@ -121,7 +144,7 @@ class Situation:
     @property
     def asks_for_errors(self) -> bool:
         """ICMP messages end the connection, because the caller has set IP_RECVERR."""
-        return self.script in {"is unreachable", "is prohibited"}
+        return self.option == "recverr" or self.script in {"is unreachable", "is prohibited"}
 
     @property
     def bare(self) -> bool:
@@ -129,9 +152,18 @@ class Situation:
         return self.origin in BARE
 
     @property
+    def unanswered(self) -> bool:
+        """The handshake of a client's Fast Open gets no answer."""
+        return self.origin == "fast open connect" and self.script in SILENT
+
+    @property
     def own_process(self) -> bool:
         """The caller has a process of its own."""
         return self.interrupt in OWN_PROCESS
+
+    @property
+    def on_uvloop(self) -> bool:
+        return self.driver in {"uvloop", "anyio on uvloop"}
 
     @property
     def process_ends(self) -> bool:
@@ -141,7 +173,7 @@ class Situation:
     @property
     def transport(self) -> bool:
         """The close gets a transport, which reads and writes independently of the caller."""
-        return not self.bare and self.driver in {"asyncio", "uvloop", "anyio on asyncio"}
+        return not self.bare and self.driver in {*LOOPS} - {"trio", "anyio on trio"}
 
     @property
     def chosen(self) -> dict[str, str]:
@@ -161,7 +193,8 @@ assert list(AXES) == [field.name for field in fields(Situation)]
 
 Broken = Callable[[Situation], bool]
 INTERNET = ("tcp4", "tcp6")
-THREADED = ("blocking", "Reaper", "listener")
+THREADED = ("blocking", "Reaper", "listener", "socketserver")
+REAPERS = ("Reaper", "listener", "socketserver")
 
 # The impossible and the meaningless combinations: the reason, and what the rule excludes.
 RULES: dict[str, Broken] = {
@@ -173,11 +206,17 @@ RULES: dict[str, Broken] = {
         and (
             s.family not in INTERNET
             or s.tls != "none"
-            or s.origin not in {"accept", "connect", "fast open"}
+            or s.origin not in {"accept", "connect", "fast open", "fast open connect"}
         )
     ),
     "a handshake is unfinished only with a script": lambda s: (
-        s.origin == "fast open" and not s.scripted
+        s.origin.startswith("fast open") and not s.scripted
+    ),
+    "anyio wraps connected sockets only": lambda s: (
+        s.origin == "fast open connect" and s.driver.startswith("anyio")
+    ),
+    "the first data of the caller connects": lambda s: (
+        s.origin == "fast open connect" and s.wrote == "nothing"
     ),
     "only ICMP for IPv4 has this message in this form": lambda s: (
         s.script in {"requires smaller packets"} and s.family != "tcp4"
@@ -190,13 +229,14 @@ RULES: dict[str, Broken] = {
             or s.shut != "none"
             or s.unread != "nothing"
             or s.peer != "reads and closes"
-            or s.holder in {"reader", "makefile reader", "makefile writer"}
+            or s.holder
+            in {"reader", "makefile reader", "makefile writer", "sender", "second close"}
             or s.option in {"zerocopy", "timestamping"}
-            or s.driver in {"listener", "anyio on asyncio", "anyio on trio"}
+            or s.driver in {"listener", "anyio on asyncio", "anyio on uvloop", "anyio on trio"}
         )
     ),
     "only IP refuses a connection, or needs time for one": lambda s: (
-        s.origin in {"refused", "in progress"} and s.family not in INTERNET
+        s.origin in {"refused", "in progress", "deferred"} and s.family not in INTERNET
     ),
     "trio wraps no closed socket": lambda s: s.origin == "closed" and s.driver in LOOPS,
     "a GracefulListener accepts connections": lambda s: (
@@ -209,8 +249,22 @@ RULES: dict[str, Broken] = {
         s.driver not in THREADED and s.mode != "blocking"
     ),
     "a Reaper has one kind of close": lambda s: (
-        s.driver in {"Reaper", "listener"} and s.call != "graceful_close"
+        s.driver in REAPERS and s.call != "graceful_close"
     ),
+    "the Reaper of an event loop has streams": lambda s: (
+        s.call == "submit" and s.driver not in LOOPS
+    ),
+    "a server's transport closes gracefully, and its close() does not wait": lambda s: (
+        s.call == "transport"
+        and (
+            s.driver not in ASYNCIO
+            or s.origin != "accept"
+            or s.interrupt == "stopped"
+            or s.holder == "second close"
+            or (s.interrupt == "no descriptors" and s.tls != "none")  # as usual
+        )
+    ),
+    "start_tls() is asyncio's": lambda s: s.tls == "upgraded" and s.driver not in ASYNCIO,
     "half a handshake needs an object that has not finished it": lambda s: (
         s.tls == "half" and (s.driver not in {"blocking", "Reaper", "trio"})
     ),
@@ -219,6 +273,9 @@ RULES: dict[str, Broken] = {
     ),
     "TLS has no urgent data, and these options apply to plain data": lambda s: (
         s.tls != "none" and (s.unread == "urgent" or s.option in {"zerocopy", "peek_off"})
+    ),
+    "a peer whose TLS session has failed needs the count of its kernel": lambda s: (
+        s.tls == "alert" and s.family.startswith("mptcp")
     ),
     "TLS is independent of the family of the socket": lambda s: (
         s.tls != "none" and s.family == "unix"
@@ -233,10 +290,23 @@ RULES: dict[str, Broken] = {
         s.holder.startswith("makefile") and s.driver not in {"blocking", "Reaper"}
     ),
     "another thread that closes or reads the socket of a loop breaks the loop": lambda s: (
-        s.holder in {"closer", "reader"} and s.driver not in {"blocking", "Reaper"}
+        s.holder in {"closer", "reader", "sender"} and s.driver not in {"blocking", "Reaper"}
+    ),
+    "a thread waits for room, with plain data and before our FIN": lambda s: (
+        s.holder == "sender"
+        and (s.tls != "none" or s.mode != "blocking" or s.shut in {"writing", "both"})
+    ),
+    "two closes are compared if both are graceful, and both end": lambda s: (
+        s.holder == "second close"
+        and (
+            s.call not in {"graceful_close", "commit", "submit"}
+            or s.driver in {"listener", "socketserver"}
+            or s.interrupt not in {"none", "signals", "no descriptors"}
+            or s.tls == "half"
+        )
     ),
     "libuv spins while an error queue has an entry": lambda s: (
-        s.driver == "uvloop" and s.tls != "none" and s.option == "timestamping"
+        s.on_uvloop and s.tls != "none" and s.option == "timestamping"
     ),
     "a task needs an event loop and a connection": lambda s: (
         s.holder == "task" and (s.driver not in LOOPS or s.bare or s.tls == "half")
@@ -247,7 +317,9 @@ RULES: dict[str, Broken] = {
     ),
     "another reader breaks a TLS session": lambda s: s.holder == "reader" and s.tls != "none",
     "shutdown() under a transport that still writes breaks it": lambda s: (
-        s.transport and s.shut != "none" and (s.wrote == "more" or s.tls != "none")
+        s.transport
+        and s.shut != "none"
+        and (s.wrote == "more" or s.tls != "none" or s.origin == "fast open connect")
     ),
     "trio and anyio send over TLS completely or not": lambda s: (
         s.tls != "none" and s.wrote == "more" and s.driver in LOOPS[2:]
@@ -270,7 +342,7 @@ RULES: dict[str, Broken] = {
         )
     ),
     "a signal interrupts the main thread, and a Reaper closes in its own": lambda s: (
-        s.interrupt == "stopped" and s.driver in {"Reaper", "listener"}
+        s.interrupt in {"stopped", "signals"} and s.driver in REAPERS
     ),
     "a GracefulListener's socket belongs to the process that accepted it": lambda s: (
         s.own_process and s.driver == "listener"
@@ -282,13 +354,13 @@ RULES: dict[str, Broken] = {
         s.process_ends and s.bare
     ),
     "libuv may call the interpreter after its end (PyGILState_Ensure)": lambda s: (
-        s.interrupt == "exit" and s.driver == "uvloop"
+        s.interrupt == "exit" and s.on_uvloop
     ),
     "a forked child would keep the connection of a process that ends": lambda s: (
         s.process_ends and s.holder == "child"
     ),
-    "a closed socket has no other holder": lambda s: (
-        s.origin == "closed" and s.holder != "none"
+    "a closed socket has no other holder, and no server": lambda s: (
+        s.origin == "closed" and (s.holder != "none" or s.driver == "socketserver")
     ),
 }
 

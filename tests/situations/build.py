@@ -27,15 +27,18 @@ from graceful_close import CloseResult, GracefulListener, LingerPolicy, Reaper, 
 from wire.link import ADDRESSES, Link
 from wire.packets import OURS
 
-from .axes import Situation
+from .axes import REAPERS, Situation
 from .options import options_of
+from .others import Other, new_others, reset
 from .peers import Peer
 from .processes import Remote
 from .scripted import Scripted
 
 IPPROTO_MPTCP = 262  # include/uapi/linux/in.h
-TCP_FASTOPEN, TCP_USER_TIMEOUT, TCP_NOTSENT_LOWAT = 23, 18, 25  # linux/tcp.h
-SO_TIMESTAMPING, SO_PEEK_OFF, SO_ZEROCOPY = 37, 42, 60  # asm-generic/socket.h
+TCP_FASTOPEN, TCP_FASTOPEN_CONNECT = 23, 30  # linux/tcp.h
+TCP_USER_TIMEOUT, TCP_NOTSENT_LOWAT, TCP_LINGER2 = 18, 25, 8
+# asm-generic/socket.h
+SO_TIMESTAMPING, SO_PEEK_OFF, SO_MAX_PACING_RATE, SO_ZEROCOPY = 37, 42, 47, 60
 MSG_ZEROCOPY = 0x4000000  # linux/socket.h
 IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
 
@@ -64,7 +67,8 @@ class Arrangement:
     Attributes:
         ours: The socket that will be closed.
         peer: The other end; None: there is no connection.
-        other: The second connection of close_all().
+        others: The other connections of close_all().
+        second: The result of the second close.
         reported: The arguments of an event loop's exception handler.
         task_ended: Whether the task that reads or sends a file has ended.
         written: The number of bytes that the kernel or a framework has accepted.
@@ -88,7 +92,8 @@ class Arrangement:
         self.results: list[Any] = []
         self.task_ended = False
         self.reported: list[str] = []
-        self.other: Other | None = None
+        self.others: list[Other] = []
+        self.second: CloseResult | None = None
         self.stream: Any = None
         self._link = link
         self._held = held
@@ -112,22 +117,22 @@ class Arrangement:
             self.inode = os.fstat(self.ours.fileno()).st_ino
         if not situation.bare and situation.family != "unix":
             self.ports = (self.ours.getsockname()[1], self._peers_port())
-        self._held.callback(_reset, self.ours)
+        self._held.callback(reset, self.ours)
         if situation.call == "close_all" and not situation.own_process:
-            self.other = Other(self._held)
+            self.others = new_others(self._held)
 
     def take_over(self, ours: socket.socket, peer: Remote) -> None:
         """In a process of its own: use the connection that the lab has made."""
         self.ours, self.inode = ours, os.fstat(ours.fileno()).st_ino
-        self._held.callback(_reset, ours)
+        self._held.callback(reset, ours)
         if not self.situation.bare:
             self.peer = peer
         self._make_reaper()
         if self.situation.call == "close_all":
-            self.other = Other(self._held)
+            self.others = new_others(self._held)
 
     def _make_reaper(self) -> None:
-        if self.situation.driver in {"Reaper", "listener"}:
+        if self.situation.driver in REAPERS:
             self.reaper = Reaper(on_close=self.results.append, **options_of(self.situation))
             self._held.callback(self.reaper.close, 5)
 
@@ -193,7 +198,14 @@ class Arrangement:
         context, server = None, situation.origin == "connect"
         if situation.tls != "none":
             context = (server_context if server else client_context)(_version(situation))
-        self.peer = Peer(other, situation.peer, context, server_side=server, hostname=NAME)
+        self.peer = Peer(
+            other,
+            situation.peer,
+            context,
+            server_side=server,
+            hostname=NAME,
+            truncates=situation.tls == "truncated",
+        )
         self._held.callback(other.close)
 
     def _peers_port(self) -> int:
@@ -208,9 +220,11 @@ class Arrangement:
         version = "IPv4" if situation.family == "tcp4" else "IPv6"
         script = Scripted(link, version, situation.script, next(_ports) % 40_000 + 20_000)
         self.peer = script
-        if situation.origin == "connect":
+        if situation.origin in {"connect", "fast open connect"}:
             self.ours = self._socket()
             self.ours.settimeout(_PATIENCE)
+            if situation.origin == "fast open connect":
+                self.ours.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
             self.ours.connect(script.address)
         else:
             address = ADDRESSES[version][OURS]
@@ -249,6 +263,8 @@ class Arrangement:
             case _:
                 self.ours = self._socket()
                 self.ours.setblocking(False)
+                if situation.origin == "deferred":  # until the first write
+                    self.ours.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
                 address = "192.0.2.2" if situation.family == "tcp4" else "2001:db8::2"
                 if self._link is not None:
                     self._link.hand_to(_NoAnswer())
@@ -292,6 +308,13 @@ class Arrangement:
                 case "rcvtimeo":
                     brief = struct.pack("ll", 0, 10_000)
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, brief)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, brief)
+                case "linger2":  # negative: no FIN_WAIT2 without a descriptor, but RST
+                    sock.setsockopt(socket.IPPROTO_TCP, TCP_LINGER2, -1)
+                case "oobinline":
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+                case "paced":  # in bytes a second
+                    sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, 1_000_000)
                 case _:
                     pass
 
@@ -317,9 +340,13 @@ class Arrangement:
         """Wait for the handshake of the peer, and let the peer send its close_notify."""
         for thread in self._threads:
             thread.join(_PATIENCE)
-        if self.situation.tls == "close_notify":
-            assert isinstance(self.peer, Peer | Remote)
-            self.peer.send_close_notify()
+        tls, peer = self.situation.tls, self.peer
+        if not isinstance(peer, Peer | Remote):
+            return
+        if tls == "close_notify":
+            peer.send_close_notify()
+        elif tls == "alert":
+            peer.send_alert()
 
     def context(self) -> ssl.SSLContext | None:
         """Return our TLS context; None: no TLS."""
@@ -345,6 +372,8 @@ class Arrangement:
     def shut(self, sock: socket.socket) -> None:
         how = {"reading": socket.SHUT_RD, "writing": socket.SHUT_WR, "both": socket.SHUT_RDWR}
         if self.situation.shut != "none":
+            if self.situation.origin == "fast open connect":  # before it, shutdown() cancels
+                _await_room(sock)
             with suppress(OSError):
                 sock.shutdown(how[self.situation.shut])
 
@@ -385,6 +414,9 @@ class Arrangement:
             case "reader":
                 self._begin(self._read, stream)
                 _await_sleep(self._threads[-1])
+            case "sender":
+                self._begin(self._send_on, stream)
+                _await_sleep(self._threads[-1])
             case "closer":
                 self._begin(_close_soon, stream)
             case _:
@@ -394,6 +426,11 @@ class Arrangement:
         with suppress(OSError, ValueError):
             while stream.recv(65536):
                 pass
+
+    def _send_on(self, stream: socket.socket) -> None:
+        with suppress(OSError, ValueError):
+            while True:
+                self.written += stream.send(MORE)
 
     def _begin(self, act: Callable[[Any], None], stream: Any) -> None:
         thread = threading.Thread(target=act, args=(stream,), name="holder", daemon=True)
@@ -457,34 +494,6 @@ class Arrangement:
             self.peer.before(self.situation.unread)
 
 
-class Other:
-    """A second connection, whose peer has closed. Its result is always clean."""
-
-    REPLY = b"reply"
-
-    def __init__(self, held: ExitStack) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self._peer = socket.create_connection(listener.getsockname(), _PATIENCE)
-            self.ours, _ = listener.accept()
-        held.callback(self._peer.close)
-        held.callback(_reset, self.ours)
-        self.ours.sendall(self.REPLY)
-        self._peer.shutdown(socket.SHUT_WR)
-        poller = select.poll()
-        poller.register(self.ours, select.POLLRDHUP)
-        poller.poll(_PATIENCE * 1000)
-        self.stream: Any = self.ours
-        self.result: CloseResult | None = None
-
-    def is_well(self) -> bool:
-        """Whether the peer received everything, and the result is clean."""
-        with suppress(OSError):
-            whole = self._peer.recv(100) + self._peer.recv(100) == self.REPLY
-            clean = self.result is not None and self.result.clean
-            return whole and clean and self.ours.fileno() == -1
-        return False
-
-
 class _NoAnswer:
     """Discards every packet."""
 
@@ -500,6 +509,13 @@ def _close_soon(stream: socket.socket) -> None:
     stream.close()
 
 
+def _await_room(sock: socket.socket) -> None:
+    """Wait until there is a connection, if the peer answers the handshake."""
+    poller = select.poll()
+    poller.register(sock, select.POLLOUT)
+    poller.poll(100)
+
+
 def _await_sleep(thread: threading.Thread) -> None:
     """Wait until the thread sleeps in a system call, or has ended; futex(2) does not count."""
     until = monotonic() + 0.2
@@ -512,14 +528,6 @@ def _await_sleep(thread: threading.Thread) -> None:
 
 
 _FUTEX = ("202", "98")  # on x86-64, and on most other processors
-
-
-def _reset(sock: socket.socket) -> None:
-    """Reset the connection, so that the kernel forgets it."""
-    if sock.fileno() != -1:
-        with suppress(OSError):
-            set_linger(sock, LingerPolicy.ABORT)
-        socket.socket.close(sock)
 
 
 def _close_file(file: Any) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import socketserver
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from time import monotonic
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import anyio
 import anyio.lowlevel
@@ -24,7 +26,8 @@ import graceful_close.asyncio
 import graceful_close.trio
 from certificates import NAME
 from event_loops import LOOPS as EVENT_LOOPS
-from graceful_close import CloseResult
+from graceful_close import CloseOptions, CloseResult, _asyncio_server
+from graceful_close.socketserver import GracefulMixIn
 
 from .build import Arrangement
 from .options import options_of
@@ -43,16 +46,22 @@ def run(arrangement: Arrangement, probe: Probe, *, plain: bool = False) -> None:
     """Close the connection as the situation requires, or plainly."""
     driver = arrangement.situation.driver
     match driver:
-        case "blocking" | "Reaper" | "listener":
+        case "blocking" | "Reaper" | "listener" | "socketserver":
             _by_threads(arrangement, probe, plain)
         case "asyncio" | "uvloop":
-            with asyncio.Runner(loop_factory=EVENT_LOOPS[driver]) as runner:
+            factory = EVENT_LOOPS[driver]
+            if arrangement.situation.call == "transport":
+                (usual := factory()).close()
+                factory = graceful_close.asyncio.graceful_loop(type(usual))
+            with asyncio.Runner(loop_factory=factory) as runner:
                 runner.run(_by_asyncio(arrangement, probe, plain))
         case "trio":
             trio.run(_by_trio, arrangement, probe, plain)
+        case "anyio on trio":
+            anyio.run(_by_anyio, arrangement, probe, plain, backend="trio")
         case _:
-            backend = driver.removeprefix("anyio on ")
-            anyio.run(_by_anyio, arrangement, probe, plain, backend=backend)
+            on_uvloop = {"use_uvloop": arrangement.situation.on_uvloop}
+            anyio.run(_by_anyio, arrangement, probe, plain, backend_options=on_uvloop)
 
 
 # --- threads -------------------------------------------------------------------------------------
@@ -94,7 +103,23 @@ def _by_threads(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
         elif plain:
             stream.close()
         else:
-            probe.result = _call(arrangement, stream)
+            probe.result = _call_once_or_twice(arrangement, stream)
+
+
+def _call_once_or_twice(arrangement: Arrangement, stream: socket.socket) -> CloseResult | None:
+    if arrangement.situation.holder != "second close":
+        return _call(arrangement, stream)
+
+    def close() -> None:
+        options = options_of(arrangement.situation)
+        arrangement.second = graceful_close.graceful_close(stream, **options)
+
+    second = threading.Thread(target=close)
+    second.start()
+    try:
+        return _call(arrangement, stream)
+    finally:
+        second.join()
 
 
 def _call(arrangement: Arrangement, stream: socket.socket) -> CloseResult | None:
@@ -104,6 +129,11 @@ def _call(arrangement: Arrangement, stream: socket.socket) -> CloseResult | None
         stream.close()
         plainly = situation.holder == "child" or situation.option == "linger 0"
         return None if plainly else _await_result(arrangement)
+    if situation.driver == "socketserver":
+        assert reaper is not None
+        server = _Server(reaper)
+        server.shutdown_request(stream)
+        return None if situation.option == "linger 0" else _await_result(arrangement)
     if reaper is not None:
         return reaper.submit(stream).result(_PATIENCE)
     match situation.call:
@@ -114,9 +144,9 @@ def _call(arrangement: Arrangement, stream: socket.socket) -> CloseResult | None
         case "abortive_close":
             return graceful_close.abortive_close(stream)
         case "close_all":
-            other = arrangement.other
-            assert other is not None
-            result, other.result = graceful_close.close_all([stream, other.ours], **options)
+            before, after = arrangement.others
+            streams = [before.ours, stream, after.ours]
+            before.result, result, after.result = graceful_close.close_all(streams, **options)
             return result
         case call:
             closing = graceful_close.closing(stream, **options)
@@ -124,6 +154,13 @@ def _call(arrangement: Arrangement, stream: socket.socket) -> CloseResult | None
                 if call == "roll back":
                     raise RollBack
             return closing.result
+
+
+class _Server(GracefulMixIn, socketserver.TCPServer):
+    """A server that does not listen."""
+
+    def __init__(self, reaper: graceful_close.Reaper) -> None:
+        self._reaper = reaper  # which the arrangement closes
 
 
 def _lingering(options: dict[str, Any]) -> dict[str, Any]:
@@ -197,7 +234,25 @@ async def _beside_a_task(
 
 
 async def _ask(module: Any, stream: Any, arrangement: Arrangement) -> CloseResult | None:
-    situation, other = arrangement.situation, arrangement.other
+    if arrangement.situation.holder != "second close":
+        return await _ask_once(module, stream, arrangement)
+
+    async def close() -> None:
+        options = options_of(arrangement.situation)
+        arrangement.second = await module.graceful_close(stream, **options)
+
+    result: CloseResult | None = None
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(close)
+            result = await _ask_once(module, stream, arrangement)
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+    return result
+
+
+async def _ask_once(module: Any, stream: Any, arrangement: Arrangement) -> CloseResult | None:
+    situation = arrangement.situation
     options = options_of(situation)
     result: CloseResult | None
     match situation.call:
@@ -208,8 +263,14 @@ async def _ask(module: Any, stream: Any, arrangement: Arrangement) -> CloseResul
         case "abortive_close":
             result = await module.abortive_close(stream)
         case "close_all":
-            assert other is not None
-            result, other.result = await module.close_all([stream, other.stream], **options)
+            before, after = arrangement.others
+            streams = [before.stream, stream, after.stream]
+            before.result, result, after.result = await module.close_all(streams, **options)
+        case "submit":
+            results = arrangement.results
+            async with module.Reaper(on_close=results.append, **options) as reaper:
+                reaper.submit(stream)
+            result = results[0] if results else None
         case call:
             closing = module.closing(stream, **options)
             with suppress(RollBack):
@@ -220,33 +281,68 @@ async def _ask(module: Any, stream: Any, arrangement: Arrangement) -> CloseResul
     return result
 
 
+class _Protocol(asyncio.StreamReaderProtocol):
+    """The usual protocol, which keeps the transport that it gets."""
+
+    transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        super().connection_made(transport)
+
+    def eof_received(self) -> bool:
+        # TLS has no half-close.
+        return not self.transport.get_extra_info("ssl_object") and bool(super().eof_received())
+
+
+async def _asyncio_stream(
+    arrangement: Arrangement, reader: asyncio.StreamReader, closes: Any
+) -> asyncio.StreamWriter:
+    """Make a stream; `closes` makes its transport that of a graceful server."""
+    situation, loop = arrangement.situation, asyncio.get_running_loop()
+    protocol = _Protocol(reader)
+    server, context = situation.origin != "connect", arrangement.context()
+    hostname = None if server else NAME
+    later = context if situation.tls == "upgraded" else None
+    first = None if later is not None else context
+
+    def factory() -> asyncio.BaseProtocol:
+        return protocol
+
+    if later is None:
+        arrangement.secure()
+    if server:
+        made = factory if closes is None else closes.wrap(factory)
+        await loop.connect_accepted_socket(made, arrangement.ours, ssl=first)
+    else:
+        name = hostname if first is not None else None
+        await loop.create_connection(
+            factory, sock=arrangement.ours, ssl=first, server_hostname=name
+        )
+    if later is not None:
+        arrangement.secure()
+        protocol.transport = await loop.start_tls(
+            protocol.transport, protocol, later, server_side=server, server_hostname=hostname
+        )
+    await _secured(arrangement)
+    return asyncio.StreamWriter(protocol.transport, protocol, reader, loop)
+
+
 async def _by_asyncio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
     situation, sock = arrangement.situation, arrangement.ours
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, told: arrangement.reported.append(repr(told)))
     stream: Any = sock
     reader = asyncio.StreamReader()
-    if arrangement.other is not None:
-        arrangement.other.ours.setblocking(False)
+    closes: Any = None
+    if situation.call == "transport":
+        closes = _asyncio_server._Closes(cast("CloseOptions", options_of(situation)))
+    for other in arrangement.others:
+        other.ours.setblocking(False)
     if sock.fileno() != -1:
         sock.setblocking(False)
     if not situation.bare:
-        protocol = asyncio.StreamReaderProtocol(reader)
-        context = arrangement.context()
-        arrangement.secure()
-        if situation.origin == "connect":
-            transport, _ = await loop.create_connection(
-                lambda: protocol,
-                sock=sock,
-                ssl=context,
-                server_hostname=NAME if context is not None else None,
-            )
-        else:
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol, sock, ssl=context
-            )
-        await _secured(arrangement)
-        stream = asyncio.StreamWriter(transport, protocol, reader, loop)
+        stream = await _asyncio_stream(arrangement, reader, closes)
         data = arrangement.write()
         if data:
             stream.write(data)
@@ -265,7 +361,12 @@ async def _by_asyncio(arrangement: Arrangement, probe: Probe, plain: bool) -> No
             timer = loop.call_later(STOPS_AFTER, task.cancel)
         try:
             with probe.watch():
-                if not plain:
+                if closes is not None and not plain:
+                    stream.close()
+                    with suppress(OSError, TimeoutError):
+                        await asyncio.wait_for(stream.wait_closed(), _PATIENCE)
+                    await closes.wait()
+                elif not plain:
                     probe.result = await _ask(graceful_close.asyncio, stream, arrangement)
                 else:
                     stream.close()
@@ -299,8 +400,8 @@ async def _by_trio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
                 await _secured(arrangement)
                 await stream.send_all(arrangement.write())
                 arrangement.written += len(arrangement.write())
-    if arrangement.other is not None:
-        arrangement.other.stream = trio.socket.from_stdlib_socket(arrangement.other.ours)
+    for other in arrangement.others:
+        other.stream = trio.socket.from_stdlib_socket(other.ours)
     _prepare(arrangement)
     async with _beside_a_task(arrangement, lambda: stream.receive_some(65536)):
         with trio.CancelScope() as scope:
@@ -317,11 +418,15 @@ async def _by_trio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
         probe.report.stopped = scope.cancelled_caught
 
 
+async def _anyio_stream(sock: socket.socket) -> SocketStream:
+    unix = sock.family == socket.AF_UNIX
+    return await (UNIXSocketStream if unix else SocketStream).from_socket(sock)
+
+
 async def _by_anyio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
     situation, sock = arrangement.situation, arrangement.ours
     unix = sock.family == socket.AF_UNIX
-    wrap = UNIXSocketStream.from_socket if unix else SocketStream.from_socket
-    raw = await wrap(sock)
+    raw = await _anyio_stream(sock)
     stream: Any = raw
     context = arrangement.context()
     if context is not None:
@@ -334,8 +439,8 @@ async def _by_anyio(arrangement: Arrangement, probe: Probe, plain: bool) -> None
             hostname=None if server else NAME,
         )
         await _secured(arrangement)
-    if arrangement.other is not None:
-        arrangement.other.stream = await SocketStream.from_socket(arrangement.other.ours)
+    for other in arrangement.others:
+        other.stream = await _anyio_stream(other.ours)
     data = arrangement.write()
     if situation.wrote == "more" and (unix or situation.driver == "anyio on trio"):
         _write_beneath(arrangement)

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 from graceful_close import CloseOutcome, CloseResult
 
-from .axes import INTERNET, Situation
+from .axes import INTERNET, REAPERS, SILENT, Situation
 from .options import LITTLE_DRAIN, SILENCE, options_of
 from .oracle_of_trace import contradictions
 from .peers import Account
 from .play import Play
+from .probe import Report
 
 # How much later than its bound a close may end, in seconds, on a busy machine. A late close is played
 # again before it is reported. The exit of an interpreter takes longer.
@@ -32,14 +33,19 @@ _ANSWERS = {  # peers that send FIN after ours
     "drips",
     "script: answers",
     "script: repeats itself",
+    "script: is unreachable once",
+    "script: requires smaller packets",
+    "script: loses our data",
+    "script: loses our FIN",
+    "script: acknowledges late",
+    "script: opens its window later",
+    "script: sends FIN with data",
+    "script: repeats its data",
 }
 _ACKNOWLEDGES_NOTHING = {
-    "is silent",
+    *SILENT,
     "acknowledges the unsent",
     "sends FIN and acknowledges nothing",
-    "is unreachable",
-    "has no port",
-    "is prohibited",
 }
 # The peer's kernel counts the bytes that arrived in order; for MPTCP, those of one subflow.
 _COUNTED = (*INTERNET, "mapped", "mptcp fallback")
@@ -86,7 +92,7 @@ def may_be_compared(situation: Situation) -> bool:
         or situation.script == "closes its window"  # before or after our FIN
         # With other holders or a makefile() object, a plain close() does not end the connection.
         or situation.holder not in {"none", "epoll", "reader", "task"}
-        or (situation.driver == "listener" and situation.option == "linger 0")
+        or (situation.driver in {"listener", "socketserver"} and situation.option == "linger 0")
         # A plain close of TLS may read everything, and this caller limits the drain.
         or situation.limit in {"no drain", "little drain"}
         # The timeout also limits the flush of a transport, and this caller has no timeout.
@@ -98,7 +104,7 @@ def may_be_compared(situation: Situation) -> bool:
 
 
 def _complaints(play: Play) -> Iterator[str]:
-    situation, result = play.situation, play.report.result
+    situation, result = play.situation, _decisive(play.report)
     if not play.report.closed or play.report.left > 0:
         yield f"open: closed {play.report.closed}, {play.report.left} descriptors left"
     if play.leaked:
@@ -106,7 +112,7 @@ def _complaints(play: Play) -> Iterator[str]:
     if play.harmed:
         yield f"harmed: {play.harmed}"
     if not play.report.other_is_right:
-        yield "harmed: the other connection of close_all()"
+        yield "harmed: the other connections of close_all()"
     # Without memory a framework reports the MemoryError.
     printed = play.printed and situation.interrupt != "no memory"
     if printed or play.status not in _ENDS.get(situation.interrupt, {0}):
@@ -116,22 +122,16 @@ def _complaints(play: Play) -> Iterator[str]:
         yield f"not woken: {play.report.not_woken}"
     if play.report.error is not None and not _may_raise(situation, play.report.error):
         yield f"raised: {play.report.error!r}"
-    # A listener's socket with two processes is closed plainly by each, and aborted with linger 0.
-    plainly = situation.driver == "listener" and (
-        situation.holder == "child" or situation.option == "linger 0"
-    )
-    # The exception of the body propagates, even if the abort fails.
-    plainly = plainly or (
-        situation.call == "roll back"
-        and situation.interrupt == "no descriptors"
-        and situation.transport
-    )
+    plainly = _returns_nothing(situation)
     if play.report.error is None and result is None and not (play.report.stopped or plainly):
         yield "raised: nothing, and no result was returned"
     if (play.report.stopped or play.report.error) and result is not None:
         yield f"raised: and the result was {result}"
+    yield from _false_pair(play.report)
     # asyncio sets a future twice if a transport is aborted during sendfile().
-    reported = [text for text in play.report.reported if situation.holder != "sendfile"]
+    # It also reports a fatal alert.
+    own = situation.holder == "sendfile" or situation.tls == "alert"
+    reported = [text for text in play.report.reported if not own]
     reported = [text for text in reported if "MemoryError" not in text]
     if reported:
         yield f"reported: {reported}"
@@ -158,6 +158,37 @@ def _complaints(play: Play) -> Iterator[str]:
     if result is not None:
         yield from _false_claims(play, result, account or Account(end="FIN"))
         yield from contradictions(play, result, account or Account(end="FIN"))
+
+
+def _decisive(report: Report) -> CloseResult | None:
+    """Return the result of the close that has taken the connection."""
+    first, second = report.result, report.second
+    if first is None or first.outcome is CloseOutcome.ALREADY_CLOSED:
+        return second or first
+    return first
+
+
+def _false_pair(report: Report) -> Iterator[str]:
+    """Yield a complaint if two closes have both closed one connection."""
+    pair = [report.result, report.second]
+    if None not in pair:
+        ended = [one for one in pair if one and one.outcome is not CloseOutcome.ALREADY_CLOSED]
+        if len(ended) > 1:
+            yield f"claim: two closes of one connection: {report.result}, and {report.second}"
+
+
+def _returns_nothing(situation: Situation) -> bool:
+    """Whether the call has no result."""
+    if situation.call == "transport":
+        return True
+    # A listener's socket with two processes is closed plainly by each.
+    if situation.driver == "listener" and situation.holder == "child":
+        return True
+    if situation.driver in {"listener", "socketserver"} and situation.option == "linger 0":
+        return True  # the caller has configured an abort
+    # The exception of the body propagates, even if the abort fails. A Reaper logs the failure.
+    fails = situation.interrupt == "no descriptors" and situation.transport
+    return fails and situation.call in {"roll back", "submit"}
 
 
 def bound(play: Play) -> float:
@@ -249,18 +280,20 @@ def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterato
                 yield said
         case CloseOutcome.NOT_CONNECTED:
             over = account.rst or shut or (situation.shut != "none" and account.fin)
-            if not (situation.bare or over):
+            if not (situation.bare or over or situation.unanswered):
                 yield said
         case CloseOutcome.ALREADY_CLOSED:
             ended = situation.transport and (
                 account.rst or account.fin or account.sent_close_notify
             )
-            if not (ended or situation.origin == "closed" or situation.holder == "closer"):
+            failed = situation.transport and situation.tls == "alert"
+            others = situation.holder == "closer"
+            if not (ended or failed or situation.origin == "closed" or others):
                 yield said
         case CloseOutcome.TIMED_OUT:
             timeout: float = options_of(situation)["timeout"]
             # Without a thread, a Reaper closes a non-blocking socket without waiting.
-            threadless = situation.driver == "Reaper" and situation.interrupt == "no memory"
+            threadless = situation.driver in REAPERS and situation.interrupt == "no memory"
             if threadless and situation.mode == "non-blocking":
                 timeout = 0.0
             if result.error is None and play.report.seconds < timeout - 0.01:
@@ -273,6 +306,8 @@ def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterato
             if limit is None or result.drained <= limit:
                 yield f"{said}, {result.drained} drained"
     whole = blind or has_all(play, account)
+    # The bytes of a file that asyncio has read are discarded by an abort, too.
+    whole = whole or (situation.aborts and situation.holder == "sendfile")
     unsent = play.unsent and not situation.aborts  # an abort discards it, as requested
     if result.clean and not situation.bare and (unsent or not whole):
         yield f"{said}, {play.unsent} bytes unsent"
@@ -294,7 +329,7 @@ def _false_counts(play: Play, result: CloseResult, account: Account) -> Iterator
     if result.drained > account.sent + urgent:
         yield f"drained: {result.drained} of {account.sent}"
     sole = (
-        situation.holder not in {"reader", "closer", "task", "sendfile"}
+        situation.holder not in {"reader", "closer", "task", "sendfile", "second close"}
         and not situation.transport
     )
     if (
@@ -314,7 +349,9 @@ def _false_counts(play: Play, result: CloseResult, account: Account) -> Iterator
         lacks = play.written - account.kernel_has
     else:
         return
-    if result.unacked < lacks:
+    # Without our FIN a sender may write after the count.
+    writes_on = situation.holder == "sender" and account.end != "FIN"
+    if result.unacked < lacks and not writes_on:
         yield f"unacked: {result.unacked}, and the peer lacks {lacks}: {account}"
     # After a reset, by either side, acknowledgements do not change the count any more.
     shut = situation.shut in {"reading", "both"}  # the kernel answers input with RST
@@ -349,5 +386,7 @@ def _false_order(play: Play, result: CloseResult, account: Account) -> Iterator[
         and result.outcome is CloseOutcome.PEER_CLOSED
     ):
         yield f"notified: false, and the peer got a close_notify: {account}"
+    if result.peer_notified is False and account.sent_close_notify:
+        yield f"notified: not peer_notified, and the peer sent a close_notify: {account}"
     if result.peer_notified and not account.sent_close_notify:
         yield f"notified: peer_notified, and the peer sent no close_notify: {account}"

@@ -59,7 +59,7 @@ def _contradicted(
     if outcome is CloseOutcome.PEER_RESET and not received and not (shut_reading and sent):
         yield "claim"
     ended = [event for event in events if event.new == "CLOSE"]
-    if outcome is CloseOutcome.NOT_CONNECTED and not ended:
+    if outcome is CloseOutcome.NOT_CONNECTED and not (ended or situation.unanswered):
         yield "claim"
     gave_up = outcome in _GAVE_UP and situation.on_timeout == "abort"
     if outcome is CloseOutcome.IDLE_TIMED_OUT and result.unacked is None:
@@ -103,7 +103,7 @@ def _may_send_no_reset(play: Play, result: CloseResult, account: Account) -> boo
     return (
         account.sent <= read
         and situation.unread != "urgent"
-        and situation.option != "linger 0"
+        and situation.option not in {"linger 0", "linger2"}
         and situation.shut in {"none", "writing"}
         and situation.holder
         not in {"closer", "sendfile"}  # an RST marks the file as incomplete

@@ -25,6 +25,7 @@ _A_WHILE = 0.02
 _PIECE = 65536
 _BYTES_RECEIVED = 128  # in struct tcp_info (include/uapi/linux/tcp.h)
 _SIOCOUTQ = 0x5411
+_FORGED = b"\x17\x03\x03\x00\x20" + bytes(32)  # a record of TLS
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Peer:
         sock: Its socket.
         name: Its behaviour; see `axes`.
         context: TLS, as a client or, with `server_side`, as a server; None: no TLS.
+        truncates: It never sends close_notify.
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class Peer:
         *,
         server_side: bool = False,
         hostname: str | None = None,
+        truncates: bool = False,
     ) -> None:
         self.sock = sock
+        self._truncates = truncates
         self.name = name
         self.account = Account()
         self._over = threading.Event()
@@ -222,11 +226,20 @@ class Peer:
 
     def send_close_notify(self) -> None:
         """Send close_notify."""
+        if self._truncates or self.account.failure:
+            return
         if self._session is not None and not self.account.sent_close_notify:
             with suppress(ssl.SSLError):
                 self._session.unwrap()
             self._flush()
             self.account.sent_close_notify = True
+
+    def send_alert(self) -> None:
+        """Send a fatal alert, as after a record that was forged."""
+        assert self._session is not None
+        self._incoming.write(_FORGED)
+        self._decrypt(self._session)
+        self._flush()
 
     def close(self) -> None:
         """Close. With unread input its kernel sends RST."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .build import Arrangement
 
 STOPS_AFTER = 0.02  # seconds into the call
+_MOMENT = 0.001
 
 
 class Stop(BaseException):
@@ -43,7 +45,8 @@ class Report:
         closed: Whether the object has no descriptor any more.
         left: The number of remaining descriptors of the connection, without those of other holders.
         not_woken: The other holders that still wait.
-        other_is_right: Whether the other connection of close_all() was closed, and is reported as such.
+        other_is_right: Whether the others of close_all() were closed, and are reported as such.
+        second: The result of the second close.
         reported: The arguments of an event loop's exception handler.
     """
 
@@ -57,6 +60,7 @@ class Report:
     left: int = 0
     not_woken: tuple[str, ...] = ()
     other_is_right: bool = True
+    second: CloseResult | None = None
     reported: tuple[str, ...] = ()
 
 
@@ -114,19 +118,17 @@ class Probe:
             self.report,
         )
         waiting = arrangement.still_running(1.0)
-        if situation.holder == "reader":
+        if situation.holder in {"reader", "sender"}:
             report.not_woken = tuple(waiting)
         if situation.holder in {"task", "sendfile"} and not arrangement.task_ended:
             report.not_woken = (situation.holder,)
         if situation.holder == "closer":  # the thread may have closed the socket after the call
             self.inspect()
         report.reported = tuple(text[:1000] for text in arrangement.reported)
-        other = arrangement.other
-        timed = (
-            situation.limit != "no time"
-        )  # otherwise the close has no time to observe anything
-        if other is not None and report.result is not None and timed:
-            report.other_is_right = other.is_well()
+        report.second = arrangement.second
+        # Without time the close cannot observe anything.
+        if report.result is not None and situation.limit != "no time":
+            report.other_is_right = all(other.is_well() for other in arrangement.others)
 
 
 def _was_raised_in_the_library(error: BaseException) -> bool:
@@ -150,6 +152,9 @@ def _interrupted(interrupt: str) -> Generator[None, None, None]:
         case "stopped":
             with _alarm(STOPS_AFTER):
                 yield
+        case "signals":
+            with _signals():
+                yield
         case "no descriptors":
             with descriptors.none_left():
                 yield
@@ -168,13 +173,31 @@ def _interrupted(interrupt: str) -> Generator[None, None, None]:
 
 
 @contextmanager
+def _signals() -> Generator[None, None, None]:
+    """Interrupt the system calls of the block with signals that have no effect."""
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, STOPS_AFTER, STOPS_AFTER)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
 def _alarm(seconds: float) -> Generator[None, None, None]:
     """Raise Stop in the block, by a signal."""
     armed = True
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        if armed:
-            raise Stop
+    def stop(_number: int, frame: FrameType | None) -> None:
+        if not armed:
+            return
+        if frame is not None and frame.f_code.co_filename == contextlib.__file__:
+            signal.setitimer(
+                signal.ITIMER_REAL, _MOMENT
+            )  # the call is over, and is measured now
+            return
+        raise Stop
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -211,6 +211,9 @@ class Remote:
     def send_close_notify(self) -> None:
         self._ask("send_close_notify")
 
+    def send_alert(self) -> None:
+        self._ask("send_alert")
+
     def before(self, unread: str) -> None:
         self._ask("before", unread=unread)
 

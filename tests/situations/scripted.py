@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 from wire.link import ADDRESSES, Journey, Link
 from wire.packets import OURS, PEER, Segment, Side
 
+from .axes import SILENT
 from .peers import LITTLE, MUCH, SILENCE, Account
 
 _dpkt: Any = importlib.import_module("dpkt")
@@ -29,12 +30,21 @@ _LATER = 0.04
 
 # kind, code and the rest of the header, of each version (RFC 792, RFC 4443).
 _ICMP = {
-    "is unreachable": ((3, 1, 0), (1, 0, 0)),
+    "is unreachable": ((3, 1, 0), (1, 3, 0)),
+    "is unreachable once": ((3, 1, 0), (1, 3, 0)),
+    "has no network": ((3, 0, 0), (1, 0, 0)),
     "has no port": ((3, 3, 0), (1, 4, 0)),
+    "has no protocol": ((3, 2, 0), (4, 1, 0)),
     "is prohibited": ((3, 13, 0), (1, 1, 0)),
+    "is too far": ((11, 0, 0), (3, 0, 0)),
     "requires smaller packets": ((3, 4, 576), (2, 0, 1280)),
 }
-_NEVER_ANSWERS = {"is silent", "is unreachable", "has no port", "is prohibited"}
+_LOSES: dict[str, Callable[[Segment], bool]] = {
+    "loses our data": lambda segment: segment.length > 0,
+    "loses our FIN": lambda segment: "F" in segment.flags,
+    "is unreachable once": lambda segment: segment.length > 0 or "F" in segment.flags,
+    "requires smaller packets": lambda segment: segment.length > 0,
+}
 
 
 class _Reply(NamedTuple):
@@ -70,6 +80,7 @@ class Scripted:
         self._has = 0  # the number of our bytes that arrived in order
         self._our_fin: int | None = None
         self._acted = False
+        self._lost = False  # a packet, which is sent again
         self._late = False  # the handshake is delayed
         self._at_start = 0
         self._greeted = threading.Event()
@@ -108,17 +119,24 @@ class Scripted:
             self._our_start, self._our_port = segment.seq, segment.source_port
             self._has = max(self._has, 1)
             if "A" not in segment.flags:  # we connect
+                if segment.length and self.name in SILENT:
+                    return self._lose(raw, now)
                 self._next = 1
-                return [_Reply("SA", 0, 1)]
+                self._has = max(self._has, 1 + segment.length)
+                account.received = self._has - 1
+                return [_Reply("SA", 0, self._has)]
             self._greeted.set()
             if self._late:
-                return [] if self.name in _NEVER_ANSWERS else [self._ack(1, after=_LATER)]
+                return [] if self.name in SILENT else [self._ack(1, after=_LATER)]
             return [self._ack(1)]
         at = (segment.seq - self._our_start) % _MODULUS
         if "R" in segment.flags:
             account.end = account.end or "RST"
             return []
         end = at + segment.length + ("F" in segment.flags)
+        loses = _LOSES.get(self.name)
+        if loses is not None and loses(segment) and not self._lost:
+            return self._lose(raw, now)
         if "F" in segment.flags:
             self._our_fin = end
         if at <= self._has < end:
@@ -129,11 +147,15 @@ class Scripted:
         if end == at:  # a pure acknowledgement
             crossed = self.name == "crosses our FIN" and self._acted
             return [self._ack(self._has)] if crossed else []
-        if self.name in _ICMP and (self.name in _NEVER_ANSWERS or not self._acted):
-            self._acted = True
-            self._send_icmp(raw, now)
-            return []
+        if self.name in SILENT:
+            return self._lose(raw, now)
         return self._SCRIPTS.get(self.name, Scripted._answer)(self)
+
+    def _lose(self, raw: bytes, now: float) -> list[_Reply]:
+        self._lost = True
+        if self.name in _ICMP:
+            self._send_icmp(raw, now)
+        return []
 
     def _ack(self, upto: int, *, window: int = _WINDOW, after: float = 0.0) -> _Reply:
         return _Reply("A", self._next, upto, window=window, after=after)
@@ -252,6 +274,28 @@ class Scripted:
             return [self._ack(self._has)]
         return [_Reply("S", self._next, 0), self._fin(self._has)]
 
+    def _ack_late(self) -> list[_Reply]:
+        return [reply._replace(after=_LATER) for reply in self._answer()]
+
+    def _ack_the_half(self) -> list[_Reply]:
+        return [self._ack(self._has - (self._has - self._acked) // 2)]
+
+    def _open_window_later(self) -> list[_Reply]:
+        return [self._ack(self._has, window=0), *self._ack_late()]
+
+    def _fin_with_data(self) -> list[_Reply]:
+        if not self._fin_came:
+            return [self._ack(self._has)]
+        upload, fin = self._upload(500, self._has), self._fin(self._has)
+        return [upload._replace(flags=fin.flags)]
+
+    def _repeat_data(self) -> list[_Reply]:
+        if not self._fin_came:
+            return [self._ack(self._has)]
+        first, second = self._upload(500, self._has), self._upload(250, self._has)
+        overlap = _Reply("PA", first.seq + 250, self._has, first.data[250:] + second.data)
+        return [first, first, overlap, self._fin(self._has)]
+
     _SCRIPTS: ClassVar[dict[str, Callable[[Scripted], list[_Reply]]]] = {
         "holds": _hold,
         "is silent": _be_silent,
@@ -271,6 +315,11 @@ class Scripted:
         "repeats itself": _repeat,
         "acknowledges the unsent": _ack_the_unsent,
         "sends SYN again": _syn_again,
+        "acknowledges late": _ack_late,
+        "acknowledges the half": _ack_the_half,
+        "opens its window later": _open_window_later,
+        "sends FIN with data": _fin_with_data,
+        "repeats its data": _repeat_data,
     }
 
     # --- the interface of a peer -----------------------------------------------------------------

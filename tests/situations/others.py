@@ -1,0 +1,59 @@
+"""The other connections of a close_all(), whose peers have closed. Their results are always clean."""
+
+from __future__ import annotations
+
+import select
+import socket
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from graceful_close import CloseResult, LingerPolicy, set_linger
+
+_REPLY = b"reply"
+_PATIENCE = 5.0
+
+
+class Other:
+    """A connection whose peer has closed.
+
+    Attributes:
+        ours: The socket that will be closed.
+        stream: What the closing function gets: the socket, or an object around the socket.
+        result: The result of the close.
+    """
+
+    def __init__(self, held: ExitStack, ours: socket.socket, peer: socket.socket) -> None:
+        self.ours, self._peer = ours, peer
+        held.callback(peer.close)
+        held.callback(reset, ours)
+        ours.sendall(_REPLY)
+        peer.shutdown(socket.SHUT_WR)
+        poller = select.poll()
+        poller.register(ours, select.POLLRDHUP)
+        poller.poll(_PATIENCE * 1000)
+        self.stream: Any = ours
+        self.result: CloseResult | None = None
+
+    def is_well(self) -> bool:
+        """Whether the peer received everything, and the result is clean."""
+        with suppress(OSError):
+            whole = self._peer.recv(100) + self._peer.recv(100) == _REPLY
+            clean = self.result is not None and self.result.clean
+            return whole and clean and self.ours.fileno() == -1
+        return False
+
+
+def new_others(held: ExitStack) -> list[Other]:
+    """Return a TCP connection and a pair of UNIX sockets."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname(), _PATIENCE)
+        ours, _ = listener.accept()
+    return [Other(held, ours, peer), Other(held, *socket.socketpair())]
+
+
+def reset(sock: socket.socket) -> None:
+    """Reset the connection, so that the kernel forgets it."""
+    if sock.fileno() != -1:
+        with suppress(OSError):
+            set_linger(sock, LingerPolicy.ABORT)
+        socket.socket.close(sock)
