@@ -283,8 +283,9 @@ def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterato
             if not (situation.bare or over or situation.unanswered):
                 yield said
         case CloseOutcome.ALREADY_CLOSED:
+            # At the end of the stream, after SHUT_RD too, a transport closes itself.
             ended = situation.transport and (
-                account.rst or account.fin or account.sent_close_notify
+                shut or account.rst or account.fin or account.sent_close_notify
             )
             failed = situation.transport and situation.tls == "alert"
             others = situation.holder == "closer"
