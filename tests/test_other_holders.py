@@ -10,8 +10,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from contextlib import closing as closing_it
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -55,44 +55,54 @@ def send_forever(peer: socket.socket) -> None:
 # --- another thread waits for input -----------------------------------------------------------
 
 
-@contextmanager
-def reading(sock: socket.socket) -> Generator[list[bytes | OSError], None, None]:
+def reading(sock: socket.socket) -> AbstractContextManager[list[Any]]:
     """Run the block while a thread is blocked in recv(); the thread has ended after it."""
-    read: list[bytes | OSError] = []
+    return _blocked(lambda: sock.recv(10), _RECVFROM)
+
+
+def writing(sock: socket.socket) -> AbstractContextManager[list[Any]]:
+    """Run the block while a thread is blocked in send(); the thread has ended after it."""
+    return _blocked(lambda: sock.sendall(bytes(100_000_000)), _SENDTO)
+
+
+@contextmanager
+def _blocked(call: Callable[[], object], system_call: str) -> Generator[list[Any], None, None]:
+    returned: list[Any] = []
     number: list[int] = []
     began = threading.Event()
 
-    def read_once() -> None:
+    def call_once() -> None:
         number.append(threading.get_native_id())
         began.set()
         try:
-            read.append(sock.recv(10))
+            returned.append(call())
         except OSError as error:
-            read.append(error)
+            returned.append(error)
 
-    thread = threading.Thread(target=read_once, daemon=True)
+    thread = threading.Thread(target=call_once, daemon=True)
     thread.start()
     assert began.wait(PATIENCE)
-    _await_sleep(number[0])
-    yield read
+    _await_sleep(number[0], system_call)
+    yield returned
     thread.join(PATIENCE)
-    assert not thread.is_alive(), "the reader did not return"
+    assert not thread.is_alive(), "the thread did not return"
 
 
-def _await_sleep(thread: int) -> None:
-    """Wait until the kernel reports that the thread is blocked in recv()."""
+def _await_sleep(thread: int, system_call: str) -> None:
+    """Wait until the kernel reports that the thread is blocked in the system call."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         with open(f"/proc/self/task/{thread}/syscall") as file:
             words = file.read().split()
-        if words[0] not in ("running", "-1") and words[0] == _RECVFROM:
+        if words[0] not in ("running", "-1") and words[0] == system_call:
             return
         time.sleep(0.001)
-    raise AssertionError("the thread was never blocked in recv()")
+    raise AssertionError("the thread was never blocked")
 
 
-# recvfrom(2), which recv() calls; its number on this machine.
+# recvfrom(2), which recv() calls, and sendto(2), which send() calls; their numbers on this machine.
 _RECVFROM = {"x86_64": "45", "aarch64": "207"}.get(os.uname().machine, "")
+_SENDTO = {"x86_64": "44", "aarch64": "206"}.get(os.uname().machine, "")
 
 needs_syscalls = pytest.mark.skipif(
     not (_RECVFROM and os.path.exists("/proc/self/syscall")),
@@ -127,6 +137,13 @@ def test_a_blocked_reader_returns_at_an_abort(stream: Connection) -> None:
     with reading(stream.ours):
         assert abortive_close(stream.ours).outcome is CloseOutcome.ABORTED
     assert ends_in_reset(stream.peer) is (stream.peer.family != socket.AF_UNIX)
+
+
+@needs_syscalls
+def test_a_blocked_writer_returns_at_an_abort(stream: Connection) -> None:
+    with writing(stream.ours) as written:
+        abortive_close(stream.ours)
+    assert isinstance(written[0], OSError)
 
 
 @needs_syscalls

@@ -6,7 +6,7 @@ import socket
 
 from . import _platform
 from ._linger import LingerPolicy
-from ._sockets import borrow_descriptor
+from ._sockets import borrow_descriptor, is_unix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,8 +77,11 @@ def set_policy_at_close(sock: socket.socket, policy: LingerPolicy) -> None:
 
 
 def _shut_for_reading(sock: socket.socket) -> None:
+    # A thread that waits for room in an AF_UNIX stream keeps the connection, because AF_UNIX has no
+    # RST. And without RST, the end for the peer is the same.
+    how = socket.SHUT_RDWR if is_unix(sock) else socket.SHUT_RD
     try:
-        sock.shutdown(socket.SHUT_RD)
+        sock.shutdown(how)
     except OSError:
         pass  # ENOTCONN: the connection is over, and its end has woken every reader
 

@@ -123,6 +123,11 @@ def view_of(sock: socket.socket) -> View:
     return system.mptcp if protocol == _MPTCP else system.other
 
 
+def is_unix(sock: socket.socket) -> bool:
+    """Whether this is an AF_UNIX socket."""
+    return bool(_family(sock) == getattr(socket, "AF_UNIX", None))
+
+
 def take_descriptor(sock: socket.socket, into: MutableSequence[socket.socket]) -> bool:
     """Move a socket's descriptor to an object of our own, which is appended to `into`.
 
