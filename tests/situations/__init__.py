@@ -8,8 +8,9 @@ connection is closed.
 | `axes` | the choices along each axis, and the rules that exclude combinations |
 | `pairwise` | few situations that contain every pair of choices |
 | `build` | the connection, and what was done to it before the call |
-| `peers`, `scripted` | the other end: a program above the kernel, or a TCP of our own |
+| `peers`, `programs`, `scripted` | the other end: our own program, curl, or a TCP of our own |
 | `options` | the options of the close |
+| `others` | the other connections of a `close_all()` |
 | `closers` | the call, in each driver |
 | `probe` | the measurements around the call |
 | `processes` | callers in processes of their own |

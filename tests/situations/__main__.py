@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import logging
 import sys
 from random import Random
@@ -28,6 +29,7 @@ def main() -> int:
     asked = parser.parse_args()
     # A Reaper of an event loop logs what the situation has caused (EMFILE).
     logging.getLogger("graceful_close").setLevel(logging.CRITICAL)
+    gc.freeze()  # each situation is followed by a collection
     random, until = Random(asked.seed), monotonic() + asked.seconds
     played = wrong = doubtful = 0
     with open_lab() as lab:

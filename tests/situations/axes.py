@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from random import Random
@@ -43,6 +44,8 @@ SCRIPTS = (
     "sends FIN with data",
     "repeats its data",
 )
+# Real programs. They need an installed curl.
+PROGRAMS = ("curl", "curl uploads")
 # With these scripts no segment of ours is acknowledged after the handshake.
 SILENT = {
     "is silent",
@@ -92,6 +95,7 @@ AXES: dict[str, tuple[str, ...]] = {
         "resets at our FIN",
         "closes unread",
         "has shut reading",
+        *PROGRAMS,
         *(f"script: {script}" for script in SCRIPTS),
     ),
     "interrupt": ("none", "stopped", "signals", "no descriptors", *OWN_PROCESS),
@@ -207,6 +211,15 @@ RULES: dict[str, Broken] = {
             s.family not in INTERNET
             or s.tls != "none"
             or s.origin not in {"accept", "connect", "fast open", "fast open connect"}
+        )
+    ),
+    "curl connects, sends a request, and reads it all": lambda s: (
+        s.peer in PROGRAMS
+        and (
+            s.origin != "accept"
+            or s.family not in {*INTERNET, "mapped"}
+            or s.unread != "nothing"
+            or s.tls not in {"none", "1.2", "1.3", "upgraded"}
         )
     ),
     "a handshake is unfinished only with a script": lambda s: (
@@ -371,11 +384,15 @@ def broken_rule(situation: Situation) -> str | None:
 
 
 def choices(axis: str, *, wire: bool) -> list[str]:
-    """Return the choices along an axis; without a wire there are no scripts."""
+    """Return the choices along an axis; without a wire there are no scripts.
+
+    Without curl there are no programs.
+    """
     return [
         choice
         for choice in AXES[axis]
-        if wire or (not choice.startswith("script: ") and choice != "fast open")
+        if (wire or not choice.startswith(("script: ", "fast open")))
+        and (choice not in PROGRAMS or shutil.which("curl") is not None)
     ]
 
 

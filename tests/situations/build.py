@@ -27,11 +27,12 @@ from graceful_close import CloseResult, GracefulListener, LingerPolicy, Reaper, 
 from wire.link import ADDRESSES, Link
 from wire.packets import OURS
 
-from .axes import REAPERS, Situation
+from .axes import PROGRAMS, REAPERS, Situation
 from .options import options_of
 from .others import Other, new_others, reset
 from .peers import Peer
 from .processes import Remote
+from .programs import Program
 from .scripted import Scripted
 
 IPPROTO_MPTCP = 262  # include/uapi/linux/in.h
@@ -42,8 +43,8 @@ SO_TIMESTAMPING, SO_PEEK_OFF, SO_MAX_PACING_RATE, SO_ZEROCOPY = 37, 42, 47, 60
 MSG_ZEROCOPY = 0x4000000  # linux/socket.h
 IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
 
-LITTLE = b"reply" * 600
-MORE = b"reply" * 60_000
+LITTLE = b"text\n" * 600  # in lines, because curl reads the first line before it decides
+MORE = b"text\n" * 60_000
 FILE = 4_000_000
 _PATIENCE = 5.0
 _HOSTS = {"tcp4": "127.0.0.1", "tcp6": "::1", "mapped": "::ffff:127.0.0.1"}
@@ -82,7 +83,7 @@ class Arrangement:
 
     def __init__(self, situation: Situation, link: Link | None, held: ExitStack) -> None:
         self.situation = situation
-        self.peer: Peer | Scripted | Remote | None = None
+        self.peer: Peer | Program | Scripted | Remote | None = None
         self.written = 0
         self.holders = 0
         self.unsent = 0
@@ -176,6 +177,9 @@ class Arrangement:
         else:
             plain = situation.family == "mptcp fallback" and situation.origin == "accept"
             with self._listener() as listener:
+                if situation.peer in PROGRAMS:
+                    self._accept_program(listener)
+                    return
                 client = (
                     socket.socket() if plain or situation.family == "mapped" else self._socket()
                 )
@@ -207,6 +211,19 @@ class Arrangement:
             truncates=situation.tls == "truncated",
         )
         self._held.callback(other.close)
+
+    def _accept_program(self, listener: socket.socket) -> None:
+        tls = {"none": None, "1.2": "1.2"}.get(self.situation.tls, "1.3")
+        address = listener.getsockname()
+        if self.situation.family == "mapped":
+            address = (_HOSTS["tcp4"], address[1])
+        self.peer = program = Program(self.situation.peer, address, tls)
+        self._held.callback(program.close)
+        listener.settimeout(_PATIENCE)
+        self.ours, _ = listener.accept()
+        self.ours.settimeout(None)
+        if self.situation.option == "small buffers":
+            self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
 
     def _peers_port(self) -> int:
         if isinstance(self.peer, Scripted):
@@ -323,7 +340,7 @@ class Arrangement:
         peer, situation = self.peer, self.situation
         if situation.tls == "none":
             return
-        assert isinstance(peer, Peer | Remote)
+        assert isinstance(peer, Peer | Program | Remote)
         if situation.tls == "half":
             if situation.origin == "accept":
                 peer.handshake(half=True)

@@ -21,6 +21,7 @@ from .closers import run
 from .peers import Account, Peer
 from .probe import Probe, Report
 from .processes import Callers
+from .programs import Program
 from .scripted import Scripted
 from .trace import PORTS, Event, Trace, open_trace
 
@@ -97,9 +98,7 @@ class Lab:
                 self.callers.start()
             before = _table()
             self._play(play, plain)
-            gc.collect(0)
-            if _table() - before:
-                gc.collect()  # on a busy machine the objects have become old
+            gc.collect()
             play.leaked = sorted(_table() - before)
             play.warned = [str(warning.message) for warning in warned]
         return play
@@ -119,7 +118,7 @@ class Lab:
                 play.report = probe.report
                 play.returned = probe.report.began + probe.report.seconds
             neighbours.append(_pair(held))  # with the number of the released descriptor
-            if isinstance(arrangement.peer, Peer | Scripted):
+            if isinstance(arrangement.peer, Peer | Program | Scripted):
                 play.account = arrangement.peer.finish()
             arrangement.still_running(5.0)
             for kind, pair in zip(("before", "beside", "after"), neighbours, strict=True):

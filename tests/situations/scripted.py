@@ -358,9 +358,13 @@ class Scripted:
 
     def finish(self) -> Account:
         """Wait for our end, reset the connection in our kernel, and return the record."""
-        until = monotonic() + SILENCE
+        # A retransmission may take longer than another silence.
+        silence = SILENCE * (2 if self.name in _LOSES else 1)
+        has, until = self._has, monotonic() + silence
         while not self.account.end and monotonic() < until:
             time.sleep(0.005)
+            if self._has != has:
+                has, until = self._has, monotonic() + silence
         self._link.come_to_rest()
         self.name = "is silent"
         self._send(_Reply("RA", self._next, self._data))

@@ -25,7 +25,7 @@ from graceful_close import (
 )
 from graceful_close._platform import TcpState
 
-from .axes import AXES, RULES, Situation, any_situation, broken_rule
+from .axes import AXES, RULES, Situation, any_situation, broken_rule, choices
 from .oracle import judge
 from .pairwise import all_pairs, cover, pairs_of
 from .play import Lab, open_lab
@@ -88,8 +88,9 @@ def test_every_pair_is_covered_or_excluded_by_a_rule() -> None:
 
 def test_every_choice_is_covered() -> None:
     covering = _covering(True)
-    for axis, choices in AXES.items():
-        assert {getattr(situation, axis) for situation in covering} == set(choices)
+    for axis in AXES:
+        chosen = {getattr(situation, axis) for situation in covering}
+        assert chosen == set(choices(axis, wire=True))
 
 
 @pytest.mark.parametrize("reason", RULES)
