@@ -765,7 +765,14 @@ def test_close_notify_is_sent_before_the_fin() -> None:
     assert machine.counted(0, 1.0) is Step.LET_GO
     result = machine.released(1.0)
     assert result.notified
-    assert result.peer_notified is False
+    assert result.peer_notified is None, "the end may be that of the caller's own SHUT_RD"
+
+
+def test_an_end_without_close_notify_is_proven_by_the_peers_fin() -> None:
+    machine = Teardown(asking(), 0.0, LINUX, tls=True)
+    assert begin(machine, state=PEER_FIN) is Step.SEND_CLOSE_NOTIFY
+    machine.notified(True, 0.0, received=False)
+    assert machine.released(0.0).peer_notified is False
 
 
 @pytest.mark.parametrize("received", [None, True, False])

@@ -371,6 +371,7 @@ class Teardown:
             state = None  # this kernel does not update the state (gVisor)
         self._state = state
         first, self._first_looked = not self._first_looked, True
+        self._peer_notified = self._as_proven(self._peer_notified)
         if first and not self._recounting:
             return self._stand(state, now)
         if state is NEVER_OPEN:
@@ -416,8 +417,13 @@ class Teardown:
         self._notified = sent
         self._idle_wakes = 0
         if received is not None:
-            self._peer_notified = received
+            self._peer_notified = self._as_proven(received)
         return self._begin(now)
+
+    def _as_proven(self, peer_notified: bool | None) -> bool | None:
+        """Return None for an end without close_notify that may be the caller's own SHUT_RD."""
+        unproven = self._state is not None and self._state not in PEER_FIN_SEEN
+        return None if peer_notified is False and unproven else peer_notified
 
     def notify_would_block(self, now: float) -> Step:
         """There was no room for the close_notify."""

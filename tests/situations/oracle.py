@@ -258,9 +258,9 @@ def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterato
     if situation.aborts and outcome not in _OF_AN_ABORT:
         yield said
     shut = situation.shut in {"reading", "both"}
-    # For these, recv() is the only proof. It proves nothing after SHUT_RD, or if another reader has
+    # For these, recv() is the only proof. It proves nothing after SHUT_RD, or if another thread has
     # received the error of the reset, which the kernel reports once.
-    alone = situation.holder != "reader" and not shut
+    alone = situation.holder not in {"reader", "sender"} and not shut
     blind = not alone and situation.family in {"unix", "mptcp", "mptcp fallback"}
     match outcome:
         case CloseOutcome.ABORTED:
