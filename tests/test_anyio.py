@@ -106,6 +106,18 @@ async def test_a_reset_during_the_flush_is_a_result(loop: Loop) -> None:
 
 
 @with_transports
+async def test_what_a_failed_transport_held_is_not_claimed(loop: Loop) -> None:
+    async with full(loop) as (stream, peer):
+        stream._transport._force_close(MemoryError())  # as after recv() has raised it
+        result = await graceful_close(stream, timeout=PATIENCE)
+        assert result.error is not None
+        assert result.error.errno == errno.ECONNABORTED
+        assert result.unacked is None
+        assert not result.clean
+        assert ends_in_raw_reset(peer)
+
+
+@with_transports
 async def test_a_cancelled_flush_ends_in_a_reset(loop: Loop) -> None:
     async with full(loop) as (stream, peer):
         raw = loop.raw(stream)

@@ -299,11 +299,14 @@ class Taken:
         except RuntimeError:
             pass  # asyncio's transport after write_eof(); it flushes before its FIN
         except anyio.BrokenResourceError as error:
-            if (
-                isinstance(error.__cause__, OSError)
-                and error_kind(error.__cause__) is not ErrorKind.OURS
-            ):
-                self._failed(error.__cause__)
+            cause = error.__cause__
+            if isinstance(cause, OSError):
+                if error_kind(cause) is not ErrorKind.OURS:
+                    self._failed(cause)
+            elif isinstance(cause, Exception) and not isinstance(cause, RuntimeError):
+                # RuntimeError: closed. Otherwise the transport has failed (MemoryError), and has
+                # discarded its bytes.
+                self._failed(OSError(errno.ECONNABORTED, f"the stream has failed: {cause!r}"))
         self.flushed = not scope.cancelled_caught
 
     async def find_out_why(self) -> None:
