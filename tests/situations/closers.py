@@ -336,7 +336,8 @@ async def _by_asyncio(arrangement: Arrangement, probe: Probe, plain: bool) -> No
     reader = asyncio.StreamReader()
     closes: Any = None
     if situation.call == "transport":
-        closes = _asyncio_server._Closes(cast("CloseOptions", options_of(situation)))
+        options = cast("CloseOptions", options_of(situation))
+        closes = _asyncio_server._Closes(options)  # pyright: ignore[reportPrivateUsage]
     for other in arrangement.others:
         other.ours.setblocking(False)
     if sock.fileno() != -1:

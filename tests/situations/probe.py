@@ -172,10 +172,14 @@ def _interrupted(interrupt: str) -> Generator[None, None, None]:
             yield
 
 
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Unlike SIG_IGN, this interrupts a system call."""
+
+
 @contextmanager
 def _signals() -> Generator[None, None, None]:
     """Interrupt the system calls of the block with signals that have no effect."""
-    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    before = signal.signal(signal.SIGALRM, _ignore)
     signal.setitimer(signal.ITIMER_REAL, STOPS_AFTER, STOPS_AFTER)
     try:
         yield
