@@ -24,9 +24,13 @@ _SETTINGS = {
     # A mutant has `multiplier * (seconds of its tests + constant)`.
     "timeout_multiplier": "4",
     "timeout_constant": "5",
+    # mutmut then shows what pytest prints, such as a test that fails without a change.
+    "debug": "true",
     # No test runs before the fork, because a cache would keep what was made without the change.
     "process_isolation": "forkserver",
 }
+# Seconds. Many changes make a test wait for what does not come.
+_PATIENCE = "5"
 _PYTEST = ("--hypothesis-seed=0", "-p", "no:cacheprovider")
 # mutmut writes all mutants of a function into one file, and their annotations meet there.
 _MYPY = (
@@ -38,7 +42,8 @@ _MYPY = (
 )
 
 _ILL_TYPED = "caught by type check"
-_UNNOTICED = {"survived", "no tests", "not checked"}
+_SURVIVED = {"survived", "no tests"}
+_UNNOTICED = {*_SURVIVED, "not checked"}
 
 
 @dataclass
@@ -134,7 +139,11 @@ class Room:
         with (folder / "setup.cfg").open("w", encoding="utf-8") as file:
             settings.write(file)
         # Also for the programs that tests start.
-        self._environment = {**os.environ, "PYTHONPATH": str(mutated)}
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": str(mutated),
+            "TESTS_PATIENCE": _PATIENCE,
+        }
 
     def mutmut(self, *arguments: str) -> str:
         """Run mutmut, and return what it printed."""
@@ -156,9 +165,9 @@ class Room:
         lines = self.mutmut("results", "--all", "true").splitlines()
         return dict(line.strip().split(": ", 1) for line in lines if "__mutmut_" in line)
 
-    def unnoticed(self) -> set[str]:
-        """The names of the mutants that no test noticed."""
-        return {name for name, status in self.statuses().items() if status in _UNNOTICED}
+    def survived(self) -> set[str]:
+        """The names of the mutants that were tried, and that no test noticed."""
+        return {name for name, status in self.statuses().items() if status in _SURVIVED}
 
     def change(self, mutant: str) -> str:
         """Return a mutant's function, the lines before the change, and the lines after it."""
@@ -196,11 +205,14 @@ def _lines(*entries: str) -> str:
 
 
 def _examine(work: Path, module: str, chosen: dict[str, Any], equivalents: set[str]) -> Outcome:
-    room = Room(work / module, module, chosen["tests"])
-    before = room.unnoticed()
+    tests: list[str] = chosen["tests"]
+    if "without" in chosen:
+        tests = [*tests, "-k=" + " and ".join(f"not {word}" for word in chosen["without"])]
+    room = Room(work / module, module, tests)
+    before = room.survived()
     room.mutmut("run", "--max-children", "1")
     # mutmut tries again what has changed in the module, but not if the tests have changed.
-    again = before & room.unnoticed()
+    again = before & room.survived()
     if again:
         room.mutmut("run", "--max-children", "1", *again)
     outcome = Outcome(module, chosen.get("least", 85))

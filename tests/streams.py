@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import tempfile
@@ -17,7 +18,7 @@ from graceful_close import LingerPolicy, set_linger, unacked_bytes
 T = TypeVar("T")
 
 # Seconds. A test that waits longer than this has failed.
-PATIENCE = 20.0
+PATIENCE = float(os.environ.get("TESTS_PATIENCE", "20"))
 
 # asm-generic/poll.h, where the select module has no name for it (PyPy).
 POLLRDHUP: int = getattr(select, "POLLRDHUP", 0x2000)
