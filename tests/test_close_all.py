@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -702,6 +703,19 @@ def test_progress_is_reported_during_the_closes_and_ends_with_all(
     assert {total for _, total in reports} == {10}
     done = [figure for figure, _ in reports]
     assert done == sorted(set(done)), "each report has more than the report before"
+
+
+def test_progress_is_not_reported_before_a_socket_is_closed(tcp: Connection) -> None:
+    reports: list[tuple[int, int]] = []
+    with meanwhile(read_and_close, tcp.peer):
+        close_all([tcp.ours], timeout=PATIENCE, progress=partial(note, reports))
+    assert reports == [(1, 1)]
+
+
+def test_the_deadlines_count_from_the_time_that_is_given(crowd: list[Connection]) -> None:
+    results = close_all_on(Options(PATIENCE), ours(crowd), monotonic() - PATIENCE)
+    assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
+    assert all(result.elapsed >= PATIENCE for result in results)
 
 
 def test_an_exception_of_progress_is_raised_after_all_sockets_are_closed(

@@ -15,9 +15,7 @@ from ._sockets import require_stream
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Iterator
-    from types import TracebackType
-    from typing import Self
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Unpack
 
@@ -79,21 +77,45 @@ def close_all_on(
     progress: Callable[[int, int], object] | None = None,
 ) -> list[CloseResult]:
     """`close_all` with validated arguments; the deadlines count from `since`, or from now."""
+    loop: CloseLoop | None = None
+    started: list[Pending] = []
+    results: dict[int, CloseResult] = {}
+    failures: list[Exception] = []
+
+    def ended(pending: Pending, outcome: CloseResult | Exception) -> None:
+        if isinstance(outcome, Exception):
+            failures.append(outcome)  # the other connections continue
+        else:
+            results[pending.key] = outcome
+
     try:
-        with Batch(options, socks, since) as batch:
-            for _ in batch.begin():
-                pass
-            reported = 0
-            while True:
-                if progress is not None and batch.done > reported:
-                    reported = batch.done
-                    progress(reported, batch.total)
-                if not batch.loop:
-                    return batch.results()
-                batch.loop.turn(math.inf)
+        loop = CloseLoop(ended)
+        now = monotonic() if since is None else since
+        different = {id(sock): sock for sock in socks}
+        for key, sock in different.items():
+            pending = Pending(options, now, key)
+            started.append(pending)
+            loop.begin(pending, sock)
+        reported = 0
+        while True:
+            done = len(results) + len(failures)
+            if progress is not None and done > reported:
+                reported = done
+                progress(done, len(different))
+            if not loop:
+                break
+            loop.turn(math.inf)
+        loop.close()
     except BaseException:
-        close_at_once(socks)  # also if a signal's exception arrived before the batch
+        if loop is not None:
+            loop.close()
+        for pending in started:
+            pending.abandon()
+        close_at_once(socks)
         raise
+    if failures:
+        raise failures[0]
+    return [results[id(sock)] for sock in socks]
 
 
 def require_streams(socks: Iterable[socket.socket]) -> list[socket.socket]:
@@ -109,73 +131,6 @@ def require_streams(socks: Iterable[socket.socket]) -> list[socket.socket]:
         except TypeError as error:
             raise TypeError(f"socks[{index}]: {error}") from None
     return socks
-
-
-class Batch:
-    """The sockets of a `close_all`. A context manager that closes all of them on every path.
-
-    Attributes:
-        loop: The loop to turn until it is empty.
-        total: The number of different sockets.
-    """
-
-    def __init__(
-        self, options: Options, socks: list[socket.socket], since: float | None = None
-    ) -> None:
-        self._options = options
-        self._since = since
-        self._socks = socks
-        self._different = {id(sock): sock for sock in socks}
-        self._started: list[Pending] = []
-        self._results: dict[int, CloseResult] = {}
-        self._failures: list[Exception] = []
-        self.loop = CloseLoop(self._ended)
-        self.total = len(self._different)
-
-    @property
-    def done(self) -> int:
-        """The number of closed sockets."""
-        return len(self._results) + len(self._failures)
-
-    def begin(self) -> Iterator[None]:
-        """Begin to close one socket at each step."""
-        now = monotonic() if self._since is None else self._since
-        for key, sock in self._different.items():
-            pending = Pending(self._options, now, key)
-            self._started.append(pending)
-            self.loop.begin(pending, sock)
-            yield
-
-    def results(self) -> list[CloseResult]:
-        """How each connection ended, in the order of the sockets.
-
-        Raises:
-            Exception: The first failure, if any.
-        """
-        if self._failures:
-            raise self._failures[0]
-        return [self._results[id(sock)] for sock in self._socks]
-
-    def _ended(self, pending: Pending, outcome: CloseResult | Exception) -> None:
-        if isinstance(outcome, Exception):
-            self._failures.append(outcome)  # the other connections continue
-        else:
-            self._results[pending.key] = outcome
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.loop.close()
-        if error is not None:
-            for pending in self._started:
-                pending.abandon()
-            close_at_once(self._socks)
 
 
 def close_at_once(
