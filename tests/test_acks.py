@@ -118,7 +118,6 @@ def test_a_tcp_connection_shows_its_state(tcp: Connection) -> None:
     assert standing(tcp.ours, TCP) is TcpState.OPEN
     with socket.socket() as sock:
         assert read_state(sock, TCP) is TcpState.NEVER_OPEN
-        assert read_state(sock, TCP, was_open=True) is TcpState.OVER
         assert standing(sock, TCP) is TcpState.NEVER_OPEN
 
 

@@ -19,8 +19,10 @@ from graceful_close._acks import count_unacked
 from graceful_close._blocking import drive
 from graceful_close._connection import Connection
 from graceful_close._options import Options
+from graceful_close._sockets import plain_dup, plain_view
 from graceful_close._step import DRAIN, FLUSH, LET_GO, WAIT_READABLE
-from streams import PATIENCE, await_fin, await_reset, ends_in_reset, fill, read_all
+from signals import Stop
+from streams import PATIENCE, await_fin, await_reset, ends_in_reset, fill, read_all, reset
 from streams import Connection as Pair
 from test_tls import session
 
@@ -149,6 +151,44 @@ def test_the_peers_name_is_in_the_result(by_machine: bool, tcp: Pair) -> None:
     assert connection.let_go().peer == peer
 
 
+def test_a_reset_that_another_holder_has_read_is_not_the_peers_fin(tcp: Pair) -> None:
+    connection = begun(tcp)
+    with holder_of(connection) as holder:
+        reset(tcp.peer)
+        await_reset(holder)
+        with pytest.raises(ConnectionResetError):
+            holder.recv(1)
+        assert connection.carry_out(DRAIN) is LET_GO
+    assert connection.let_go().outcome is CloseOutcome.PEER_RESET
+
+
+# --- a descriptor that another object closes -----------------------------------------------------
+
+
+def test_a_borrowed_descriptor_is_its_owners_after_an_end_at_the_first_look(tcp: Pair) -> None:
+    tcp.peer.shutdown(socket.SHUT_WR)
+    await_fin(tcp.ours)
+    connection = Connection(Options(), monotonic(), borrowed=True)
+    assert connection.begin_own(plain_view(tcp.ours)) is DRAIN
+    assert connection.carry_out(DRAIN) is LET_GO
+    result = connection.let_go()
+    assert (result.outcome, result.unflushed) == (CloseOutcome.PEER_CLOSED, False)
+    assert os.fstat(tcp.ours.fileno())
+
+
+def test_a_dup_of_a_borrowed_descriptor_is_closed(tcp: Pair) -> None:
+    connection = Connection(Options(), monotonic(), borrowed=True)
+    borrowed = plain_view(tcp.ours)
+    assert connection.begin_own(borrowed) is DRAIN
+    dup = plain_dup(borrowed)
+    connection.adopt(dup)
+    assert borrowed.fileno() == -1
+    assert connection.sock is dup
+    connection.abandon()
+    assert dup.fileno() == -1
+    assert os.fstat(tcp.ours.fileno())
+
+
 # --- an interrupt --------------------------------------------------------------------------------
 
 
@@ -201,6 +241,24 @@ def test_an_interrupt_under_tls_releases_the_callers_object_too(
         assert ours.fileno() == -1
         with pytest.raises(OSError):  # noqa: PT011 (the stream ends without a close_notify)
             peer.unwrap()
+
+
+def test_an_interrupt_while_the_session_ends_releases_the_callers_object_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(_: object) -> None:
+        raise Stop
+
+    with session(ssl.TLSVersion.TLSv1_3) as (ours, _):
+        connection = Connection(Options(), monotonic())
+        step = connection.begin(ours)
+        with monkeypatch.context() as patched:
+            patched.setattr("graceful_close._tls.Session.end", interrupt)
+            with pytest.raises(Stop):
+                connection.carry_out(step)
+        connection.abandon(ours)
+        assert ours.fileno() == -1
+        assert ours.version() is None, "OpenSSL would continue to use the number"
 
 
 # --- given up by another -------------------------------------------------------------------------

@@ -254,7 +254,7 @@ class Connection:
         if count == 0:
             state = self._state
             if state is not PEER_FIN:
-                state = read_state(sock, view, was_open=True)
+                state = read_state(sock, view)
                 try:
                     self._require_fin(state)
                 except OSError as error:
@@ -467,7 +467,7 @@ class Connection:
         """Close in another thread, because the driver's thread is blocked."""
         self._end_session()
         for sock in self.held:
-            close_socket(sock, policy, getattr(self, "_view", None))
+            close_socket(sock, policy, view_of(sock))
 
     def disown(self) -> None:
         """In a forked child: release our copy of the descriptor, and change nothing else."""
