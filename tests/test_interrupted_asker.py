@@ -15,6 +15,7 @@ import pytest
 from graceful_close import CloseOutcome, Reaper, _future
 from graceful_close._future import CloseFuture
 from graceful_close._result import CloseResult
+from signals import each_moment
 from streams import PATIENCE, connect_many
 
 OUTCOME = CloseResult(CloseOutcome.PEER_CLOSED, 0.0, 0, 0, None)
@@ -76,6 +77,38 @@ def test_an_asker_that_is_too_slow_between_its_look_and_its_wait_does_not_wait(
         thread.join()  # it could not take the condition
         assert future._condition.wait(PATIENCE)
     assert future.result(0) is OUTCOME
+
+
+def test_an_outcome_that_comes_while_an_asker_holds_the_lock_leaves_it_that_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`concurrent.futures.wait` looks up the condition to acquire it, and again to release it."""
+    monkeypatch.setattr(_future, "_PATIENCE", 0)
+    future, thread, _ = _about_to_be_settled()
+    future._condition.__enter__()
+    thread.start()
+    thread.join()
+    future._condition.release()
+    assert future.result(0) is OUTCOME
+
+
+@pytest.mark.parametrize("interrupted", ["settle", "the next call"])
+def test_an_interrupt_at_any_call_does_not_lose_the_outcome(
+    interrupted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_future, "_PATIENCE", 0)
+    for stopped in each_moment():
+        future, thread, _ = _about_to_be_settled()
+        if interrupted == "settle":
+            with stopped():
+                future.settle(OUTCOME)
+        else:
+            with future._condition:
+                thread.start()
+                thread.join()
+            with stopped():
+                future.done()
+        assert future.result(0) is OUTCOME
 
 
 def _about_to_be_settled() -> tuple[Any, threading.Thread, threading.Event]:

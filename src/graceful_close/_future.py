@@ -67,10 +67,14 @@ class CloseFuture(StockFuture):
         except InvalidStateError:
             pass  # an interrupted `settle` had come this far
 
-    def _tell_late(self, outcome: CloseResult | BaseException) -> None:
+    def _tell_late(self) -> None:
         """Do the rest of a `settle` that could not wait, or was interrupted."""
         made = self.__dict__
+        outcome: CloseResult | BaseException | None = made.get("_late")
+        if outcome is None:
+            return
         try:
+            made.pop("_late", None)  # set_result() looks up the condition, too
             self._tell(outcome)
             # This thread may be between its look at the state and its wait.
             made["_condition"] = _NeverWaits(made["_stock"]._condition._lock)
@@ -90,9 +94,7 @@ class CloseFuture(StockFuture):
             stock = made["_stock"] = _ended(stock)
         # Every method of a Future looks up the condition first, and holds it from then on.
         if name == "_condition":
-            late: CloseResult | BaseException | None = made.pop("_late", None)
-            if late is not None:
-                self._tell_late(late)
+            self._tell_late()
         return made[name] if name in made else getattr(stock, name)
 
 
