@@ -5,22 +5,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
 import sys
+from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
 import pytest
 
-from graceful_close import CloseOutcome, LingerPolicy, get_linger, set_linger
-from graceful_close._acks import count_unacked
+from graceful_close import CloseOutcome, LingerPolicy, get_linger, set_linger, unacked_bytes
 from graceful_close._blocking import drive
 from graceful_close._connection import Connection
 from graceful_close._options import Options
 from graceful_close._sockets import plain_dup, plain_view
-from graceful_close._step import DRAIN, FLUSH, LET_GO, WAIT_READABLE
+from graceful_close._step import (
+    COUNT,
+    DRAIN,
+    FLUSH,
+    LET_GO,
+    SHUT_WR,
+    WAIT_ACK,
+    WAIT_READABLE,
+)
 from signals import Stop
 from streams import PATIENCE, await_fin, await_reset, ends_in_reset, fill, read_all, reset
 from streams import Connection as Pair
@@ -40,6 +49,13 @@ def begun(pair: Pair, options: Options | None = None, **more: Any) -> Connection
 
 def holder_of(connection: Connection) -> socket.socket:
     return socket.socket(fileno=os.dup(connection.sock.fileno()))
+
+
+def await_acknowledgement(connection: Connection) -> None:
+    """Wait until our FIN is acknowledged."""
+    until = monotonic() + PATIENCE
+    while unacked_bytes(connection.sock):
+        assert monotonic() < until
 
 
 # --- the first look ------------------------------------------------------------------------------
@@ -68,9 +84,8 @@ def test_an_idle_time_needs_a_machine_if_acknowledgements_are_to_come(
     if not acknowledged:
         fill(tcp.ours)
     connection = begun(tcp, Options(5, idle_timeout=2))
-    until = monotonic() + PATIENCE
-    while acknowledged and count_unacked(connection.sock, connection._view):
-        assert monotonic() < until, "our FIN is not acknowledged"
+    if acknowledged:
+        await_acknowledgement(connection)
     connection.carry_out(DRAIN)
     assert (connection._machine is None) is acknowledged
     connection.abandon()
@@ -151,15 +166,78 @@ def test_the_peers_name_is_in_the_result(by_machine: bool, tcp: Pair) -> None:
     assert connection.let_go().peer == peer
 
 
-def test_a_reset_that_another_holder_has_read_is_not_the_peers_fin(tcp: Pair) -> None:
-    connection = begun(tcp)
+@pytest.mark.parametrize("how", ["first look", "machine", "flush"])
+def test_a_reset_that_another_holder_has_read_is_not_the_peers_fin(how: str, tcp: Pair) -> None:
+    connection = Connection(Options(), monotonic(), flush=how == "flush")
+    step = connection.begin(tcp.ours)
+    if how == "flush":
+        step = connection.carry_out(connection.machine.flushed(0, monotonic(), waited=False))
+        step = connection.waited(step)
+    elif how == "machine":
+        assert connection.machine, "it is made when it is first asked for"
+    await_acknowledgement(connection)
     with holder_of(connection) as holder:
         reset(tcp.peer)
         await_reset(holder)
         with pytest.raises(ConnectionResetError):
             holder.recv(1)
-        assert connection.carry_out(DRAIN) is LET_GO
+        assert connection.carry_out(step) is LET_GO
+    result = connection.let_go()
+    assert result.outcome is CloseOutcome.PEER_RESET
+    assert "Connection reset by peer" in str(result.error)
+
+
+def test_a_reset_before_our_fin_is_reported_although_the_fin_is_refused(tcp: Pair) -> None:
+    connection = Connection(Options(until=CloseOutcome.DELIVERED), monotonic())
+    assert connection.begin(tcp.ours) is SHUT_WR
+    reset(tcp.peer)
+    await_reset(connection.sock)
+    drive(connection, SHUT_WR)
     assert connection.let_go().outcome is CloseOutcome.PEER_RESET
+
+
+@pytest.mark.parametrize("machine", [False, True])
+def test_an_error_of_close_itself_is_in_the_result(machine: bool, tcp: Pair) -> None:
+    tcp.peer.shutdown(socket.SHUT_WR)
+    await_fin(tcp.ours)
+    connection = begun(tcp)
+    if machine:
+        assert connection.machine
+    assert connection.carry_out(DRAIN) is LET_GO
+    os.close(connection.sock.fileno())
+    result = connection.let_go()
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert result.error is not None
+    assert result.error.errno == errno.EBADF
+
+
+# --- the end of a wait ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(tcp: Pair) -> Iterator[Connection]:
+    """A connection that waits for acknowledgements."""
+    fill(tcp.ours)
+    connection = Connection(Options(until=CloseOutcome.DELIVERED), monotonic())
+    assert connection.carry_out(connection.begin(tcp.ours)) is WAIT_ACK
+    yield connection
+    connection.abandon()
+
+
+def test_only_an_event_that_may_be_input_causes_a_read(waiting: Connection) -> None:
+    assert waiting.waited(WAIT_ACK, readable=False) is COUNT
+    assert waiting.waited(WAIT_ACK) is DRAIN
+
+
+def test_without_events_for_acknowledgements_they_are_polled_for(waiting: Connection) -> None:
+    assert waiting.waited(WAIT_ACK, OSError(errno.ENOMEM, "")) is WAIT_READABLE
+
+
+def test_a_wait_for_input_that_fails_ends_the_close(tcp: Pair) -> None:
+    connection = begun(tcp)
+    step = connection.waited(WAIT_READABLE, OSError(errno.EBADF, ""))
+    assert connection.carry_out(step) is LET_GO
+    assert connection.let_go().outcome is CloseOutcome.ALREADY_CLOSED
 
 
 # --- a descriptor that another object closes -----------------------------------------------------

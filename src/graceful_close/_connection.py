@@ -28,7 +28,6 @@ from ._step import (
     Step,
 )
 from ._teardown import (
-    NEVER_OPEN,
     OPEN,
     OVER,
     PEER_FIN,
@@ -353,8 +352,7 @@ class Connection:
             OSError: The connection was reset.
         """
         end = self._view.end
-        stood = self._state is not OVER and self._state is not NEVER_OPEN
-        if state is OVER and stood and end is not None and end.read(self.held[0]) is False:
+        if state is OVER and end is not None and end.read(self.held[0]) is False:
             raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
     def waited(
