@@ -22,7 +22,7 @@ _WORK = PROJECT / "build" / "mutation"
 _SETTINGS = {
     "source_paths": "src",
     # A mutant has `multiplier * (seconds of its tests + constant)`.
-    "timeout_multiplier": "4",
+    "timeout_multiplier": "2",
     "timeout_constant": "5",
     # mutmut then shows what pytest prints, such as a test that fails without a change.
     "debug": "true",
