@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import select
+import selectors
 import socket
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -19,7 +20,10 @@ from graceful_close._options import Options
 from streams import (
     PATIENCE,
     Connection,
+    await_input,
     connect_many,
+    fill,
+    meanwhile,
     read_all,
 )
 
@@ -112,6 +116,37 @@ def test_the_next_turn_is_at_the_first_deadline(loop: Loop, crowd: list[Connecti
     assert before + 100 <= loop.wake_at <= monotonic() + 100
 
 
+@pytest.mark.parametrize("then", ["a turn", "removed"])
+def test_a_long_read_is_interrupted_until_the_next_turn(
+    then: str, loop: Loop, tcp: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graceful_close._connection.READS_IN_A_ROW", 1)
+    fill(tcp.ours)
+    tcp.peer.sendall(b"x")
+    await_input(tcp.ours)
+    pending = loop.close_one(tcp.ours, Options(1000.0, until=CloseOutcome.DELIVERED))
+    assert loop.wake_at <= monotonic()
+    if then == "removed":
+        loop.remove(pending)
+    loop.turn(math.inf)
+    assert loop.wake_at > monotonic()
+    assert loop.ends == []
+
+
+def test_acknowledgements_are_polled_for_if_the_selector_does_not_report_them(
+    tcp: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(select, "epoll", raising=False)
+    monkeypatch.setattr(selectors, "DefaultSelector", selectors.PollSelector)
+    fill(tcp.ours)
+    loop = Loop()
+    loop.close_one(tcp.ours, Options(1000.0, until=CloseOutcome.DELIVERED), "one")
+    with meanwhile(read_all, tcp.peer):
+        loop.turn_until(lambda: loop.ends)
+    assert loop.outcomes == {"one": CloseOutcome.DELIVERED}
+    loop.close()
+
+
 def test_a_turn_handles_a_limited_number_of_deadlines(
     loop: Loop, crowd: list[Connection]
 ) -> None:
@@ -164,8 +199,10 @@ def test_the_owner_wakes_the_loop_each_time(loop: Loop) -> None:
         loop.wake_for(owners.fileno())
         for _ in range(3):
             wakes.send(b"x")
-            loop.turn(monotonic() + PATIENCE)
+            events = loop.wait(monotonic() + PATIENCE)
+            assert events == [(owners.fileno(), True)]
             assert owners.recv(10) == b"x"
+            loop.serve(events)
         assert loop.wait(0) == []
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from graceful_close._tls import _without_sigpipe  # pyright: ignore[reportPrivateUsage]
 from streams import PATIENCE
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="Windows has no SIGPIPE")
@@ -163,6 +164,35 @@ def test_the_signal_kills_a_program_that_writes_after_a_reset() -> None:
         timeout=PATIENCE,
     )
     assert child.returncode == -signal.SIGPIPE
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("takes", ["sigtimedwait", "sigwait"])
+def test_the_signal_of_a_write_is_taken_unless_the_caller_had_blocked_it(
+    takes: str, blocked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process dies if it is not."""
+    if takes == "sigwait":
+        monkeypatch.delattr(signal, "sigtimedwait", raising=False)
+    action = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE} if blocked else ())
+    try:
+        assert _without_sigpipe(lambda: signal.raise_signal(signal.SIGPIPE)) is None
+        assert (signal.SIGPIPE in signal.pthread_sigmask(signal.SIG_BLOCK, ())) is blocked
+        assert (signal.SIGPIPE in signal.sigpending()) is blocked
+    finally:
+        if blocked:
+            signal.sigwait({signal.SIGPIPE})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGPIPE, action)
+
+
+def test_a_call_without_the_signal_waits_for_none() -> None:
+    action = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        assert _without_sigpipe(lambda: 7) == 7
+    finally:
+        signal.signal(signal.SIGPIPE, action)
 
 
 @pytest.mark.parametrize("program", PLAIN.values(), ids=PLAIN)
