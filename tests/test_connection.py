@@ -142,6 +142,33 @@ def test_an_answer_to_our_fin_needs_no_machine(tcp: Pair) -> None:
     assert connection._machine is None
     result = connection.let_go()
     assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, False)
+    assert 0 <= result.elapsed < PATIENCE
+
+
+def test_which_of_two_fins_that_have_crossed_was_first_is_not_known(tcp: Pair) -> None:
+    connection = begun(tcp)
+    tcp.peer.shutdown(socket.SHUT_WR)
+    await_fin(connection.sock)
+    assert connection.carry_out(DRAIN) is LET_GO
+    assert connection.let_go().peer_first is None
+
+
+def test_many_reads_in_a_row_are_interrupted(
+    tcp: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tcp.ours)
+    tcp.peer.sendall(bytes(20))
+    connection = Connection(Options(until=CloseOutcome.DELIVERED), monotonic())
+    step = connection.begin(tcp.ours)
+    monkeypatch.setattr(connection._drain, "_size", 1)
+    with holder_of(connection) as holder:
+        while len(holder.recv(100, socket.MSG_PEEK)) < 20:
+            pass
+        for left in (12, 4):
+            step = connection.carry_out(step)
+            assert (step, len(holder.recv(100, socket.MSG_PEEK))) == (DRAIN, left)
+        assert connection.carry_out(step) is WAIT_ACK
+    connection.abandon()
 
 
 def test_a_socket_that_was_closed_has_no_steps() -> None:
@@ -337,6 +364,26 @@ def test_an_interrupt_while_the_session_ends_releases_the_callers_object_too(
         connection.abandon(ours)
         assert ours.fileno() == -1
         assert ours.version() is None, "OpenSSL would continue to use the number"
+
+
+# --- the release ---------------------------------------------------------------------------------
+
+
+def test_at_the_deadline_a_reset_ends_the_connection_whoever_else_holds_it(tcp: Pair) -> None:
+    connection = Connection(Options(0, on_timeout=LingerPolicy.ABORT), monotonic())
+    fill(tcp.ours)
+    drive(connection, connection.begin(tcp.ours))
+    with holder_of(connection):
+        assert connection.let_go().outcome is CloseOutcome.TIMED_OUT
+        await_reset(tcp.peer)
+
+
+def test_at_the_deadline_other_readers_read_the_end(tcp: Pair) -> None:
+    connection = Connection(Options(0), monotonic())
+    drive(connection, connection.begin(tcp.ours))
+    with holder_of(connection) as holder:
+        connection.let_go()
+        assert holder.recv(1, socket.MSG_DONTWAIT) == b""
 
 
 # --- given up by another -------------------------------------------------------------------------

@@ -147,6 +147,13 @@ def test_acknowledgements_are_polled_for_if_the_selector_does_not_report_them(
     loop.close()
 
 
+def test_a_turn_takes_a_limited_number_of_events(loop: Loop, crowd: list[Connection]) -> None:
+    for sock, peer in crowd:
+        loop.close_one(sock)
+        peer.close()
+    assert len(loop.wait(monotonic() + PATIENCE, 1)) == 1
+
+
 def test_a_turn_handles_a_limited_number_of_deadlines(
     loop: Loop, crowd: list[Connection]
 ) -> None:

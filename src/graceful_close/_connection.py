@@ -224,9 +224,8 @@ class Connection:
             return self._begin_with_machine()
         try:
             shut_for_writing(sock)
-        except OSError as error:
-            self._begin_with_machine()
-            return self.machine.shut(self._now, error)
+        except OSError:
+            return self._begin_with_machine()  # which shuts it again, and takes the error
         # An idle time begins with a count, which follows a first read.
         waits = self._one_of_many and options.timeout and options.idle_timeout == math.inf
         return WAIT_READABLE if waits and state is OPEN else DRAIN
@@ -234,9 +233,8 @@ class Connection:
     def _begin_with_machine(self) -> Step:
         """Create the state machine, and report the state of the connection."""
         self._machine = machine = self._new_machine(tls=False)
-        step = machine.start()
-        known = step is LOOK or self._state is TcpState.LISTENING
-        return machine.looked(self._state, self._now) if known else step
+        machine.start()
+        return machine.looked(self._state, self._now)
 
     def _first_look(self) -> Step:
         """Read once. LET_GO: the peer's FIN, and everything acknowledged. Else use the machine."""
