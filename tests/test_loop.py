@@ -89,6 +89,14 @@ def test_a_connection_is_in_the_loop_until_it_ends(loop: Loop, tcp: Connection) 
     assert (pending in loop, len(loop)) == (False, 0)
 
 
+def test_the_result_has_what_the_connection_was_made_with(loop: Loop, tcp: Connection) -> None:
+    pending = Pending(Options(0), monotonic(), peer=("192.0.2.1", 80))
+    loop.begin(pending, tcp.ours)
+    [(_, end)] = loop.ends
+    assert isinstance(end, CloseResult)
+    assert end.peer == ("192.0.2.1", 80)
+
+
 def test_the_loop_is_in_the_order_of_the_beginnings(
     loop: Loop, crowd: list[Connection]
 ) -> None:
@@ -252,6 +260,7 @@ def test_a_descriptor_that_another_thread_has_closed_is_reported_as_closed(
     assert end.outcome is CloseOutcome.ALREADY_CLOSED
     assert end.error is not None
     assert end.error.errno == errno.EBADF
+    assert "another thread" in str(end.error)
     assert len(loop) == 0
 
 
@@ -273,6 +282,16 @@ def test_a_connection_that_is_removed_is_closed_and_not_reported(
     number = pending.number
     loop.remove(pending)
     assert (list(loop), loop.ends, is_open(number)) == ([other], [], False)
+
+
+def test_a_removed_connection_wakes_the_loop_no_more(loop: Loop, tcp: Connection) -> None:
+    """An epoll watches a connection until its last descriptor is closed."""
+    with tcp.ours.dup():
+        pending = loop.close_one(tcp.ours)
+        loop.remove(pending)
+        tcp.peer.send(b"x")
+        assert loop.wait(0) == []
+        assert not select.select([loop], [], [], 0)[0]
 
 
 def test_a_closed_loop_has_closed_its_connections_and_itself(crowd: list[Connection]) -> None:
