@@ -199,6 +199,8 @@ def hold_too(sock: socket.socket) -> socket.socket:
 def fill_raw(sock: socket.socket) -> int:
     """Fill the send buffer completely, with bytes that a TLS peer cannot read."""
     with hold_too(sock) as holder:
+        # The kernel enlarges a buffer whose size was not set, and there would be room again.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         return fill(holder)
 
 
