@@ -1,0 +1,112 @@
+"""Calls to the kernel of this system, on real sockets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from typing import Any
+
+import pytest
+
+import descriptors
+from graceful_close import LingerPolicy, get_linger, set_linger
+from graceful_close._platform import (
+    HERE,
+    descriptor_limit,
+    disconnect,
+    forgotten_mode,
+    modes,
+    restore_mode,
+)
+from streams import Connection, await_reset
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="calls of Linux")
+
+
+@pytest.mark.parametrize(
+    ("policy", "aborts"),
+    [
+        (LingerPolicy.ABORT, True),
+        (LingerPolicy.TIMED, False),
+        (LingerPolicy.BACKGROUND, False),
+        (None, False),
+    ],
+)
+def test_only_a_lingering_of_0_seconds_aborts(
+    policy: LingerPolicy | None, aborts: bool, tcp: Connection
+) -> None:
+    if policy is not None:
+        set_linger(tcp.ours, policy, 1 if policy is LingerPolicy.TIMED else None)
+    assert HERE.linger is not None
+    assert HERE.linger.aborts(tcp.ours) is aborts
+
+
+def test_a_stream_without_the_option_is_named_in_the_error() -> None:
+    family = getattr(socket, "AF_VSOCK", None)
+    if family is None:
+        pytest.skip("this Python has no AF_VSOCK")
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        pytest.skip(f"this kernel has no AF_VSOCK: {error}")
+    with sock:
+        for call in (get_linger, lambda sock: set_linger(sock, LingerPolicy.ABORT)):
+            with pytest.raises(OSError, match="AF_VSOCK") as caught:
+                call(sock)
+            assert caught.value.errno == errno.ENOPROTOOPT
+
+
+def test_a_connection_is_reset_whoever_else_holds_it(tcp: Connection) -> None:
+    with tcp.ours.dup():
+        disconnect(tcp.ours)
+        await_reset(tcp.peer)
+
+
+def test_a_reset_that_the_kernel_refuses_has_its_error(tcp: Connection) -> None:
+    tcp.ours.close()
+    with pytest.raises(OSError, match="Bad file descriptor") as caught:
+        disconnect(tcp.ours)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_a_reset_without_ctypes_is_refused(
+    tcp: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without: Any = None
+    monkeypatch.setitem(sys.modules, "ctypes", without)
+    with pytest.raises(OSError, match="ctypes"):
+        disconnect(tcp.ours)
+
+
+def test_the_limit_of_descriptors_is_the_soft_one() -> None:
+    with descriptors.limited_to(500):
+        assert descriptor_limit() == 500
+
+
+def test_an_infinite_limit_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    infinite = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: infinite)
+    assert descriptor_limit() is None
+
+
+def test_where_an_object_makes_its_descriptor_block_the_mode_is_restored(
+    tcp: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modes, "_FORGETS", True)
+    assert not forgotten_mode(tcp.ours), "it blocks anyway"
+    tcp.ours.setblocking(False)
+    assert forgotten_mode(tcp.ours)
+    os.set_blocking(tcp.ours.fileno(), True)
+    restore_mode(tcp.ours)
+    assert not os.get_blocking(tcp.ours.fileno())
+    tcp.ours.close()
+    assert not forgotten_mode(tcp.ours)
+
+
+def test_on_cpython_no_mode_is_forgotten(tcp: Connection) -> None:
+    tcp.ours.setblocking(False)
+    assert forgotten_mode(tcp.ours) is (sys.implementation.name == "pypy")
