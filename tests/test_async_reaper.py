@@ -242,7 +242,7 @@ async def test_an_on_close_that_raises_is_logged_and_the_others_continue(
         ({"max_sockets": 0}, ValueError, "max_sockets"),
         ({"on_overflow": LingerPolicy.TIMED}, ValueError, "on_overflow"),
         ({"on_close": 3}, TypeError, "on_close"),
-        ({"timeut": 3}, TypeError, "Reaper.*timeut"),
+        ({"timeut": 3}, TypeError, r"^Reaper\(\).*timeut"),
     ],
 )
 @on_every_loop

@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 
 import descriptors
-from graceful_close import LingerPolicy, get_linger, set_linger
+from graceful_close import LingerPolicy, get_linger, set_linger, unacked_bytes
 from graceful_close._platform import (
     HERE,
+    TcpState,
     descriptor_limit,
     disconnect,
     forgotten_mode,
     modes,
     restore_mode,
 )
-from streams import Connection, await_reset
+from graceful_close._platform.acks import Ioctl
+from graceful_close._record import replace
+from streams import Connection, await_fin, await_reset
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="calls of Linux")
 
@@ -56,6 +59,35 @@ def test_a_stream_without_the_option_is_named_in_the_error() -> None:
             with pytest.raises(OSError, match="AF_VSOCK") as caught:
                 call(sock)
             assert caught.value.errno == errno.ENOPROTOOPT
+
+
+def test_an_int_of_an_ioctl_is_read_as_it_is_on_this_processor(tcp: Connection) -> None:
+    import termios
+
+    tcp.peer.sendall(bytes(0x0102))
+    tcp.peer.shutdown(socket.SHUT_WR)
+    await_fin(tcp.ours)
+    assert Ioctl(termios.FIONREAD).read(tcp.ours) == 0x0102
+
+
+def test_a_state_that_is_newer_than_this_library_is_not_known(tcp: Connection) -> None:
+    known = HERE.state
+    assert known is not None
+    assert known.read(tcp.ours) is TcpState.OPEN
+    assert replace(known, states=known.states[:1]).read(tcp.ours) is None
+
+
+def test_a_kernel_that_does_not_count_shows_by_the_state_that_all_is_acknowledged(
+    tcp: Connection,
+) -> None:
+    assert HERE.acks is not None
+    probe = replace(HERE.acks, queue=Ioctl(1))  # ENOTTY
+    with pytest.raises(OSError, match="ioctl"):
+        probe.read(tcp.ours)
+    tcp.ours.shutdown(socket.SHUT_WR)
+    while unacked_bytes(tcp.ours):
+        pass
+    assert probe.read(tcp.ours) == 0
 
 
 def test_a_connection_is_reset_whoever_else_holds_it(tcp: Connection) -> None:
