@@ -21,7 +21,7 @@ from graceful_close._platform import (
     modes,
     restore_mode,
 )
-from graceful_close._platform.acks import Ioctl
+from graceful_close._platform.acks import Field, Ioctl
 from graceful_close._record import replace
 from streams import Connection, await_fin, await_reset
 
@@ -75,6 +75,11 @@ def test_a_state_that_is_newer_than_this_library_is_not_known(tcp: Connection) -
     assert known is not None
     assert known.read(tcp.ours) is TcpState.OPEN
     assert replace(known, states=known.states[:1]).read(tcp.ours) is None
+
+
+def test_a_field_that_this_kernel_does_not_have_is_an_error(tcp: Connection) -> None:
+    with pytest.raises(OSError, match="ends before byte 1001"):
+        Field(socket.IPPROTO_TCP, socket.TCP_INFO, offset=1000, size=1).read(tcp.ours)
 
 
 def test_a_kernel_that_does_not_count_shows_by_the_state_that_all_is_acknowledged(
