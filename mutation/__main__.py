@@ -211,8 +211,12 @@ def _examine(work: Path, module: str, chosen: dict[str, Any], equivalents: set[s
     room = Room(work / module, module, tests)
     before = room.survived()
     room.mutmut("run", "--max-children", "1")
+
+    def is_equivalent(change: str) -> bool:
+        return bool(equivalents & {change, change.partition(" -> ")[0]})
+
     # mutmut tries again what has changed in the module, but not if the tests have changed.
-    again = before & room.survived()
+    again = [name for name in before & room.survived() if not is_equivalent(room.change(name))]
     if again:
         room.mutmut("run", "--max-children", "1", *again)
     outcome = Outcome(module, chosen.get("least", 85))
@@ -221,7 +225,7 @@ def _examine(work: Path, module: str, chosen: dict[str, Any], equivalents: set[s
         change = room.change(name) if status in _UNNOTICED else ""
         if status == _ILL_TYPED:
             outcome.ill_typed += 1
-        elif equivalents & {change, change.partition(" -> ")[0]}:
+        elif is_equivalent(change):
             outcome.equivalent += 1
         elif change:
             outcome.survivors.append(change)
