@@ -30,6 +30,7 @@ from graceful_close._step import (
     WAIT_ACK,
     WAIT_READABLE,
 )
+from graceful_close._tls import LastRecords
 from signals import Stop
 from streams import PATIENCE, await_fin, await_reset, ends_in_reset, fill, read_all, reset
 from streams import Connection as Pair
@@ -423,6 +424,21 @@ def test_a_forked_child_changes_nothing_but_its_own_copy(tcp: Pair) -> None:
         assert tcp.peer.recv(1) == b"x"
 
 
+@pytest.mark.parametrize(
+    ("stood", "outcome"),
+    [(True, CloseOutcome.PEER_RESET), (False, CloseOutcome.NOT_CONNECTED)],
+)
+def test_a_reset_that_was_read_before_is_known_if_the_connection_stood(
+    stood: bool, outcome: CloseOutcome, tcp: Pair
+) -> None:
+    reset(tcp.peer)
+    with pytest.raises(ConnectionResetError):
+        tcp.ours.recv(1)
+    connection = Connection(Options(), monotonic(), stood=stood)
+    drive(connection, connection.begin(tcp.ours))
+    assert connection.let_go().outcome is outcome
+
+
 # --- close_notify --------------------------------------------------------------------------------
 
 
@@ -435,3 +451,15 @@ def test_what_became_of_a_frameworks_session_is_in_the_result(
     drive(connection, connection.begin(tcp.ours))
     result = connection.let_go()
     assert (result.notified, result.peer_notified) == notified
+
+
+def test_the_peers_close_notify_is_in_the_result_if_there_is_no_room_for_ours(
+    tcp: Pair,
+) -> None:
+    fill(tcp.ours)
+    tcp.ours.setblocking(False)
+    records = LastRecords(bytes(5_000_000), True, True)
+    connection = Connection(Options(0), monotonic(), close_notify=records)
+    drive(connection, connection.begin(tcp.ours))
+    result = connection.let_go()
+    assert (result.notified, result.peer_notified) == (False, True)
