@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def test_a_reply_that_does_not_fit_is_not_waited_for(listener: GracefulListener)
 
 
 @contextmanager
-def noting() -> Iterator[tuple[GracefulListener, list[object]]]:
+def noting() -> Generator[tuple[GracefulListener, list[object]], None, None]:
     peers: list[object] = []
 
     def note(result: CloseResult) -> None:
