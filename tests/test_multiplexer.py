@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import descriptors
 from graceful_close import CloseOutcome
 from graceful_close._async import TaskClose
 from graceful_close._asyncio_multiplexer import multiplexer
@@ -94,6 +95,55 @@ def test_a_cancelled_close_is_in_the_loop_no_more(many: bool, tcp: Connection) -
         assert await asyncio.to_thread(read_all, tcp.peer) == b""
 
     run(test())
+
+
+def test_a_deadline_that_is_earlier_than_the_timer_is_met(tcp: Connection) -> None:
+    async def test(other: socket.socket) -> None:
+        closes = multiplexer()
+        [(long, sock)] = closes_of([other])
+        waiting = asyncio.create_task(closes.close(long, sock))
+        while not closes.closes:
+            await asyncio.sleep(0)
+        [(short, sock)] = closes_of([tcp.ours], Options(0.05))
+        assert (await closes.close(short, sock)).outcome is CloseOutcome.TIMED_OUT
+        waiting.cancel()
+
+    with connect_many(1) as [(other, _)]:
+        run(test(other))
+
+
+def test_closes_without_a_descriptor_to_wait_on_are_followed_by_closes_with_one() -> None:
+    async def test(crowd: list[Connection]) -> None:
+        closes = multiplexer()
+
+        async def begin(index: int) -> asyncio.Task[Any]:
+            [(close, sock)] = closes_of([crowd[index].ours])
+            closing = asyncio.create_task(closes.close(close, sock))
+            while not close.held or closes.closes is None or close not in closes.closes:
+                await asyncio.sleep(0)
+            return closing
+
+        with descriptors.none_left():
+            first = await begin(0)
+        without = closes.closes
+        assert without is not None
+        assert without.fileno() == -1
+        second = await begin(1)
+        assert closes.closes is without, "the first still waits"
+        for index, closing in enumerate((first, second)):
+            crowd[index].peer.close()
+            assert (await closing).outcome is CloseOutcome.PEER_CLOSED
+        third = await begin(2)
+        assert closes.closes is not without
+        assert closes.closes.fileno() != -1
+        fourth = await begin(3)
+        assert len(closes.closes) == 2
+        for index, closing in ((2, third), (3, fourth)):
+            crowd[index].peer.close()
+            assert (await closing).outcome is CloseOutcome.PEER_CLOSED
+
+    with connect_many(4) as crowd:
+        run(test(crowd))
 
 
 def test_a_loop_that_another_task_keeps_busy_still_ends_a_close(tcp: Connection) -> None:
