@@ -361,10 +361,11 @@ async def pair(
 
 
 class StandIn(socket.socket):
-    """A socket object that does not own its descriptor."""
+    """A socket object that does not own its descriptor, which belongs to a loop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(fileno=number)
+        self.setblocking(False)  # PyPy's constructor makes the descriptor blocking
 
     def __del__(self) -> None:
         self.detach()
@@ -374,7 +375,6 @@ def leave_no_room(raw: Any) -> int:
     """Fill the connection with bytes that no TLS peer could read, until it takes no more."""
     poller = select.poll()
     ours = StandIn(raw.fileno())
-    ours.setblocking(False)
     poller.register(ours, select.POLLOUT)
     written = full = 0
     while full < 3:  # times in a row, because the bytes in flight make room when they arrive
