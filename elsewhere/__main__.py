@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 from pathlib import Path
 
+from . import UNAVAILABLE
 from .places import PLACES
 from .room import PROJECT
 
 _WORK = PROJECT / "build" / "elsewhere"
 _PROMISES = ["python", "-m", "graceful_close", "lab", "--promises"]
 
+# Python, without any file of this project.
+_NOTHING = ["-S", "-c", "pass"]
+
 
 def main() -> int:
     """Run a command in a place.
 
     Returns:
-        The exit code of the command.
+        The exit code of the command, or UNAVAILABLE if the command has not run.
     """
     parser = argparse.ArgumentParser(prog="python -m elsewhere", description=__doc__)
     parser.add_argument(
@@ -37,12 +43,22 @@ def main() -> int:
         return 0
     place = PLACES[arguments.place]
     work: Path = arguments.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
     program, *more = arguments.command or _PROMISES
     if program == "pytest":
         program, more = "python", ["-m", "pytest", "-p", "no:cacheprovider", *more]
     command = [place.python if program == "python" else program, *more]
-    return place.run(work, command, None if place.site is None else place.site(work))
+    try:
+        if os.geteuid() != 0:
+            raise PermissionError("it needs root")
+        work.mkdir(parents=True, exist_ok=True)
+        run = place.make(work)
+        site = None if place.site is None else place.site(work)
+        if run([place.python, *_NOTHING], None) != 0:
+            raise OSError("its Python does not start")
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"{arguments.place} cannot be had here: {error}", file=sys.stderr)
+        return UNAVAILABLE
+    return run(command, site)
 
 
 if __name__ == "__main__":

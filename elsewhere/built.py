@@ -49,7 +49,7 @@ def root(work: Path, besides: list[str]) -> Path:
         archive = packages.source(work, _SUITE, _SOURCE)
         command = ["tar", "-x", "--strip-components=1", "-C", str(sources), "-f", str(archive)]
         subprocess.run(command, check=True)
-        code = room.run(made, ["sh", "-ec", _BUILD], limit=3600)
+        code = room.run(made, ["sh", "-ec", _BUILD])
         if code:
             raise subprocess.CalledProcessError(code, "make")
         shutil.rmtree(sources)

@@ -8,21 +8,29 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import packages, room
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _PROCESSOR = "amd64"
 _GUEST = [
-    "python3",
-    "dash",
-    "coreutils",
-    "libc-bin",
-    "busybox-static",
-    "openssl",
-    "iproute2",
+    "python3", "dash", "coreutils", "libc-bin", "busybox-static", "openssl", "iproute2",
     "python3-typing-extensions",
-]
+]  # fmt: skip
+
+# The folder of one boot is /site in the root of the emulator.
+_QEMU = [
+    "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "3G",
+    "-nodefaults", "-no-reboot", "-display", "none", "-serial", "file:/site/console",
+    "-kernel", "/site/vmlinuz", "-initrd", "/site/initrd",
+    "-append", "console=ttyS0 quiet panic=-1",
+]  # fmt: skip
 
 # Kernel modules that tests need, if the kernel has them as modules; in the order of loading.
 _MODULES = ("inet_diag", "tcp_diag", "tun")
@@ -45,53 +53,64 @@ echo "exit code: $?"
 """
 
 
-def run(
-    work: Path, suite: str, command: list[str], site: Path | None, limit: float = 1500
-) -> int:
-    """Run a command on the kernel of one of Debian's suites.
+@dataclass(frozen=True)
+class _Machine:
+    """A computer that is emulated.
+
+    Attributes:
+        work: A folder for temporary files.
+        kernel: The root with the kernel.
+        guest: The root that is copied for the kernel.
+        emulator: The root in which the emulator runs.
+    """
+
+    work: Path
+    kernel: Path
+    guest: Path
+    emulator: Path
+
+    def run(self, command: list[str], site: Path | None) -> int:
+        """Boot the kernel for one command.
+
+        Args:
+            command: The command and its arguments.
+            site: A folder of Python packages.
+
+        Returns:
+            The exit code of the command; 1 if the guest did not run the command to its end.
+        """
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            boot = Path(folder)
+            # sid's packages have the kernel beside its modules.
+            places = ("boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz")
+            (vmlinuz,) = (path for place in places for path in self.kernel.glob(place))
+            shutil.copy(vmlinuz, boot / "vmlinuz")
+            _pack(self.guest, self.kernel, command, site, boot)
+            with suppress(subprocess.TimeoutExpired):
+                room.run(self.emulator, _QEMU, boot, limit=1500)
+            output = (boot / "console").read_text(errors="replace")
+        print(output.replace("\r\n", "\n"), end="", flush=True)
+        code = re.search(r"^exit code: (\d+)", output, re.MULTILINE)
+        return 1 if code is None else int(code[1])
+
+
+def make(suite: str, work: Path) -> Callable[[list[str], Path | None], int]:
+    """Unpack the kernel of one of Debian's suites, a root for it, and the emulator.
 
     Args:
-        work: The folder for everything that is unpacked.
         suite: The suite of the kernel: "bullseye" has 5.10, "bookworm" 6.1.
-        command: The command and its arguments.
-        site: A folder of Python packages.
-        limit: Seconds after which the guest is killed.
+        work: The folder for everything that is unpacked.
 
     Returns:
-        The exit code of the command; 1 if the guest did not run the command to its end.
+        What runs a command on this kernel.
     """
-    kernel = packages.tree(work, suite, _PROCESSOR, ["linux-image-cloud-amd64"])
-    guest = packages.tree(work, "trixie", _PROCESSOR, _GUEST)
-    emulator = packages.tree(
-        work, "trixie", _PROCESSOR, ["qemu-system-x86", "coreutils", "dash"]
-    )
-    with tempfile.TemporaryDirectory(dir=work) as folder:
-        boot = Path(folder)
-        # sid's packages have the kernel beside its modules.
-        (vmlinuz,) = (*kernel.glob("boot/vmlinuz-*"), *kernel.glob("usr/lib/modules/*/vmlinuz"))
-        shutil.copy(vmlinuz, boot / "vmlinuz")
-        _pack(guest, kernel, command, site, boot)
-        machine = [
-            "-accel",
-            "tcg",
-            "-cpu",
-            "max",
-            "-smp",
-            "2",
-            "-m",
-            "3G",
-            "-nodefaults",
-            "-no-reboot",
-        ]
-        files = ["-kernel", "/site/vmlinuz", "-initrd", "/site/initrd"]
-        console = ["-display", "none", "-serial", "file:/site/console"]
-        words = ["-append", "console=ttyS0 quiet panic=-1"]
-        qemu = ["qemu-system-x86_64", *machine, *files, *console, *words]
-        room.run(emulator, qemu, site=boot, limit=limit)
-        output = (boot / "console").read_text(errors="replace")
-    print(output.replace("\r\n", "\n"), end="", flush=True)
-    code = re.search(r"^exit code: (\d+)", output, re.MULTILINE)
-    return 1 if code is None else int(code[1])
+    emulator = ["qemu-system-x86", "coreutils", "dash"]
+    return _Machine(
+        work,
+        packages.tree(work, suite, _PROCESSOR, ["linux-image-cloud-amd64"]),
+        packages.tree(work, "trixie", _PROCESSOR, _GUEST),
+        packages.tree(work, "trixie", _PROCESSOR, emulator),
+    ).run
 
 
 def _pack(guest: Path, kernel: Path, command: list[str], site: Path | None, boot: Path) -> None:

@@ -85,7 +85,7 @@ class _Archive:
             f'APT::Architecture "{processor}"; APT::Architectures {{ "{processor}"; }};\n'
             'APT::Sandbox::User "root"; APT::Install-Recommends "false";\n'
             'Acquire::Languages "none"; Acquire::Check-Valid-Until "false";\n'
-            'Acquire::Retries "3";\n'
+            'Acquire::Retries "3"; Acquire::http::Timeout "20"; APT::Update::Error-Mode "any";\n'
         )
         self.environment = os.environ | {"APT_CONFIG": str(settings)}
 
@@ -107,6 +107,7 @@ class _Archive:
             env=self.environment,
             cwd=folder,
             stdin=subprocess.DEVNULL,
+            timeout=600,
         )
 
 

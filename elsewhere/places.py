@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    # Runs a command in a place, and returns its exit code. The arguments are the folder for
-    # everything that is unpacked, the command, and a folder of Python packages or None.
-    Run = Callable[[Path, list[str], Path | None], int]
+    # Runs a command in a place, and returns its exit code. The arguments are the command, and a
+    # folder of Python packages or None.
+    Run = Callable[[list[str], Path | None], int]
 
 _HERE = "amd64"
 
@@ -36,60 +36,54 @@ class Place:
     Attributes:
         what: A short description.
         python: The command that is Python in this place.
-        run: Runs a command in this place; see Run.
+        make: Makes this place in the folder for everything that is unpacked, unless the place has
+            been made there. Raises OSError and subprocess.SubprocessError.
         site: Makes the folder of the packages that the tests of the contract import; None if this
-            place uses the packages of the Python that runs this program.
+            place uses the packages of the Python that runs this program. Raises the same.
     """
 
     what: str
     python: str
-    run: Run
+    make: Callable[[Path], Run]
     site: Callable[[Path], Path] | None = None
 
 
-def _gvisor(work: Path, command: list[str], site: Path | None) -> int:
-    """Run the Python that runs this program, on another kernel, with loopback as only network."""
+def _gvisor(work: Path) -> Run:
+    """The Python that runs this program, on another kernel, with loopback as only network."""
     # bookworm's runsc is from 2022, and intercepts system calls in a slow way only.
     runsc = packages.one(work, "trixie", _HERE, "runsc") / "usr/bin/runsc"
-    return subprocess.run(
-        [
-            runsc,
-            "--platform=systrap",
-            "--network=none",
-            "--root",
-            work / "runsc",
-            "do",
-            *command,
-        ],
-        check=False,
-        cwd=room.PROJECT,
-        stdin=subprocess.DEVNULL,
-    ).returncode
+    options = ["--platform=systrap", "--network=none", f"--root={work}/runsc"]
+
+    def run(command: list[str], site: Path | None) -> int:
+        return subprocess.run(
+            [runsc, *options, "do", *command],
+            check=False,
+            cwd=room.PROJECT,
+            stdin=subprocess.DEVNULL,
+            timeout=3600,
+        ).returncode
+
+    return run
 
 
-def _without_gil(work: Path, command: list[str], site: Path | None) -> int:
-    """Run a CPython that has no GIL. If an imported module requires the GIL, Python warns."""
-    return room.run(built.root(work, _BESIDES[:-2]), command, site=site)
+def _without_gil(work: Path) -> Run:
+    """A CPython that has no GIL. If an imported module requires the GIL, Python warns."""
+    return partial(room.run, built.root(work, _BESIDES[:-2]))
 
 
 def _python(suite: str, package: str, site: Callable[[Path], Path]) -> Place:
     """One of Debian's packages of Python, on the kernel of this machine."""
 
-    def run(work: Path, command: list[str], site: Path | None) -> int:
-        root = packages.tree(work, suite, _HERE, [package, *_BESIDES])
-        return room.run(root, command, site=site)
+    def make(work: Path) -> Run:
+        return partial(room.run, packages.tree(work, suite, _HERE, [package, *_BESIDES]))
 
-    return Place(f"{package} of Debian's {suite}", package, run, site)
+    return Place(f"{package} of Debian's {suite}", package, make, site)
 
 
 def _linux(suite: str, version: str) -> Place:
     """The kernel of one of Debian's releases, with a Python of trixie."""
-
-    def run(work: Path, command: list[str], site: Path | None) -> int:
-        return kernels.run(work, suite, command, site)
-
     what = f"Linux {version} of Debian's {suite}, emulated"
-    return Place(what, "python3", run, partial(site, python=None))
+    return Place(what, "python3", partial(kernels.make, suite), partial(site, python=None))
 
 
 @dataclass(frozen=True)
@@ -110,14 +104,14 @@ class _Processor:
     bits: int = 64
     big: bool = False
 
-    def run(self, work: Path, command: list[str], site: Path | None) -> int:
+    def make(self, work: Path) -> Run:
         emulator = None
         if self.qemu is not None:
             # On MIPS, the emulators of bookworm and trixie do not translate the value of SO_ERROR.
             program = packages.one(work, "sid", _HERE, "qemu-user") / "usr/bin" / self.qemu
             emulator = room.Emulator(program, self.machine, self.bits, self.big)
         root = packages.tree(work, self.suite, self.name, ["python3", *_BESIDES])
-        return room.run(root, command, emulator=emulator, site=site)
+        return partial(room.run, root, emulator=emulator)
 
 
 _PROCESSORS = {
@@ -136,7 +130,7 @@ PLACES = {
     ),
     **{
         name: Place(
-            f"{name}, a processor", "python3", processor.run, partial(site, python=None)
+            f"{name}, a processor", "python3", processor.make, partial(site, python=None)
         )
         for name, processor in _PROCESSORS.items()
     },

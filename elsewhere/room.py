@@ -75,9 +75,9 @@ def _escaped(raw: bytes) -> str:
 def run(
     root: Path,
     command: list[str],
+    site: Path | None = None,
     *,
     emulator: Emulator | None = None,
-    site: Path | None = None,
     limit: float = 3600,
 ) -> int:
     """Run a command in another root, in which the project is /project.
@@ -85,20 +85,26 @@ def run(
     Args:
         root: The folder that becomes the root.
         command: The command and its arguments.
-        emulator: The emulator for the programs of the root; None if this processor can run them.
         site: A folder of Python packages.
+        emulator: The emulator for the programs of the root; None if this processor can run them.
         limit: Seconds after which the command is killed.
 
     Returns:
         The exit code of the command.
+
+    Raises:
+        subprocess.TimeoutExpired: The command was killed.
     """
-    unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+    # If this program ends, the kernel kills unshare, and so all processes of the namespace.
+    unshare = ["setpriv", "--pdeathsig", "KILL", "unshare"]
+    unshare += ["--mount", "--pid", "--fork", "--kill-child"]
     if emulator is not None:
         unshare += ["--user", "--map-root-user"]
     entry = "" if emulator is None else emulator.entry()
     arguments = [str(root), str(PROJECT), str(site or ""), entry, *command]
     return subprocess.run(
-        ["timeout", "-s", "KILL", str(limit), *unshare, "sh", "-c", _ENTER, "sh", *arguments],
+        [*unshare, "sh", "-c", _ENTER, "sh", *arguments],
         check=False,
+        timeout=limit,
         stdin=subprocess.DEVNULL,
     ).returncode

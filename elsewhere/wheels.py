@@ -52,7 +52,7 @@ def site(work: Path, python: str | None, *, suite: bool = False) -> Path:
             options = [f"--python-version={python}", "--implementation=cp", *_platforms()]
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"]
         options += ["--only-binary=:all:", "--target", str(folder)]
-        subprocess.run([*command, *options, *names], check=True)
+        subprocess.run([*command, *options, *names], check=True, timeout=600)
         note.write_text(" ".join(names))
     return folder
 
