@@ -152,7 +152,7 @@ ELSEWHERE = {
     "python-3.14": CONTRACT,
     "python-3.15": CONTRACT,
     "free-threaded": [*CONTRACT, *THREADS, "--soak=50000"],
-    "pypy": ["-n", "4", *CONTRACT, *BLOCKING],
+    "pypy": [*CONTRACT, *BLOCKING],
     "linux-5.10": [],
     "linux-6.1": [],
     "linux-6.12": [],
@@ -162,7 +162,7 @@ ELSEWHERE = {
 
 def elsewhere(session: nox.Session) -> None:
     """The promises of the library in another place, and there also the tests of ELSEWHERE."""
-    session.install("-e", ".[anyio,trio]", "pip", "pytest>=9")
+    session.install("-e", ".[anyio,trio]", "pip", "pytest>=9", "pytest-xdist")
     there = ("python", "-m", "elsewhere", "--work", session.create_tmp(), session.name)
     try:
         session.run(*there)
@@ -172,7 +172,7 @@ def elsewhere(session: nox.Session) -> None:
         raise
     tests = session.posargs or ELSEWHERE[session.name]
     if tests:
-        session.run(*there, "pytest", "-q", *tests)
+        session.run(*there, *PYTEST, "-q", *tests)
 
 
 for place in ELSEWHERE:

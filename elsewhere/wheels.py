@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 # The packages that most tests import, and their dependencies. The dependencies are listed, because
 # pip cannot resolve dependencies for a processor for which one has no wheel.
 _MOST = [
-    "anyio>=4.16", "attrs", "dpkt", "hypothesis", "idna", "iniconfig", "outcome", "packaging", "pluggy",
-    "pygments", "pytest>=9", "sniffio", "sortedcontainers", "trio>=0.32", "typing_extensions",
+    "anyio>=4.16", "attrs", "dpkt", "execnet", "hypothesis", "idna", "iniconfig", "outcome", "packaging", "pluggy",
+    "pygments", "pytest>=9", "pytest-xdist", "sniffio", "sortedcontainers", "trio>=0.32", "typing_extensions",
 ]  # fmt: skip
 _BUILT = ["uvloop"]
 
@@ -21,10 +21,10 @@ _BUILT = ["uvloop"]
 # markupsafe, which flask, jinja2 and werkzeug need.)
 _SUITE = [
     "aiohappyeyeballs", "aiohttp>=3.11", "aiosignal", "asgiref", "blinker", "bottle>=0.13", "certifi",
-    "cheroot>=10", "click", "django>=5", "execnet", "flask>=3", "frozenlist", "gunicorn>=27", "h11",
+    "cheroot>=10", "click", "django>=5", "flask>=3", "frozenlist", "gunicorn>=27", "h11",
     "h2", "hpack", "httpcore", "httpx>=0.27", "hypercorn>=0.17", "hyperframe",
     "itsdangerous", "jaraco.functools", "jinja2", "markdown-it-py", "mdurl", "more-itertools", "multidict", "paho-mqtt>=2",
-    "priority", "prometheus-client", "propcache", "pyasynchat", "pyasyncore", "pytest-xdist",
+    "priority", "prometheus-client", "propcache", "pyasynchat", "pyasyncore",
     "rich>=14", "shtab", "sqlparse", "starlette>=0.40", "uvicorn>=0.36", "uvicorn-worker>=0.3",
     "waitress>=3", "websockets>=13", "werkzeug>=3", "wsproto", "yarl",
 ]  # fmt: skip
