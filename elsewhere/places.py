@@ -55,13 +55,18 @@ def _gvisor(work: Path) -> Run:
     options = ["--platform=systrap", "--network=none", f"--root={work}/runsc"]
 
     def run(command: list[str], site: Path | None) -> int:
-        return subprocess.run(
+        # Through a pipe: gVisor would write a file from its beginning.
+        with subprocess.Popen(
             [runsc, *options, "do", *command],
-            check=False,
             cwd=room.PROJECT,
             stdin=subprocess.DEVNULL,
-            timeout=3600,
-        ).returncode
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as gvisor:
+            for line in gvisor.stdout or ():
+                print(line, end="", flush=True)
+        return gvisor.returncode
 
     return run
 
