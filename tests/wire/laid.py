@@ -80,11 +80,15 @@ class Wire(Record):
         version: "IPv4" or "IPv6".
         recording: Whether to keep a record and to apply rules. Without it only `delay()` works,
             for traffic that is too much for a record.
+
+    Attributes:
+        late: The most seconds by which a packet was delivered too late, because the machine is slow.
     """
 
     def __init__(self, link: Link, version: str, *, recording: bool = True) -> None:
         super().__init__()
         self.version = version
+        self.late = 0.0
         self._recording = recording
         self.proofs: list[Proof] = []
         self._link = link
@@ -298,6 +302,8 @@ class Wire(Record):
         packet = passage.packet
 
         def load(now: float) -> tuple[bytes, Callable[[], None]]:
+            self.late = max(self.late, now - passage.due)
+
             def landed() -> None:
                 # The time is taken before the write, because the answer may arrive before this
                 # thread continues. The waiting threads are notified after the write, because

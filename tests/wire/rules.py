@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,6 +46,12 @@ def past(number: int) -> Kind:
 def acknowledging(number: int) -> Kind:
     """Match a packet that acknowledges this byte of data, counted from 1."""
     return Kind(f"acknowledgement of byte {number}", lambda packet: packet.ack > number)
+
+
+def of(peer: socket.socket, kind: Kind) -> Kind:
+    """Match the packets of a kind that belong to the connection of this peer."""
+    port = peer.getsockname()[1]
+    return Kind(kind.name, lambda packet: packet.connection == port and kind.is_one(packet))
 
 
 class Which(NamedTuple):
