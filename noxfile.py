@@ -168,7 +168,7 @@ def elsewhere(session: nox.Session) -> None:
         session.run(*there)
     except CommandFailed as failed:
         if failed.return_code == UNAVAILABLE:
-            session.skip("it cannot be had here")
+            session.skip("it cannot be had here, for the reason above")
         raise
     tests = session.posargs or ELSEWHERE[session.name]
     if tests:
