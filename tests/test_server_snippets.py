@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import socket
 import sys
 import time
@@ -46,10 +47,11 @@ def section(function: str) -> str:
 @pytest.fixture(params=APPLICATIONS)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     needs, app = APPLICATIONS[request.param]
-    if importlib.util.find_spec(needs) is None:
-        pytest.skip(f"needs {needs}")
-    port = str(free_port())
     code = section(request.param)
+    for module in (needs, *re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE)):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module}")
+    port = str(free_port())
     if needs == "cherrypy":  # its default port is 8080
         app += f"; import cherrypy; cherrypy.config.update({{'server.socket_port': {port}}})"
     else:
