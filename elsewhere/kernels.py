@@ -38,6 +38,7 @@ _MODULES = ("inet_diag", "tcp_diag", "tun")
 # The first program of the guest. The root of the guest is in memory, and ends with the guest.
 _INIT = """#!/bin/busybox sh
 export PATH=/usr/sbin:/usr/bin HOME=/root LANG=C.UTF-8 TERM=dumb PYTHONPATH=/project/src:/site
+export PYTHONPYCACHEPREFIX=/root/bytecode
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev

@@ -32,8 +32,9 @@ printf '/project/src\n/site\n' > "$root/usr/lib/python3/dist-packages/elsewhere.
 authorities=$root/etc/ssl/certs/ca-certificates.crt
 [ ! -d "$root/usr/share/ca-certificates" ] || [ -f "$authorities" ] ||
     cat "$root/usr/share/ca-certificates/mozilla/"*.crt > "$authorities"
+# Packages of Debian have no bytecode: their scripts compile it.
 exec chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/root \
-    LANG=C.UTF-8 TERM=dumb PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/project/src:/site \
+    LANG=C.UTF-8 TERM=dumb PYTHONPYCACHEPREFIX=/root/bytecode PYTHONPATH=/project/src:/site \
     sh -c 'cd /project && exec "$@"' sh "$@"
 """
 
