@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 
@@ -33,7 +33,7 @@ class Client:
 
     sock: socket.socket
     received: bytes = b""
-    to_send: bytes = b""
+    to_send: bytearray = field(default_factory=bytearray)
 
 
 class Server:
@@ -75,7 +75,7 @@ class Server:
                 self.answer(client, client.sock.recv(65536))
             with contextlib.suppress(BlockingIOError):
                 while client.to_send:
-                    client.to_send = client.to_send[client.sock.send(client.to_send) :]
+                    del client.to_send[: client.sock.send(client.to_send)]
         except ConnectionError:  # the client has gone, or has reset
             self.clients.discard(client)
             self.selector.unregister(client.sock)
