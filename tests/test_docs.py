@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -440,6 +441,8 @@ def test_the_sdist_has_every_file_of_the_repository() -> None:
     if not (ROOT / ".git").exists():  # this is an sdist
         assert included - {"src"} <= {file.name for file in ROOT.iterdir()}
         return
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
     files = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
