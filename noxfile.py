@@ -130,15 +130,8 @@ def wheel(session: nox.Session) -> None:
 # after the promises. These sessions need root on Debian. A place that cannot be had is skipped.
 UNAVAILABLE = 77
 CONTRACT = ["tests/contract"]
-BLOCKING = [
-    f"tests/test_{name}.py"
-    for name in (
-        "abortive_close", "close_all", "closing", "end_of_stream", "error_queue",
-        "errors_of_the_network", "exit_at_sigterm", "faults", "first_look", "graceful_close",
-        "linger", "mptcp", "never_connected", "other_holders", "peer_first", "platform", "reaper",
-        "refused_by_the_kernel", "result", "run", "sigpipe", "timed_linger_close", "tls", "wsgi",
-    )
-]  # fmt: skip
+# All but the tests of the state machine and of combinations, which take an hour on PyPy.
+SUITE = ["tests", "--ignore=tests/situations", "--ignore=tests/test_teardown_exhaustive.py"]
 THREADS = ["tests/test_reaper.py", "tests/test_interrupted_asker.py", "tests/test_importing.py"]
 ELSEWHERE = {
     "gvisor": CONTRACT,
@@ -152,7 +145,7 @@ ELSEWHERE = {
     "python-3.14": CONTRACT,
     "python-3.15": CONTRACT,
     "free-threaded": [*CONTRACT, *THREADS, "--soak=50000"],
-    "pypy": [*CONTRACT, *BLOCKING],
+    "pypy": SUITE,
     "linux-5.10": [],
     "linux-6.1": [],
     "linux-6.12": [],

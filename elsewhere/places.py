@@ -76,11 +76,12 @@ def _without_gil(work: Path) -> Run:
     return partial(room.run, built.root(work, _BESIDES[:-2]))
 
 
-def _python(suite: str, package: str, site: Callable[[Path], Path]) -> Place:
+def _python(suite: str, package: str, site: Callable[[Path], Path], *more: str) -> Place:
     """One of Debian's packages of Python, on the kernel of this machine."""
 
     def make(work: Path) -> Run:
-        return partial(room.run, packages.tree(work, suite, _HERE, [package, *_BESIDES]))
+        found = packages.tree(work, suite, _HERE, [package, *_BESIDES, *more])
+        return partial(room.run, found)
 
     return Place(f"{package} of Debian's {suite}", package, make, site)
 
@@ -147,7 +148,12 @@ PLACES = {
         _without_gil,
         partial(site, python=None),
     ),
-    "pypy": _python("sid", "pypy3", partial(site, python=None, suite=True)),
+    "pypy": _python(
+        "sid",
+        "pypy3",
+        partial(site, python=None, suite=True),
+        *("curl", "nginx-light", "strace", "util-linux"),
+    ),
     "linux-5.10": _linux("bullseye", "5.10"),
     "linux-6.1": _linux("bookworm", "6.1"),
     "linux-6.12": _linux("trixie", "6.12"),

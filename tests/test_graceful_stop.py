@@ -61,7 +61,8 @@ def ask(sock: socket.socket, size: int) -> None:
 
 
 def is_whole(reply: bytes, size: int) -> bool:
-    return re.fullmatch(rb"HTTP/1.1 200 OK\r\n(?:.+\r\n)*\r\nx{%d}" % size, reply) is not None
+    head, _, body = reply.partition(b"\r\n\r\n")
+    return head.startswith(b"HTTP/1.1 200 OK\r\n") and body == b"x" * size
 
 
 def test_five_thousand_connections_are_closed_without_a_lost_reply(server: Server) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from graceful_close import CloseOutcome
 from graceful_close.socketserver import GracefulMixIn
+from pythons import FAMILY_OF_FROMFD, PYPY
 from streams import PATIENCE
 
 if sys.platform == "win32":
@@ -143,6 +144,7 @@ def app(environ, start_response):
 """
 
 
+@pytest.mark.skipif(PYPY, reason=FAMILY_OF_FROMFD)
 def test_slow_clients_do_not_block_the_one_worker_of_gunicorn(
     affordable: int, tmp_path: Path
 ) -> None:
