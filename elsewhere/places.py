@@ -152,7 +152,7 @@ PLACES = {
         "sid",
         "pypy3",
         partial(site, python=None, suite=True),
-        *("curl", "nginx-light", "strace", "util-linux"),
+        "curl",
     ),
     "linux-5.10": _linux("bullseye", "5.10"),
     "linux-6.1": _linux("bookworm", "6.1"),

@@ -75,7 +75,7 @@ class Server:
                 self.answer(client, client.sock.recv(65536))
             with contextlib.suppress(BlockingIOError):
                 while client.to_send:
-                    del client.to_send[: client.sock.send(client.to_send)]
+                    del client.to_send[: client.sock.send(client.to_send[:65536])]
         except ConnectionError:  # the client has gone, or has reset
             self.clients.discard(client)
             self.selector.unregister(client.sock)

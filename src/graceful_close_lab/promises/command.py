@@ -13,10 +13,10 @@ from graceful_close._platform import HERE
 from .. import show
 from .trying import PROMISES, Promise, Trial, Verdict, attempt
 
-# Seconds for one promise, and for all of them. All take about 5 s, and 40 s on an emulated
-# kernel. Heuristics.
-_FOR_ONE = 15.0
-_FOR_ALL = 60.0
+# Seconds for one promise, and for all of them. All take about 5 s. An emulated processor that is
+# busy may need 15 s to start one interpreter. Heuristics.
+_FOR_ONE = 60.0
+_FOR_ALL = 300.0
 
 
 def main() -> int:
