@@ -117,6 +117,8 @@ def at_the_same_time(*calls: Callable[[], object]) -> Generator[None]:
             thread.join(2 * TIMEOUT)
     for error in errors:
         raise error
+    if any(thread.is_alive() for thread in threads):
+        raise TimeoutError("a thread of the trial did not finish in time")
 
 
 def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:

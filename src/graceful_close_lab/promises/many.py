@@ -160,7 +160,7 @@ def _reaper_exit() -> str:
     if not sys.executable:
         raise NotHereError("no other program can be started")
     with new_listener() as listener:
-        listener.settimeout(2 * TIMEOUT)  # an interpreter starts slowly on an emulator
+        listener.settimeout(8 * TIMEOUT)  # an interpreter starts slowly on an emulator
         with subprocess.Popen(  # noqa: S603 (ourselves)
             [sys.executable, "-c", _PROGRAM, str(listener.getsockname()[1])],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
