@@ -134,10 +134,12 @@ def test_closes_without_a_descriptor_to_wait_on_are_followed_by_closes_with_one(
             crowd[index].peer.close()
             assert (await closing).outcome is CloseOutcome.PEER_CLOSED
         third = await begin(2)
-        assert closes.closes is not without
-        assert closes.closes.fileno() != -1
+        anew = closes.closes
+        assert anew is not None
+        assert anew is not without
+        assert anew.fileno() != -1
         fourth = await begin(3)
-        assert len(closes.closes) == 2
+        assert len(anew) == 2
         for index, closing in ((2, third), (3, fourth)):
             crowd[index].peer.close()
             assert (await closing).outcome is CloseOutcome.PEER_CLOSED

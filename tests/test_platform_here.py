@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import sys
 from typing import Any
@@ -17,9 +16,6 @@ from graceful_close._platform import (
     TcpState,
     descriptor_limit,
     disconnect,
-    forgotten_mode,
-    modes,
-    restore_mode,
 )
 from graceful_close._platform.acks import Field, Ioctl
 from graceful_close._record import replace
@@ -134,22 +130,3 @@ def test_an_infinite_limit_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(resource, "getrlimit", unlimited)
     assert descriptor_limit() is None
-
-
-def test_where_an_object_makes_its_descriptor_block_the_mode_is_restored(
-    tcp: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(modes, "_FORGETS", True)
-    assert not forgotten_mode(tcp.ours), "it blocks anyway"
-    tcp.ours.setblocking(False)
-    assert forgotten_mode(tcp.ours)
-    os.set_blocking(tcp.ours.fileno(), True)
-    restore_mode(tcp.ours)
-    assert not os.get_blocking(tcp.ours.fileno())
-    tcp.ours.close()
-    assert not forgotten_mode(tcp.ours)
-
-
-def test_on_cpython_no_mode_is_forgotten(tcp: Connection) -> None:
-    tcp.ours.setblocking(False)
-    assert forgotten_mode(tcp.ours) is (sys.implementation.name == "pypy")

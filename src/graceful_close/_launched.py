@@ -101,7 +101,8 @@ def _replace_sendmsg() -> None:
     """Close plainly what may have been passed to another process (SCM_RIGHTS, unix(7))."""
     if not hasattr(_Stock, "sendmsg"):
         return
-    sendmsg = _Stock.sendmsg
+    stock: Any = _Stock  # Windows has no sendmsg()
+    sendmsg: Callable[..., int] = stock.sendmsg
 
     def sendmsg_and_share(self: socket.socket, *args: Any) -> int:
         if len(args) > 1 and args[1]:  # ancillary data
@@ -109,7 +110,7 @@ def _replace_sendmsg() -> None:
         return sendmsg(self, *args)
 
     sendmsg_and_share.__doc__ = sendmsg.__doc__
-    _Stock.sendmsg = sendmsg_and_share  # type: ignore[method-assign, assignment]
+    stock.sendmsg = sendmsg_and_share
 
 
 def _change_subprocess(subprocess: Any) -> None:
