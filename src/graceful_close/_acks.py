@@ -98,10 +98,10 @@ def count_written(sock: socket.socket, view: View) -> int | None:
     return None
 
 
-def read_state(sock: socket.socket, view: View) -> TcpState | None:
+def read_state(sock: socket.socket, view: View, *, was_open: bool = False) -> TcpState | None:
     """The TCP state; None: this kind of stream, or this kernel, does not show it."""
     if view.state is not None:
-        return view.state.read(sock)
+        return view.state.read(sock, was_open=was_open)
     try:
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             return TcpState.LISTENING  # every kind of stream reports this

@@ -147,7 +147,7 @@ def close_plainly(sock: Any) -> None:
     """
     accepted = getattr(sock, "_sock", None)
     if isinstance(accepted, Accepted):
-        accepted.share()
+        accepted.make_plain()
 
 
 def reset(transport: asyncio.Transport) -> None:

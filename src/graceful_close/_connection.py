@@ -251,7 +251,7 @@ class Connection:
         if count == 0:
             state = self._state
             if state is not PEER_FIN:
-                state = read_state(sock, view)
+                state = read_state(sock, view, was_open=True)
                 try:
                     self._require_fin(state)
                 except OSError as error:

@@ -123,7 +123,7 @@ def _change_subprocess(subprocess: Any) -> None:
             others_may_hold()  # numbers; which connections these are is not known
         for stream in streams:
             if isinstance(stream, Accepted):
-                stream.share()
+                stream.make_plain()
         start(self, *args, **more)
 
     share_and_start.__wrapped__ = start  # type: ignore[attr-defined]  # for inspect
@@ -134,7 +134,7 @@ def _change_reduction(reduction: Any) -> None:
     """Let multiprocessing pass a connection on, as it does with a socket."""
 
     def reduce(sock: Accepted) -> tuple[Any, ...]:
-        sock.share()
+        sock.make_plain()
         number = reduction.DupFd(sock.fileno())
         return _rebuild, (number, int(sock.family), int(sock.type), sock.proto)
 

@@ -302,8 +302,8 @@ class _GracefulClose(Socket):
         # An object that a library made from the number of ours has no Reaper.
         return getattr(self, "_reaper", None) is not None and self._forks == _forks
 
-    def share(self) -> None:
-        """Let close() be a plain one from now on, because the connection has another holder."""
+    def make_plain(self) -> None:
+        """Make close() a plain one, because the connection has another holder."""
         self._reaper = None
 
     def shutdown(self, how: int) -> None:
@@ -320,7 +320,7 @@ class _GracefulClose(Socket):
         except OSError:
             return  # EMFILE: a thread that waits in recv() is not woken before the close
         if hand_over(twin, self._reaper, self._peer):  # type: ignore[arg-type]
-            self.share()
+            self.make_plain()
         else:
             twin.close()
 
@@ -328,7 +328,7 @@ class _GracefulClose(Socket):
         """Return a plain socket for the same connection. Neither close ends it for both then."""
         plain: Any = socket.fromfd(self.fileno(), self.family, self.type, self.proto)
         plain.settimeout(self.gettimeout())
-        self.share()
+        self.make_plain()
         return plain  # type: ignore[no-any-return]
 
     def _real_close(self, *args: Any) -> None:

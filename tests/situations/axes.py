@@ -62,7 +62,7 @@ LOOPS = ("asyncio", "uvloop", "trio", "anyio on asyncio", "anyio on uvloop", "an
 ASYNCIO = ("asyncio", "uvloop")
 
 AXES: dict[str, tuple[str, ...]] = {
-    "origin": ("accept", "connect", "fast open", "fast open connect", "socketpair", *BARE),
+    "origin": ("accept", "connect", "fast open", "socketpair", *BARE),
     "family": ("tcp4", "tcp6", "mapped", "unix", "mptcp", "mptcp fallback"),
     "tls": ("none", "1.2", "1.3", "half", "close_notify", "truncated", "alert", "upgraded"),
     "option": (
@@ -224,12 +224,6 @@ RULES: dict[str, Broken] = {
     ),
     "a handshake is unfinished only with a script": lambda s: (
         s.origin.startswith("fast open") and not s.scripted
-    ),
-    "anyio wraps connected sockets only": lambda s: (
-        s.origin == "fast open connect" and s.driver.startswith("anyio")
-    ),
-    "the first data of the caller connects": lambda s: (
-        s.origin == "fast open connect" and s.wrote == "nothing"
     ),
     "only ICMP for IPv4 has this message in this form": lambda s: (
         s.script in {"requires smaller packets"} and s.family != "tcp4"

@@ -38,5 +38,9 @@ class Handler(GracefulRequestHandler):
     reaper = Reaper(timeout=8)
 
     @override
+    def handle(self) -> None:
+        super().handle()
+
+    @override
     def finish(self) -> None:
         super().finish()

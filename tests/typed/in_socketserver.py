@@ -33,6 +33,11 @@ class Threading(GracefulMixIn, ThreadingHTTPServer):
     abort_on_error = False
 
     @override
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """A subclass may override the method."""
+        super().finish_request(request, client_address)
+
+    @override
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A subclass may override the method."""
         super().handle_error(request, client_address)

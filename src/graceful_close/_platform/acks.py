@@ -95,12 +95,17 @@ class StateProbe(Record):
         self.established: Final = established
         self.filled_in: Final = filled_in
 
-    def read(self, sock: socket.socket) -> TcpState | None:
-        """The state; None: this kernel does not report the state."""
+    def read(self, sock: socket.socket, *, was_open: bool = False) -> TcpState | None:
+        """The state; None: this kernel does not report the state.
+
+        Args:
+            sock: A TCP socket.
+            was_open: The socket was connected earlier, so CLOSED is the end of that connection.
+        """
         try:
             number = self.number.read(sock)
             state = self.states[number] if number < len(self.states) else None
-            if state is not TcpState.OVER or not self.established:
+            if state is not TcpState.OVER or was_open or not self.established:
                 return state
             known = any(field.read(sock) > least for field, least in self.established)
             if not known and self.filled_in is not None:
