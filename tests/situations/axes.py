@@ -225,6 +225,9 @@ RULES: dict[str, Broken] = {
     "a handshake is unfinished only with a script": lambda s: (
         s.origin.startswith("fast open") and not s.scripted
     ),
+    "curl begins TLS before the connection is upgraded": lambda s: (
+        s.tls == "upgraded" and s.peer.startswith("curl")
+    ),
     "only ICMP for IPv4 has this message in this form": lambda s: (
         s.script in {"requires smaller packets"} and s.family != "tcp4"
     ),
