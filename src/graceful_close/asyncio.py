@@ -3,8 +3,8 @@
 A transport closes by itself: it flushes its buffer, sends TLS's close_notify, and closes its
 descriptor, which resets the connection if there is unread input. So a dup of the descriptor is taken
 before `transport.close()`. The dup keeps the connection open after the end of the transport, and the
-close sequence runs on the dup. The module uses public interfaces only, with one exception
-(`close_plainly`).
+close sequence runs on the dup. The module uses public interfaces only, except for the sockets of a
+GracefulListener, and for the end of a TLS transport that another task has closed.
 """
 
 from __future__ import annotations
