@@ -486,7 +486,7 @@ class Arrangement:
 
     async def read_on(self, receive: Callable[[], Awaitable[bytes]]) -> None:
         """Read until the end; the task of another holder."""
-        with suppress(OSError, anyio.EndOfStream, *_CLOSED):
+        with suppress(OSError, MemoryError, anyio.EndOfStream, *_CLOSED):
             while await receive():
                 pass
         self.task_ended = True

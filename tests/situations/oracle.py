@@ -289,9 +289,13 @@ def _false_outcome(play: Play, result: CloseResult, account: Account) -> Iterato
             if not (situation.bare or over or situation.unanswered):
                 yield said
         case CloseOutcome.ALREADY_CLOSED:
-            # At the end of the stream, after SHUT_RD too, a transport closes itself.
+            # At the end of the stream, after SHUT_RD too, and at an error, a transport closes itself.
             ended = situation.transport and (
-                shut or account.rst or account.fin or account.sent_close_notify
+                shut
+                or account.rst
+                or account.fin
+                or account.sent_close_notify
+                or situation.asks_for_errors
             )
             failed = situation.transport and situation.tls == "alert"
             others = situation.holder == "closer"

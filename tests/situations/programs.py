@@ -94,8 +94,7 @@ class Program:
         if code in {_OK, _NOTHING}:
             account.end, account.fin = "FIN", True
             account.sent_close_notify = self._tls
-            account.got_close_notify = self._tls and code == _OK
-            account.failure = errors.strip()
+            account.failure = errors.strip() or "not reported: whether close_notify came"
         elif code != _TIMED_OUT:
             account.end, account.failure = "RST", errors.strip()
             account.fin = True  # of its close, which may precede our RST
