@@ -210,7 +210,9 @@ def bound(play: Play) -> float:
 
 
 def _spins(play: Play) -> bool:
-    busy = play.situation.peer in {"floods", "uploads, reads, closes"}
+    situation = play.situation
+    busy = situation.peer in {"floods", "uploads, reads, closes"}
+    busy = busy or (situation.holder == "sender" and situation.scripted)  # both in this process
     seconds, cpu = play.report.seconds, play.report.cpu
     # On a busy machine a call lasts longer, and a wait uses no more of the processor.
     wait = min(seconds, bound(play))
