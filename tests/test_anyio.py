@@ -118,6 +118,20 @@ async def test_what_a_failed_transport_held_is_not_claimed(loop: Loop) -> None:
 
 
 @with_transports
+async def test_what_another_task_closes_during_the_flush_is_reset(loop: Loop) -> None:
+    async with full(loop) as (stream, peer), anyio.create_task_group() as group:
+
+        async def close_later() -> None:
+            await anyio.sleep(0.3)  # longer than a stream has to report that it holds bytes
+            await stream.aclose()
+
+        group.start_soon(close_later)
+        result = await graceful_close(stream, timeout=PATIENCE)
+        assert not result.clean
+        assert ends_in_raw_reset(peer)
+
+
+@with_transports
 async def test_a_cancelled_flush_ends_in_a_reset(loop: Loop) -> None:
     async with full(loop) as (stream, peer):
         raw = loop.raw(stream)

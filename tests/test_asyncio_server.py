@@ -71,14 +71,16 @@ class Served(NamedTuple):
 
 @asynccontextmanager
 async def served(
-    kind: str, wrap: Callable[[Any], Any] = lambda made: made
+    kind: str,
+    wrap: Callable[[Any], Any] = lambda made: made,
+    protocol: type[Protocol] | None = None,
 ) -> AsyncGenerator[Served]:
     """Run a server in the running loop."""
     loop = asyncio.get_running_loop()
     made: asyncio.Queue[Protocol] = asyncio.Queue()
     version = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}.get(kind)
     context = None if version is None else server_context(version)
-    factory = wrap(lambda: Protocol(made))
+    factory = wrap(lambda: (protocol or Protocol)(made))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         path = str(Path(folder) / "listener")
         server = (
@@ -197,6 +199,27 @@ def test_a_reply_larger_than_every_buffer_is_flushed_while_the_peer_uploads(
             protocol.transport.write(MEGABYTES)
             protocol.transport.close()
             assert await client == MEGABYTES
+
+    run_in(GRACEFUL[loop], test())
+
+
+class RepliesInDataReceived(Protocol):
+    """Replies and closes in the call in which the transport reads."""
+
+    def data_received(self, data: bytes) -> None:
+        if not self.received.is_set():
+            self.transport.write(MEGABYTES)
+            self.transport.close()
+        super().data_received(data)
+
+
+@of_each_kind
+@in_each_loop
+def test_a_long_reply_from_data_received_arrives_complete(loop: str, kind: str) -> None:
+    async def test() -> None:
+        async with served(kind, protocol=RepliesInDataReceived) as (_, _, connect):
+            for _ in range(3):
+                assert await in_thread(lambda: upload_then_read(connect())) == MEGABYTES
 
     run_in(GRACEFUL[loop], test())
 

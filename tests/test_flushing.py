@@ -7,6 +7,8 @@ import socket
 import ssl
 import tempfile
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -40,6 +42,16 @@ def reads_slowly(peer: socket.socket, pause: float = 0.02) -> bytes:
         time.sleep(pause * len(chunk) / SMALL_BUFFER)
     peer.close()
     return bytes(received)
+
+
+@contextmanager
+def no_complaints() -> Generator[list[dict[str, Any]], None, None]:
+    """What the running loop reports to its exception handler."""
+    complaints: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    yield complaints
+    loop.set_exception_handler(None)
 
 
 def how_it_ends(peer: socket.socket) -> tuple[int, type[OSError] | None]:
@@ -132,6 +144,42 @@ async def test_what_another_task_aborts_meanwhile_is_reset_and_not_clean(kind: s
         count, error = await in_thread(how_it_ends, peer)
         assert count < HELD
         assert error is ConnectionResetError
+
+
+@pytest.mark.parametrize("many", [False, True])
+@in_a_loop
+async def test_what_another_task_aborts_is_not_clean_although_the_kernel_does_not_count(
+    many: bool,
+) -> None:
+    async with pair("unix") as (_, writer, peer):
+        writer.write(bytes(HELD))
+        closing = close_all([writer]) if many else graceful_close(writer)
+        ending = asyncio.create_task(closing)
+        await until_it_flushes(writer)
+        writer.transport.abort()
+        ended: Any = await ending
+        result = ended[0] if isinstance(ended, list) else ended
+        assert not result.clean
+        assert (await in_thread(how_it_ends, peer))[0] < HELD
+
+
+@pytest.mark.parametrize("kind", TLS)
+@in_a_loop
+async def test_a_close_by_another_task_during_the_flush_changes_nothing(kind: str) -> None:
+    async with pair(kind, peer_buffer=SMALL_BUFFER) as (_, writer, peer):
+        sock: Any = writer.get_extra_info("socket")
+        little_room(writer)
+        writer.write(bytes(HELD))
+        with no_complaints() as complaints:
+            ending = asyncio.create_task(graceful_close(writer, timeout=PATIENCE))
+            await until_it_flushes(writer)
+            writer.close()
+            reading = asyncio.create_task(in_thread(reads_slowly, peer, 0))
+            result = await ending
+            assert await reading == bytes(HELD)
+        assert complaints == []
+        assert result.clean
+        assert sock.fileno() == -1
 
 
 @over_tcp

@@ -34,6 +34,7 @@ from graceful_close import (
     graceful_close,
     set_linger,
 )
+from graceful_close.asyncio import graceful_close as close_stream
 from graceful_close.socketserver import GracefulMixIn
 from soak_listener import soak
 from streams import (
@@ -48,7 +49,7 @@ from streams import (
 )
 
 if TYPE_CHECKING:
-    from graceful_close import ReaperOptions
+    from graceful_close import CloseResult, ReaperOptions
 
 UPLOAD = bytes(300_000)
 FOREVER: ReaperOptions = {"timeout": 4 * PATIENCE, "idle_timeout": None}
@@ -266,6 +267,29 @@ def test_a_reader_in_another_thread_is_woken_by_shut_rd(
             accepted.shutdown(socket.SHUT_RD)
         assert read == [b""], "and the client has not closed"
         client.close()
+
+
+@pytest.mark.parametrize("reply", [b"", b"reply"])
+def test_a_stream_of_asyncio_that_is_closed_gracefully_is_not_closed_again(
+    reply: bytes,
+) -> None:
+    async def test() -> None:
+        results: list[CloseResult] = []
+
+        async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(reply)
+            results.append(await close_stream(writer, timeout=0.05))
+
+        with GracefulListener(("127.0.0.1", 0), **FOREVER) as listener:
+            listener.setblocking(False)
+            async with await asyncio.start_server(serve, sock=listener) as server:
+                with client_of(server.sockets[0]):
+                    while not results:
+                        await asyncio.sleep(0.001)
+                    assert len(listener.reaper) == 0
+        assert results[0].outcome is CloseOutcome.TIMED_OUT
+
+    asyncio.run(test())
 
 
 class Served(GracefulMixIn, socketserver.TCPServer):

@@ -105,6 +105,9 @@ class GracefulListener(socket.socket):
         further input with RST (tcp_rcv_state_process(), FIN_WAIT1 and 2). A server that must wake
         its readers when it stops calls `shutdown(SHUT_RD)`.
 
+        A server with an epoll of its own must unregister a connection before it closes it. The
+        connection stays open in the Reaper, and epoll would continue to report it (epoll(7)).
+
         The listener has no effect on code that takes its descriptor and does not call accept().
         Event loops other than asyncio's own (uvloop, rloop), trio and eventlet raise TypeError.
         asyncio's proactor loop on Windows and gevent's own servers raise nothing.

@@ -92,8 +92,9 @@ async def graceful_close(
 
     While the transport holds bytes, `timeout` limits the silence and not the total time: the close
     gives up after `timeout` seconds in which fewer than 4 KiB were sent. So n bytes take at most
-    timeout * (1 + n / 4096) seconds, and a peer that keeps reading gets everything. After that
-    `timeout` is the total deadline.
+    timeout * (1 + n / 4096) seconds, and a peer that keeps reading gets everything. Input counts,
+    too, up to 1 GiB (or `drain_limit`), because a peer may send its whole request before it reads.
+    After the flush `timeout` is the total deadline.
 
     When this returns or raises, the transport is closed, connection_lost() of its protocol was
     called, and the descriptor is released. Network failures are in the result. On cancellation the
