@@ -285,12 +285,10 @@ class Taken:
         held = self.flushed is False
         try:
             with scope:
-                # Waits until the transport's buffer is empty, if the stream has a transport.
-                await self._end.stream.send(b"")
-                if held:
-                    await self._end.stream.send(
-                        b""
-                    )  # the wait also ends if another task closes it
+                # Waits until the transport's buffer is empty, if the stream has a transport. The wait
+                # also ends if another task closes the stream; a second send() reports that.
+                for _ in range(1 + held):
+                    await self._end.stream.send(b"")
         except anyio.BusyResourceError:
             self._cut_short = True
         except anyio.ClosedResourceError:
