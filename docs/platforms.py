@@ -88,8 +88,7 @@ worth an issue. On {TRIED_ON}:
 
 ABOUT_PLACES = """
 *The suite* is all tests, *the contract* those of `tests/contract`: every kind of stream in every driver,
-some 800. CPython 3.11 to 3.13 are tried with each change, and so are gVisor and CPython 3.14 if the machine can
-have them; all places are tried once a week. `nox -s` and the name of the place (`nox -l`) tries one again, as root on Debian.
+some 800. CPython 3.11 to 3.13 are tried with each change, and all places once a week. `nox -s` and the name of the place (`nox -l`) tries one again, as root on Debian.
 
 - **gVisor** (Google Cloud Run's first generation, GKE Sandbox) has its own TCP. It does not count
   unacknowledged bytes (SIOCOUTQ is ENOPROTOOPT), so `unacked` is mostly `None`. DELIVERED is still detected, from the

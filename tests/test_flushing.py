@@ -15,7 +15,7 @@ import pytest
 
 from certificates import NAME, client_context, server_context
 from event_loops import LOOPS
-from graceful_close import CloseOutcome, LingerPolicy
+from graceful_close import CloseOutcome, CloseResult, LingerPolicy
 from graceful_close.asyncio import abortive_close, close_all, closing, graceful_close
 from streams import PATIENCE, await_input
 from test_asyncio import in_a_loop, in_thread, pair, run_in
@@ -153,13 +153,14 @@ async def test_what_another_task_aborts_is_not_clean_although_the_kernel_does_no
 ) -> None:
     async with pair("unix") as (_, writer, peer):
         writer.write(bytes(HELD))
-        closing = close_all([writer]) if many else graceful_close(writer)
-        ending = asyncio.create_task(closing)
+
+        async def close() -> CloseResult:
+            return (await close_all([writer]))[0] if many else await graceful_close(writer)
+
+        ending = asyncio.create_task(close())
         await until_it_flushes(writer)
         writer.transport.abort()
-        ended: Any = await ending
-        result = ended[0] if isinstance(ended, list) else ended
-        assert not result.clean
+        assert not (await ending).clean
         assert (await in_thread(how_it_ends, peer))[0] < HELD
 
 

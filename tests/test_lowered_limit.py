@@ -12,13 +12,12 @@ import pytest
 
 import descriptors
 from drivers import THREADED, WAITING, Close, parts
-from graceful_close import (
-    CloseOutcome,
-    _future,  # noqa: F401  # the first Reaper loads it, which needs a descriptor
-)
+from graceful_close import CloseOutcome, Reaper
 from streams import PATIENCE, connect, meanwhile
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+
+Reaper().close()  # the first Reaper loads a module, which needs a descriptor
 
 LINGERING = {"timed_linger_close": WAITING["timed_linger_close"]}
 
