@@ -519,8 +519,9 @@ class TransportTakeover(asyncio.Protocol):
 
     def _abort(self) -> None:
         self._transport.abort()
-        if self._state is not None:
-            self._state._abort()
+        below = getattr(self._state, "_transport", None)
+        if below is not None:
+            below.abort()
 
     def drop(self) -> None:
         """Close immediately. If bytes are lost, the stream ends with a reset."""
