@@ -211,7 +211,7 @@ class _Closes:
             return None  # EMFILE, ENFILE
 
     async def _flush(self, takeover: TransportTakeover) -> None:
-        takeover.begin()  # not in the protocol's data_received(): a TLS transport is reading then
+        await takeover.begin_later()
         notified = (False, None) if takeover.tls else None
         pending = Pending(self._options, monotonic(), close_notify=notified, flush=True)
         try:

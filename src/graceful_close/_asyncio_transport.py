@@ -253,6 +253,15 @@ class TransportTakeover(asyncio.Protocol):
 
     # --- flushing ---
 
+    async def begin_later(self) -> None:
+        """`begin`, but never inside the read of a TLS transport.
+
+        The first step of an eager task may run in data_received().
+        """
+        if self.tls and not self._begun:
+            await asyncio.sleep(0)
+        self.begin()
+
     def begin(self) -> None:
         """Make the transport flush, send close_notify, and stop reading."""
         if self._begun or self._lost:
@@ -298,9 +307,8 @@ class TransportTakeover(asyncio.Protocol):
             self._owed = written + held
         elif held:
             self._must_be_emptied = True
-            self._transport.set_write_buffer_limits(
-                high=0
-            )  # it calls resume_writing() at 0 bytes
+            # The transport then calls resume_writing() at 0 bytes, and not if it is aborted.
+            self._transport.set_write_buffer_limits(high=0)
 
     @property
     def has_ended_well(self) -> bool:

@@ -402,10 +402,7 @@ async def _close_empty(close: TaskClose, transport: asyncio.Transport) -> CloseR
 async def _finish(takeover: TransportTakeover, close: TaskClose) -> CloseResult:
     """Wait for the transport's end, and close the dup on every path."""
     try:
-        if takeover.tls:
-            # The first step of an eager task runs in data_received(), while the transport is reading.
-            await asyncio.sleep(0)
-        takeover.begin()
+        await takeover.begin_later()
         if takeover.tls:
             close.close_notify = (False, None)  # until it is flushed
         flush = None if takeover.is_empty else takeover
@@ -461,9 +458,7 @@ async def _close_many(
                 results[name] = _closed_before(since)
                 continue
             takeovers[name] = takeover
-            if takeover.tls:
-                await asyncio.sleep(0)  # as in _finish()
-            takeover.begin()
+            await takeover.begin_later()
             batch.append(name)
             if len(batch) == _BATCH:
                 await sort(batch)
