@@ -95,6 +95,20 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
+@pytest.fixture
+def vsock() -> Iterator[socket.socket]:
+    """A stream socket without a peer (vsock(7))."""
+    family = getattr(socket, "AF_VSOCK", None)
+    if family is None:
+        pytest.skip("this Python has no AF_VSOCK")
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        pytest.skip(f"this kernel has no AF_VSOCK: {error}")
+    with sock:
+        yield sock
+
+
 def _has_ipv6() -> bool:
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6):

@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -158,20 +158,6 @@ def test_check_raises_with_the_number_of_the_error(killable: Connection) -> None
 
 
 # --- a family without socket options in Python ------------------------------------------------
-
-
-@pytest.fixture
-def vsock() -> Generator[socket.socket, None, None]:
-    """A stream socket without a peer (vsock(7))."""
-    family = getattr(socket, "AF_VSOCK", None)
-    if family is None:
-        pytest.skip("this Python has no AF_VSOCK")
-    try:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        pytest.skip(f"this kernel has no AF_VSOCK: {error}")
-    with sock:
-        yield sock
 
 
 def _abort(sock: socket.socket, **_: Any) -> CloseResult:

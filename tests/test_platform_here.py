@@ -42,21 +42,13 @@ def test_only_a_lingering_of_0_seconds_aborts(
     assert HERE.linger.aborts(tcp.ours) is aborts
 
 
-def test_a_stream_without_the_option_is_named_in_the_error() -> None:
-    family = getattr(socket, "AF_VSOCK", None)
-    if family is None:
-        pytest.skip("this Python has no AF_VSOCK")
-    try:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        pytest.skip(f"this kernel has no AF_VSOCK: {error}")
-    with sock:
-        with pytest.raises(OSError, match="AF_VSOCK") as refused:
-            get_linger(sock)
-        assert refused.value.errno == errno.ENOPROTOOPT
-        with pytest.raises(OSError, match="AF_VSOCK") as refused:
-            set_linger(sock, LingerPolicy.ABORT)
-        assert refused.value.errno == errno.ENOPROTOOPT
+def test_a_stream_without_the_option_is_named_in_the_error(vsock: socket.socket) -> None:
+    with pytest.raises(OSError, match="AF_VSOCK") as refused:
+        get_linger(vsock)
+    assert refused.value.errno == errno.ENOPROTOOPT
+    with pytest.raises(OSError, match="AF_VSOCK") as refused:
+        set_linger(vsock, LingerPolicy.ABORT)
+    assert refused.value.errno == errno.ENOPROTOOPT
 
 
 def test_an_int_of_an_ioctl_is_read_as_it_is_on_this_processor(tcp: Connection) -> None:

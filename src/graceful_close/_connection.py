@@ -174,7 +174,7 @@ class Connection:
         """The time at which a wait must end."""
         if self._machine is not None:
             return self._machine.wake_at
-        return self._now + min(self.options.timeout, self.options.idle_timeout)
+        return self._now + self.options.longest_silence
 
     def begin(self, sock: socket.socket) -> Step:
         """Take the descriptor; return the first step. LET_GO: the socket was already closed."""

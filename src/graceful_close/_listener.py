@@ -241,9 +241,7 @@ class GracefulListener(socket.socket):
 
     def dup(self) -> Self:
         """Return another listener for the same connections, with the same reaper."""
-        twin = socket.fromfd(self.fileno(), self.family, self.type, self.proto)
-        twin.settimeout(self.gettimeout())  # both share the mode
-        return self.adopt(twin, reaper=self.reaper)
+        return self.adopt(_stock_dup(self), reaper=self.reaper)
 
     def setblocking(self, flag: bool) -> None:
         """As for any socket.
@@ -329,8 +327,7 @@ class _GracefulClose(Socket):
 
     def dup(self) -> Self:
         """Return a plain socket for the same connection. Neither close ends it for both then."""
-        plain: Any = socket.fromfd(self.fileno(), self.family, self.type, self.proto)
-        plain.settimeout(self.gettimeout())
+        plain: Any = _stock_dup(self)
         self.make_plain()
         return plain  # type: ignore[no-any-return]
 
@@ -444,6 +441,13 @@ def _let_others_run(listener: socket.socket) -> None:
         selector.register(listener, selectors.EVENT_READ)
         if not selector.select(timeout):
             raise TimeoutError("timed out")
+
+
+def _stock_dup(sock: socket.socket) -> socket.socket:
+    """A socket of the standard class with a descriptor of its own, and the timeout of `sock`."""
+    dup = socket.fromfd(sock.fileno(), sock.family, sock.type, sock.proto)
+    dup.settimeout(sock.gettimeout())  # both share the mode
+    return dup
 
 
 def _has_peer(sock: socket.socket) -> bool:

@@ -620,17 +620,19 @@ class Teardown:
     def cannot_watch(self, now: float) -> Step:
         """WAIT_ACK is not available: no epoll on this system, or no descriptor left for it."""
         self._watchable = False
-        if self._outcome:
-            return self._conclude()
-        return self._let_the_peer_be_first(now) if self._peer_first_until else self._rest(now)
+        return self._wait_otherwise(now)
 
     def cannot_wait(self, now: float) -> Step:
         """No wait is available: a limit of the system (poll(2), epoll_ctl(2)). Poll after pauses."""
         self._idle_wakes = _HOPELESS
+        if self._notifying and not self._outcome:
+            return self._wait_for_room(now)
+        return self._wait_otherwise(now)
+
+    def _wait_otherwise(self, now: float) -> Step:
+        """Choose the wait again, because one was not available."""
         if self._outcome:
             return self._conclude()
-        if self._notifying:
-            return self._wait_for_room(now)
         return self._let_the_peer_be_first(now) if self._peer_first_until else self._rest(now)
 
     def released(self, now: float, error: OSError | None = None) -> CloseResult:

@@ -100,9 +100,8 @@ class GracefulMixIn(Server):
         try:
             super().finish_request(request, client_address)
         except BaseException:
-            self._failed.add(
-                id(request)
-            )  # SystemExit and KeyboardInterrupt call no handle_error()
+            # SystemExit and KeyboardInterrupt do not call handle_error().
+            self._failed.add(id(request))
             raise
 
     def handle_error(self, request: Any, client_address: Any) -> None:

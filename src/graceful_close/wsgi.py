@@ -159,12 +159,10 @@ class _Request:
             self.left = math.inf
 
     def read(self, *size: int) -> bytes:
-        self._asked = True
-        return self._count(self._input.read(*size), size)
+        return self._read_by(self._input.read, *size)
 
     def readline(self, *size: int) -> bytes:
-        self._asked = True
-        return self._count(self._input.readline(*size), size)
+        return self._read_by(self._input.readline, *size)
 
     def readlines(self, *hint: int) -> list[bytes]:
         self._asked = True
@@ -178,12 +176,12 @@ class _Request:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._input, name)  # further attributes of this server's input
         if name == "read1":
-            return partial(self._read1, found)
+            return partial(self._read_by, found)
         if name in {"readinto", "readinto1"}:
             return partial(self._read_into, found)
         return found
 
-    def _read1(self, read: Callable[..., bytes], *size: int) -> bytes:
+    def _read_by(self, read: Callable[..., bytes], *size: int) -> bytes:
         self._asked = True
         return self._count(read(*size), size)
 
