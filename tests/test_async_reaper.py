@@ -67,7 +67,9 @@ async def test_silent_peers_cost_the_deadline_once(loop: Loop) -> None:
 async def test_the_oldest_makes_room_for_the_newest(loop: Loop) -> None:
     with ExitStack() as stack:
         pairs = [stack.enter_context(connect("tcp4")) for _ in range(5)]
-        async with loop.module.Reaper(timeout=PATIENCE, max_sockets=2) as reaper:
+        async with loop.module.Reaper(
+            timeout=PATIENCE, max_sockets=2, on_overflow=LingerPolicy.ABORT
+        ) as reaper:
             for ours, _ in pairs:
                 reaper.submit(await loop.open(ours))
                 await anyio.sleep(0.01)  # its first turns

@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ from streams import (
     fill,
     meanwhile,
     read_all,
+    read_and_close,
 )
 
 if TYPE_CHECKING:
@@ -83,8 +85,10 @@ def listen(family: str, folder: Path) -> GracefulListener:
             return GracefulListener(str(folder / "listener"), family=socket.AF_UNIX)
 
 
-def client_of(listener: socket.socket) -> socket.socket:
+def client_of(listener: socket.socket, buffer: int | None = None) -> socket.socket:
     client = socket.socket(listener.family, socket.SOCK_STREAM)
+    if buffer is not None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     client.settimeout(PATIENCE)
     client.connect(listener.getsockname())
     return client
@@ -213,19 +217,36 @@ def test_a_peer_that_resets_is_a_result(listener: GracefulListener) -> None:
 
 
 def test_pending_closes_are_limited_and_counted() -> None:
-    with closing_reaper(GracefulListener(("127.0.0.1", 0), max_sockets=2)) as listener:
+    with closing_reaper(
+        GracefulListener(("127.0.0.1", 0), max_sockets=2, on_overflow=LingerPolicy.ABORT)
+    ) as listener:
         clients = [client_of(listener) for _ in range(5)]
         for _ in clients:
             accepted, _ = listener.accept()
             accepted.close()
         for client in clients[:3]:
-            await_reset(client)  # aborted by on_overflow, to make room
+            await_reset(client)
         assert len(listener.reaper) >= 2
         for client in clients:
             client.close()
         ended = outcomes(listener.reaper)
     assert ended == {CloseOutcome.TIMED_OUT: 3, CloseOutcome.PEER_CLOSED: 2}
     assert listener.reaper.overflowed == 3
+
+
+def test_the_reply_of_a_connection_that_is_closed_to_make_room_arrives_whole() -> None:
+    ended: SimpleQueue[CloseResult] = SimpleQueue()
+    one: ReaperOptions = {"max_sockets": 1, "on_close": ended.put}
+    with closing_reaper(GracefulListener(("127.0.0.1", 0), **one)) as listener:
+        clients = [client_of(listener, buffer=4096) for _ in range(4)]
+        for _ in clients:
+            accepted, _ = listener.accept()
+            accepted.sendall(b"r" * 100_000)
+            accepted.close()
+        for _ in range(3):
+            assert ended.get(timeout=PATIENCE).outcome is CloseOutcome.TIMED_OUT
+        for client in clients:
+            assert len(read_and_close(client)) == 100_000
 
 
 def test_the_close_of_an_idle_peer_times_out() -> None:

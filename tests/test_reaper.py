@@ -1103,7 +1103,7 @@ def test_room_is_made_while_a_callback_blocks_the_thread() -> None:
     called_in: list[threading.Thread] = []
     with (
         connect_many(5, peer_buffer=4096) as crowd,
-        Reaper(timeout=PATIENCE, max_sockets=3) as reaper,
+        Reaper(timeout=PATIENCE, max_sockets=3, on_overflow=LingerPolicy.ABORT) as reaper,
     ):
         for sock, _ in crowd[:2]:
             fill(sock)  # so that our FIN cannot arrive, and the reset is seen

@@ -91,7 +91,7 @@ class ReaperSettings:
         on_timeout: OnTimeout = LingerPolicy.BACKGROUND,
         peer_first: float = 0,
         max_sockets: int | None = None,
-        on_overflow: OnTimeout = LingerPolicy.ABORT,
+        on_overflow: OnTimeout = LingerPolicy.BACKGROUND,
         on_close: Callable[[CloseResult], object] | None = None,
     ) -> None:
         self.options: Final = Options(

@@ -126,8 +126,10 @@ class Reaper:
         max_sockets: The largest number of pending connections, 1 or more. None: half of the
             descriptors that the process may have (RLIMIT_NOFILE), or 10,000 without a limit.
         on_overflow: With more than `max_sockets` pending, the oldest connection is closed as at its
-            deadline, with this policy instead of `on_timeout`. If the accept() of a GracefulListener
-            finds no free descriptor (EMFILE), the older half of the connections is.
+            deadline, with this policy instead of `on_timeout`. BACKGROUND, the default, does what
+            `close()` does: the kernel still delivers the reply. ABORT also releases the kernel's
+            memory. If the accept() of a GracefulListener finds no free descriptor (EMFILE), the
+            older half of the connections is closed so.
         on_close: Called with the result of every connection, in the Reaper's thread. `peer` of the
             result is the peer's address, if it is known. `threading.excepthook` reports its
             exceptions. New in 0.2.
@@ -146,7 +148,7 @@ class Reaper:
         on_timeout: OnTimeout = LingerPolicy.BACKGROUND,
         peer_first: float = 0,
         max_sockets: int | None = None,
-        on_overflow: OnTimeout = LingerPolicy.ABORT,
+        on_overflow: OnTimeout = LingerPolicy.BACKGROUND,
         on_close: Callable[[CloseResult], object] | None = None,
     ) -> None:
         # Not at the top, because the module loads logging. Not in submit(), because a signal handler,
