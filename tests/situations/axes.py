@@ -62,7 +62,7 @@ LOOPS = ("asyncio", "uvloop", "trio", "anyio on asyncio", "anyio on uvloop", "an
 ASYNCIO = ("asyncio", "uvloop")
 
 AXES: dict[str, tuple[str, ...]] = {
-    "origin": ("accept", "connect", "fast open", "socketpair", *BARE),
+    "origin": ("accept", "connect", "fast open", "fast open connect", "socketpair", *BARE),
     "family": ("tcp4", "tcp6", "mapped", "unix", "mptcp", "mptcp fallback"),
     "tls": ("none", "1.2", "1.3", "half", "close_notify", "truncated", "alert", "upgraded"),
     "option": (
@@ -227,6 +227,12 @@ RULES: dict[str, Broken] = {
     ),
     "curl begins TLS before the connection is upgraded": lambda s: (
         s.tls == "upgraded" and s.peer.startswith("curl")
+    ),
+    "anyio takes connected sockets only": lambda s: (
+        s.origin == "fast open connect" and s.driver.startswith("anyio")
+    ),
+    "the first data of the caller connects": lambda s: (
+        s.origin == "fast open connect" and s.wrote == "nothing"
     ),
     "only ICMP for IPv4 has this message in this form": lambda s: (
         s.script in {"requires smaller packets"} and s.family != "tcp4"

@@ -401,6 +401,7 @@ async def _by_trio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
                 await _secured(arrangement)
                 await stream.send_all(arrangement.write())
                 arrangement.written += len(arrangement.write())
+    await anyio.lowlevel.checkpoint()  # loads anyio's backend while descriptors are left
     for other in arrangement.others:
         other.stream = trio.socket.from_stdlib_socket(other.ours)
     _prepare(arrangement)

@@ -66,9 +66,13 @@ def judge_against(play: Play, plain: Play) -> list[str]:
     if play.complete or not plain.complete:
         return []
     account, situation = play.account, play.situation
-    # A later FIN is queued behind the retransmissions.
-    late = situation.script in _ACKNOWLEDGES_NOTHING
-    if late and account is not None and account.received >= play.written:
+    if (
+        situation.script in _ACKNOWLEDGES_NOTHING
+        and account is not None
+        and (account.received >= play.written or play.written > plain.written)
+    ):
+        # Our FIN is queued behind what is in flight: behind everything, or behind more than the plain
+        # close had, because a client's Fast Open takes more or less before the handshake.
         return []
     delivers = situation.until == "delivered" or situation.call == "timed_linger_close"
     if delivers and account is not None and has_all(play, account):
