@@ -213,7 +213,11 @@ def has_open_writer(sock: socket.socket) -> bool:
     count = getattr(sock, "_io_refs", 0)
     if not count:
         return False
-    young: list[Any] = [*gc.get_objects(generation=0), *gc.get_objects(generation=1)]
+    young: list[Any] = []
+    try:
+        young = [*gc.get_objects(generation=0), *gc.get_objects(generation=1)]
+    except NotImplementedError:
+        pass  # PyPy has no generations
     files = [vars(one) for one in young if type(one) is socket.SocketIO]
     writing = _modes_of(files, sock)
     if len(writing) < count:
