@@ -165,7 +165,8 @@ def elsewhere(session: nox.Session) -> None:
         raise
     tests = session.posargs or ELSEWHERE[session.name]
     if tests:
-        session.run(*there, *PYTEST, "-q", *tests)
+        # Emulated processors and traced functions of PyPy are slow.
+        session.run(*there, *PYTEST, "-q", "-o", "faulthandler_timeout=600", *tests)
 
 
 for place in ELSEWHERE:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import descriptors
-from graceful_close import LingerPolicy, get_linger, set_linger, unacked_bytes
+from graceful_close import LingerPolicy, set_linger, unacked_bytes
 from graceful_close._platform import (
     HERE,
     TcpState,
@@ -40,15 +40,6 @@ def test_only_a_lingering_of_0_seconds_aborts(
         set_linger(tcp.ours, policy, 1 if policy is LingerPolicy.TIMED else None)
     assert HERE.linger is not None
     assert HERE.linger.aborts(tcp.ours) is aborts
-
-
-def test_a_stream_without_the_option_is_named_in_the_error(vsock: socket.socket) -> None:
-    with pytest.raises(OSError, match="AF_VSOCK") as refused:
-        get_linger(vsock)
-    assert refused.value.errno == errno.ENOPROTOOPT
-    with pytest.raises(OSError, match="AF_VSOCK") as refused:
-        set_linger(vsock, LingerPolicy.ABORT)
-    assert refused.value.errno == errno.ENOPROTOOPT
 
 
 def test_an_int_of_an_ioctl_is_read_as_it_is_on_this_processor(tcp: Connection) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from graceful_close import _platform
+from graceful_close import CloseOutcome, _platform, graceful_close
 from graceful_close._platform import HERE
 from graceful_close._record import replace
 from graceful_close._sockets import (
@@ -138,6 +138,27 @@ def test_a_socket_without_a_descriptor_gives_none(move: Move) -> None:
     assert held == []
 
 
+@pytest.fixture(params=["this one", "one without SOCK_NONBLOCK"])
+def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param != "this one":
+        monkeypatch.setattr(_platform, "KEEPS_MODE", 0)
+        monkeypatch.setattr(_platform.modes, "KEEPS_MODE", 0)
+
+
+@pytest.mark.usefixtures("system")
+@pytest.mark.parametrize("default", [None, 7.0])
+def test_a_descriptor_that_only_os_close_has_closed_is_closed(default: float | None) -> None:
+    ours, peer = socket.socketpair()
+    os.close(ours.fileno())
+    socket.setdefaulttimeout(default)
+    try:
+        assert graceful_close(ours).outcome is CloseOutcome.ALREADY_CLOSED
+    finally:
+        socket.setdefaulttimeout(None)
+    assert ours.fileno() == -1
+    peer.close()
+
+
 def view(sock: socket.socket, into: list[socket.socket]) -> bool:
     into.append(plain_view(sock))
     return True
@@ -149,7 +170,7 @@ def dup(sock: socket.socket, into: list[socket.socket]) -> bool:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the mode of a socket cannot be read")
-@pytest.mark.parametrize("system", ["this one", "one without SOCK_NONBLOCK"])
+@pytest.mark.usefixtures("system")
 @pytest.mark.parametrize("move", [take_descriptor, borrow_descriptor, view, dup])
 @pytest.mark.parametrize("blocking", [True, False])
 @pytest.mark.parametrize("default", [None, 0.0, 7.0])
@@ -157,13 +178,8 @@ def test_a_second_object_never_waits_by_itself_and_the_mode_stays(
     move: Move,
     blocking: bool,
     default: float | None,
-    system: str,
     tcp: Connection,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if system != "this one":
-        monkeypatch.setattr(_platform, "KEEPS_MODE", 0)
-        monkeypatch.setattr(_platform.modes, "KEEPS_MODE", 0)
     tcp.ours.setblocking(blocking)
     held: list[socket.socket] = []
     with tcp.ours.dup() as other_holder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 import selectors
 import sys
@@ -324,7 +325,7 @@ def _sleep_on(number: int, events: int) -> Callable[[float], object]:
         readable = select.POLLIN if events & selectors.EVENT_READ else 0
         writable = select.POLLOUT if events & selectors.EVENT_WRITE else 0
         poller.register(number, readable | writable)
-        return lambda seconds: poller.poll(seconds * 1000)
+        return lambda seconds: poller.poll(math.ceil(seconds * 1000))  # PyPy rounds down
 
     def select_once(seconds: float) -> None:
         with selectors.DefaultSelector() as selector:

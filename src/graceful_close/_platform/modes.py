@@ -28,7 +28,10 @@ def mode_to_keep(sock: socket.socket) -> bool | None:
     if sys.platform == "win32":
         return sock.gettimeout() is None  # the mode of a socket cannot be read
     else:  # noqa: RET505  (type checkers follow this form)
-        return os.get_blocking(number)
+        try:
+            return os.get_blocking(number)
+        except OSError:
+            return None  # EBADF: another thread has closed it
 
 
 def keep_mode(second: socket.socket, mode: bool | None) -> None:
