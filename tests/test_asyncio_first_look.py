@@ -12,6 +12,7 @@ import pytest
 
 from event_loops import LOOPS
 from graceful_close import CloseOutcome
+from graceful_close._asyncio_transport import open_socket_of
 from graceful_close.asyncio import graceful_close
 from streams import PATIENCE, connect, read_all
 
@@ -66,21 +67,29 @@ def test_a_transport_has_its_descriptor_while_connection_lost_is_called(name: st
     assert inodes[0] == inodes[1]
 
 
+@pytest.mark.parametrize("how", ["the task is cancelled", "the coroutine is closed"])
 @every_loop
-def test_a_cancellation_in_that_turn_closes_the_transport_and_keeps_the_reply(
-    name: str,
+def test_an_interrupt_in_that_turn_closes_the_transport_and_keeps_the_reply(
+    name: str, how: str
 ) -> None:
     async def test() -> None:
         with connect("tcp4") as (ours, peer):
             transport = await transport_of(ours)
             transport.write(b"reply")
-            task = asyncio.create_task(graceful_close(transport, timeout=PATIENCE))
-            await asyncio.sleep(0)
-            assert transport.is_closing()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert read_all(peer) == b"reply"
+            closing = graceful_close(transport, timeout=PATIENCE)
+            if how == "the coroutine is closed":
+                closing.send(None)
+                assert transport.is_closing()
+                closing.close()
+            else:
+                task = asyncio.create_task(closing)
+                await asyncio.sleep(0)
+                assert transport.is_closing()
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert open_socket_of(transport) is None
+            assert await asyncio.to_thread(read_all, peer) == b"reply"
 
     run(name, test)
 

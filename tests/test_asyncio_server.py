@@ -23,6 +23,7 @@ from certificates import NAME, client_context, server_context
 from event_loops import LOOPS
 from graceful_close import CloseOutcome, GracefulListener, LingerPolicy, set_linger
 from graceful_close.asyncio import graceful_close, graceful_factory, graceful_loop
+from signals import each_moment
 from streams import PATIENCE, await_fin, await_reset, ends_in_reset, read_all, reset
 from test_asyncio import KINDS, TLS, in_thread, read_then_close, run_in, upload_then_read
 
@@ -321,6 +322,24 @@ def test_abort_resets(loop: str, when: str) -> None:
             await protocol.lost.wait()
             assert await in_thread(ends_in_reset, peer)
             assert protocol.calls == ["made", "lost"]
+
+    run_in(GRACEFUL[loop], test())
+
+
+@in_each_loop
+def test_an_interrupt_at_any_call_of_close_ends_the_transport(loop: str) -> None:
+    async def test() -> None:
+        async with served("tcp") as (_, made, connect):
+            for interrupted in each_moment():
+                await in_thread(connect)
+                protocol = await made.get()
+                with interrupted():
+                    protocol.transport.close()
+                closing = protocol.transport.is_closing()
+                assert closing or protocol.transport.get_protocol() is protocol
+                protocol.transport.close()
+                await protocol.lost.wait()
+                assert protocol.calls == ["made", "lost"]
 
     run_in(GRACEFUL[loop], test())
 

@@ -20,7 +20,7 @@ from graceful_close import CloseOutcome, LingerPolicy, get_linger, set_linger, u
 from graceful_close._blocking import drive
 from graceful_close._connection import Connection
 from graceful_close._options import Options
-from graceful_close._sockets import plain_dup, plain_view
+from graceful_close._sockets import plain_dup
 from graceful_close._step import (
     COUNT,
     DRAIN,
@@ -274,8 +274,8 @@ def test_a_wait_for_input_that_fails_ends_the_close(tcp: Pair) -> None:
 def test_a_borrowed_descriptor_is_its_owners_after_an_end_at_the_first_look(tcp: Pair) -> None:
     tcp.peer.shutdown(socket.SHUT_WR)
     await_fin(tcp.ours)
-    connection = Connection(Options(), monotonic(), borrowed=True)
-    assert connection.begin_own(plain_view(tcp.ours)) is DRAIN
+    connection = Connection(Options(), monotonic())
+    assert connection.begin_borrowed(tcp.ours) is DRAIN
     assert connection.carry_out(DRAIN) is LET_GO
     result = connection.let_go()
     assert (result.outcome, result.unflushed) == (CloseOutcome.PEER_CLOSED, False)
@@ -283,9 +283,9 @@ def test_a_borrowed_descriptor_is_its_owners_after_an_end_at_the_first_look(tcp:
 
 
 def test_a_dup_of_a_borrowed_descriptor_is_closed(tcp: Pair) -> None:
-    connection = Connection(Options(), monotonic(), borrowed=True)
-    borrowed = plain_view(tcp.ours)
-    assert connection.begin_own(borrowed) is DRAIN
+    connection = Connection(Options(), monotonic())
+    assert connection.begin_borrowed(tcp.ours) is DRAIN
+    borrowed = connection.sock
     dup = plain_dup(borrowed)
     connection.adopt(dup)
     assert borrowed.fileno() == -1

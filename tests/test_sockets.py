@@ -23,7 +23,6 @@ from graceful_close._sockets import (
     has_open_writer,
     is_stream,
     plain_dup,
-    plain_view,
     require_stream,
     take_descriptor,
     view_of,
@@ -159,11 +158,6 @@ def test_a_descriptor_that_only_os_close_has_closed_is_closed(default: float | N
     peer.close()
 
 
-def view(sock: socket.socket, into: list[socket.socket]) -> bool:
-    into.append(plain_view(sock))
-    return True
-
-
 def dup(sock: socket.socket, into: list[socket.socket]) -> bool:
     into.append(plain_dup(sock))
     return True
@@ -171,7 +165,7 @@ def dup(sock: socket.socket, into: list[socket.socket]) -> bool:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the mode of a socket cannot be read")
 @pytest.mark.usefixtures("system")
-@pytest.mark.parametrize("move", [take_descriptor, borrow_descriptor, view, dup])
+@pytest.mark.parametrize("move", [take_descriptor, borrow_descriptor, dup])
 @pytest.mark.parametrize("blocking", [True, False])
 @pytest.mark.parametrize("default", [None, 0.0, 7.0])
 def test_a_second_object_never_waits_by_itself_and_the_mode_stays(
@@ -190,7 +184,7 @@ def test_a_second_object_never_waits_by_itself_and_the_mode_stays(
             socket.setdefaulttimeout(None)
         assert os.get_blocking(other_holder.fileno()) is blocking
     assert held[0].gettimeout() in {None, 0.0}
-    if move in {borrow_descriptor, view}:
+    if move is borrow_descriptor:
         held[0].detach()
     else:
         held[0].close()

@@ -16,7 +16,7 @@ import asyncio
 from ._asyncio_transport import can_watch, close_plainly, info_of, is_sending_file, some_turns
 from ._linger import LingerPolicy
 from ._release import set_policy_at_close
-from ._sockets import plain_dup, plain_view
+from ._sockets import plain_dup
 from ._step import LET_GO, WAIT_READABLE
 
 TYPE_CHECKING = False
@@ -64,7 +64,6 @@ class FirstLook(asyncio.Protocol):
     step: Step
 
     def __init__(self, transport: asyncio.Transport, close: Pending) -> None:
-        close.borrowed = True
         self.owner: Any = transport.get_protocol()
         self.result: CloseResult | None = None
         self.error: BaseException | None = None
@@ -74,14 +73,14 @@ class FirstLook(asyncio.Protocol):
         self._given_up = False
 
     def begin(self, then: Callable[[FirstLook], object] | None = None) -> None:
-        """Close the transport; `then` is called after the first look."""
+        """Close the transport; `then` is called after the first look, unless this raises."""
         transport, close = self._transport, self.close
         self._then = then
         try:
             transport.set_protocol(self)
             sock = transport.get_extra_info("socket")
             close_plainly(sock)
-            self.step = close.begin_own(plain_view(sock))
+            self.step = close.begin_borrowed(sock)
             transport.close()
         except BaseException:
             self._give_up()
@@ -107,10 +106,9 @@ class FirstLook(asyncio.Protocol):
 
     def _give_up(self) -> None:
         """Close immediately, without lingering."""
-        self._given_up = True
+        self._given_up, self._then = True, None
         self.close.abandon()
-        if not self._has_ended():
-            self._transport.abort()
+        self._transport.abort()
 
     def _has_ended(self) -> bool:
         return self.owner is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from weakref import WeakKeyDictionary, ref
 
 from ._async import Multiplexer
@@ -17,21 +16,14 @@ if TYPE_CHECKING:
 # Weak on both sides: a loop has its multiplexer as a reader, and both end with the loop.
 _known: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[LoopMultiplexer]] = WeakKeyDictionary()
 
-# `last`: the one that this thread used last, because a dictionary of weak keys is slow.
-_here = threading.local()
-
 
 def multiplexer() -> LoopMultiplexer:
     """Return the multiplexer of the running loop."""
     loop = asyncio.get_running_loop()
-    last: LoopMultiplexer | None = getattr(_here, "last", _nothing)()
-    if last is not None and last.loop() is loop:
-        return last
     found = _known.get(loop, _nothing)()
     if found is None:
-        found = LoopMultiplexer(loop)
+        found = LoopMultiplexer()
         _known[loop] = ref(found)
-    _here.last = _known[loop]
     return found
 
 
@@ -45,15 +37,10 @@ def _look_on_time(mux: ref[LoopMultiplexer]) -> None:
 
 
 class LoopMultiplexer(Multiplexer):
-    """The closes of a loop that has `add_reader()`.
+    """The closes of a loop that has `add_reader()`."""
 
-    Attributes:
-        loop: A weak reference to the loop.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.loop = ref(loop)
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, closes: CloseLoop) -> None:

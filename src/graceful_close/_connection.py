@@ -84,15 +84,15 @@ class Connection:
         close_notify: The close_notify, if the socket itself does not send it.
         peer: The peer's address, for the result.
         flush, stood: As for `Teardown`.
-        borrowed: Another object owns the descriptor, and closes it when this close has ended at its
-            first look. Otherwise `adopt` is called before the first wait.
 
     Attributes:
+        borrowed: Another object owns the descriptor, and closes it when this close has ended at its
+            first look. Otherwise `adopt` is called before the first wait.
         held: A list with the object that has the descriptor; empty before `begin`.
         machine: The state machine.
         unflushed: Whether a makefile() object may hold unsent data; None before `begin`, which
             searches for one unless a driver has done so.
-        abort, borrowed, close_notify, flush, options, peer, stood: As above; a driver may set them
+        abort, close_notify, flush, options, peer, stood: As above; a driver may set them
             until `begin`, and `close_notify` until the end of the flush.
     """
 
@@ -127,10 +127,9 @@ class Connection:
         peer: object = None,
         flush: bool = False,
         stood: bool = False,
-        borrowed: bool = False,
     ) -> None:
         self.options = options
-        self.borrowed = borrowed
+        self.borrowed = False
         self._now = now
         self._one_of_many = one_of_many
         self.abort = abort
@@ -198,10 +197,10 @@ class Connection:
             return LET_GO
         return self._begin_held(tls=tls)
 
-    def begin_own(self, sock: socket.socket) -> Step:
-        """`begin` with a plain object of the driver, which nothing else closes."""
-        self.unflushed = False
-        self.held.append(sock)
+    def begin_borrowed(self, sock: socket.socket) -> Step:
+        """`begin` on a descriptor that another object keeps; see `borrowed`."""
+        self.borrowed, self.unflushed = True, False
+        borrow_descriptor(sock, self.held)
         return self._begin_held(tls=False)
 
     def _begin_held(self, *, tls: bool) -> Step:

@@ -178,27 +178,17 @@ def borrow_descriptor(sock: socket.socket, into: MutableSequence[socket.socket])
     return True
 
 
-def plain_view(sock: socket.socket) -> socket.socket:
-    """A plain object with the same descriptor. The caller detaches it."""
-    return _plain(sock.fileno(), _platform.mode_to_keep(sock))
-
-
 def plain_dup(sock: socket.socket) -> socket.socket:
     """A plain object with a descriptor of its own, whatever `sock` is; it needs a fileno() only."""
     mode = _platform.mode_to_keep(sock)
     number = _socket.dup(sock.fileno())
     try:
-        return _plain(number, mode)
+        dup: socket.socket = _native(type=_STREAM | _platform.KEEPS_MODE, fileno=number)
     except OSError:
         _socket.close(number)  # ENOTSOCK
         raise
-
-
-def _plain(number: int, mode: bool | None) -> socket.socket:
-    kind = _STREAM | _platform.KEEPS_MODE
-    sock: socket.socket = _native(type=kind, fileno=number)
-    _platform.keep_mode(sock, mode)
-    return sock
+    _platform.keep_mode(dup, mode)
+    return dup
 
 
 def has_open_writer(sock: socket.socket) -> bool:
