@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -30,14 +31,24 @@ from test_asyncio import KINDS, TLS, in_thread, read_then_close, run_in, upload_
 REPLY = b"reply" * 13_107
 MEGABYTES = b"reply" * 1_700_000
 
-GRACEFUL: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    name: graceful_loop(type(made), timeout=PATIENCE)
-    for name, factory in LOOPS.items()
-    if (made := factory()).close() is None
-}
+
+def _new_loop(of: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
+    plain = of()
+    plain.close()
+    return graceful_loop(type(plain), timeout=PATIENCE)()
+
+
+GRACEFUL = {name: partial(_new_loop, factory) for name, factory in LOOPS.items()}
 
 in_each_loop = pytest.mark.parametrize("loop", LOOPS)
 of_each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture(params=[False, True], ids=["on its descriptor", "on a dup"])
+def on_a_dup(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transport that holds nothing is closed like one of asyncio's, or like an unknown one."""
+    if request.param:
+        monkeypatch.setattr("graceful_close._asyncio_first_look._KNOWN", ())
 
 
 class Protocol(asyncio.Protocol):
@@ -85,7 +96,7 @@ async def served(
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         path = str(Path(folder) / "listener")
         server = (
-            await loop.create_unix_server(factory, path)
+            await loop.create_unix_server(factory, path=path)
             if kind == "unix"
             else await loop.create_server(factory, "127.0.0.1", 0, ssl=context)
         )
@@ -225,6 +236,7 @@ def test_a_long_reply_from_data_received_arrives_complete(loop: str, kind: str) 
     run_in(GRACEFUL[loop], test())
 
 
+@pytest.mark.usefixtures("on_a_dup")
 @of_each_kind
 @in_each_loop
 def test_the_server_waits_for_pending_closes(loop: str, kind: str) -> None:
@@ -344,6 +356,7 @@ def test_an_interrupt_at_any_call_of_close_ends_the_transport(loop: str) -> None
     run_in(GRACEFUL[loop], test())
 
 
+@pytest.mark.usefixtures("on_a_dup")
 @in_each_loop
 def test_a_server_that_sets_so_linger_to_abort_resets(loop: str) -> None:
     async def test() -> None:
@@ -427,6 +440,29 @@ def test_a_stream_after_start_tls_closes_gracefully(loop: str) -> None:
     run_in(GRACEFUL[loop], test())
 
 
+def test_a_client_of_such_a_loop_uses_start_tls_and_sendfile_as_usual(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(REPLY)
+
+    async def test() -> None:
+        context = client_context(ssl.TLSVersion.TLSv1_3)
+        async with served("tls1.3") as (server, made, _):
+            address = server.sockets[0].getsockname()  # type: ignore[attr-defined]
+            reader, writer = await asyncio.open_connection(*address)
+            await writer.start_tls(context, server_hostname=NAME)
+            protocol = await made.get()
+            with (tmp_path / "file").open("rb") as file:
+                send: Any = asyncio.get_running_loop().sendfile
+                assert await send(writer.transport, file, count=5) == 5
+            await protocol.received.wait()
+            protocol.transport.write(REPLY)
+            protocol.transport.close()
+            assert await reader.read() == REPLY
+            writer.close()
+            await writer.wait_closed()
+
+    run_in(GRACEFUL["asyncio"], test())
+
+
 @of_each_kind
 def test_a_file_is_sent_by_sendfile(kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(REPLY)
@@ -479,6 +515,7 @@ def test_the_rest_of_the_server_is_unchanged(loop: str) -> None:
         await server.start_serving()
         assert server.is_serving()
         assert server.get_loop() is running
+        assert type(running).__name__ in {"GracefulLoop", "Graceful_UnixSelectorEventLoop"}
         (sock,) = server.sockets
         assert sock.getsockname()[1]
         serving = asyncio.create_task(server.serve_forever())

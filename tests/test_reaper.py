@@ -1036,7 +1036,7 @@ def test_without_threads_submit_of_a_non_blocking_socket_does_not_wait(
 ) -> None:
     tcp.ours.setblocking(False)
     tcp.ours.sendall(b"reply")
-    with Reaper(timeout=PATIENCE) as reaper, no_threads(monkeypatch):
+    with Reaper(timeout=100 * PATIENCE) as reaper, no_threads(monkeypatch):
         assert reaper.submit(tcp.ours).result(0).outcome is CloseOutcome.TIMED_OUT
         assert reaper.stats()[CloseOutcome.TIMED_OUT] == 1
     assert read_and_close(tcp.peer) == b"reply"

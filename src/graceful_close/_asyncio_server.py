@@ -100,8 +100,7 @@ def graceful_loop(loop_class: type[L], **options: Unpack[CloseOptions]) -> type[
     """
     Options(**options)
     bases = (_GracefulLoop, loop_class)
-    members = {"_options": options, "__module__": __name__}
-    made: Any = type(f"Graceful{loop_class.__name__}", bases, members)
+    made: Any = type(f"Graceful{loop_class.__name__}", bases, {"_options": options})
     return cast("type[L]", made)
 
 
@@ -212,14 +211,13 @@ class _Closes:
 
     async def _flush(self, takeover: TransportTakeover) -> None:
         await takeover.begin_later()
-        notified = (False, None) if takeover.tls else None
-        pending = Pending(self._options, monotonic(), close_notify=notified, flush=True)
+        pending = Pending(self._options, monotonic(), flush=True)
         try:
             step = pending.begin(takeover.sock)
             while step is FLUSH:
                 step = await takeover.go_on(pending)
         except BaseException:
-            pending.abandon(takeover.sock)
+            pending.abandon()
             raise
         leave_to(self._reaper, pending, step)
         await takeover.end()

@@ -403,7 +403,7 @@ class _Worker:
             return None  # another thread was faster
         finally:
             into.extend(pending for pending, _ in taken)
-        return taken[0][1] if taken else None
+        return taken[0][1]
 
     def _close_here(self, waits: bool) -> None:
         """Close the connections in the queue in this thread; wait for them if `waits`."""
@@ -535,11 +535,8 @@ class _Worker:
             self._fail(bug)
             raise
         finally:
-            # Another thread may have started, with sockets of its own.
             self._turn_began = math.inf
             self._enter()
-            if self._pair is pair:
-                self._waker = None
             if loop is not None:
                 loop.close()
             for sock in pair:
