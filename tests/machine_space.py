@@ -57,7 +57,7 @@ ERRORS = tuple(
         errno.EBADF,
     )
 )
-RESET = ERRORS[0]
+RESET, NOT_CONNECTED = ERRORS[:2]
 CUT = OSError(errno.ECONNABORTED, "cut short")
 
 COUNTS = (None, 0, 1, 2)
@@ -83,6 +83,9 @@ _UNCOUNTED = frozenset({ACCEPTING, NEVER_OPEN, TcpState.LISTENING, TcpState.CONN
 # In these views there is no connection, or it has ended.
 _NONE = frozenset({TcpState.LISTENING, TcpState.CONNECTING, OVER, NEVER_OPEN})
 
+# In these views there is a connection, or there was one.
+_STOOD = frozenset({OPEN, FIN_SENT, PEER_FIN, BOTH_FINS, OVER})
+
 _SLOTS = tuple(Teardown.__slots__)
 _all_of = attrgetter(*_SLOTS)
 # Copies take most of the time, and copy.copy() is five times slower.
@@ -107,6 +110,7 @@ _TO_THE_END = (
     "_deaf",
     "_first_looked",
     "_fin_sent",
+    "_fin_tried",
     "_held",
     "_notified",
     "_notifying",
@@ -118,6 +122,7 @@ _TO_THE_END = (
     "_recounting",
     "_state",
     "_unacked",
+    "_void",
     "linger_policy",
     "linger_seconds",
 )
@@ -292,6 +297,8 @@ def _shown_next(case: Case, seen: Seen) -> tuple[TcpState | None, ...]:
     if not seen.looked:
         return (None, *TcpState)
     later = _LATER[seen.shown]
+    if case.view.disconnects and seen.shown in _STOOD:
+        later = (*later, NEVER_OPEN)  # another holder has disconnected the socket
     return later if seen.fin_out else tuple(s for s in later if s not in _OURS_IS_OUT)
 
 
@@ -323,6 +330,8 @@ def _after(case: Case, seen: Seen, report: Report) -> dict[str, Any]:
     new: dict[str, Any] = {"now": now}
     if name == "looked":
         new |= {"looked": True, "shown": value, "counted": False}
+        if value is NEVER_OPEN and seen.shown in _STOOD:
+            new["reset"] = True  # by another holder
         if not seen.looked:
             new["ours_was_first"] = value in _OURS_IS_OUT
             if value in _OURS_IS_OUT:
@@ -358,7 +367,8 @@ def _after(case: Case, seen: Seen, report: Report) -> dict[str, Any]:
     elif name == "woke":
         new |= {"reads": 0, "counted": False}
     if isinstance(value, OSError):
-        new["reset"] = seen.reset or value is RESET
+        disconnected = case.view.disconnects and seen.shown in _STOOD
+        new["reset"] = value is RESET or (value is NOT_CONNECTED and disconnected) or seen.reset
     if name in {"would block", "received"} and seen.fin_asked:
         new["fin_out"] = True  # there is a connection, even if shutdown() failed
     return new

@@ -37,6 +37,7 @@ from streams import (
     connect,
     connect_many,
     ends_in_reset,
+    kernel_counts,
     meanwhile,
     read_all,
     read_and_close,
@@ -254,6 +255,44 @@ def frequent_switches() -> Generator[None, None, None]:
 
 
 @pytest.mark.usefixtures("frequent_switches")
+@linux
+@pytest.mark.skipif(not kernel_counts(), reason="this kernel does not count")
+@every_close
+def test_a_reset_by_another_holder_leaves_the_count_unknown(
+    tcp: Connection, close: Close
+) -> None:
+    dup = tcp.ours.dup()
+    tcp.ours.sendall(b"reply")
+
+    def abort(peer: socket.socket) -> CloseResult:
+        await_fin(peer)
+        return abortive_close(dup)
+
+    with meanwhile(abort, tcp.peer) as aborted:
+        result = close(tcp.ours, timeout=PATIENCE)
+    assert aborted[0].outcome is CloseOutcome.ABORTED
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
+
+
+@linux
+@every_close
+def test_a_reset_by_another_holder_whose_error_was_taken_is_reported_as_a_reset(
+    tcp: Connection, close: Close
+) -> None:
+    dup = tcp.ours.dup()
+
+    def abort(peer: socket.socket) -> None:
+        await_fin(peer)
+        tcp.peer.sendall(b"input, so that the close reads after the reset")
+        with dup.dup() as reader:
+            abortive_close(dup)
+            reader.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    with meanwhile(abort, tcp.peer):
+        result = close(tcp.ours, timeout=PATIENCE)
+    assert (result.outcome, result.clean) == (CloseOutcome.PEER_RESET, False)
+
+
 def test_of_two_concurrent_closes_one_finds_the_socket_closed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for _ in range(200):

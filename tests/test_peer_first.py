@@ -184,6 +184,18 @@ def test_the_drain_limit_applies_during_peer_first(tcp: Connection, close: Close
 
 
 @every_close
+def test_at_the_drain_limit_our_fin_is_sent_although_a_dup_exists(
+    tcp: Connection, close: Close
+) -> None:
+    tcp.peer.sendall(b"u" * 1000)
+    with tcp.ours.dup():
+        tcp.ours.sendall(b"reply")
+        result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE, drain_limit=999)
+        assert read_all(tcp.peer) == b"reply"
+    assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 1000)
+
+
+@every_close
 def test_a_peer_that_resets_is_not_reported_as_first(tcp: Connection, close: Close) -> None:
     def resets(peer: socket.socket) -> None:
         time.sleep(THOUGHT)

@@ -120,7 +120,8 @@ def test_a_reset_after_the_peers_fin_is_found_although_recv_does_not_report_it()
     end_of_stream(machine)
     assert machine.counted(70_000, 0.0) is Step.READ_ERROR
     assert machine.failed(OSError(errno.EPIPE, "broken"), 0.1) is Step.COUNT
-    assert machine.counted(70_000, 0.1) is Step.LET_GO
+    assert machine.counted(70_000, 0.1) is Step.LOOK
+    assert machine.looked(OVER, 0.1) is Step.LET_GO
     result = machine.released(0.1)
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 70_000)
 
@@ -129,7 +130,8 @@ def test_enotconn_at_shutdown_does_not_decide_the_outcome() -> None:
     machine = begun(state=OVER)
     assert machine.shut(0.0, NOT_CONNECTED) is Step.DRAIN
     assert machine.failed(RESET, 0.0) is Step.COUNT
-    assert machine.counted(12, 0.0) is Step.LET_GO
+    assert machine.counted(12, 0.0) is Step.LOOK
+    assert machine.looked(OVER, 0.0) is Step.LET_GO
     assert machine.released(0.0) == CloseResult(CloseOutcome.PEER_RESET, 0.0, 0, 12, RESET)
 
 
@@ -801,7 +803,8 @@ def test_a_connection_that_fails_before_close_notify_is_not_notified() -> None:
     machine = Teardown(asking(), 0.0, LINUX, tls=True)
     begin(machine)
     assert machine.failed(RESET, 0.0) is Step.COUNT
-    assert machine.counted(12, 0.0) is Step.LET_GO
+    assert machine.counted(12, 0.0) is Step.LOOK
+    assert machine.looked(OVER, 0.0) is Step.LET_GO
     result = machine.released(0.0)
     assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, False)
 
@@ -1134,9 +1137,64 @@ def test_nobody_is_waited_for_on_a_connection_that_is_over(state: TcpState) -> N
 def test_the_drain_limit_ends_the_close_before_our_fin() -> None:
     machine = Teardown(asking(peer_first=1.0, drain_limit=10), 0.0, LINUX)
     begin(machine)
-    assert machine.received(11, 0.0) is Step.COUNT
+    assert machine.received(11, 0.0) is Step.SHUT_WR, "close() sends no FIN if a dup exists"
+    assert machine.shut(0.0) is Step.COUNT
     assert machine.counted(3, 0.0) is Step.LET_GO
     assert machine.released(0.0).outcome is CloseOutcome.DRAIN_LIMIT
+
+
+def test_a_drain_limit_that_aborts_sends_no_fin() -> None:
+    options = asking(peer_first=1.0, drain_limit=10, on_timeout=LingerPolicy.ABORT)
+    machine = Teardown(options, 0.0, LINUX)
+    begin(machine)
+    assert machine.received(11, 0.0) is Step.COUNT
+    machine.counted(3, 0.0)
+    assert machine.linger_policy is LingerPolicy.ABORT
+
+
+def test_a_drain_limit_while_close_notify_waits_sends_our_fin_without_it() -> None:
+    machine = Teardown(asking(drain_limit=10), 0.0, LINUX, tls=True)
+    begin(machine)
+    machine.notify_would_block(0.0)
+    assert machine.received(11, 0.0) is Step.SHUT_WR
+    assert machine.shut(0.0, NOT_CONNECTED) is Step.COUNT, "whatever shutdown() returns"
+    machine.counted(3, 0.0)
+    result = machine.released(0.0)
+    assert (result.outcome, result.notified) == (CloseOutcome.DRAIN_LIMIT, False)
+
+
+@pytest.mark.parametrize("seen", [OPEN, FIN_SENT, PEER_FIN, BOTH_FINS])
+def test_a_count_after_another_holder_disconnected_the_socket_is_not_reported(
+    seen: TcpState,
+) -> None:
+    machine = Teardown(asking(), 0.0, LINUX)
+    if begin(machine, state=seen) is Step.SHUT_WR:
+        machine.shut(0.0)
+    assert machine.failed(RESET, 0.1) is Step.COUNT
+    assert machine.counted(65_538, 0.1) is Step.LOOK
+    assert machine.looked(NEVER_OPEN, 0.1) is Step.LET_GO
+    result = machine.released(0.1)
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
+
+
+def test_a_disconnected_socket_whose_error_another_reader_took_was_reset() -> None:
+    machine = begun()
+    machine.shut(0.0)
+    assert machine.failed(NOT_CONNECTED, 0.1) is Step.COUNT
+    assert machine.counted(65_538, 0.1) is Step.LOOK
+    assert machine.looked(NEVER_OPEN, 0.1) is Step.LET_GO
+    result = machine.released(0.1)
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
+
+
+def test_a_socket_that_is_disconnected_between_a_read_and_the_look_was_reset() -> None:
+    machine = begun()
+    machine.shut(0.0)
+    assert end_of_stream(machine, state=NEVER_OPEN) is Step.READ_ERROR
+    assert machine.failed(RESET, 0.1) is Step.COUNT
+    machine.counted(65_538, 0.1)
+    result = machine.released(0.1)
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
 
 
 def test_a_first_fin_that_recv_cannot_report_is_watched() -> None:
@@ -1415,6 +1473,7 @@ SENSIBLE_DRIVERS = DRIVERS.filter(lambda more: not (more["abort"] and more["fin_
 
 _RESETS = {errno.ECONNRESET, errno.EPIPE}
 _PEER_FIN_SEEN = {PEER_FIN, BOTH_FINS, OVER}
+_STOOD = {OPEN, FIN_SENT, *_PEER_FIN_SEEN}
 
 
 class Proofs:
@@ -1428,6 +1487,8 @@ class Proofs:
         self.peer_fin = self.delivered = self.reset = self.end_of_stream = False
 
     def looked(self, state: TcpState | None) -> None:
+        if state is NEVER_OPEN and self.state in _STOOD:
+            self.reset = True  # by another holder, which has disconnected the socket
         # A kernel that does not know the state reports OPEN after our FIN.
         self.state = None if state is OPEN and self.fin_sent else state
         if self.state in _PEER_FIN_SEEN:
@@ -1448,7 +1509,10 @@ class Proofs:
             self.delivered = True
 
     def failed(self, error: OSError | None) -> None:
-        if error is not None and error.errno in _RESETS:
+        disconnected = (
+            {errno.ENOTCONN} if self.view.disconnects and self.state in _STOOD else set()
+        )
+        if error is not None and error.errno in _RESETS | disconnected:
             self.reset = True
 
     def hold(self, outcome: CloseOutcome) -> bool:
@@ -1943,7 +2007,11 @@ def test_an_error_in_the_flush_resets_what_remains_of_the_connection_if_bytes_ar
 ) -> None:
     # Not every error ends it: an ICMP message does not (IP_RECVERR).
     machine = flushing()
-    assert machine.failed(LOST, 1.0, held) is Step.LOOK
+    step = machine.failed(LOST, 1.0, held)
+    if policy is LingerPolicy.BACKGROUND:
+        assert step is Step.SHUT_WR
+        step = machine.shut(1.0)
+    assert step is Step.LOOK
     assert machine.looked(OPEN, 1.0) is Step.COUNT
     assert machine.counted(7, 1.0) is Step.LET_GO
     assert machine.linger_policy is policy

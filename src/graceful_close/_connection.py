@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 from time import monotonic
 
 from . import _platform
 from ._acks import clear_error_queue, count_unacked, pending_error, read_state, standing
 from ._drain import Drain, drain_of
 from ._linger import LingerPolicy
-from ._platform import ErrorKind, TcpState, error_kind
+from ._platform import ErrorKind, TcpState, error_kind, reset_error
 from ._release import close_socket, shut_for_writing
 from ._sockets import borrow_descriptor, has_open_writer, take_descriptor, view_of
 from ._step import (
@@ -350,7 +348,7 @@ class Connection:
         """
         end = self._view.end
         if state is OVER and end is not None and end.read(self.held[0]) is False:
-            raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            raise reset_error()
 
     def waited(
         self, step: Step, error: OSError | None = None, *, readable: bool = True

@@ -52,7 +52,7 @@ from __future__ import annotations
 import math
 
 from ._linger import LingerPolicy
-from ._platform import ErrorKind, TcpState, View, error_kind
+from ._platform import ErrorKind, TcpState, View, error_kind, reset_error
 from ._result import CloseOutcome, CloseResult
 from ._step import (
     CLEAR_ERRORS,
@@ -98,6 +98,7 @@ NEVER_OPEN = TcpState.NEVER_OPEN
 # not read yet, ended with the peer's FIN, too: recv() would have reported a reset.
 PEER_FIN_SEEN = frozenset({PEER_FIN, TcpState.BOTH_FINS, OVER})
 _NO_CONNECTION = frozenset({TcpState.LISTENING, TcpState.CONNECTING})
+_STOOD = frozenset({OPEN, FIN_SENT, PEER_FIN, TcpState.BOTH_FINS, OVER})
 
 # The pauses between two polls for acknowledgements if no event wakes us. Heuristic: the first is about
 # a round trip in a fast network. The longest limits a wait of seconds to some dozens of polls, and
@@ -189,6 +190,7 @@ class Teardown:
         "_drained",
         "_error",
         "_fin_sent",
+        "_fin_tried",
         "_first_looked",
         "_flushing",
         "_held",
@@ -216,6 +218,7 @@ class Teardown:
         "_unacked",
         "_unflushed",
         "_view",
+        "_void",
         "_wants_acks",
         "_watchable",
         "allowance",
@@ -265,12 +268,13 @@ class Teardown:
         self._notifying = tls and not abort
         self._notified: bool | None = None
         self._peer_notified: bool | None = None
-        self._fin_sent = False
+        self._fin_sent = self._fin_tried = False
         self._peer_fin = False
         self._peer_first: bool | None = None
         self._deaf = False  # recv() returns 0 although the peer's FIN has not arrived
         self._over = False
         self._doubted = False
+        self._void = False  # another holder has reset the socket's counters
 
         limit = options.drain_limit
         self.allowance = None if limit is None else limit + 1
@@ -363,10 +367,17 @@ class Teardown:
 
     def looked(self, state: TcpState | None, now: float) -> Step:
         """LOOK found the connection in `state`; None: not known."""
-        if self._doubted and not self._over and state is OVER:
+        survives = self._view.count_survives_reset
+        if self._doubted and not self._over and state is (NEVER_OPEN if survives else OVER):
             self._unacked = None
         if self._over or (self._outcome and not self._recounting):
             return self._conclude()
+        if state is NEVER_OPEN and self._state in _STOOD:
+            # Another holder has reset the connection by connect() to AF_UNSPEC, and the socket is like
+            # one that was never connected.
+            self._stood = self._void = True
+            self._fin_sent = self._recounting = False
+            return READ_ERROR if self._outcome is None else self._conclude()
         if state is OPEN and self._fin_sent:
             state = None  # this kernel does not update the state (gVisor)
         self._state = state
@@ -436,16 +447,17 @@ class Teardown:
 
     def shut(self, now: float, error: OSError | None = None) -> Step:
         """shutdown(SHUT_WR) was called."""
-        if self._outcome:
-            return self._conclude()
+        self._fin_tried = True
         if error is None:
             self._fin_sent = True
-        elif error_kind(error) is ErrorKind.NOT_CONNECTED:
+        if self._outcome:
+            return self._conclude() if self._over else self._count_and_conclude()
+        if error is not None:
+            if error_kind(error) is not ErrorKind.NOT_CONNECTED:
+                return self.failed(error, now)
             # Not the end: after a reset the actual error is still to be read, and macOS returns this
             # error for a second SHUT_WR on an open connection.
             self._error = error.with_traceback(None)
-        else:
-            return self.failed(error, now)
         if self._peer_fin:
             return self._after_the_peers_fin(now)
         # An idle time begins with a count, which follows a first read.
@@ -539,15 +551,14 @@ class Teardown:
             self._on_timeout = LingerPolicy.ABORT
         outcome = self._outcome_of(kind)
         self._error = error.with_traceback(None)  # a traceback would refer to the socket
-        if self._notifying:
-            self._notified = False
         return self._look_and_conclude(outcome)
 
     def counted(self, unacked: int | None, now: float) -> Step:
         """COUNT counted the unacknowledged bytes, an unacknowledged FIN among them."""
         if self._over:
             return LET_GO
-        if self._view.acks is None or (self._state is NEVER_OPEN and unacked != 0):
+        gone = self._state is NEVER_OPEN and unacked != 0
+        if self._view.acks is None or gone or self._void:
             unacked = None  # without a connection the kernel's count has no meaning
         if unacked is not None:
             unacked = None if self._held is None else unacked + self._held
@@ -582,7 +593,10 @@ class Teardown:
         if not self._fin_sent:
             # The connection was over before the call, and its end is no longer visible. If it stood,
             # the code that read until the end has already taken the reset.
-            return self._look_and_conclude(PEER_RESET if self._stood else NOT_CONNECTED)
+            if not self._stood:
+                return self._look_and_conclude(NOT_CONNECTED)
+            self._error = self._error or reset_error()
+            return self._look_and_conclude(PEER_RESET)
         if self._stale:
             self._stale = False
             return self._ask_count()
@@ -844,6 +858,8 @@ class Teardown:
             return ALREADY_CLOSED
         if self._state is NEVER_OPEN or (self._abort and kind is not ErrorKind.RESET):
             return NOT_CONNECTED  # there was no connection to close or to abort
+        if kind is ErrorKind.NOT_CONNECTED and self._view.disconnects and self._state in _STOOD:
+            return PEER_RESET  # by another holder (AF_UNSPEC), and a read of its own took the error
         if kind is ErrorKind.REFUSED:
             # The error of a connect(). An ICMP message reports it for an open connection, too.
             found_none = self._view.state is None and self._error is not None
@@ -851,11 +867,25 @@ class Teardown:
         return _OUTCOMES[kind]
 
     def _look_and_conclude(self, outcome: CloseOutcome) -> Step:
-        """Set the outcome, and count the unacknowledged bytes once more if the count is valid."""
+        """Set the outcome, send our FIN if the peer would wait for it, and count once more."""
         self._outcome = outcome
-        view = self._view
+        if self._notifying:
+            self._notified = False
         if outcome is ALREADY_CLOSED:
             return self._conclude()
+        if (
+            self._fin_sent
+            or self._fin_tried
+            or self._choose_policy() is not LingerPolicy.BACKGROUND
+        ):
+            return self._count_and_conclude()
+        return (
+            SHUT_WR  # close() sends nothing if there is another holder (a dup, a forked child)
+        )
+
+    def _count_and_conclude(self) -> Step:
+        """Count the unacknowledged bytes once more if the count is valid."""
+        view, outcome = self._view, self._outcome
         if view.acks is not None and (view.count_survives_reset or outcome is not PEER_RESET):
             return self._ask_count()
         self._unacked = None
@@ -865,7 +895,7 @@ class Teardown:
         if not self._over:
             self._outcome = self._outcome or outcome
             if self._unacked is not None and self._may_be_stale():
-                if self._state is OVER:
+                if self._state is OVER and not self._view.count_survives_reset:
                     self._unacked = None
                 elif not (self._doubted or self._abort):  # an abort has just looked
                     self._doubted = True
@@ -877,10 +907,17 @@ class Teardown:
 
     def _may_be_stale(self) -> bool:
         """Whether the count has no meaning if the connection is over, because of a reset."""
-        if self._view.acks is None or self._view.count_survives_reset:
+        if (
+            self._view.acks is None
+            or self._state in _NO_CONNECTION
+            or self._state is NEVER_OPEN
+        ):
             return False
-        proven = self._outcome is PEER_CLOSED or self._outcome is DELIVERED
-        return not proven and self._state not in (TcpState.LISTENING, NEVER_OPEN)
+        if not self._view.count_survives_reset:
+            return self._outcome is not PEER_CLOSED and self._outcome is not DELIVERED
+        # Linux changes the count only if another holder disconnects the socket (AF_UNSPEC).
+        was_reset = self._outcome is PEER_RESET or self._outcome is NOT_CONNECTED
+        return bool(self._unacked) and (was_reset or self._peer_fin)
 
     def _choose_policy(self) -> LingerPolicy | None:
         outcome = self._outcome

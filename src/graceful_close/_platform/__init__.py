@@ -12,7 +12,7 @@ import sys
 
 from .acks import TcpState, View
 from .disconnect import disconnect
-from .errors import ErrorKind, error_kind
+from .errors import ErrorKind, error_kind, reset_error
 from .limits import descriptor_limit
 from .modes import KEEPS_MODE, keep_mode, mode_to_keep
 from .systems import SYSTEMS, System, identify
@@ -31,6 +31,7 @@ __all__ = [
     "identify",
     "keep_mode",
     "mode_to_keep",
+    "reset_error",
 ]
 
 HERE: System = SYSTEMS[

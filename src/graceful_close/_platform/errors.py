@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import os
 
 
 class ErrorKind(enum.Enum):
@@ -63,3 +64,8 @@ def error_kind(error: OSError) -> ErrorKind:
     (tcp_abort()), and errors of kernel TLS as EIO or EBADMSG. A driver may add numbers of its own.
     """
     return _KINDS.get(error.errno or 0, ErrorKind.LOST)
+
+
+def reset_error() -> OSError:
+    """The error of a reset that another reader of the connection has taken from the kernel."""
+    return OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
