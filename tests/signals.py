@@ -18,11 +18,16 @@ class Stop(BaseException):
     """Stands for KeyboardInterrupt, which pytest would handle itself."""
 
 
-def each_moment() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+def each_moment(
+    ignored: tuple[str, ...] = ("return",),
+) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """Yield context managers for a call, each of which interrupts the call a little later.
 
-    The interpreter runs signal handlers when a function begins, and around calls of C
-    functions. The last call is not interrupted.
+    CPython runs signal handlers when a function begins, and after calls of C functions. Other
+    interpreters also do so before calls of C functions. The last call is not interrupted.
+
+    Args:
+        ignored: The events of sys.setprofile() that are not a moment.
     """
     moment = 0
     stopped = True
@@ -35,7 +40,7 @@ def each_moment() -> Iterator[Callable[[], AbstractContextManager[None]]]:
 
         def stop_when_it_comes(frame: FrameType, event: str, _: object) -> None:
             nonlocal to_go
-            if event != "return" and frame.f_code.co_filename.startswith(PACKAGE):
+            if event not in ignored and frame.f_code.co_filename.startswith(PACKAGE):
                 to_go -= 1
                 if to_go == 0:
                     raise Stop

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from graceful_close._tls import _without_sigpipe  # pyright: ignore[reportPrivateUsage]
+import graceful_close
+from graceful_close import _tls
+from graceful_close._tls import (
+    _sigwait_sigpipe,  # pyright: ignore[reportPrivateUsage]
+    _without_sigpipe,  # pyright: ignore[reportPrivateUsage]
+)
+from pythons import PYPY
+from signals import each_moment
 from streams import PATIENCE
+from test_tls import session
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="Windows has no SIGPIPE")
 
@@ -173,7 +183,7 @@ def test_the_signal_of_a_write_is_taken_unless_the_caller_had_blocked_it(
 ) -> None:
     """This process dies if it is not."""
     if takes == "sigwait":
-        monkeypatch.delattr(signal, "sigtimedwait", raising=False)
+        monkeypatch.setattr(_tls, "_take_sigpipe", _sigwait_sigpipe)
     action = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE} if blocked else ())
     try:
@@ -183,6 +193,25 @@ def test_the_signal_of_a_write_is_taken_unless_the_caller_had_blocked_it(
     finally:
         if blocked:
             signal.sigwait({signal.SIGPIPE})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGPIPE, action)
+
+
+@pytest.mark.skipif(PYPY, reason="PyPy runs signal handlers before calls of C functions, too")
+def test_an_interrupt_leaves_neither_the_signal_blocked_nor_a_dup_in_another_mode() -> None:
+    action = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        for stopped in each_moment(("return", "c_call")):
+            with session(ssl.TLSVersion.TLSv1_3) as (ours, peer):
+                ours.settimeout(None)
+                with socket.socket(fileno=os.dup(ours.fileno())) as dup:
+                    socket.socket.shutdown(peer, socket.SHUT_WR)
+                    with stopped():
+                        graceful_close.graceful_close(ours, timeout=PATIENCE)
+                    assert os.get_blocking(dup.fileno())
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+    finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGPIPE, action)
 
@@ -207,7 +236,8 @@ def test_sigpipe_does_not_kill_a_close_over_tls(program: str) -> None:
 
 @pytest.mark.parametrize("program", TLS.values(), ids=TLS)
 def test_a_close_over_tls_is_not_killed_where_sigtimedwait_is_missing(program: str) -> None:
-    assert survives(_TLS + 'vars(signal).pop("sigtimedwait", None)\n' + program)
+    without = "from graceful_close import _tls; _tls._take_sigpipe = _tls._sigwait_sigpipe\n"
+    assert survives(_TLS + without + program)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "tls1.2", "tls1.3"])

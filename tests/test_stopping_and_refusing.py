@@ -18,6 +18,8 @@ from certificates import NAME, client_context, server_context
 from graceful_close import CloseOutcome, GracefulListener, Reaper
 from graceful_close.socketserver import GracefulMixIn
 from graceful_close.werkzeug import GracefulRequestHandler
+from pythons import PYPY
+from signals import each_moment
 from streams import PATIENCE, ends_in_reset, meanwhile, read_all
 
 HERE = ("127.0.0.1", 0)
@@ -74,6 +76,15 @@ def test_clients_that_never_close_cost_the_timeout_once() -> None:
         results = listener.refuse_backlog(timeout=0.05)
     assert [result.outcome for result in results] == [CloseOutcome.TIMED_OUT] * 5
     assert max(result.elapsed for result in results) < PATIENCE / 2
+
+
+@pytest.mark.skipif(PYPY, reason="PyPy runs signal handlers before calls of C functions, too")
+def test_an_interrupt_leaves_the_mode_of_the_listener_unchanged() -> None:
+    with GracefulListener(HERE) as listener:
+        for stopped in each_moment(("return", "c_call")):
+            with stopped():
+                listener.refuse_backlog(timeout=0)
+            assert listener.gettimeout() is None
 
 
 def test_a_wrong_timeout_raises_before_any_accept() -> None:

@@ -219,8 +219,8 @@ class GracefulListener(socket.socket):
         options = Options(timeout)
         waiting: list[socket.socket] = []
         before = self.gettimeout()
-        super().settimeout(0)
         try:
+            super().settimeout(0)
             while True:
                 try:
                     sock = self.accept()[0]

@@ -18,6 +18,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from weakref import WeakKeyDictionary
 
 from ._acks import pending_error, read_state
@@ -74,8 +75,8 @@ def send_close_notify(sock: socket.socket) -> tuple[bool | None, bool | None]:
         # OpenSSL does not support MSG_DONTWAIT, so the descriptor itself must not block. Every dup
         # shares the mode, so a blocking socket gets its mode back immediately. With a timeout, even
         # of 0, the descriptor should not block anyway, but a dup may have changed the mode.
-        sock.settimeout(0)
         try:
+            sock.settimeout(0)
             return _without_sigpipe(lambda: _send(sock, tls))
         finally:
             if blocking:
@@ -167,24 +168,39 @@ def _without_sigpipe(call: Callable[[], T]) -> T:
     """Call with SIGPIPE blocked if it would kill: OpenSSL writes without MSG_NOSIGNAL."""
     if sys.platform == "win32" or signal.getsignal(signal.SIGPIPE) is not signal.SIG_DFL:
         return call()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    mask = _signal.pthread_sigmask
+    before = mask(signal.SIG_BLOCK, ())
+    was_blocked = int(signal.SIGPIPE) in before
+    # No signal's exception can come between an end of `try` and the first call into C after it.
     try:
-        return call()
-    finally:
-        if signal.SIGPIPE not in before:
-            if signal.SIGPIPE in signal.sigpending():
+        mask(signal.SIG_BLOCK, _SIGPIPE)
+        try:
+            return call()
+        finally:
+            if not was_blocked:
                 _take_sigpipe()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    finally:
+        mask(signal.SIG_SETMASK, before)
 
 
-def _take_sigpipe() -> None:
-    """Take the pending SIGPIPE: the kernel has sent the signal to this thread, for the write."""
-    if sys.platform != "win32":
-        # macOS and PyPy have no sigtimedwait().
-        if hasattr(signal, "sigtimedwait"):
-            signal.sigtimedwait({signal.SIGPIPE}, 0)
-        else:
-            signal.sigwait({signal.SIGPIPE})
+# The functions without the wrappers in Python, in which an interrupt could prevent the call into C.
+_signal: Any = sys.modules["_signal"]
+
+_SIGPIPE = () if sys.platform == "win32" else (signal.SIGPIPE,)
+
+
+def _sigwait_sigpipe() -> None:
+    """Take the pending SIGPIPE where sigtimedwait() is missing: macOS, PyPy."""
+    if sys.platform != "win32" and signal.SIGPIPE in signal.sigpending():
+        signal.sigwait(_SIGPIPE)
+
+
+# Takes the pending SIGPIPE: the kernel has sent the signal to this thread, for the write.
+_take_sigpipe: Callable[[], object] = (
+    partial(_signal.sigtimedwait, _SIGPIPE, 0)
+    if hasattr(_signal, "sigtimedwait")
+    else _sigwait_sigpipe
+)
 
 
 # The attribute of a TLS socket that names the close that uses its session.
