@@ -391,7 +391,7 @@ def test_a_closed_socket_is_reported_as_already_closed(stream: Connection) -> No
 def test_a_makefile_object_does_not_keep_the_descriptor_open(stream: Connection) -> None:
     file = stream.ours.makefile("rwb")
     stream.peer.close()
-    with pytest.warns(ResourceWarning, match="what that had buffered is not sent"):
+    with pytest.warns(ResourceWarning, match="the content of its buffer was not sent"):
         result = graceful_close(stream.ours)
     assert (result.outcome, result.unflushed) == (CloseOutcome.PEER_CLOSED, True)
     assert not result.clean, "the contents of its buffer are not known"

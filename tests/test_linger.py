@@ -236,7 +236,7 @@ def test_a_time_that_the_kernel_rejects_raises_value_error(name: str, refusal: i
 @pytest.mark.parametrize("name", ["macos", "illumos"])
 def test_einval_after_both_directions_are_shut_is_read_as_not_connected(name: str) -> None:
     kernel: Any = Kernel(refusal=errno.EINVAL)
-    with pytest.raises(OSError, match="over already") as caught:
+    with pytest.raises(OSError, match="already ended") as caught:
         option_of(name).set(kernel, True, 5)
     assert caught.value.errno == errno.ENOTCONN
 

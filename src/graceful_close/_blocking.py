@@ -250,7 +250,7 @@ def warn_unflushed(stacklevel: int) -> None:
     """Warn that a makefile() object may hold unsent data."""
     warnings.warn(
         "a socket was closed while a makefile() object that writes to it was open: "
-        "what that had buffered is not sent",
+        "the content of its buffer was not sent",
         ResourceWarning,
         stacklevel=stacklevel + 1,
     )

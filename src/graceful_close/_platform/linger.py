@@ -96,7 +96,7 @@ class LingerOption(Record):
             raise _not_known(sock) from error
         except OSError as error:
             if error.errno == errno.EINVAL and self.einval_means_gone:
-                raise OSError(errno.ENOTCONN, "the connection is over already") from error
+                raise OSError(errno.ENOTCONN, "the connection has already ended") from error
             if error.errno in (errno.EDOM, errno.EINVAL):
                 raise ValueError(
                     f"this system refused to linger {seconds} s; "
