@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import errno
+import os
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -158,6 +160,28 @@ def test_each_field_of_a_result_is_the_argument_of_its_name() -> None:
     values: Any = fields
     result = CloseResult(**values)
     assert {name: getattr(result, name) for name in CloseResult.__match_args__} == fields
+
+
+def _pickled(one: Any) -> Any:
+    return pickle.loads(pickle.dumps(one))
+
+
+def _deepcopied(one: Any) -> Any:
+    return copy.deepcopy(one)
+
+
+@pytest.mark.parametrize("copied", [_deepcopied, _pickled])
+def test_a_copy_of_a_result_with_an_error_is_equal(copied: Callable[[Any], Any]) -> None:
+    def with_error(number: int) -> CloseResult:
+        error = OSError(number, os.strerror(number))
+        return CloseResult(CloseOutcome.PEER_RESET, 1.0, 0, 2, error)
+
+    result = with_error(errno.ECONNRESET)
+    twin = copied(result)
+    assert twin == result
+    assert hash(twin) == hash(result)
+    assert twin != with_error(errno.EPIPE)
+    assert twin != CloseResult(CloseOutcome.PEER_RESET, 1.0, 0, 2, None)
 
 
 def test_results_and_their_errors_survive_pickling() -> None:

@@ -24,10 +24,10 @@ class Record:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return fields(self) == fields(other)
+        return _values(self) == _values(other)
 
     def __hash__(self) -> int:
-        return hash((type(self), *fields(self).values()))
+        return hash((type(self), *_values(self)))
 
     def __repr__(self) -> str:
         shown = (f"{name}={value!r}" for name, value in fields(self).items())
@@ -41,6 +41,14 @@ def fields(record: Record) -> dict[str, Any]:
     """Return the fields of a record, by the names of its arguments and in their order."""
     names = [name for name in record.__slots__ if name != "__dict__"]
     return {name.removeprefix("_"): getattr(record, name) for name in names}
+
+
+def _values(record: Record) -> list[Any]:
+    """Return the fields as they are compared: an exception by its type and its arguments."""
+    return [
+        (type(value), value.args) if isinstance(value, BaseException) else value
+        for value in fields(record).values()
+    ]
 
 
 def replace(record: V, **changes: object) -> V:

@@ -81,7 +81,8 @@ class CloseResult(Record):
         log.info("%s", result)
         result.check()  # raises UncleanCloseError if the result is not clean
 
-    Immutable; compares by value.
+    Immutable; compares by value, and compares errors by their type and arguments, so that a copy (pickle,
+    deepcopy) is equal to the original.
     """
 
     __slots__ = (
