@@ -9,7 +9,6 @@ import socket
 import ssl
 import sys
 from functools import partial
-from time import monotonic
 from weakref import WeakSet
 
 import anyio
@@ -21,6 +20,7 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 
 from ._acks import count_acked, count_unacked
 from ._async import LOOK_EVERY, Multiplexer, TaskClose
+from ._clock import monotonic
 from ._close_all import close_at_once
 from ._connection import NOT_NOW, READS_IN_A_ROW
 from ._drain import Drain, drain_of

@@ -15,9 +15,9 @@ loop is made to look.
 from __future__ import annotations
 
 import math
-from time import monotonic
 from typing import Generic, TypeVar, cast
 
+from ._clock import monotonic
 from ._close_all import close_at_once
 from ._loop import CloseLoop, Pending
 from ._step import FLUSH, LET_GO, WAIT_READABLE

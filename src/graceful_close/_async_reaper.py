@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from time import monotonic
 from typing import Generic, TypeVar
 
 from ._async import TaskClose
+from ._clock import monotonic
 from ._options import Options, ReaperSettings, require_known
 from ._result import CloseOutcome
 

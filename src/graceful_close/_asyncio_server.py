@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from time import monotonic
 from typing import TypeVar, cast
 
 from ._asyncio_first_look import FirstLook, holds_nothing
@@ -16,6 +15,7 @@ from ._asyncio_transport import (
     open_socket_of,
     some_turns,
 )
+from ._clock import monotonic
 from ._loop import Pending
 from ._options import Options
 from ._reaper import Reaper, hand_over, leave_to, set_to_abort, stop

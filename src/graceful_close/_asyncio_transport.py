@@ -8,9 +8,9 @@ import math
 import socket
 import ssl
 from functools import cached_property
-from time import monotonic
 
 from ._acks import count_acked, count_unacked, count_written, read_state
+from ._clock import monotonic
 from ._close_all import close_at_once
 from ._drain import drain_of
 from ._linger import LingerPolicy

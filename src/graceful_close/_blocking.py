@@ -8,8 +8,8 @@ import selectors
 import sys
 import time
 import warnings
-from time import monotonic
 
+from ._clock import monotonic
 from ._connection import Connection
 from ._linger import LingerPolicy
 from ._options import Options, options_of, require_seconds

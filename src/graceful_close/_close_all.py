@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from time import monotonic
 
 from ._blocking import warn_unflushed
+from ._clock import monotonic
 from ._connection import Connection
 from ._linger import LingerPolicy
 from ._loop import CloseLoop, Pending

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from time import monotonic
 
 from . import _platform
 from ._acks import clear_error_queue, count_unacked, pending_error, read_state, standing
+from ._clock import monotonic
 from ._drain import Drain, drain_of
 from ._linger import LingerPolicy
 from ._platform import ErrorKind, TcpState, error_kind, reset_error

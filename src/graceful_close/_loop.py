@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import heapq
 import math
-from time import monotonic
 
+from ._clock import monotonic
 from ._connection import Connection
 from ._selector import MOST_EVENTS, new_selector
 from ._step import DRAIN, LET_GO, PAUSE, WAIT_ACK, WAIT_READABLE, Step

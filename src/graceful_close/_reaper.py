@@ -41,10 +41,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from time import monotonic
 
 from . import _platform
 from ._blocking import close_on, drive, warn_unflushed
+from ._clock import monotonic
 from ._linger import LingerPolicy
 from ._loop import CloseLoop, Pending
 from ._options import Options, ReaperSettings, require_seconds

@@ -7,8 +7,8 @@ import select
 import selectors
 import sys
 import time
-from time import monotonic
 
+from ._clock import monotonic
 from ._step import WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE, Step
 
 # How many events are taken at a time. Heuristic: enough to spread the cost of the call, and at most a

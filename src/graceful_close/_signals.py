@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from time import monotonic
+
+from ._clock import monotonic
 
 __all__ = ["exit_at_sigterm"]
 

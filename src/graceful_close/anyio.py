@@ -12,7 +12,6 @@ session whose send() was cancelled is not marked as broken.
 from __future__ import annotations
 
 from functools import partial
-from time import monotonic
 from typing import TypeVar
 
 import anyio
@@ -23,6 +22,7 @@ from ._anyio_stream import End, Taken, multiplexer
 from ._async import AsyncClosing, TaskClose
 from ._async_reaper import AsyncReaper
 from ._blocking import abort_on
+from ._clock import monotonic
 from ._linger import LingerPolicy
 from ._options import Options, options_of, require_seconds
 from ._record import replace

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import Any
 
+from ._clock import monotonic
 from ._options import Options
 from ._request_body import DrainBounds, announces_body, expects_continue
 

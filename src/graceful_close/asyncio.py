@@ -14,7 +14,6 @@ import os
 import socket
 import stat
 from functools import partial
-from time import monotonic
 from typing import TypeVar
 
 from ._async import AsyncClosing, TaskClose
@@ -34,6 +33,7 @@ from ._asyncio_transport import (
     take_over,
 )
 from ._blocking import abort_on, drive
+from ._clock import monotonic
 from ._close_all import close_all_on as close_all_in_thread
 from ._close_all import close_at_once
 from ._linger import LingerPolicy

@@ -18,8 +18,8 @@ import socket
 import threading
 from contextlib import contextmanager
 from functools import partial
-from time import monotonic
 
+from ._clock import monotonic
 from ._options import Options
 from ._request_body import DrainBounds, announces_body, expects_continue
 from ._sockets import plain_dup
