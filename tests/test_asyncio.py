@@ -44,7 +44,7 @@ from graceful_close.asyncio import (
     timed_linger_close,
 )
 from streams import PATIENCE, connect, meanwhile, read_all, read_and_close, reset
-from test_tls import say_goodbye
+from test_tls import send_close_notify
 
 REPLY = b"reply" * 13_107
 MEGABYTES = b"reply" * 1_700_000
@@ -267,7 +267,7 @@ async def test_a_tls_socket_can_be_closed() -> None:
 @in_a_loop
 async def test_a_close_notify_that_the_peer_sent_first_is_reported(kind: str) -> None:
     async with pair(kind) as (_, writer, peer):
-        say_goodbye(cast(ssl.SSLSocket, peer))
+        send_close_notify(cast(ssl.SSLSocket, peer))
         result = await graceful_close(writer, timeout=PATIENCE, until=CloseOutcome.DELIVERED)
         assert result.notified is True
         assert result.peer_notified in (True, None)  # whether the loop has read it yet

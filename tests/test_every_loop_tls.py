@@ -32,7 +32,7 @@ from test_tls import (
     is_one_close_notify,
     read_raw_and_close,
     read_tls_and_close,
-    say_goodbye,
+    send_close_notify,
     send_fin,
 )
 
@@ -68,7 +68,7 @@ async def test_input_that_is_not_decrypted_does_not_stop_close_notify(
 @on(TRIO_AND_ANYIO, TLS)
 async def test_the_result_reports_the_close_notify_of_the_peer(loop: Loop, kind: str) -> None:
     async with pair(loop, kind) as (stream, peer):
-        say_goodbye(peer)
+        send_close_notify(peer)
         assert await loop.receive(stream) == b""
         with meanwhile(read_raw_and_close, peer):
             result = await loop.module.graceful_close(stream, timeout=PATIENCE)

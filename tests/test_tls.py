@@ -211,7 +211,7 @@ def send_half_a_record(sock: ssl.SSLSocket) -> None:
             sock.send(bytes(60_000))
 
 
-def say_goodbye(sock: ssl.SSLSocket) -> None:
+def send_close_notify(sock: ssl.SSLSocket) -> None:
     """Send close_notify, and do not wait for the peer's."""
     sock.setblocking(False)
     with pytest.raises(ssl.SSLWantReadError):
@@ -348,7 +348,7 @@ def test_a_peer_that_sent_close_notify_first_is_reported(
     version: ssl.TLSVersion, family: str, side: str, seen: bool
 ) -> None:
     with session(version, family, side) as (ours, peer):
-        say_goodbye(peer)
+        send_close_notify(peer)
         if seen:
             assert ours.recv(1) == b""
         else:
@@ -363,7 +363,7 @@ def test_a_peer_that_sent_close_notify_first_is_reported(
 def test_a_close_notify_after_other_data_is_not_read(version: ssl.TLSVersion) -> None:
     with session(version) as (ours, peer):
         peer.sendall(b"more")
-        say_goodbye(peer)
+        send_close_notify(peer)
         send_fin(peer)
         await_fin(ours)
         result = graceful_close(ours)
@@ -607,7 +607,7 @@ def test_an_unread_reset_is_reported(version: ssl.TLSVersion, side: str) -> None
 def test_a_reset_after_the_peers_close_notify_is_reported(version: ssl.TLSVersion) -> None:
     """Linux reports EPIPE then, and OpenSSL reports no error."""
     with session(version, peer_buffer=4096) as (ours, peer):
-        say_goodbye(peer)
+        send_close_notify(peer)
         send_fin(peer)
         await_fin(ours)
         assert ours.recv(1) == b""
@@ -646,7 +646,7 @@ def test_a_unix_peer_that_has_closed_after_close_notify_is_not_notified(
     version: ssl.TLSVersion,
 ) -> None:
     with session(version, "unix") as (ours, peer):
-        say_goodbye(peer)
+        send_close_notify(peer)
         peer.close()
         assert ours.recv(1) == b""
         result = graceful_close(ours)
@@ -746,7 +746,7 @@ def test_a_session_that_the_caller_has_ended_sends_no_close_notify(
     version: ssl.TLSVersion,
 ) -> None:
     with session(version) as (ours, peer):
-        say_goodbye(peer)
+        send_close_notify(peer)
         await_input(ours)
         ours.unwrap()
         with meanwhile(read_raw_and_close, peer) as received:
@@ -760,7 +760,7 @@ def test_a_close_notify_that_the_caller_has_sent_is_not_sent_again(
     version: ssl.TLSVersion, family: str, side: str
 ) -> None:
     with session(version, family, side) as (ours, peer):
-        say_goodbye(ours)
+        send_close_notify(ours)
         with meanwhile(read_raw_and_close, peer) as received:
             result = graceful_close(ours, timeout=PATIENCE)
         assert is_one_close_notify(received[0], version)

@@ -323,20 +323,22 @@ class TransportTakeover(asyncio.Protocol):
         if self._session is not None:
             if isinstance(self._error, ssl.SSLError) and self._turns_left:
                 return True  # the transport dropped what it held
-            return not (self._turns_left == 0 or self._goodbyes[1] or self._peer_has_ended())
+            return not (
+                self._turns_left == 0 or self._close_notifies[1] or self._peer_has_ended()
+            )
         written = count_written(self._sock, self._view)
         if written is None or self._owed is None:
             return self._must_be_emptied and not self._is_emptied
         return written < self._owed
 
     @cached_property
-    def _goodbyes(self) -> tuple[bool, bool | None]:
+    def _close_notifies(self) -> tuple[bool, bool | None]:
         """After the transport's end: whether close_notify was created, and the peer's was read."""
         session = self._session
         if session is None:
             return False, None
         # In this order: OpenSSL creates a close_notify when it is asked for the peer's.
-        return _has_said_goodbye(session), _has_heard_goodbye(session)
+        return _has_sent_close_notify(session), _has_received_close_notify(session)
 
     def _peer_has_ended(self) -> bool:
         """Whether the peer's FIN has arrived, which makes the transport end by itself."""
@@ -505,7 +507,7 @@ class TransportTakeover(asyncio.Protocol):
         if self._session is None:
             await self.end()
             return
-        said = self._goodbyes[0] if self._lost else _has_said_goodbye(self._session)
+        said = self._close_notifies[0] if self._lost else _has_sent_close_notify(self._session)
         if not self._lost:
             try:
                 shut_for_writing(self._sock)
@@ -515,7 +517,7 @@ class TransportTakeover(asyncio.Protocol):
             for _ in range(FEW_TURNS):  # the transport would fail in these turns
                 await asyncio.sleep(0)
         await self.end()
-        self._notified = said and self._error is None, _has_heard_goodbye(self._session)
+        self._notified = said and self._error is None, _has_received_close_notify(self._session)
 
     async def end(self) -> None:
         """Make the transport close its descriptor and call connection_lost() of the owner."""
@@ -576,7 +578,7 @@ def _is_of_the_network(error: Exception) -> bool:
     )
 
 
-def _has_said_goodbye(session: ssl.SSLObject) -> bool:
+def _has_sent_close_notify(session: ssl.SSLObject) -> bool:
     """Whether close_notify was created. OpenSSL then rejects even an empty write."""
     try:
         session.write(b"")
@@ -585,7 +587,7 @@ def _has_said_goodbye(session: ssl.SSLObject) -> bool:
     return False
 
 
-def _has_heard_goodbye(session: ssl.SSLObject) -> bool | None:
+def _has_received_close_notify(session: ssl.SSLObject) -> bool | None:
     """Whether the peer's close_notify was read; None: the input was not read that far."""
     try:
         session.unwrap()

@@ -93,7 +93,10 @@ def graceful_close(
     Notes:
         The peer's FIN is read from the state of the connection, because recv() returns 0 forever
         after the caller's own shutdown(SHUT_RD), too. On systems that do not show the state
-        (Windows, illumos), and for AF_UNIX and MPTCP, only recv() is available.
+        (Windows, illumos), and for AF_UNIX and MPTCP, only recv() is available. After the caller's
+        own SHUT_RD the result is then PEER_CLOSED although the peer has not closed. On AF_UNIX the
+        kernel does not distinguish the two: the caller's SHUT_RD ends the peer's direction, and the
+        peer's send() fails (EPIPE).
     """
     options = Options(timeout, idle_timeout, drain_limit, until, on_timeout, peer_first)
     require_stream(sock)

@@ -17,7 +17,7 @@ else:
 
 
 # Seconds. Heuristic: other threads hold the condition for microseconds.
-_PATIENCE = 1.0
+_LOCK_TIMEOUT = 1.0
 
 
 class CloseFuture(StockFuture):
@@ -49,7 +49,7 @@ class CloseFuture(StockFuture):
             # `with` takes it in more than one step. The next call in that thread then settles the
             # future.
             lock: threading.Condition = stock._condition
-            if lock.acquire(timeout=_PATIENCE):
+            if lock.acquire(timeout=_LOCK_TIMEOUT):
                 lock.release()  # callbacks must not run under it
                 self._tell(outcome)
             else:

@@ -330,10 +330,10 @@ async def _finish_all(all_taken: list[Taken]) -> None:
     await anyio.lowlevel.checkpoint()
     for taken in all_taken:
         await taken.find_out_why()
-    crowd = [taken for taken in all_taken if taken.is_through]
+    flushed = [taken for taken in all_taken if taken.is_through]
     slow = [taken for taken in all_taken if not taken.is_through]
     if not slow:
-        await _finish_together(crowd)
+        await _finish_together(flushed)
         return
     failures: list[Exception] = []
 
@@ -346,16 +346,16 @@ async def _finish_all(all_taken: list[Taken]) -> None:
     async with anyio.create_task_group() as group:
         for taken in slow:
             group.start_soon(tell_later, partial(_finish_alone, taken))
-        await tell_later(partial(_finish_together, crowd))
+        await tell_later(partial(_finish_together, flushed))
     if failures:
         raise failures[0]
 
 
-async def _finish_together(crowd: list[Taken]) -> None:
-    for taken in crowd:
+async def _finish_together(flushed: list[Taken]) -> None:
+    for taken in flushed:
         await taken.begin_to_end()
-    results = await multiplexer().close_each([(taken.close, taken.sock) for taken in crowd])
-    for taken, result in zip(crowd, results, strict=True):
+    results = await multiplexer().close_each([(taken.close, taken.sock) for taken in flushed])
+    for taken, result in zip(flushed, results, strict=True):
         taken.result = result
 
 
