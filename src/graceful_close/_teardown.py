@@ -879,9 +879,8 @@ class Teardown:
             or self._choose_policy() is not LingerPolicy.BACKGROUND
         ):
             return self._count_and_conclude()
-        return (
-            SHUT_WR  # close() sends nothing if there is another holder (a dup, a forked child)
-        )
+        # close() alone sends nothing if there is another holder (a dup, a forked child).
+        return SHUT_WR
 
     def _count_and_conclude(self) -> Step:
         """Count the unacknowledged bytes once more if the count is valid."""
