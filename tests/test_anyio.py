@@ -117,18 +117,50 @@ async def test_what_a_failed_transport_held_is_not_claimed(loop: Loop) -> None:
         assert ends_in_raw_reset(peer)
 
 
+# Before and after the time that a stream has to report that it holds bytes.
+@pytest.mark.parametrize("turns", [0, 1, None])
+@pytest.mark.parametrize("aborts", [False, True])
 @with_transports
-async def test_what_another_task_closes_during_the_flush_is_reset(loop: Loop) -> None:
+async def test_what_another_task_closes_during_the_flush_is_reset(
+    loop: Loop, aborts: bool, turns: int | None
+) -> None:
     async with full(loop) as (stream, peer), anyio.create_task_group() as group:
 
         async def close_later() -> None:
-            await anyio.sleep(0.3)  # longer than a stream has to report that it holds bytes
-            await stream.aclose()
+            for _ in range(turns or 0):
+                await anyio.lowlevel.checkpoint()
+            if turns is None:
+                await anyio.sleep(0.3)
+            if aborts:
+                stream._transport.abort()
+            else:
+                await stream.aclose()
 
         group.start_soon(close_later)
         result = await graceful_close(stream, timeout=PATIENCE)
-        assert not result.clean
+        assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, None)
+        assert result.error is not None
         assert ends_in_raw_reset(peer)
+
+
+@pytest.mark.parametrize("aborts", [False, True])
+@with_transports
+async def test_a_stream_that_held_nothing_ends_gracefully_whoever_closes_it(
+    loop: Loop, aborts: bool
+) -> None:
+    async with pair(loop) as (stream, peer), anyio.create_task_group() as group:
+        await stream.send(b"reply")
+
+        async def close_later() -> None:
+            if aborts:
+                stream._transport.abort()
+            else:
+                await stream.aclose()
+
+        group.start_soon(close_later)
+        with meanwhile(read_and_close, peer) as received:
+            result = await graceful_close(stream, timeout=PATIENCE)
+        assert (result.outcome, received) == (CloseOutcome.PEER_CLOSED, [b"reply"])
 
 
 @with_transports

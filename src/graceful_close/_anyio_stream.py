@@ -128,6 +128,11 @@ class End:
         raw.detach()  # there is no descriptor to detach, but the object is now marked as closed
         return Taken(self, held[0], close, shared=False)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the stream's own descriptor is open."""
+        return self.raw is not None and self.raw.fileno() != -1
+
     def peer(self) -> object:
         """The peer's address, if it is known."""
         return None if self.raw is None else peer_of(self.raw)
@@ -139,14 +144,14 @@ class End:
             for wrapper in self._wrappers:
                 await wrapper.aclose()
             for _ in range(_TURNS_TO_LET_GO):
-                if self.raw is None or self.raw.fileno() == -1:
+                if not self.is_open:
                     return
                 await anyio.lowlevel.cancel_shielded_checkpoint()
 
     async def reset(self) -> None:
         """Make the stream reset the connection, if no descriptor is available for a dup."""
         raw = self.raw
-        if raw is not None and raw.fileno() != -1:
+        if raw is not None and self.is_open:
             set_policy_at_close(raw, LingerPolicy.ABORT)
         await self.close()
 
@@ -202,24 +207,26 @@ class Taken:
         shared: The stream keeps a descriptor of its own.
         tls: The stream has a TLS session.
         closes_late: The stream itself waits for its descriptor, and is closed after the dup.
-        flushed: All bytes that the stream held are in the kernel. False: not yet. None: not checked
-            yet.
-        failure: The network's error that only the stream got.
+        flushed: All bytes that the stream held are in the kernel. False: not yet, or never. None: not
+            checked yet.
+        failure: Why the kernel never gets them: the network's error, or who cut the flush short.
     """
 
     __slots__ = (
         "_acked_at_first",
-        "_cut_short",
         "_drain_way",
         "_drained",
         "_end",
         "_flushed",
         "_has_counter",
+        "_has_transport",
+        "_is_sending",
         "_peer_ended",
         "_stream_is_closed",
         "_unacked",
         "_moving",
         "_waited",
+        "_was_cut",
         "close",
         "closes_late",
         "failure",
@@ -256,7 +263,10 @@ class Taken:
         # waits for the socket (UNIX) could still wait, on uvloop.
         self.closes_late = shared and isinstance(end.raw, socket.socket)
         self._stream_is_closed = False
-        self._cut_short = False  # a send() is in progress, and its record will be cut
+        # All other streams hold nothing above the kernel.
+        self._has_transport = shared and not self.closes_late
+        self._was_cut = False
+        self._is_sending = False  # a send() is in progress, and its record will be cut
         close.stood = shared and self._stands()
 
     def _stands(self) -> bool:
@@ -282,30 +292,36 @@ class Taken:
             self.flushed = True  # a stream of trio holds nothing
             return
         scope = anyio.move_on_after(seconds)
-        held = self.flushed is False
         try:
             with scope:
-                # Waits until the transport's buffer is empty, if the stream has a transport. The wait
-                # also ends if another task closes the stream; a second send() reports that.
-                for _ in range(1 + held):
-                    await self._end.stream.send(b"")
+                # Waits until the transport's buffer is empty, if the stream has a transport.
+                await self._end.stream.send(b"")
         except anyio.BusyResourceError:
-            self._cut_short = True
+            self._is_sending = True  # what that task sends is cut, as on trio
         except anyio.ClosedResourceError:
-            if held:
-                self._failed(OSError(errno.ECONNABORTED, "another task closed the stream"))
+            self._cut("another task closed the stream")
         except RuntimeError:
             pass  # asyncio's transport after write_eof(); it flushes before its FIN
         except anyio.BrokenResourceError as error:
             cause = error.__cause__
-            if isinstance(cause, OSError):
-                if error_kind(cause) is not ErrorKind.OURS:
-                    self._failed(cause)
-            elif isinstance(cause, Exception) and not isinstance(cause, RuntimeError):
-                # RuntimeError: closed. Otherwise the transport has failed (MemoryError), and has
-                # discarded its bytes.
-                self._failed(OSError(errno.ECONNABORTED, f"the stream has failed: {cause!r}"))
-        self.flushed = not scope.cancelled_caught
+            if isinstance(cause, OSError) and error_kind(cause) is not ErrorKind.OURS:
+                self._failed(cause)
+            elif not isinstance(cause, RuntimeError):
+                # The transport has failed (MemoryError), and has discarded its bytes.
+                self._cut(f"the stream has failed: {cause!r}")
+        if scope.cancelled_caught:
+            self.flushed = False
+            return
+        # A transport also ends the wait when it is aborted, and has then closed its socket.
+        if not self._end.is_open:
+            self._cut("another task aborted the transport")
+        self.flushed = self.failure is None
+
+    def _cut(self, reason: str) -> None:
+        """The kernel never gets the bytes that the transport may have held."""
+        if self._has_transport and self.failure is None:
+            self._was_cut = True
+            self._failed(OSError(errno.ECONNABORTED, reason))
 
     async def find_out_why(self) -> None:
         """If the connection is gone, get the error that ended it from the stream."""
@@ -315,18 +331,13 @@ class Taken:
             await anyio.lowlevel.checkpoint()
             await self.ask()
 
-    @property
-    def is_through(self) -> bool:
-        """The stream has flushed, without an error."""
-        return bool(self.flushed) and self.failure is None
-
     async def begin_to_end(self) -> None:
         """After the flush: close the stream, and create the final records of TLS."""
         if not self.closes_late:
             await self._end.close()
             self._stream_is_closed = True
         if self.tls and self.close.close_notify is None:
-            cut = self._cut_short
+            cut = self._is_sending
             self.close.close_notify = (
                 (False, None) if cut else await _last_records(self._end.layers)
             )
@@ -339,7 +350,7 @@ class Taken:
         if self.failure is not None:
             # A transport that has failed has discarded its bytes, and does not report how many.
             held = None if self.shared else 0
-            if self.failure.errno == errno.ECONNABORTED:
+            if self._was_cut:
                 return machine.cut_short(held, self.failure, monotonic())
             return machine.failed(self.failure, monotonic(), held)
         if not self.flushed:

@@ -330,8 +330,8 @@ async def _finish_all(all_taken: list[Taken]) -> None:
     await anyio.lowlevel.checkpoint()
     for taken in all_taken:
         await taken.find_out_why()
-    flushed = [taken for taken in all_taken if taken.is_through]
-    slow = [taken for taken in all_taken if not taken.is_through]
+    flushed = [taken for taken in all_taken if taken.flushed]
+    slow = [taken for taken in all_taken if not taken.flushed]
     if not slow:
         await _finish_together(flushed)
         return
@@ -360,7 +360,7 @@ async def _finish_together(flushed: list[Taken]) -> None:
 
 
 async def _finish_alone(taken: Taken) -> CloseResult:
-    flush = None if taken.is_through else taken
+    flush = None if taken.flushed else taken
     if flush is None:
         await taken.begin_to_end()
     elif taken.tls:
