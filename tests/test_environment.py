@@ -6,14 +6,12 @@ import re
 
 import pytest
 
-from graceful_close import Reaper
 from graceful_close._environment import options_from_environment
 
 NAMES = {
     "timeout": "GRACEFUL_CLOSE_TIMEOUT",
     "idle_timeout": "GRACEFUL_CLOSE_IDLE_TIMEOUT",
 }
-DEFAULTS = {name: (Reaper.__init__.__kwdefaults__ or {})[name] for name in NAMES}
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +20,8 @@ def _nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_what_is_not_set_has_the_reapers_default() -> None:
-    assert options_from_environment() == DEFAULTS
+def test_what_is_not_set_is_no_option_so_that_each_user_has_its_own_default() -> None:
+    assert options_from_environment() == {}
 
 
 @pytest.mark.parametrize("option", NAMES)
@@ -32,7 +30,7 @@ def test_each_variable_sets_one_option(
     option: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(NAMES[option], value)
-    assert options_from_environment() == DEFAULTS | {option: float(value)}
+    assert options_from_environment() == {option: float(value)}
 
 
 @pytest.mark.parametrize("option", NAMES)
@@ -40,7 +38,7 @@ def test_a_variable_that_is_empty_is_not_set(
     option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(NAMES[option], "")
-    assert options_from_environment() == DEFAULTS
+    assert options_from_environment() == {}
 
 
 @pytest.mark.parametrize("option", NAMES)

@@ -1884,6 +1884,55 @@ def test_the_deadline_does_not_end_a_flush_with_progress() -> None:
         assert machine.wake_at == pytest.approx(turn * 4.9 + 5)
 
 
+def test_a_flush_may_permit_a_longer_silence_than_the_rest() -> None:
+    machine = Teardown(
+        asking(timeout=30, idle_timeout=5), 0.0, LINUX, flush=True, flush_timeout=120
+    )
+    machine.start()
+    assert machine.wake_at == 120
+    assert machine.flushing(4096, 0, HELD, 100.0) is Step.FLUSH
+    assert machine.flushing(4096, 0, HELD, 219.0) is Step.FLUSH
+    machine.flushed(0, 219.0, waited=True)
+    assert machine.wake_at == 224
+
+
+def test_the_longer_silence_of_a_flush_ends_in_a_reset_too() -> None:
+    machine = Teardown(asking(timeout=5), 0.0, LINUX, flush=True, flush_timeout=120)
+    machine.start()
+    assert machine.flushing(0, 0, HELD, 120.0) is Step.LOOK
+    machine.looked(OPEN, 120.0)
+    assert machine.counted(7, 120.0) is Step.LET_GO
+    assert machine.linger_policy is LingerPolicy.ABORT
+    assert machine.released(120.0).outcome is CloseOutcome.TIMED_OUT
+
+
+def test_after_a_flush_without_a_wait_the_deadline_is_that_of_the_close() -> None:
+    machine = Teardown(asking(timeout=5), 0.0, LINUX, flush=True, flush_timeout=120)
+    machine.start()
+    machine.flushed(0, 1.0, waited=False)
+    assert machine.wake_at == 5
+
+
+def test_the_longer_silence_of_a_flush_can_be_taken_back() -> None:
+    machine = Teardown(
+        asking(timeout=30, idle_timeout=5), 0.0, LINUX, flush=True, flush_timeout=120
+    )
+    machine.start()
+    machine.limit_flush(50.0)
+    assert machine.wake_at == 55
+    machine.limit_flush(54.0)
+    assert machine.wake_at == 55, "once, or a second call would extend it"
+    assert machine.flushing(0, 0, HELD, 55.0) is Step.LOOK
+    assert machine.wake_at == 55
+
+
+def test_a_flush_that_is_to_end_now_ends_whatever_silence_it_permits() -> None:
+    machine = Teardown(asking(timeout=5), 0.0, LINUX, flush=True, flush_timeout=120)
+    machine.start()
+    machine.expire(1.0, LingerPolicy.ABORT)
+    assert machine.flushing(1 << 20, 0, HELD, 1.0) is Step.LOOK
+
+
 def test_a_flush_of_a_byte_a_second_times_out() -> None:
     machine = flushing()
     for second in range(1, 5):

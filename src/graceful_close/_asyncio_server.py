@@ -40,6 +40,11 @@ L = TypeVar("L", bound=asyncio.AbstractEventLoop)
 _TIMEOUT = 30.0
 _IDLE_TIMEOUT = 5.0
 
+# The default for the silence that ends a flush, in seconds. A transport's own close() waits without a
+# limit for a reader that pauses. Heuristic: longer than nginx (send_timeout) and httpd (Timeout) wait
+# for such a reader, which is 60 seconds.
+_FLUSH_TIMEOUT = 120.0
+
 
 def graceful_factory(
     protocol_factory: Factory, **options: Unpack[CloseOptions]
@@ -57,10 +62,14 @@ def graceful_factory(
     close_notify of TLS, is flushed as by `graceful_close.asyncio.graceful_close`. abort() is
     unchanged.
 
+    A transport's own close() waits without a limit for a peer that does not read. With the defaults,
+    this close() waits until fewer than 4 KiB were sent in 120 seconds, and then resets the connection.
+
     Args:
         protocol_factory: The server's own factory.
-        options: The options of `graceful_close.graceful_close`; the defaults are 30 seconds for
-            `timeout` and 5 seconds for `idle_timeout`.
+        options: The options of `graceful_close.graceful_close`. The defaults are 30 seconds for
+            `timeout` and 5 seconds for `idle_timeout` after the flush. In the flush, only a given
+            `timeout` or `idle_timeout` replaces the 120 seconds.
 
     Raises:
         TypeError, ValueError: An argument has the wrong type or is out of range.
@@ -86,8 +95,9 @@ def graceful_loop(loop_class: type[L], **options: Unpack[CloseOptions]) -> type[
         asyncio.Runner(loop_factory=Loop)
 
     `create_server()` and `create_unix_server()` pass their protocol factory through
-    `graceful_factory`. `wait_closed()` of the returned servers also waits for the pending closes.
-    Everything else is unchanged.
+    `graceful_factory`. `wait_closed()` of the returned servers also waits for the pending closes. From
+    then on the defaults of `timeout` and `idle_timeout` limit the flushes, too. Everything else is
+    unchanged.
 
     Args:
         loop_class: `asyncio.SelectorEventLoop`, `uvloop.Loop`, or another class.
@@ -148,9 +158,11 @@ class _Closes:
         }
         self._given = given
         self._options = Options(**given)
+        self._flush_timeout = flush_timeout_of(options)
+        self._stopping = False
         self._reaper = Reaper(**given)
         self._looking: set[FirstLook] = set()
-        self._flushing: set[asyncio.Task[None]] = set()
+        self._flushing: dict[asyncio.Task[None], TransportTakeover] = {}
 
     def wrap(self, protocol_factory: Factory) -> Callable[[], asyncio.Protocol]:
         def introduced() -> asyncio.Protocol:
@@ -184,8 +196,8 @@ class _Closes:
             self._leave(takeover.sock)
         else:
             flushing = asyncio.create_task(self._flush(takeover))
-            self._flushing.add(flushing)
-            flushing.add_done_callback(self._flushing.discard)
+            self._flushing[flushing] = takeover
+            flushing.add_done_callback(self._flushing.pop)
             # Also for a task that never started. After a success drop() has no effect.
             flushing.add_done_callback(lambda _: takeover.drop())
         return takeover
@@ -211,10 +223,14 @@ class _Closes:
 
     async def _flush(self, takeover: TransportTakeover) -> None:
         await takeover.begin_later()
-        pending = Pending(self._options, monotonic(), flush=True)
+        pending = Pending(
+            self._options, monotonic(), flush=True, flush_timeout=self._flush_timeout
+        )
         try:
             step = pending.begin(takeover.sock)
             while step is FLUSH:
+                if self._stopping:
+                    pending.machine.limit_flush(monotonic())
                 step = await takeover.go_on(pending)
         except BaseException:
             pending.abandon()
@@ -227,7 +243,10 @@ class _Closes:
             sock.close()  # the caller has configured an abort: SO_LINGER {1, 0}
 
     async def wait(self) -> None:
-        """Wait for all closes that are pending now."""
+        """Wait for all closes that are pending now. From now on all limits apply to the flushes."""
+        self._stopping = True
+        for takeover in self._flushing.values():
+            takeover.wake()
         await some_turns(until=lambda: not self._looking)
         if self._flushing:
             await asyncio.wait(self._flushing)
@@ -241,6 +260,12 @@ class _Closes:
         except asyncio.CancelledError:
             ending.close(0)  # or the end of the loop would wait for the thread
             raise
+
+
+def flush_timeout_of(options: CloseOptions) -> float:
+    """Return the seconds of silence that end a flush: those that the user chose, or the default."""
+    chosen = (options.get("timeout"), options.get("idle_timeout"))
+    return min((seconds for seconds in chosen if seconds is not None), default=_FLUSH_TIMEOUT)
 
 
 def _is_running() -> bool:

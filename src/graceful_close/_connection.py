@@ -81,7 +81,7 @@ class Connection:
         abort: Discard the connection.
         close_notify: The close_notify, if the socket itself does not send it.
         peer: The peer's address, for the result.
-        flush, stood: As for `Teardown`.
+        flush, flush_timeout, stood: As for `Teardown`.
 
     Attributes:
         borrowed: Another object owns the descriptor, and closes it when this close has ended at its
@@ -90,8 +90,8 @@ class Connection:
         machine: The state machine.
         unflushed: Whether a makefile() object may hold unsent data; None before `begin`, which
             searches for one unless a driver has done so.
-        abort, close_notify, flush, options, peer, stood: As above; a driver may set them
-            until `begin`, and `close_notify` until the end of the flush.
+        abort, close_notify, flush, flush_timeout, options, peer, stood: As above; a driver may set
+            them until `begin`, and `close_notify` until the end of the flush.
     """
 
     __slots__ = (
@@ -107,6 +107,7 @@ class Connection:
         "borrowed",
         "close_notify",
         "flush",
+        "flush_timeout",
         "held",
         "options",
         "peer",
@@ -125,6 +126,7 @@ class Connection:
         peer: object = None,
         flush: bool = False,
         stood: bool = False,
+        flush_timeout: float | None = None,
     ) -> None:
         self.options = options
         self.borrowed = False
@@ -134,6 +136,7 @@ class Connection:
         self.peer = peer
         self.close_notify = close_notify
         self.flush = flush
+        self.flush_timeout = flush_timeout
         self.stood = stood
         self._session: Session | None = None
         self._state: TcpState | None = None
@@ -276,6 +279,7 @@ class Connection:
             unflushed=bool(self.unflushed),
             flush=self.flush,
             stood=self.stood,
+            flush_timeout=self.flush_timeout,
         )
         machine.peer = self.peer
         return machine

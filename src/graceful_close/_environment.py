@@ -15,23 +15,25 @@ IDLE_TIMEOUT = "GRACEFUL_CLOSE_IDLE_TIMEOUT"
 
 
 def options_from_environment() -> CloseOptions:
-    """Return the options from the environment variables. An unset variable has the Reaper's default.
+    """Return the options that the environment variables set.
 
     Raises:
         ValueError: A variable is not a number of seconds, 0 or more.
     """
-    options: CloseOptions = {
-        "timeout": _seconds(TIMEOUT, 30.0),
-        "idle_timeout": _seconds(IDLE_TIMEOUT, 5.0),
-    }
+    options: CloseOptions = {}
+    timeout, idle_timeout = _seconds(TIMEOUT), _seconds(IDLE_TIMEOUT)
+    if timeout is not None:
+        options["timeout"] = timeout
+    if idle_timeout is not None:
+        options["idle_timeout"] = idle_timeout
     Options(**options)
     return options
 
 
-def _seconds(name: str, default: float) -> float:
+def _seconds(name: str) -> float | None:
     value = os.environ.get(name)
     if not value:
-        return default
+        return None
     try:
         return float(value)
     except ValueError:

@@ -33,7 +33,8 @@ A close has these phases, some of which may be missing:
 7. *Release*: LET_GO.
 
 `deadline` and `idle_at` limit every wait in every phase. In the flush both begin again whenever 4 KiB
-have moved, so that the silence is limited there, and not the total time. An abort has the phases 1
+have moved, so that the silence is limited there, and not the total time. A flush may permit a longer
+silence than the phases after it. An abort has the phases 1
 and 7. A flush that was given up or cut short continues with phase 7, because the peer has only a part
 of the data.
 
@@ -170,6 +171,7 @@ class Teardown:
         unflushed: A makefile() object of the caller is open, and its buffer is not sent.
         flush: Begin with the buffer of an event loop's transport or stream.
         stood: There was a connection when the close began; a later absence means a reset.
+        flush_timeout: The seconds of silence that end a flush; None: `timeout` and `idle_timeout`.
 
     Attributes:
         wake_at: The time at which a wait must end.
@@ -192,6 +194,7 @@ class Teardown:
         "_fin_sent",
         "_fin_tried",
         "_first_looked",
+        "_flush_timeout",
         "_flushing",
         "_held",
         "_idle_at",
@@ -240,6 +243,7 @@ class Teardown:
         unflushed: bool = False,
         flush: bool = False,
         stood: bool = False,
+        flush_timeout: float | None = None,
     ) -> None:
         self._options = options
         self._view = view
@@ -247,6 +251,7 @@ class Teardown:
         self._abort = abort
         self._abort_outcome = ABORTED
         self._flushing = flush
+        self._flush_timeout = flush_timeout
         self._timeout = options.timeout
         self._moved = 0  # bytes flushed and drained when the deadlines began
         self._held: int | None = 0  # bytes above the kernel, which a close loses
@@ -344,8 +349,8 @@ class Teardown:
         if notified is not None:
             self._notifying = False
             self._notified, self._peer_notified = notified
-        if waited:
-            self._begin_deadlines(now)
+        if waited or self._flush_timeout is not None:
+            self._begin_deadlines(now if waited else self._started)
         if self.allowance is not None:
             # At least 1: the flush may have read more, and recv_into() takes 0 for no limit.
             self.allowance = max(1, self.allowance - drained)
@@ -628,8 +633,15 @@ class Teardown:
     def expire(self, now: float, on_timeout: LingerPolicy) -> None:
         """Make the deadline that of now, with `on_timeout`, for the next report."""
         self._timeout = 0.0  # also if the deadlines begin again
+        self._flush_timeout = None
         self._deadline = self.wake_at = min(self._deadline, now)
         self._on_timeout = on_timeout
+
+    def limit_flush(self, now: float) -> None:
+        """From now on `timeout` and `idle_timeout` limit the silence of the flush."""
+        if self._flushing and self._flush_timeout is not None:
+            self._flush_timeout = None
+            self._begin_deadlines(now)
 
     def cannot_watch(self, now: float) -> Step:
         """WAIT_ACK is not available: no epoll on this system, or no descriptor left for it."""
@@ -687,8 +699,11 @@ class Teardown:
 
     def _begin_deadlines(self, now: float) -> None:
         options = self._options
-        self._deadline = now + self._timeout
-        self._idle_at = now + options.idle_timeout
+        if self._flushing and self._flush_timeout is not None:
+            self._deadline, self._idle_at = now + self._flush_timeout, math.inf
+        else:
+            self._deadline = now + self._timeout
+            self._idle_at = now + options.idle_timeout
         self.wake_at = min(self._deadline, self._idle_at)
         if self._peer_first_until:
             self._peer_first_until = now + options.peer_first
