@@ -35,7 +35,8 @@ from every_loop import (
     upload_then_read,
     uses,
 )
-from graceful_close import CloseOutcome
+from graceful_close import CloseOutcome, LingerPolicy
+from graceful_close._option_types import OnTimeout
 from graceful_close.anyio import abortive_close, close_all, graceful_close
 from streams import PATIENCE, connect, meanwhile, read_and_close, reset
 
@@ -223,6 +224,20 @@ async def test_a_task_that_waits_on_a_unix_stream_is_woken_immediately(loop: Loo
         while not met:
             await anyio.sleep(0.001)
         peer.close()
+    assert met == [anyio.ClosedResourceError]
+
+
+@pytest.mark.parametrize("policy", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
+@on(ANYIO)
+async def test_a_task_that_waits_on_a_unix_stream_is_woken_once(
+    loop: Loop, policy: OnTimeout
+) -> None:
+    """The loop reports a second wake-up as an error."""
+    met: list[type[Exception]] = []
+    async with pair(loop, "unix") as (stream, _peer), anyio.create_task_group() as group:
+        group.start_soon(uses, partial(loop.receive, stream), met)
+        await anyio.wait_all_tasks_blocked()
+        await graceful_close(stream, timeout=0.05, on_timeout=policy)
     assert met == [anyio.ClosedResourceError]
 
 

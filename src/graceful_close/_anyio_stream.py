@@ -262,6 +262,8 @@ class Taken:
         # exists, and wakes the loop forever. A closed transport no longer waits. A stream that itself
         # waits for the socket (UNIX) could still wait, on uvloop.
         self.closes_late = shared and isinstance(end.raw, socket.socket)
+        # Its reader is woken by the stream: two wake-ups would end the same future (InvalidStateError).
+        close.wakes_readers = not self.closes_late
         self._stream_is_closed = False
         # All other streams hold nothing above the kernel.
         self._has_transport = shared and not self.closes_late

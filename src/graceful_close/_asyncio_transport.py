@@ -324,7 +324,7 @@ class TransportTakeover(asyncio.Protocol):
             if isinstance(self._error, ssl.SSLError) and self._turns_left:
                 return True  # the transport dropped what it held
             return not (
-                self._turns_left == 0 or self._close_notifies[1] or self._peer_has_ended()
+                self._turns_left == 0 or self._has_received_close_notify or self._peer_has_ended()
             )
         written = count_written(self._sock, self._view)
         if written is None or self._owed is None:
@@ -332,13 +332,30 @@ class TransportTakeover(asyncio.Protocol):
         return written < self._owed
 
     @cached_property
-    def _close_notifies(self) -> tuple[bool, bool | None]:
-        """After the transport's end: whether close_notify was created, and the peer's was read."""
-        session = self._session
-        if session is None:
-            return False, None
-        # In this order: OpenSSL creates a close_notify when it is asked for the peer's.
-        return _has_sent_close_notify(session), _has_received_close_notify(session)
+    def _has_sent_close_notify(self) -> bool:
+        """Whether close_notify was created. OpenSSL then rejects even an empty write."""
+        if self._session is None:
+            return False
+        try:
+            self._session.write(b"")
+        except OSError as error:
+            return getattr(error, "reason", None) == "PROTOCOL_IS_SHUTDOWN"
+        return False
+
+    @cached_property
+    def _has_received_close_notify(self) -> bool | None:
+        """After the transport's end: whether the peer's close_notify was read; None: not known.
+
+        OpenSSL creates a close_notify when it is asked for the peer's, so ours is asked for first.
+        """
+        _ = self._has_sent_close_notify
+        if self._session is None:
+            return None
+        try:
+            self._session.unwrap()
+        except OSError:
+            return None  # the input was not read that far
+        return True
 
     def _peer_has_ended(self) -> bool:
         """Whether the peer's FIN has arrived, which makes the transport end by itself."""
@@ -507,7 +524,7 @@ class TransportTakeover(asyncio.Protocol):
         if self._session is None:
             await self.end()
             return
-        said = self._close_notifies[0] if self._lost else _has_sent_close_notify(self._session)
+        said = self._has_sent_close_notify
         if not self._lost:
             try:
                 shut_for_writing(self._sock)
@@ -517,7 +534,7 @@ class TransportTakeover(asyncio.Protocol):
             for _ in range(FEW_TURNS):  # the transport would fail in these turns
                 await asyncio.sleep(0)
         await self.end()
-        self._notified = said and self._error is None, _has_received_close_notify(self._session)
+        self._notified = said and self._error is None, self._has_received_close_notify
 
     async def end(self) -> None:
         """Make the transport close its descriptor and call connection_lost() of the owner."""
@@ -576,21 +593,3 @@ def _is_of_the_network(error: Exception) -> bool:
         and not isinstance(error, ssl.SSLError)
         and error_kind(error) in _OF_THE_NETWORK
     )
-
-
-def _has_sent_close_notify(session: ssl.SSLObject) -> bool:
-    """Whether close_notify was created. OpenSSL then rejects even an empty write."""
-    try:
-        session.write(b"")
-    except OSError as error:
-        return getattr(error, "reason", None) == "PROTOCOL_IS_SHUTDOWN"
-    return False
-
-
-def _has_received_close_notify(session: ssl.SSLObject) -> bool | None:
-    """Whether the peer's close_notify was read; None: the input was not read that far."""
-    try:
-        session.unwrap()
-    except OSError:
-        return None
-    return True

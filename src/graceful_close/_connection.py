@@ -90,6 +90,8 @@ class Connection:
         machine: The state machine.
         unflushed: Whether a makefile() object may hold unsent data; None before `begin`, which
             searches for one unless a driver has done so.
+        wakes_readers: Whether readers of the connection read its end when the descriptor is released;
+            False: their own object wakes them. True unless a driver has changed it.
         abort, close_notify, flush, flush_timeout, options, peer, stood: As above; a driver may set
             them until `begin`, and `close_notify` until the end of the flush.
     """
@@ -113,6 +115,7 @@ class Connection:
         "peer",
         "stood",
         "unflushed",
+        "wakes_readers",
     )
 
     def __init__(
@@ -143,6 +146,7 @@ class Connection:
         self._machine: Teardown | None = None
         self._looked_in_vain = False
         self.unflushed: bool | None = None
+        self.wakes_readers = True
         self.held: list[socket.socket] = []
 
     _drain: Drain
@@ -429,7 +433,7 @@ class Connection:
                 machine.linger_policy,
                 self._view,
                 machine.linger_seconds,
-                wake_readers=machine.wake_readers,
+                wake_readers=(machine.wake_readers or None) if self.wakes_readers else False,
             )
         return machine.released(monotonic(), error)
 

@@ -24,7 +24,7 @@ def close_socket(
     view: View | None = None,
     seconds: float = 0,
     *,
-    wake_readers: bool = False,
+    wake_readers: bool | None = None,
 ) -> OSError | None:
     """Close, and never wait unless the policy is TIMED.
 
@@ -33,8 +33,8 @@ def close_socket(
         policy: The linger policy to close with; None: the setting is unchanged.
         view: What the system shows of the socket; None: not needed.
         seconds: With TIMED, how long close() may wait, rounded up.
-        wake_readers: Whether threads that wait for input on this connection read its end. After an
-            abort they do in any case.
+        wake_readers: Whether threads that wait for input on this connection read its end. None: only
+            after an abort.
 
     Returns:
         The error of close(), if any. The descriptor is released anyway.
@@ -45,7 +45,8 @@ def close_socket(
         elif policy is not None:
             _set_policy(sock, policy, seconds)
             # Only the last reference resets: a thread in recv() must release its own.
-            wake_readers = wake_readers or policy is LingerPolicy.ABORT
+            if wake_readers is None:
+                wake_readers = policy is LingerPolicy.ABORT
         if wake_readers:
             _shut_for_reading(sock)
     finally:
