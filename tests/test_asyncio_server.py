@@ -264,6 +264,21 @@ def test_the_server_waits_for_pending_closes(loop: str, kind: str) -> None:
 
 
 @in_each_loop
+def test_a_server_may_set_attributes_of_its_own_on_a_transport(loop: str) -> None:
+    async def test() -> None:
+        async with served("tcp") as (_, made, connect):
+            await in_thread(connect)
+            protocol = await made.get()
+            transport: Any = protocol.transport
+            transport.request_id = 7
+            assert transport.request_id == 7
+            transport.close()
+            await protocol.lost.wait()
+
+    run_in(GRACEFUL[loop], test())
+
+
+@in_each_loop
 def test_a_new_protocol_gets_the_data_directly(loop: str) -> None:
     async def test() -> None:
         async with served("tcp") as (_, made, connect):

@@ -33,7 +33,7 @@ class TransportProxy(asyncio.Transport):
         plain: The transport below.
     """
 
-    __slots__ = ("__weakref__", "_close", "_taken_by", "plain")  # loops hold transports weakly
+    # No __slots__: servers set attributes of their own on asyncio's transports.
 
     def __init__(
         self,
