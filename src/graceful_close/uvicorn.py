@@ -6,9 +6,9 @@ Connections then close gracefully; see `graceful_close.asyncio.graceful_loop`. E
 unchanged: uvloop, TCP and UNIX sockets, TLS, websockets, `--workers`, `--reload`. When uvicorn stops,
 uvicorn waits for the pending closes: at most `--timeout-graceful-shutdown`, or without the option 30
 seconds, or until a peer was silent for 5 seconds. Before that uvicorn waits for clients that have not
-read their reply, as it does with its own loops, but for at most 120 seconds of silence. The environment
+read their reply, as it does with its own loops, but for at most 6 minutes of silence. The environment
 variables GRACEFUL_CLOSE_TIMEOUT and GRACEFUL_CLOSE_IDLE_TIMEOUT change the 30 and the 5 seconds, and
-replace the 120 seconds.
+replace the 6 minutes.
 """
 
 from __future__ import annotations
