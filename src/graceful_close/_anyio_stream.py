@@ -71,6 +71,7 @@ class End:
 
     Raises:
         TypeError: The argument is not a stream, or not the stream of a socket.
+        RuntimeError: The stream belongs to another event loop.
     """
 
     __slots__ = ("_wrappers", "layers", "raw", "stream")
@@ -94,6 +95,8 @@ class End:
             over = f"a TLSStream over a SocketStream is needed, not over {below!r}"
             alone = f"a SocketStream or a TLSStream is needed, not {stream!r}"
             raise TypeError(over if self.layers else alone)
+        if _is_elsewhere(below):
+            raise RuntimeError(f"{below!r} belongs to another event loop")
         self.stream = below
         self.raw: socket.socket | None = None
         try:
@@ -162,6 +165,18 @@ def _is_stapled_of_one(stream: object) -> TypeIs[StapledByteStream]:
         return False
     sends: object = stream.send_stream
     return sends is stream.receive_stream
+
+
+def _is_elsewhere(stream: object) -> bool:
+    """Whether another event loop runs the transport of a stream, as far as that is visible."""
+    transport = getattr(stream, "_transport", None)
+    if transport is None:
+        return False  # a stream of trio, or a UNIX stream
+    if _asyncio_loop() is None:
+        return True
+    from ._asyncio_transport import is_elsewhere
+
+    return is_elsewhere(transport)
 
 
 def _may_be_detached() -> bool:

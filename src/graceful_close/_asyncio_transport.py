@@ -84,6 +84,27 @@ def open_socket_of(transport: asyncio.Transport) -> socket.socket | None:
     return None if sock is None or sock.fileno() == -1 else sock
 
 
+def is_elsewhere(transport: Any) -> bool:
+    """Whether another event loop runs a transport, as far as that is visible."""
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        return False  # the constructor of `closing` may be called before the loop runs
+    its_own = getattr(transport, "_loop", None)
+    if its_own is not None:
+        return its_own is not running
+    # uvloop's transports do not show their loop. A loop refuses a call about the descriptor of one of
+    # its own transports.
+    sock = open_socket_of(transport)
+    if sock is None or not type(transport).__module__.startswith("uvloop"):
+        return False
+    try:
+        running.remove_reader(sock.fileno())
+    except RuntimeError:
+        return False
+    return True
+
+
 def can_watch(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether the loop can wait for our descriptors. Windows' ProactorEventLoop cannot."""
     return type(loop).add_reader is not asyncio.AbstractEventLoop.add_reader

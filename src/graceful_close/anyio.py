@@ -88,6 +88,7 @@ async def graceful_close(
     Raises:
         TypeError: `stream` has another type, or an argument has the wrong type.
         ValueError: An argument is out of range.
+        RuntimeError: The stream belongs to another event loop.
         OSError: On asyncio, no descriptor was left for the dup (EMFILE). The connection is reset.
 
     Notes:
@@ -122,7 +123,7 @@ async def timed_linger_close(
         DELIVERED if everything was acknowledged; see `graceful_close.timed_linger_close`.
 
     Raises:
-        TypeError, ValueError, OSError: As `graceful_close`.
+        TypeError, ValueError, RuntimeError, OSError: As `graceful_close`.
     """
     since = monotonic()
     require_seconds("seconds", seconds)
@@ -147,7 +148,7 @@ async def abortive_close(stream: Stream) -> CloseResult:
         transport does not say what it held); or NOT_CONNECTED, PEER_RESET, ALREADY_CLOSED.
 
     Raises:
-        TypeError: `stream` has a type that `graceful_close` does not support.
+        TypeError, RuntimeError: As for `graceful_close`.
         OSError: No descriptor was left (EMFILE). The connection is reset nevertheless.
     """
     result = await _abort(End(stream))
@@ -179,7 +180,7 @@ async def close_all(
     Raises:
         TypeError: An item of `streams` has an unsupported type (the message has its index), or an
             argument has the wrong type.
-        ValueError, OSError: As `graceful_close`.
+        ValueError, RuntimeError, OSError: As `graceful_close`.
     """
     since = monotonic()
     checked = options_of("close_all", options)
@@ -187,8 +188,8 @@ async def close_all(
     for index, stream in enumerate(streams):
         try:
             ends.append(End(stream))
-        except TypeError as error:
-            raise TypeError(f"streams[{index}]: {error}") from None
+        except (TypeError, RuntimeError) as error:
+            raise type(error)(f"streams[{index}]: {error}") from None
     return await _close_many(checked, ends, since)
 
 
@@ -211,7 +212,7 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
         result: How the connection ended; None inside the block.
 
     Raises:
-        TypeError, ValueError: As for `graceful_close`, raised by the constructor.
+        TypeError, ValueError, RuntimeError: As for `graceful_close`, raised by the constructor.
     """
 
     def __init__(  # noqa: D107 (the docstring is that of the class)

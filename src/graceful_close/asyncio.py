@@ -27,6 +27,7 @@ from ._asyncio_transport import (
     TransportTakeover,
     can_watch,
     info_of,
+    is_elsewhere,
     open_socket_of,
     reset,
     some_turns,
@@ -116,6 +117,7 @@ async def graceful_close(
         TypeError: `stream` has another type (a pipe, a subprocess, UDP), or an argument has the
             wrong type.
         ValueError: An argument is out of range.
+        RuntimeError: The transport belongs to another event loop.
         NotImplementedError: A TLS transport of a loop without `add_reader()`.
         OSError: No descriptor was left for the dup (EMFILE). A connection that needed it is reset if
             the transport held bytes, and otherwise closed without waiting.
@@ -153,7 +155,7 @@ async def timed_linger_close(
         DELIVERED if everything was acknowledged; see `graceful_close.timed_linger_close`.
 
     Raises:
-        TypeError, ValueError, NotImplementedError, OSError: As `graceful_close`.
+        TypeError, ValueError, RuntimeError, NotImplementedError, OSError: As `graceful_close`.
     """
     since = monotonic()
     require_seconds("seconds", seconds)
@@ -178,7 +180,7 @@ async def abortive_close(stream: Stream) -> CloseResult:
         (None with TLS, where it is not visible); or NOT_CONNECTED, PEER_RESET, ALREADY_CLOSED.
 
     Raises:
-        TypeError: `stream` has a type that `graceful_close` does not support.
+        TypeError, RuntimeError: As for `graceful_close`.
         OSError: No descriptor was left (EMFILE). The connection is reset nevertheless.
     """
     since = monotonic()
@@ -222,7 +224,7 @@ async def close_all(
     Raises:
         TypeError: An item of `streams` has an unsupported type (the message has its index), or an
             argument has the wrong type.
-        ValueError, NotImplementedError, OSError: As `graceful_close`.
+        ValueError, RuntimeError, NotImplementedError, OSError: As `graceful_close`.
     """
     since = monotonic()
     checked = options_of("close_all", options)
@@ -230,7 +232,7 @@ async def close_all(
     for index, stream in enumerate(streams):
         try:
             ends.append(_require_end(stream))
-        except (TypeError, NotImplementedError) as error:
+        except (TypeError, RuntimeError) as error:  # NotImplementedError is a RuntimeError
             raise type(error)(f"streams[{index}]: {error}") from None
     results = await _close_many(checked, {id(end): end for end in ends}, since)
     return [results[id(end)] for end in ends]
@@ -255,8 +257,8 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
         result: How the connection ended; None inside the block.
 
     Raises:
-        TypeError, ValueError, NotImplementedError: As for `graceful_close`, raised by the
-            constructor.
+        TypeError, ValueError, RuntimeError, NotImplementedError: As for `graceful_close`, raised by
+            the constructor.
     """
 
     def __init__(  # noqa: D107 (the docstring is that of the class)
@@ -322,6 +324,7 @@ def _require_end(stream: object, *, waited_for: bool = True) -> End:
 
     Raises:
         TypeError: It is neither of them, or not a stream.
+        RuntimeError: Another event loop runs it.
         NotImplementedError: The caller waits for it, and this loop cannot.
     """
     end: Any = stream.transport if isinstance(stream, asyncio.StreamWriter) else stream
@@ -342,6 +345,8 @@ def _require_end(stream: object, *, waited_for: bool = True) -> End:
     ended = sock is None and transport.is_closing() and info_of(transport, "pipe") is None
     if not ended and (sock is None or _is_of_a_pipe(sock)):
         raise TypeError(f"a transport over a stream socket is needed, not {end!r}")
+    if is_elsewhere(transport):
+        raise RuntimeError(f"{transport!r} belongs to another event loop")
     tls = info_of(transport, "ssl_object") is not None
     if tls and waited_for and not can_watch(asyncio.get_running_loop()):
         raise NotImplementedError("TLS needs an event loop that has add_reader()")
