@@ -37,6 +37,7 @@ from every_loop import (
 )
 from graceful_close import CloseOutcome, LingerPolicy, get_linger
 from graceful_close.trio import (
+    Reaper,
     abortive_close,
     close_all,
     graceful_close,
@@ -326,3 +327,35 @@ async def test_an_object_that_is_not_a_stream_of_a_socket_is_refused() -> None:
             for wrong in all_wrong:
                 await require_refusal(TRIO.module, wrong, stream)
             assert stream.socket.fileno() != -1
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_the_deadline_is_on_the_clock_of_the_run(many: bool) -> None:
+    """A clock that jumps when all tasks wait makes the deadline come without a wait."""
+
+    async def test() -> None:
+        with connect("tcp4") as (ours, _):
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+            before = trio.current_time()
+            result = (
+                (await close_all([stream], timeout=1000))[0]
+                if many
+                else await graceful_close(stream, timeout=1000)
+            )
+            assert result.outcome is CloseOutcome.TIMED_OUT
+            assert result.elapsed == pytest.approx(1000, abs=0.1)
+            assert trio.current_time() - before == pytest.approx(1000, abs=0.1)
+
+    trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_the_closes_of_a_reaper_end_on_the_clock_of_the_run() -> None:
+    async def test() -> None:
+        with connect("tcp4") as (ours, _):
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+            async with Reaper(timeout=1000, idle_timeout=None) as reaper:
+                reaper.submit(stream)
+            assert reaper.stats()[CloseOutcome.TIMED_OUT] == 1
+            assert trio.current_time() == pytest.approx(1000, abs=0.1)
+
+    trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))

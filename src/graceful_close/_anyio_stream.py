@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
     from ._connection import Connection
+    from ._options import Options
     from ._result import CloseResult
     from ._step import Step
 
@@ -208,6 +209,15 @@ def multiplexer() -> Multiplexer:
     return of_run()
 
 
+def now() -> float:
+    """Read the clock of the running event loop's waits."""
+    return multiplexer().clock()
+
+
+def new_close(options: Options, since: float, **more: Any) -> TaskClose:
+    return TaskClose(options, since, clock=multiplexer().clock, **more)
+
+
 class Taken:
     """A connection that was taken from its stream.
 
@@ -363,24 +373,28 @@ class Taken:
         """One step of the flush; see `Flush`."""
         sock, machine = connection.sock, connection.machine
         if not self.flushed and self._waited:
-            await self._until_something_moves(sock, max(0.0, machine.wake_at - monotonic()))
+            await self._until_something_moves(
+                sock, max(0.0, machine.wake_at - connection.clock())
+            )
         if self.failure is not None:
             # A transport that has failed has discarded its bytes, and does not report how many.
             held = None if self.shared else 0
             if self._was_cut:
-                return machine.cut_short(held, self.failure, monotonic())
-            return machine.failed(self.failure, monotonic(), held)
+                return machine.cut_short(held, self.failure, connection.clock())
+            return machine.failed(self.failure, connection.clock(), held)
         if not self.flushed:
             self._waited = True
             try:
                 self._drain(sock, machine.allowance)
             except OSError as error:
-                return machine.failed(error, monotonic(), None)
+                return machine.failed(error, connection.clock(), None)
             # The number of bytes that the stream holds is unknown.
-            return machine.flushing(self._count_flushed(sock), self._drained, None, monotonic())
+            return machine.flushing(
+                self._count_flushed(sock), self._drained, None, connection.clock()
+            )
         connection.close_notify = None
         await self.begin_to_end()
-        return machine.flushed(self._drained, monotonic(), waited=self._waited)
+        return machine.flushed(self._drained, connection.clock(), waited=self._waited)
 
     def wake(self) -> None:
         """Make `go_on` return now."""

@@ -85,7 +85,10 @@ class Multiplexer:
 
     Attributes:
         closes: The connections, from the first that waits; `look` turns them.
+        clock: The clock of the event loop's waits.
     """
+
+    clock: Callable[[], float] = staticmethod(monotonic)
 
     def __init__(self) -> None:
         self.closes: CloseLoop | None = None
@@ -104,7 +107,7 @@ class Multiplexer:
             step = close.begin(sock)
             while step is FLUSH and flush is not None:
                 if close.hurried is not None:
-                    close.machine.expire(monotonic(), close.hurried)
+                    close.machine.expire(close.clock(), close.hurried)
                 step = await flush.go_on(close)
         except BaseException:
             close.abandon(sock)
@@ -170,7 +173,7 @@ class Multiplexer:
         closes = self.closes
         # One without a descriptor (EMFILE) is replaced as soon as it is empty.
         if closes is None or (not closes and closes.fileno() == -1):
-            self.closes = closes = CloseLoop(self._ended)
+            self.closes = closes = CloseLoop(self._ended, self.clock)
             self.begin(closes)
         return closes
 
@@ -231,7 +234,7 @@ class Multiplexer:
         """
         if not self.closes:
             return
-        now = monotonic()
+        now = self.clock()
         left = max(0.0, self.closes.wake_at - now)
         if self.closes.fileno() == -1:
             left = min(left, LOOK_EVERY)

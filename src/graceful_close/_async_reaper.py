@@ -69,7 +69,10 @@ class AsyncReaper(Generic[S]):
             )
         run, peer = self._prepare(stream)
         told = self._settings.on_close is not None
-        close = TaskClose(self._settings.options, monotonic(), peer=peer() if told else None)
+        clock = self._clock()
+        close = TaskClose(
+            self._settings.options, clock(), peer=peer() if told else None, clock=clock
+        )
         self._pending[close] = stream
         self._start(partial(self._run, close, run))
         if len(self._pending) > self._settings.max_sockets:
@@ -125,6 +128,10 @@ class AsyncReaper(Generic[S]):
 
     def _prepare(self, stream: S) -> tuple[Close, Callable[[], object]]:
         """How to close a stream, and how to ask for the peer's address."""
+        raise NotImplementedError
+
+    def _clock(self) -> Callable[[], float]:
+        """The clock of the event loop's waits."""
         raise NotImplementedError
 
     def _new_group(self) -> AbstractAsyncContextManager[Any]:

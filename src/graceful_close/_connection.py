@@ -39,6 +39,7 @@ from ._tls import LastRecords, Session, speaks_tls
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from ._options import Options
     from ._platform import View
@@ -76,16 +77,18 @@ class Connection:
 
     Args:
         options: The options of the close.
-        now: A reading of time.monotonic(), from which the deadlines count.
+        now: A reading of `clock`, from which the deadlines count.
         one_of_many: The driver has other connections, too; see `Teardown`.
         abort: Discard the connection.
         close_notify: The close_notify, if the socket itself does not send it.
         peer: The peer's address, for the result.
         flush, flush_timeout, stood: As for `Teardown`.
+        clock: The clock of the driver's waits.
 
     Attributes:
         borrowed: Another object owns the descriptor, and closes it when this close has ended at its
             first look. Otherwise `adopt` is called before the first wait.
+        clock: As above.
         held: A list with the object that has the descriptor; empty before `begin`.
         machine: The state machine.
         unflushed: Whether a makefile() object may hold unsent data; None before `begin`, which
@@ -107,6 +110,7 @@ class Connection:
         "_view",
         "abort",
         "borrowed",
+        "clock",
         "close_notify",
         "flush",
         "flush_timeout",
@@ -130,6 +134,7 @@ class Connection:
         flush: bool = False,
         stood: bool = False,
         flush_timeout: float | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.options = options
         self.borrowed = False
@@ -138,6 +143,7 @@ class Connection:
         self.abort = abort
         self.peer = peer
         self.close_notify = close_notify
+        self.clock = clock
         self.flush = flush
         self.flush_timeout = flush_timeout
         self.stood = stood
@@ -247,11 +253,11 @@ class Connection:
             count = self._drain.read(sock, None if limit is None else limit + 1)
         except OSError as error:
             if error_kind(error) not in NOT_NOW:
-                return self.machine.failed(error, monotonic())
+                return self.machine.failed(error, self.clock())
             if self._may_wait_without_machine():
                 self._looked_in_vain = True
                 return WAIT_READABLE
-            return self.machine.would_block(monotonic())
+            return self.machine.would_block(self.clock())
         if count == 0:
             state = self._state
             if state is not PEER_FIN:
@@ -259,14 +265,14 @@ class Connection:
                 try:
                     self._require_fin(state)
                 except OSError as error:
-                    return self.machine.failed(error, monotonic())
+                    return self.machine.failed(error, self.clock())
             if state in PEER_FIN_SEEN and count_unacked(sock, view) == 0:
                 return LET_GO
-        return self.machine.received(count, monotonic())
+        return self.machine.received(count, self.clock())
 
     def _may_wait_without_machine(self) -> bool:
         """Whether this is the first wait, and only the peer's FIN is missing."""
-        if self._looked_in_vain or monotonic() >= self.wake_at:
+        if self._looked_in_vain or self.clock() >= self.wake_at:
             return False
         # An idle time begins with a count, because acknowledgements restart it, too.
         waits_long = self.options.idle_timeout == math.inf
@@ -308,29 +314,29 @@ class Connection:
                         return step
                     reads += 1
                     step = machine.received(
-                        self._drain.read(sock, machine.allowance), monotonic()
+                        self._drain.read(sock, machine.allowance), self.clock()
                     )
                 elif step is LOOK:
-                    step = machine.looked(self._look(), monotonic())
+                    step = machine.looked(self._look(), self.clock())
                 elif step is COUNT:
-                    step = machine.counted(count_unacked(sock, view), monotonic())
+                    step = machine.counted(count_unacked(sock, view), self.clock())
                 elif step is SHUT_WR:
                     self._end_session()
                     shut_for_writing(sock)
-                    step = machine.shut(monotonic())
+                    step = machine.shut(self.clock())
                 elif step is READ_ERROR:
                     error = pending_error(sock)
                     if error is None:
-                        step = machine.no_error(monotonic())
+                        step = machine.no_error(self.clock())
                     else:
                         state = read_state(sock, view)
-                        step = machine.pending_error(error, state, monotonic())
+                        step = machine.pending_error(error, state, self.clock())
                 elif step is CLEAR_ERRORS:
                     clear_error_queue(sock)
-                    step = machine.cleared(monotonic())
+                    step = machine.cleared(self.clock())
                 elif step is SEND_CLOSE_NOTIFY:
                     sent, received = self._send_close_notify(sock)
-                    step = machine.notified(sent, monotonic(), received)
+                    step = machine.notified(sent, self.clock(), received)
                 else:
                     return step
             except OSError as error:
@@ -368,7 +374,7 @@ class Connection:
             error: The error of the wait, if it failed. Only EBADF concerns the connection.
             readable: As for `Teardown.woke`.
         """
-        now = monotonic()
+        now = self.clock()
         if error is None:
             if self._machine is None and now < self.wake_at:
                 return DRAIN
@@ -394,7 +400,7 @@ class Connection:
 
     def _report_failure(self, step: Step, error: OSError) -> Step:
         """Report the error of `step` to the state machine."""
-        now = monotonic()
+        now = self.clock()
         if step is DRAIN and error_kind(error) in NOT_NOW:
             return self.machine.would_block(now)
         if step is SHUT_WR:
@@ -420,7 +426,7 @@ class Connection:
         if machine is None:
             error = self._release(self.held[0], None)
             return closed_by_peer(
-                monotonic() - self._now,
+                self.clock() - self._now,
                 True if self._state is PEER_FIN else False if self._looked_in_vain else None,
                 error,
                 bool(self.unflushed),
@@ -435,7 +441,7 @@ class Connection:
                 machine.linger_seconds,
                 wake_readers=(machine.wake_readers or None) if self.wakes_readers else False,
             )
-        return machine.released(monotonic(), error)
+        return machine.released(self.clock(), error)
 
     def abandon(self, sock: socket.socket | None = None) -> None:
         """Close immediately, after an interrupt or a bug. During an abort or a flush, reset.

@@ -58,10 +58,16 @@ class CloseLoop:
     Args:
         ended: Called with each connection that has ended, and with its result or (after a bug) its
             exception. The socket is closed by then.
+        clock: The clock of its owner's waits, and of the connections.
     """
 
-    def __init__(self, ended: Callable[[Pending, CloseResult | Exception], object]) -> None:
+    def __init__(
+        self,
+        ended: Callable[[Pending, CloseResult | Exception], object],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._ended = ended
+        self._clock = clock
         self._selector = new_selector()
         self._waker = -1
         self._pending: dict[int, Pending] = {}  # by descriptor, oldest first
@@ -113,7 +119,7 @@ class CloseLoop:
 
     def hurry(self, pending: Pending, on_timeout: LingerPolicy) -> None:
         """End a connection now, as at its deadline."""
-        self._go_on(pending, pending.machine.time_is_up(monotonic(), on_timeout))
+        self._go_on(pending, pending.machine.time_is_up(self._clock(), on_timeout))
 
     def oldest(self) -> Pending:
         """Return the oldest of the remaining connections."""
@@ -130,7 +136,7 @@ class CloseLoop:
 
     def wait(self, until: float, most: int = MOST_EVENTS) -> Events:
         """The first half of a turn, which touches no socket."""
-        return self._selector.wait(max(0.0, min(until, self.wake_at) - monotonic()), most)
+        return self._selector.wait(max(0.0, min(until, self.wake_at) - self._clock()), most)
 
     def serve(self, events: Events, most: float = _ALARMS) -> None:
         """The second half, which never waits.
@@ -151,7 +157,7 @@ class CloseLoop:
                 self._go_on(woken, woken.waited(WAIT_READABLE, readable=readable))
             elif number == self._waker:
                 self._selector.arm(number, WAIT_READABLE, known=True)
-        now = monotonic()
+        now = self._clock()
         while self._alarms and self._alarms[0][0] <= now and most > 0:
             most -= 1
             when, number = heapq.heappop(self._alarms)

@@ -18,8 +18,8 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from ._anyio_stream import End, Taken, multiplexer
-from ._async import AsyncClosing, TaskClose
+from ._anyio_stream import End, Taken, multiplexer, new_close, now
+from ._async import AsyncClosing
 from ._async_reaper import AsyncReaper
 from ._blocking import abort_on
 from ._clock import monotonic
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from anyio.streams.tls import TLSStream
     from typing_extensions import Unpack
 
+    from ._async import TaskClose
     from ._async_reaper import Close, Start
     from ._options import CloseOptions, OnTimeout
 
@@ -100,9 +101,9 @@ async def graceful_close(
         `peer_notified` is True if the peer's close_notify had arrived when ours was sent.
         With TLS over TLS, each session sends its own close_notify, and `notified` covers all.
     """
-    since = monotonic()
+    since = now()
     checked = options_of("graceful_close", options)
-    return await _close(TaskClose(checked, since), End(stream))
+    return await _close(new_close(checked, since), End(stream))
 
 
 async def timed_linger_close(
@@ -125,10 +126,10 @@ async def timed_linger_close(
     Raises:
         TypeError, ValueError, RuntimeError, OSError: As `graceful_close`.
     """
-    since = monotonic()
+    since = now()
     require_seconds("seconds", seconds)
     checked = Options(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
-    return await _close(TaskClose(checked, since), End(stream))
+    return await _close(new_close(checked, since), End(stream))
 
 
 async def abortive_close(stream: Stream) -> CloseResult:
@@ -182,7 +183,7 @@ async def close_all(
             argument has the wrong type.
         ValueError, RuntimeError, OSError: As `graceful_close`.
     """
-    since = monotonic()
+    since = now()
     checked = options_of("close_all", options)
     ends: list[End] = []
     for index, stream in enumerate(streams):
@@ -223,7 +224,7 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
         checked = options_of("closing", options)
         end = End(stream)
         super().__init__(
-            stream, lambda: _close(TaskClose(checked, monotonic()), end), lambda: _abort(end)
+            stream, lambda: _close(new_close(checked, now()), end), lambda: _abort(end)
         )
 
 
@@ -256,6 +257,9 @@ class Reaper(AsyncReaper["Stream"]):
     def _prepare(self, stream: Stream) -> tuple[Close, Callable[[], object]]:
         end = End(stream)
         return partial(_close, end=end), end.peer
+
+    def _clock(self) -> Callable[[], float]:
+        return multiplexer().clock
 
     def _new_group(self) -> anyio.abc.TaskGroup:
         return anyio.create_task_group()
@@ -298,7 +302,7 @@ async def _close_many(options: Options, ends: list[End], since: float) -> list[C
     all_taken: dict[int, Taken] = {}
     try:
         for name, end in uppermost.items():
-            taken = end.take(TaskClose(options, since))
+            taken = end.take(new_close(options, since))
             if taken is not None:
                 all_taken[name] = taken
         await _finish_all(list(all_taken.values()))
@@ -380,8 +384,8 @@ async def _take(end: End, close: TaskClose) -> Taken | None:
 
 async def _abort(end: End) -> CloseResult:
     """`abortive_close` with validated arguments. Not cancelled by a scope."""
-    since = monotonic()
-    taken = await _take(end, TaskClose(Options(0), since, abort=True))
+    since = now()
+    taken = await _take(end, new_close(Options(0), since, abort=True))
     if taken is None:
         result = _closed_before(since)
     else:
@@ -397,4 +401,4 @@ async def _abort(end: End) -> CloseResult:
 
 
 def _closed_before(since: float) -> CloseResult:
-    return already_closed(monotonic() - since)
+    return already_closed(now() - since)

@@ -305,6 +305,9 @@ class Reaper(AsyncReaper["Stream"]):
         end = _require_end(stream)
         return partial(_close, end=end), partial(_peer_of, end)
 
+    def _clock(self) -> Callable[[], float]:
+        return monotonic
+
     def _new_group(self) -> asyncio.TaskGroup:
         return asyncio.TaskGroup()
 

@@ -77,7 +77,8 @@ async def graceful_close(
         result = await graceful_close(stream, timeout=5)
 
     Call it instead of `aclose()`. It sends close_notify if the stream uses TLS, sends our FIN,
-    reads and discards input until the peer's FIN, then closes. One deadline limits all of this.
+    reads and discards input until the peer's FIN, then closes. One deadline, on the clock of the run
+    (`trio.current_time()`), limits all of this.
 
     When this returns or raises, the stream is closed and the descriptor released: a task that uses
     the stream then, or waits on it when this is called, gets `trio.ClosedResourceError`.
@@ -104,9 +105,9 @@ async def graceful_close(
         `peer_notified` is True if the peer's close_notify had arrived when ours was sent, else None.
         With TLS over TLS, each session sends its own close_notify, and `notified` covers all.
     """
-    since = monotonic()
+    since = trio.current_time()
     checked = options_of("graceful_close", options)
-    return await _close(TaskClose(checked, since), _End(stream))
+    return await _close(_new_close(checked, since), _End(stream))
 
 
 async def timed_linger_close(
@@ -129,10 +130,10 @@ async def timed_linger_close(
     Raises:
         TypeError, ValueError: As `graceful_close`.
     """
-    since = monotonic()
+    since = trio.current_time()
     require_seconds("seconds", seconds)
     checked = Options(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
-    return await _close(TaskClose(checked, since), _End(stream))
+    return await _close(_new_close(checked, since), _End(stream))
 
 
 async def abortive_close(stream: Stream) -> CloseResult:
@@ -185,7 +186,7 @@ async def close_all(
             argument has the wrong type.
         ValueError: As `graceful_close`.
     """
-    since = monotonic()
+    since = trio.current_time()
     checked = options_of("close_all", options)
     ends: list[_End] = []
     for index, stream in enumerate(streams):
@@ -226,7 +227,9 @@ class closing(AsyncClosing[S]):  # noqa: N801 (named for contextlib.closing)
         checked = options_of("closing", options)
         end = _End(stream)
         super().__init__(
-            stream, lambda: _close(TaskClose(checked, monotonic()), end), lambda: _abort(end)
+            stream,
+            lambda: _close(_new_close(checked, trio.current_time()), end),
+            lambda: _abort(end),
         )
 
 
@@ -259,6 +262,9 @@ class Reaper(AsyncReaper["Stream"]):
     def _prepare(self, stream: Stream) -> tuple[Close, Callable[[], object]]:
         end = _End(stream)
         return partial(_close, end=end), end.peer
+
+    def _clock(self) -> Callable[[], float]:
+        return trio.current_time
 
     def _new_group(self) -> AbstractAsyncContextManager[trio.Nursery]:
         return trio.open_nursery()
@@ -344,8 +350,12 @@ def _is_session(stream: object) -> TypeIs[trio.SSLStream[Any]]:
     return isinstance(stream, trio.SSLStream)
 
 
+def _new_close(options: Options, since: float) -> TaskClose:
+    return TaskClose(options, since, clock=trio.current_time)
+
+
 def _closed_before(since: float) -> CloseResult:
-    return already_closed(monotonic() - since)
+    return already_closed(trio.current_time() - since)
 
 
 # --- closing ---------------------------------------------------------------------------------
@@ -379,7 +389,7 @@ async def _close_many(options: Options, ends: list[_End], since: float) -> list[
     for end in uppermost.values():
         sock = end.take()
         if sock is not None:
-            taken.append((end, TaskClose(options, since), sock))
+            taken.append((end, _new_close(options, since), sock))
     await _begin(taken)
     results = await multiplexer().close_each([(close, sock) for _, close, sock in taken])
     of = {id(end.raw): result for (end, _, _), result in zip(taken, results, strict=True)}
@@ -406,7 +416,7 @@ async def _begin(taken: list[_Taken]) -> None:
 @trio.lowlevel.enable_ki_protection
 async def _abort(end: _End) -> CloseResult:
     """`abortive_close` with validated arguments. Not cancelled."""
-    since = monotonic()
+    since = trio.current_time()
     sock = end.take()
     result = _closed_before(since) if sock is None else abort_on(sock)
     await end.shut()
