@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 from collections.abc import Callable, Coroutine
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from event_loops import LOOPS
-from graceful_close import CloseOutcome
+from graceful_close import CloseOutcome, _platform
 from graceful_close._asyncio_transport import open_socket_of
 from graceful_close.asyncio import graceful_close
 from streams import PATIENCE, connect, read_all
@@ -161,3 +162,33 @@ def test_the_owner_of_the_protocol_hears_of_the_end_once(name: str) -> None:
 
     run(name, test)
     assert told == [None]
+
+
+@every_loop
+def test_an_interrupt_leaves_no_second_owner_of_the_descriptor(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second owner would close the descriptor later, which another connection may have by then."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    async def test() -> None:
+        with connect("tcp4") as (ours, _):
+            transport = await transport_of(ours)
+            number = transport.get_extra_info("socket").fileno()
+            with monkeypatch.context() as patched:
+                patched.setattr(_platform, "keep_mode", interrupt)
+                with pytest.raises(KeyboardInterrupt) as raised:
+                    await graceful_close(transport)
+            assert transport.is_closing()
+            other = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(other, number)
+            raised.value.__traceback__ = None
+            del raised
+            gc.collect()
+            os.fstat(number)  # raises if it was closed
+            for owned in {other, number}:
+                os.close(owned)
+
+    run(name, test)

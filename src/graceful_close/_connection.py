@@ -416,8 +416,10 @@ class Connection:
 
     def adopt(self, dup: socket.socket) -> None:
         """Continue on a dup of the descriptor that was borrowed."""
-        borrowed, self.held[0], self.borrowed = self.held[0], dup, False
-        borrowed.detach()
+        self.held[
+            0
+        ].detach()  # first, because an object that is lost would close the descriptor
+        self.held[0], self.borrowed = dup, False
 
     def let_go(self) -> CloseResult:
         """Release the descriptor as the machine decided; the step LET_GO."""
