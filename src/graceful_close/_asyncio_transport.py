@@ -145,8 +145,8 @@ async def take_over(
         return None
     try:
         return TransportTakeover(transport, dup_of(sock))
-    except OSError:
-        if not or_reset:
+    except BaseException as error:  # a KeyboardInterrupt, too
+        if isinstance(error, OSError) and not or_reset:
             raise
         reset(transport)
         await some_turns(until=lambda: open_socket_of(transport) is None)

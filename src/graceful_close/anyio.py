@@ -377,7 +377,7 @@ async def _finish_alone(taken: Taken) -> CloseResult:
 async def _take(end: End, close: TaskClose) -> Taken | None:
     try:
         return end.take(close)
-    except OSError:
+    except BaseException:  # EMFILE, or a KeyboardInterrupt
         await end.reset()
         raise
 
