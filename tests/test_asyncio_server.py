@@ -32,10 +32,12 @@ REPLY = b"reply" * 13_107
 MEGABYTES = b"reply" * 1_700_000
 
 
-def _new_loop(of: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
+def _new_loop(
+    of: Callable[[], asyncio.AbstractEventLoop], **more: Any
+) -> asyncio.AbstractEventLoop:
     plain = of()
     plain.close()
-    return graceful_loop(type(plain), timeout=PATIENCE)()
+    return graceful_loop(type(plain), **{"timeout": PATIENCE, **more})()
 
 
 GRACEFUL = {name: partial(_new_loop, factory) for name, factory in LOOPS.items()}
@@ -123,6 +125,14 @@ async def served(
             await server.wait_closed()
 
 
+def await_reapers() -> None:
+    """Wait for the Reapers of `graceful_factory`. An unreferenced Reaper finishes its closes."""
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(PATIENCE)
+
+
 # --- the purpose --------------------------------------------------------------------------
 
 
@@ -140,7 +150,7 @@ def test_a_server_whose_wait_is_cancelled_ends_its_closes(loop: str) -> None:
             await in_thread(client.sendall, b"more")  # which is answered with RST
             await in_thread(await_reset, client)
 
-    run_in(GRACEFUL[loop], test())
+    run_in(partial(GRACEFUL[loop], timeout=1000, idle_timeout=None), test())
 
 
 @of_each_kind
@@ -161,23 +171,24 @@ def test_a_protocol_that_only_calls_close_loses_no_early_reply(loop: str, kind: 
     run_in(GRACEFUL[loop], test())
 
 
+@pytest.mark.parametrize("nested", [False, True], ids=["", "in a graceful loop"])
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @in_each_loop
-def test_servers_of_a_patched_loop_lose_no_early_reply(loop: str, kind: str) -> None:
+def test_a_server_with_a_graceful_factory_loses_no_early_reply(
+    loop: str, kind: str, nested: bool
+) -> None:
     async def test() -> None:
         async with served(kind, graceful_factory) as (_, made, connect):
             client = asyncio.create_task(in_thread(lambda: upload_then_read(connect())))
             protocol = await made.get()
+            assert repr(protocol.transport).count("graceful") == 1
             await protocol.received.wait()
             protocol.transport.write(REPLY)
             protocol.transport.close()
             assert await client == REPLY
 
-    run_in(LOOPS[loop], test())
-    gc.collect()
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread():
-            thread.join(PATIENCE)  # an unreferenced Reaper finishes its closes
+    run_in((GRACEFUL if nested else LOOPS)[loop], test())
+    await_reapers()
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -312,8 +323,8 @@ def test_reading_can_be_paused_and_resumed(loop: str) -> None:
             assert not transport.is_reading()
             transport.resume_reading()
             assert transport.is_reading()
-            transport.set_write_buffer_limits(high=4096, low=1024)
-            assert transport.get_write_buffer_limits() == (1024, 4096)
+            transport.set_write_buffer_limits(high=5000, low=1000)
+            assert transport.get_write_buffer_limits() == (1000, 5000)
             assert transport.get_extra_info("peername")[:2] == peer.getsockname()
             assert transport.get_extra_info("nothing", "default") == "default"
             assert transport.can_write_eof()
@@ -327,6 +338,24 @@ def test_reading_can_be_paused_and_resumed(loop: str) -> None:
             await protocol.lost.wait()
 
     run_in(GRACEFUL[loop], test())
+
+
+@in_each_loop
+def test_a_transport_can_be_closed_while_the_loop_does_not_run(loop: str) -> None:
+    async def begin() -> tuple[Protocol, socket.socket]:
+        made: asyncio.Queue[Protocol] = asyncio.Queue()
+        running = asyncio.get_running_loop()
+        server = await running.create_server(lambda: Protocol(made), "127.0.0.1", 0)
+        peer = socket.create_connection(server.sockets[0].getsockname(), PATIENCE)
+        protocol = await made.get()
+        server.close()
+        return protocol, peer
+
+    with asyncio.Runner(loop_factory=GRACEFUL[loop]) as runner:
+        protocol, peer = runner.run(begin())
+        protocol.transport.close()
+        runner.run(protocol.lost.wait())
+        assert read_then_close(peer) == b""
 
 
 @pytest.mark.parametrize("when", ["before close()", "after close()"])
@@ -478,12 +507,20 @@ def test_a_client_of_such_a_loop_uses_start_tls_and_sendfile_as_usual(tmp_path: 
     run_in(GRACEFUL["asyncio"], test())
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "its own"])
 @of_each_kind
-def test_a_file_is_sent_by_sendfile(kind: str, tmp_path: Path) -> None:
+def test_a_file_is_sent_by_sendfile(kind: str, loop: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(REPLY)
+    own = loop == "its own"
+    if own and kind in TLS:
+        pytest.skip("asyncio's own loop rejects the transport")
 
     async def test() -> None:
-        async with served(kind) as (_, made, connect):
+        async with served(kind, graceful_factory if own else lambda made: made) as (
+            _,
+            made,
+            connect,
+        ):
             peer = await in_thread(connect)
             protocol = await made.get()
             reading = asyncio.create_task(in_thread(read_all, peer))
@@ -492,7 +529,8 @@ def test_a_file_is_sent_by_sendfile(kind: str, tmp_path: Path) -> None:
             protocol.transport.close()
             assert await reading == REPLY
 
-    run_in(GRACEFUL["asyncio"], test())
+    run_in(LOOPS["asyncio"] if own else GRACEFUL["asyncio"], test())
+    await_reapers()
 
 
 @in_each_loop
