@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import socketserver
 import ssl
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr, suppress
@@ -20,7 +22,7 @@ from graceful_close.socketserver import GracefulMixIn
 from graceful_close.werkzeug import GracefulRequestHandler
 from pythons import PYPY
 from signals import each_moment
-from streams import PATIENCE, ends_in_reset, meanwhile, read_all
+from streams import PATIENCE, ends_in_reset, meanwhile, read_all, reset
 
 HERE = ("127.0.0.1", 0)
 REPLY = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
@@ -63,6 +65,22 @@ def test_clients_in_the_backlog_read_the_reply_and_the_end(
         assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 10
         assert listener.gettimeout() == timeout, "the mode of the listener is unchanged"
         assert listener.refuse_backlog(REPLY) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system does not return it")
+def test_a_client_in_the_backlog_that_has_reset_is_reported_without_a_signal() -> None:
+    """A reset after the client's FIN gives EPIPE, at which the kernel sends SIGPIPE."""
+    action = signal.signal(signal.SIGPIPE, lambda *_: pytest.fail("SIGPIPE"))
+    try:
+        with GracefulListener(HERE) as listener, waiting(listener, 2) as clients:
+            clients[0].shutdown(socket.SHUT_WR)
+            for client in clients:
+                reset(client)
+            results = listener.refuse_backlog(REPLY)
+    finally:
+        signal.signal(signal.SIGPIPE, action)
+    assert [result.outcome for result in results] == [CloseOutcome.PEER_RESET] * 2
+    assert [type(result.error) for result in results] == [BrokenPipeError, ConnectionResetError]
 
 
 def test_a_plain_close_of_a_listener_resets_clients_in_the_backlog() -> None:

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from ._async import TaskClose
 from ._clock import monotonic
-from ._options import Options, ReaperSettings, require_known
+from ._options import REAPER_OPTIONS, ReaperSettings, require_known
 from ._result import CloseOutcome
 
 TYPE_CHECKING = False
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 
-_KNOWN = {*Options.__slots__, *ReaperSettings.__slots__} - {"options"}
-
 
 class AsyncReaper(Generic[S]):
     """The base class of each event loop's `Reaper`: a group of tasks, one for each close.
@@ -43,7 +41,7 @@ class AsyncReaper(Generic[S]):
     _group: AbstractAsyncContextManager[Any]
 
     def __init__(self, **options: Unpack[ReaperOptions]) -> None:
-        require_known("Reaper", options, _KNOWN)
+        require_known("Reaper", options, REAPER_OPTIONS)
         self._settings = ReaperSettings(**options)
         self._start: Start | None = None
         # Oldest first. The streams are kept, because asyncio's closes itself when it is collected.

@@ -9,8 +9,10 @@ import socket
 import sys
 
 from ._close_all import close_all_on
-from ._options import Options, require_known
+from ._options import REAPER_OPTIONS, Options, require_known
 from ._reaper import Reaper, after_failed_accept, hand_over
+from ._record import replace
+from ._result import CloseOutcome
 from ._sockets import plain_dup, require_stream
 from ._tls import send_close_notify, speaks_tls
 
@@ -218,6 +220,7 @@ class GracefulListener(socket.socket):
         """
         options = Options(timeout)
         waiting: list[socket.socket] = []
+        resets: dict[int, ConnectionError] = {}
         before = self.gettimeout()
         try:
             super().settimeout(0)
@@ -232,11 +235,18 @@ class GracefulListener(socket.socket):
                 sock.settimeout(0)
                 try:
                     sock.send(reply, getattr(socket, "MSG_NOSIGNAL", 0))
+                except ConnectionError as error:
+                    resets[len(waiting) - 1] = error.with_traceback(None)
                 except OSError:
-                    pass  # reset, or no room: the close reports that
+                    pass  # no room: the close reports that
         finally:
             super().settimeout(before)
             results = close_all_on(options, waiting)
+        for index, reset in resets.items():
+            # The kernel reports a reset once, and the send got it.
+            results[index] = replace(
+                results[index], outcome=CloseOutcome.PEER_RESET, error=reset
+            )
         return results
 
     def dup(self) -> Self:
@@ -416,7 +426,7 @@ def _protocol_of(sock: socket.socket) -> int:
 
 def _one_reaper(reaper: Reaper | None, options: ReaperOptions) -> Reaper:
     if reaper is None:
-        require_known("GracefulListener", options, Reaper.__init__.__kwdefaults__ or ())
+        require_known("GracefulListener", options, REAPER_OPTIONS)
         return Reaper(**options)
     if not isinstance(reaper, Reaper):
         raise TypeError(f"reaper must be a Reaper, not {reaper!r}")

@@ -107,6 +107,10 @@ class ReaperSettings:
         self.max_sockets: Final = require_count("max_sockets", max_sockets, "sockets", least=1)
 
 
+# The names of the keyword options.
+REAPER_OPTIONS = {*Options.__slots__, *ReaperSettings.__slots__} - {"options"}
+
+
 def options_of(call: str, given: CloseOptions) -> Options:
     """Validate the keyword options of a function.
 
