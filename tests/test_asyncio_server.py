@@ -33,11 +33,11 @@ MEGABYTES = b"reply" * 1_700_000
 
 
 def _new_loop(
-    of: Callable[[], asyncio.AbstractEventLoop], **more: Any
+    of: Callable[[], asyncio.AbstractEventLoop], timeout: float = PATIENCE, **more: Any
 ) -> asyncio.AbstractEventLoop:
     plain = of()
     plain.close()
-    return graceful_loop(type(plain), **{"timeout": PATIENCE, **more})()
+    return graceful_loop(type(plain), timeout=timeout, **more)()
 
 
 GRACEFUL = {name: partial(_new_loop, factory) for name, factory in LOOPS.items()}
@@ -490,8 +490,8 @@ def test_a_client_of_such_a_loop_uses_start_tls_and_sendfile_as_usual(tmp_path: 
     async def test() -> None:
         context = client_context(ssl.TLSVersion.TLSv1_3)
         async with served("tls1.3") as (server, made, _):
-            address = server.sockets[0].getsockname()  # type: ignore[attr-defined]
-            reader, writer = await asyncio.open_connection(*address)
+            sockets: Any = server.sockets  # type: ignore[attr-defined]
+            reader, writer = await asyncio.open_connection(*sockets[0].getsockname())
             await writer.start_tls(context, server_hostname=NAME)
             protocol = await made.get()
             with (tmp_path / "file").open("rb") as file:
