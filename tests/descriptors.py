@@ -24,9 +24,9 @@ def limited_to(count: int) -> Generator[None, None, None]:
 
 
 @contextmanager
-def none_left() -> Generator[None, None, None]:
-    """Make every request for a new descriptor fail in the block (EMFILE)."""
+def none_left(but: int = 0) -> Generator[None, None, None]:
+    """Make every request for a new descriptor fail in the block (EMFILE), `but` so many."""
     lowest_free = os.dup(0)
     os.close(lowest_free)
-    with limited_to(lowest_free):
+    with limited_to(lowest_free + but):
         yield

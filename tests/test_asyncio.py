@@ -13,7 +13,7 @@ import ssl
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
 from typing import Any, NamedTuple, cast
 
@@ -24,6 +24,7 @@ from certificates import NAME, client_context, server_context
 from every_loop import (
     ASYNCIO,
     EVERY,
+    UPLOAD,
     StandIn,
     ends_in_raw_reset,
     leave_no_room,
@@ -183,6 +184,8 @@ async def test_a_reply_larger_than_every_buffer_is_flushed_while_the_peer_upload
         assert await client == MEGABYTES
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert result.notified is (True if kind in TLS else None)
+        if kind not in TLS:  # the reader has the rest of the upload
+            assert UPLOAD - 1_000_000 < result.drained < UPLOAD
 
 
 @over_tls
@@ -469,6 +472,7 @@ async def test_a_closed_transport_is_not_touched(
         result = await close(writer)
         assert result.outcome is CloseOutcome.ALREADY_CLOSED
         assert not result.clean
+        assert 0 <= result.elapsed < PATIENCE
 
 
 @in_a_loop
@@ -499,7 +503,7 @@ async def test_what_cannot_be_flushed_in_time_ends_in_a_reset(kind: str, policy:
         assert await in_thread(ends_in_raw_reset, peer)
         if kind == "tcp":
             assert result.unacked is not None
-            assert result.unacked > len(MEGABYTES) // 2
+            assert len(MEGABYTES) // 2 < result.unacked <= len(MEGABYTES)
         else:
             assert result.unacked is None
             assert result.notified is False
@@ -565,7 +569,7 @@ async def test_a_reset_while_flushing_is_a_result(kind: str) -> None:
         assert result.outcome is CloseOutcome.PEER_RESET
         assert isinstance(result.error, OSError)
         # What the transport held is not acknowledged either.
-        assert result.unacked is None or result.unacked > len(MEGABYTES) // 2
+        assert (result.unacked or 0) > len(MEGABYTES) // 2 or kind in TLS
         assert result.notified is (False if kind in TLS else None)
         assert is_closed(writer)
         del reader
@@ -583,6 +587,15 @@ async def test_more_than_the_limit_is_a_result(kind: str) -> None:
         closed = asyncio.create_task(graceful_close(writer, timeout=PATIENCE, drain_limit=1000))
         await in_thread(read_all, peer)
         await in_thread(send_for_ever, peer)
+        assert (await closed).outcome is CloseOutcome.DRAIN_LIMIT
+
+
+@in_a_loop
+async def test_the_limit_counts_what_arrives_during_the_flush() -> None:
+    async with pair("tcp", peer_buffer=4096) as (_, writer, peer):
+        writer.write(MEGABYTES)
+        closed = asyncio.create_task(graceful_close(writer, timeout=PATIENCE, drain_limit=1000))
+        await in_thread(peer.sendall, bytes(100_000))
         assert (await closed).outcome is CloseOutcome.DRAIN_LIMIT
 
 
@@ -611,11 +624,11 @@ async def test_timed_linger_close_reports_what_was_not_delivered(kind: str) -> N
         leave_no_room(writer.get_extra_info("socket"))
         async with heartbeat() as worst:
             linger_long(writer)
-            result = await timed_linger_close(writer, 0.2)
+            result = await timed_linger_close(writer, 0.2, on_timeout=LingerPolicy.ABORT)
         assert result.outcome is CloseOutcome.TIMED_OUT
         assert result.unacked != 0
         assert worst[0] < BLOCKED
-        peer.close()
+        assert await in_thread(ends_in_raw_reset, peer)
 
 
 # --- aborting --------------------------------------------------------------------------------
@@ -633,6 +646,7 @@ async def test_an_abort_sends_a_reset_and_drops_what_the_transport_holds(kind: s
         assert result.outcome is CloseOutcome.ABORTED
         assert result.clean
         assert result.notified is None
+        assert 0 < result.elapsed < PATIENCE
         assert await in_thread(ends_in_raw_reset, peer)
         assert worst[0] < BLOCKED
         if kind == "tcp":
@@ -671,7 +685,7 @@ async def test_a_cancellation_closes_immediately_and_propagates(
     kind: str, size: int, turns: int
 ) -> None:
     """It may arrive in any turn of the event loop."""
-    async with pair(kind, peer_buffer=4096) as (_, writer, _peer):
+    async with pair(kind, peer_buffer=4096) as (_, writer, peer):
         linger_long(writer)
         writer.write(bytes(size))
         async with heartbeat() as worst:
@@ -687,6 +701,8 @@ async def test_a_cancellation_closes_immediately_and_propagates(
             await abortive_close(writer)
         assert is_closed(writer)
         assert worst[0] < BLOCKED
+        if size > 100:
+            assert await in_thread(ends_in_raw_reset, peer), "a part does not end in order"
 
 
 # --- many ------------------------------------------------------------------------------------
@@ -867,6 +883,19 @@ async def test_without_a_descriptor_a_transport_that_holds_nothing_closes_withou
         assert is_closed(writer)
         assert await in_thread(read_all, peer) == REPLY
         assert worst[0] < BLOCKED
+
+
+@in_a_loop
+async def test_more_streams_than_free_descriptors_close_in_turns() -> None:
+    async with AsyncExitStack() as stack:
+        ends = [await stack.enter_async_context(pair("tcp")) for _ in range(5)]
+        clients = [asyncio.create_task(in_thread(read_and_close, end.peer)) for end in ends]
+        for end in ends:
+            end.writer.write(REPLY)
+        with descriptors.none_left(but=2):
+            results = await close_all([end.writer for end in ends], timeout=PATIENCE)
+        assert [await client for client in clients] == [REPLY] * 5
+    assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 5
 
 
 # --- loops that cannot wait on descriptors ---------------------------------------------------

@@ -129,6 +129,7 @@ async def test_what_another_task_aborts_meanwhile_is_reset_and_not_clean(kind: s
         writer.transport.abort()
         result = await ending
         assert not result.clean
+        assert "] the transport was aborted, or sends a file" in str(result.error)
         assert result.elapsed < 3
         count, error = await in_thread(how_it_ends, peer)
         assert count < HELD
