@@ -178,6 +178,7 @@ def test_a_second_close_has_no_effect(listener: GracefulListener) -> None:
             accepted.close()
             accepted.__exit__()
             assert newcomer.getsockname()
+    assert outcomes(listener.reaper) == {CloseOutcome.PEER_CLOSED: 1}
 
 
 def test_so_linger_set_to_abort_resets(listener: GracefulListener) -> None:

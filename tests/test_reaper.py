@@ -1042,6 +1042,22 @@ def test_without_threads_submit_of_a_non_blocking_socket_does_not_wait(
     assert read_and_close(tcp.peer) == b"reply"
 
 
+@pytest.mark.parametrize("error", [RuntimeError, Stop])
+def test_without_threads_an_exception_of_on_close_is_reported_and_a_signals_propagates(
+    error: type[BaseException],
+    tcp: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    reported: list[BaseException | None],
+) -> None:
+    def fail(_: CloseResult) -> None:
+        raise error
+
+    with Reaper(timeout=0, on_close=fail) as reaper, no_threads(monkeypatch):
+        with pytest.raises(Stop) if error is Stop else nullcontext():
+            reaper.submit(tcp.ours)
+    assert [type(one) for one in reported] == [RuntimeError] * (error is RuntimeError)
+
+
 def test_without_threads_a_signal_closes_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
     with no_threads(monkeypatch):
         for moment in moments():
@@ -1400,7 +1416,7 @@ def test_a_callback_that_blocks_does_not_keep_the_other_connections_open() -> No
 
 def test_an_interrupt_of_the_block_closes_all_sockets_immediately(tcp: Connection) -> None:
     futures: list[Future[CloseResult]] = []
-    with suppress(Stop), Reaper(timeout=PATIENCE) as reaper:
+    with suppress(Stop), Reaper(timeout=1000, idle_timeout=None) as reaper:
         futures.append(reaper.submit(tcp.ours))
         raise Stop
     assert futures[0].result(0).outcome is CloseOutcome.TIMED_OUT
