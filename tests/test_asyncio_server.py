@@ -490,8 +490,8 @@ def test_a_client_of_such_a_loop_uses_start_tls_and_sendfile_as_usual(tmp_path: 
     async def test() -> None:
         context = client_context(ssl.TLSVersion.TLSv1_3)
         async with served("tls1.3") as (server, made, _):
-            sockets: Any = server.sockets  # type: ignore[attr-defined]
-            reader, writer = await asyncio.open_connection(*sockets[0].getsockname())
+            address: Any = cast(Any, server).sockets[0].getsockname()
+            reader, writer = await asyncio.open_connection(*address)
             await writer.start_tls(context, server_hostname=NAME)
             protocol = await made.get()
             with (tmp_path / "file").open("rb") as file:
