@@ -624,6 +624,8 @@ async def test_timed_linger_close_reports_what_was_not_delivered(kind: str) -> N
         leave_no_room(writer.get_extra_info("socket"))
         async with heartbeat() as worst:
             linger_long(writer)
+            with pytest.raises(ValueError, match="^seconds must"):
+                await timed_linger_close(writer, -1)
             result = await timed_linger_close(writer, 0.2, on_timeout=LingerPolicy.ABORT)
         assert result.outcome is CloseOutcome.TIMED_OUT
         assert result.unacked != 0
@@ -759,14 +761,23 @@ async def test_all_kinds_close_together_in_order() -> None:
 
 @in_a_loop
 async def test_a_stream_that_cannot_flush_does_not_delay_the_others() -> None:
-    async with pair("tcp", peer_buffer=4096) as stuck, pair("tcp") as free:
-        stuck.writer.write(MEGABYTES)
-        free.writer.write(b"goodbye")
-        client = asyncio.create_task(asyncio.to_thread(read_and_close, free.peer))
-        closed = asyncio.create_task(close_all([stuck.writer, free.writer], timeout=1))
-        assert await client == b"goodbye"
-        assert not closed.done()
-        first, second = await closed
+    async with (
+        pair("tcp", peer_buffer=4096) as stuck,
+        pair("tcp") as gone,
+        pair("tcp") as free,
+    ):
+        with connect("tcp4") as (silent, _):
+            gone.writer.transport.abort()
+            while not is_closed(gone.writer):
+                await asyncio.sleep(0)
+            stuck.writer.write(MEGABYTES)
+            free.writer.write(b"goodbye")
+            client = asyncio.create_task(asyncio.to_thread(read_and_close, free.peer))
+            streams: list[Any] = [silent, gone.writer, stuck.writer, free.writer]
+            closed = asyncio.create_task(close_all(streams, timeout=1))
+            assert await client == b"goodbye"
+            assert not closed.done()
+            _, _, first, second = await closed
         assert first.outcome is CloseOutcome.TIMED_OUT
         assert second.outcome is CloseOutcome.PEER_CLOSED
         assert second.elapsed < first.elapsed
@@ -781,6 +792,7 @@ async def test_a_cancellation_closes_all_streams(turns: int) -> None:
         pair("tls1.3") as tls,
     ):
         with connect("tcp4") as (sock, _peer):
+            silent.writer.write(b"reply")
             stuck.writer.write(MEGABYTES)
             linger_long(stuck.writer)
             async with heartbeat() as worst:
@@ -795,6 +807,7 @@ async def test_a_cancellation_closes_all_streams(turns: int) -> None:
                 assert is_closed(end.writer)
             assert sock.fileno() == -1
             assert worst[0] < BLOCKED
+            assert await in_thread(read_all, silent.peer) == b"reply"
 
 
 @in_a_loop
@@ -918,10 +931,10 @@ def test_without_add_reader_a_thread_does_the_waiting() -> None:
                 for end in (one, two, three)
             ]
             for end in (one, two, three):
-                end.writer.write(REPLY)
+                end.writer.write(MEGABYTES)
             result = await graceful_close(one.writer)
             results = await close_all([two.writer, three.writer])
-            assert [await client for client in clients] == [REPLY] * 3
+            assert [await client for client in clients] == [MEGABYTES] * 3
             for each in (result, *results):
                 assert each.outcome is CloseOutcome.PEER_CLOSED
 
