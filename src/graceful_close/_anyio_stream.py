@@ -20,7 +20,6 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 
 from ._acks import count_acked, count_unacked
 from ._async import LOOK_EVERY, Multiplexer, TaskClose
-from ._clock import monotonic
 from ._close_all import close_at_once
 from ._connection import NOT_NOW, READS_IN_A_ROW
 from ._drain import Drain, drain_of

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from ._async import TaskClose
-from ._clock import monotonic
 from ._options import REAPER_OPTIONS, ReaperSettings, require_known
 from ._result import CloseOutcome
 

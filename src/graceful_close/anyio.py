@@ -22,7 +22,6 @@ from ._anyio_stream import End, Taken, multiplexer, new_close, now
 from ._async import AsyncClosing
 from ._async_reaper import AsyncReaper
 from ._blocking import abort_on
-from ._clock import monotonic
 from ._linger import LingerPolicy
 from ._options import Options, options_of, require_seconds
 from ._record import replace

@@ -17,7 +17,6 @@ import trio
 from ._async import AsyncClosing, TaskClose
 from ._async_reaper import AsyncReaper
 from ._blocking import abort_on
-from ._clock import monotonic
 from ._close_all import close_at_once
 from ._linger import LingerPolicy
 from ._options import Options, options_of, require_seconds
