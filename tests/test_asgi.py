@@ -200,18 +200,23 @@ def test_a_file_sent_by_its_descriptor_is_followed_by_the_end(run: Run) -> None:
     assert exchange.seen == [START, {**file, "more_body": True}, RECEIVED, END]
 
 
-def test_the_extension_to_send_a_file_by_path_is_hidden() -> None:
-    offered: dict[str, Any] = {"http.response.pathsend": {}, "http.response.trailers": {}}
-    shown: list[Any] = []
+def test_a_file_sent_by_its_path_is_sent_after_the_drain(run: Run) -> None:
+    file = {"type": "http.response.pathsend", "path": "/file"}
+    exchange = Exchange(CHUNK, LAST)
+    run(exchange.serve(replies(START, file), scope()))
+    assert exchange.seen == [START, RECEIVED, RECEIVED, file]
+
+
+def test_the_application_gets_the_servers_own_scope() -> None:
+    """An outer middleware reads there what a framework notes there: the route, its parameters."""
+    of = scope(extensions={"http.response.pathsend": {}})
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        shown.append(scope["extensions"])
+        scope["route"] = "/items/{n}"
         await replies(START, BODY)(scope, receive, send)
 
-    of = scope(extensions=offered)
     asyncio.run(Exchange(LAST).serve(app, of))
-    assert shown == [{"http.response.trailers": {}}]
-    assert of["extensions"] is offered, "the server's own dict is not changed"
+    assert of["route"] == "/items/{n}"
 
 
 def test_trailers_are_sent_after_the_drain(run: Run) -> None:

@@ -33,6 +33,9 @@ __all__ = ["DrainMiddleware"]
 # The types of the messages that end a reply.
 _BODIES = ("http.response.body", "http.response.zerocopysend")
 
+# This message is the whole body of a reply and its end: nothing can be read in between.
+_PATHSEND = "http.response.pathsend"
+
 
 class DrainMiddleware:
     """Reads the unread rest of a request before the server closes the connection.
@@ -42,7 +45,7 @@ class DrainMiddleware:
     The whole reply is sent first. Only the end of the reply is sent after the drain, because a server
     delivers no more of a request after the end of the reply. (A reply in one piece gets a
     Content-Length if it has none. A client that reads a longer reply without a Content-Length waits
-    for the end of the drain.)
+    for the end of the drain.) A file that the server sends by its path (granian) is sent after the drain.
 
     Requests without a body, requests that were read, websockets and lifespans pass through. HTTP/2 and
     HTTP/3 pass through, too, because the end of a stream does not end the connection. If the
@@ -91,7 +94,7 @@ class DrainMiddleware:
             return
         exchange = _Exchange(self._options, self._before_reply, scope, receive, send)
         try:
-            await self._app(_without_pathsend(scope), exchange.receive, exchange.send)
+            await self._app(scope, exchange.receive, exchange.send)
         except Exception:
             await exchange.drain_unless_replied()
             raise
@@ -137,6 +140,8 @@ class _Exchange:
                 self._start = message
                 return
             self._replied = True
+        if kind == _PATHSEND and (self._asked or not self._expects):
+            await self._drain()
         is_end = kind in _BODIES and not message.get("more_body", False)
         if self._start is not None:
             start, self._start, self._replied = self._start, None, True
@@ -188,15 +193,6 @@ def _has_body(scope: Scope) -> bool:
     return scope["http_version"] in ("1.0", "1.1") and announces_body(
         _header(scope, b"content-length"), _header(scope, b"transfer-encoding")
     )
-
-
-def _without_pathsend(scope: Scope) -> Scope:
-    """Remove pathsend: one message would begin and end a reply, without a drain between."""
-    extensions = scope.get("extensions")
-    if not extensions or "http.response.pathsend" not in extensions:
-        return scope
-    rest = {name: what for name, what in extensions.items() if name != "http.response.pathsend"}
-    return {**scope, "extensions": rest}
 
 
 def _may_have_length(start: Message) -> bool:
