@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import threading
 
+import waitress  # type: ignore[import-untyped]
 from waitress.server import create_server  # type: ignore[import-untyped]
 
 from ._listener import GracefulListener
@@ -23,6 +24,7 @@ from ._signals import exit_at_sigterm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
     from wsgiref.types import WSGIApplication
 
@@ -37,7 +39,7 @@ def serve(app: WSGIApplication, **settings: Any) -> None:
     Args:
         app: A WSGI application.
         settings: The settings of `waitress.serve`: `listen`, `host`, `port`, `unix_socket`, `sockets`,
-            `threads` and all others.
+            `threads` and all others. `_quiet=True` starts without a message and without logging.
 
     Raises:
         ValueError: As for `waitress.serve`.
@@ -46,16 +48,25 @@ def serve(app: WSGIApplication, **settings: Any) -> None:
     Notes:
         In the main thread this function calls `graceful_close.exit_at_sigterm`.
     """
-    logging.basicConfig()  # as waitress.serve() does
+    # The arguments that waitress.serve() has beside the settings, for its tests and by other programs.
+    create: Callable[..., Any] = settings.pop("_server", create_server)
+    quiet = settings.pop("_quiet", False)
+    profiled = settings.pop("_profile", False)
+    if not quiet:
+        logging.basicConfig()
     dispatchers: dict[int, Any] = {}
-    server: Any = create_server(app, map=dispatchers, **settings)
+    server: Any = create(app, map=dispatchers, **settings)
     for dispatcher in dispatchers.values():
         if dispatcher.accepting:
             dispatcher.socket = GracefulListener.adopt(dispatcher.socket)
     if threading.current_thread() is threading.main_thread():
         exit_at_sigterm()
-    server.print_listen("Serving on http://{}:{}")
-    server.run()
+    if not quiet:
+        server.print_listen("Serving on http://{}:{}")
+    if profiled:
+        waitress.profile("server.run()", globals(), locals(), (), False)
+    else:
+        server.run()
 
 
 def serve_paste(app: WSGIApplication, global_conf: Any, **settings: Any) -> int:
