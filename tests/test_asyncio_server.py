@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import socket
 import ssl
 import tempfile
@@ -151,6 +152,75 @@ def test_a_server_whose_wait_is_cancelled_ends_its_closes(loop: str) -> None:
             await in_thread(await_reset, client)
 
     run_in(partial(GRACEFUL[loop], timeout=1000, idle_timeout=None), test())
+
+
+@in_each_loop
+def test_sigint_ends_the_wait_for_a_server_and_reaches_its_handler(loop: str) -> None:
+    interrupted: list[int] = []
+
+    async def test() -> None:
+        async with served("tcp") as (server, made, connect):
+            client = await in_thread(connect)
+            protocol = await made.get()
+            protocol.transport.close()
+            await in_thread(lambda: client.recv(1))  # our FIN
+            server.close()
+            waiting = asyncio.create_task(server.wait_closed())
+            while signal.getsignal(signal.SIGINT) is handler:
+                await asyncio.sleep(0)
+            signal.raise_signal(signal.SIGINT)
+            await waiting
+            assert interrupted == [signal.SIGINT]
+            assert signal.getsignal(signal.SIGINT) is handler
+            await in_thread(client.sendall, b"more")  # which is answered with RST
+            await in_thread(await_reset, client)
+
+    def handler(number: int, frame: object) -> None:
+        interrupted.append(number)
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        run_in(GRACEFUL[loop], test())
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@in_each_loop
+def test_an_accepted_connection_closes_gracefully(loop: str, kind: str) -> None:
+    async def test() -> None:
+        running = asyncio.get_running_loop()
+        family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
+        made: asyncio.Queue[Protocol] = asyncio.Queue()
+        with tempfile.TemporaryDirectory() as folder:
+            address: Any = str(Path(folder) / "x") if kind == "unix" else ("127.0.0.1", 0)
+            with socket.create_server(address, family=family) as listener:
+
+                def ask() -> bytes:
+                    with socket.socket(family, socket.SOCK_STREAM) as peer:
+                        peer.settimeout(PATIENCE)
+                        peer.connect(listener.getsockname())
+                        return upload_then_read(peer)
+
+                for _ in range(2):
+                    client = asyncio.create_task(in_thread(ask))
+                    accepted, _ = await in_thread(listener.accept)
+                    accepted.setblocking(False)
+                    transport, protocol = await running.connect_accepted_socket(
+                        lambda: Protocol(made), accepted
+                    )
+                    assert protocol is await made.get()
+                    assert protocol.transport is transport
+                    await protocol.received.wait()
+                    transport.write(REPLY)
+                    transport.close()
+                    assert await client == REPLY
+
+    run_in(GRACEFUL[loop], test())
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(PATIENCE)  # an unreferenced Reaper finishes its closes
 
 
 @of_each_kind

@@ -376,6 +376,25 @@ def test_a_variable_sets_how_long_a_silent_client_delays_the_stop(
             sock.close()
 
 
+@pytest.mark.parametrize("loop", ["new_uvloop", "new_asyncio_loop"])
+def test_a_second_ctrl_c_ends_the_wait_for_a_silent_client(loop: str, tmp_path: Path) -> None:
+    if loop == "new_uvloop":
+        pytest.importorskip("uvloop")
+    patience = {"GRACEFUL_CLOSE_TIMEOUT": "1000", "GRACEFUL_CLOSE_IDLE_TIMEOUT": "1000"}
+    options = ("--loop", f"graceful_close.uvicorn:{loop}", *PORT)
+    server = Server(Started(options, patience), tmp_path)
+    try:
+        with server.connect() as silent:
+            silent.sendall(HEAD + bytes(1000))
+            await_fin(silent)
+            server.process.send_signal(signal.SIGINT)
+            server.await_output(b"Shutting down")
+            server.process.send_signal(signal.SIGINT)
+            server.await_end()
+    finally:
+        server.kill()
+
+
 def read_hello(sock: socket.socket) -> bool:
     sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     reply = b""

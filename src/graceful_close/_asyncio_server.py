@@ -19,6 +19,7 @@ from ._clock import monotonic
 from ._loop import Pending
 from ._options import Options
 from ._reaper import Reaper, hand_over, leave_to, set_to_abort, stop
+from ._signals import calling_at_sigint, uvicorn_must_exit
 from ._step import FLUSH
 
 TYPE_CHECKING = False
@@ -94,10 +95,10 @@ def graceful_loop(loop_class: type[L], **options: Unpack[CloseOptions]) -> type[
         Loop = graceful_loop(uvloop.Loop, timeout=10)  # uvicorn app:app --loop module:Loop
         asyncio.Runner(loop_factory=Loop)
 
-    `create_server()` and `create_unix_server()` pass their protocol factory through
-    `graceful_factory`. `wait_closed()` of the returned servers also waits for the pending closes. From
-    then on the defaults of `timeout` and `idle_timeout` limit the flushes, too. Everything else is
-    unchanged.
+    `create_server()`, `create_unix_server()` and `connect_accepted_socket()` pass their protocol
+    factory through `graceful_factory`. `wait_closed()` of the returned servers also waits for the
+    pending closes. From then on the defaults of `timeout` and `idle_timeout` limit the flushes, too.
+    Everything else is unchanged.
 
     Args:
         loop_class: `asyncio.SelectorEventLoop`, `uvloop.Loop`, or another class.
@@ -120,6 +121,7 @@ class _GracefulLoop:
     _options: CloseOptions
     # A GracefulListener checks this before a loop takes its descriptor.
     closes_gracefully = True
+    _of_no_server: _Closes | None = None  # of connections that the program accepted itself
 
     async def create_server(
         self, protocol_factory: Factory, *args: Any, **kwargs: Any
@@ -134,6 +136,15 @@ class _GracefulLoop:
         closes, loop = _Closes(self._options), cast("Any", super())
         made = await loop.create_unix_server(closes.wrap(protocol_factory), *args, **kwargs)
         return _Server(made, closes)
+
+    async def connect_accepted_socket(
+        self, protocol_factory: Factory, *args: Any, **kwargs: Any
+    ) -> tuple[Any, asyncio.BaseProtocol]:
+        if self._of_no_server is None:
+            self._of_no_server = _Closes(self._options)
+        loop, factory = cast("Any", super()), self._of_no_server.wrap(protocol_factory)
+        _, introduction = await loop.connect_accepted_socket(factory, *args, **kwargs)
+        return introduction.proxy, introduction.protocol
 
     async def start_tls(self, transport: Any, *args: Any, **kwargs: Any) -> Any:
         loop = cast("Any", super())
@@ -243,23 +254,48 @@ class _Closes:
             sock.close()  # the caller has configured an abort: SO_LINGER {1, 0}
 
     async def wait(self) -> None:
-        """Wait for all closes that are pending now. From now on all limits apply to the flushes."""
+        """Wait for all closes that are pending now, at most until SIGINT.
+
+        From now on all limits apply to the flushes.
+
+        uvicorn only notes a second Ctrl-C, and does not cancel its wait for the servers.
+        """
         self._stopping = True
         for takeover in self._flushing.values():
             takeover.wake()
-        await some_turns(until=lambda: not self._looking)
-        if self._flushing:
-            await asyncio.wait(self._flushing)
-        # A Reaper's close() waits for all its connections. Later connections go to a new Reaper.
-        ending, self._reaper = self._reaper, Reaper(**self._given)
-        if not len(ending):
-            ending.close()
+        if uvicorn_must_exit():
+            self._last_reaper().close(0)
             return
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_task(self._wait())
         try:
+            with calling_at_sigint(lambda: loop.call_soon_threadsafe(waiting.cancel)):
+                await asyncio.wait([waiting])
+        finally:
+            waiting.cancel()
+        if not waiting.cancelled():
+            waiting.result()
+
+    async def _wait(self) -> None:
+        ending: Reaper | None = None
+        try:
+            await some_turns(until=lambda: not self._looking)
+            if self._flushing:
+                await asyncio.wait(self._flushing)
+            ending = self._last_reaper()
+            if not len(ending):
+                ending.close()
+                return
             await asyncio.get_running_loop().run_in_executor(None, stop, ending)
         except asyncio.CancelledError:
-            ending.close(0)  # or the end of the loop would wait for the thread
+            # Or the end of the loop would wait for the thread.
+            (ending or self._last_reaper()).close(0)
             raise
+
+    def _last_reaper(self) -> Reaper:
+        """Return the Reaper of all connections until now. Its close() waits for all of them."""
+        ending, self._reaper = self._reaper, Reaper(**self._given)
+        return ending
 
 
 def flush_timeout_of(options: CloseOptions) -> float:
@@ -278,16 +314,24 @@ def _is_running() -> bool:
 
 
 class _Introduction(asyncio.Protocol):
-    """A connection's first protocol, which passes the transport to the server's protocol."""
+    """A connection's first protocol, which passes the transport to the server's protocol.
+
+    Attributes:
+        protocol: The server's protocol.
+        proxy: Its transport, after `connection_made`.
+    """
+
+    proxy: TransportProxy
 
     def __init__(self, protocol: asyncio.BaseProtocol, closes: _Closes) -> None:
-        self._protocol = protocol
+        self.protocol = protocol
         self._closes = closes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         plain: Any = transport
-        plain.set_protocol(self._protocol)
-        self._protocol.connection_made(TransportProxy(plain, self._closes.close))
+        plain.set_protocol(self.protocol)
+        self.proxy = TransportProxy(plain, self._closes.close)
+        self.protocol.connection_made(self.proxy)
 
 
 class _Server(asyncio.AbstractServer):

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import contextmanager
 
 from ._clock import monotonic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from types import FrameType
 
 __all__ = ["exit_at_sigterm"]
 
@@ -59,3 +65,34 @@ def _exit(_number: int, _frame: object) -> None:
     before, _ordered_at = _ordered_at, monotonic()
     if _ordered_at - before > _SAME_ORDER:
         sys.exit()
+
+
+@contextmanager
+def calling_at_sigint(act: Callable[[], object]) -> Generator[None]:
+    """Call `act` at SIGINT (Ctrl-C), before the handler that is set now. Only in the main thread."""
+    import signal
+    import threading
+
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+
+    def act_first(number: int, frame: FrameType | None) -> None:
+        act()
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, act_first)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is act_first:
+            signal.signal(signal.SIGINT, before)
+
+
+def uvicorn_must_exit() -> bool:
+    """Whether this process is uvicorn's, and has got a second Ctrl-C."""
+    import signal
+
+    server = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+    return getattr(server, "force_exit", False) is True
