@@ -9,7 +9,7 @@ The applications are those of the examples beside this file.
 
 from pathlib import Path
 
-# This is what matters: four of gunicorn's hooks. Without a configuration file of one's own,
+# This is what matters: five of gunicorn's hooks. Without a configuration file of one's own,
 # `gunicorn -c python:graceful_close.gunicorn app:app` does the same.
 from graceful_close.gunicorn import *
 

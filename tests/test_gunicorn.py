@@ -172,3 +172,48 @@ def test_the_replacement_of_uvloop_is_logged(start: Start) -> None:
 def test_the_limits_of_the_gevent_worker_are_logged(start: Start) -> None:
     server = start("gevent", "-c", OURS)
     server.await_output(rb"gevent accepts below the socket object")
+
+
+SLOW_TO_EXIT = """
+from graceful_close import gunicorn as graceful
+from graceful_close.gunicorn import *
+
+def post_fork(server, worker):
+    graceful.post_fork(server, worker, timeout=1000, idle_timeout=1000)
+"""
+
+
+@pytest.mark.parametrize("worker", ["sync", "gthread"])
+def test_a_silent_client_does_not_delay_the_replacement_of_the_worker(
+    start: Start, worker: str, tmp_path: Path
+) -> None:
+    configuration = tmp_path / "own.py"
+    configuration.write_text(SLOW_TO_EXIT)
+    server = start(worker, "-c", str(configuration), "--max-requests", "1")
+    with server.connect() as silent:
+        silent.sendall(UPLOAD[:1000])
+        assert read_reply(silent) == (413, 9, 9)
+        assert uploads(server) == TRIES  # by three other workers, one after another
+
+
+DRAINED = (
+    WSGI
+    + """
+from graceful_close.wsgi import DrainMiddleware
+app = DrainMiddleware(app, timeout=1000, idle_timeout=None)
+"""
+)
+
+
+def test_the_middleware_does_not_occupy_a_worker_until_gunicorn_kills_it(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(APPLICATIONS, "sync", DRAINED)
+    server = start("sync", "--timeout", "2")
+    with server.connect() as silent, server.connect() as another:
+        silent.sendall(UPLOAD[:1000])
+        another.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert read_reply(another) == (413, 9, 9)
+    server.process.terminate()
+    assert server.await_end() == 0
+    assert b"WORKER TIMEOUT" not in server.output, server.output.decode()

@@ -732,9 +732,10 @@ def after_failed_accept(error: OSError, reaper: Reaper) -> None:
         reaper._worker.release_descriptors()  # pyright: ignore[reportPrivateUsage]
 
 
-def stop(reaper: Reaper) -> None:
-    """Close a Reaper because its server stops, within the time that an exit takes."""
-    reaper.close(reaper._worker.options.longest_silence)  # pyright: ignore[reportPrivateUsage]
+def stop(reaper: Reaper, at_most: float = math.inf) -> None:
+    """Close a Reaper because its server stops, within the time that an exit takes, or `at_most`."""
+    longest = reaper._worker.options.longest_silence  # pyright: ignore[reportPrivateUsage]
+    reaper.close(min(longest, at_most))
 
 
 def hand_over(sock: socket.socket, reaper: Reaper, peer: object = None) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ._selector import LONGEST_WAIT
 
 TYPE_CHECKING = False
@@ -21,12 +23,15 @@ class DrainBounds:
         options: `timeout` counts from now, `idle_timeout` from each arrival.
         now: A reading of the monotonic clock.
         may_not_come: The client may have decided not to send the body.
+        at_most: Another limit for `timeout`.
     """
 
     __slots__ = ("_deadline", "_idle_timeout", "_silent_until", "left")
 
-    def __init__(self, options: Options, now: float, *, may_not_come: bool) -> None:
-        self._deadline = now + options.timeout
+    def __init__(
+        self, options: Options, now: float, *, may_not_come: bool, at_most: float = math.inf
+    ) -> None:
+        self._deadline = now + min(options.timeout, at_most)
         self._idle_timeout = options.idle_timeout
         self._silent_until = now + self._idle_timeout
         if may_not_come:

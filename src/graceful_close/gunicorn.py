@@ -1,6 +1,6 @@
 """For gunicorn, as its configuration: `gunicorn -c python:graceful_close.gunicorn app:app`.
 
-These are four of gunicorn's documented server hooks. A configuration file without hooks of its own
+These are five of gunicorn's documented server hooks. A configuration file without hooks of its own
 imports them in one line. A configuration file with hooks of its own calls these from its hooks:
 
     from graceful_close.gunicorn import *
@@ -16,10 +16,11 @@ gunicorn reads one configuration. `-c` on the command line replaces a gunicorn.c
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 from ._listener import GracefulListener
-from ._reaper import Reaper, hand_over
+from ._reaper import Reaper, hand_over, stop
 from ._signals import exit_at_sigterm
 
 TYPE_CHECKING = False
@@ -32,7 +33,11 @@ if TYPE_CHECKING:
 
     from ._reaper import ReaperOptions
 
-__all__ = ["post_fork", "post_request", "post_worker_init", "ssl_context"]
+__all__ = ["post_fork", "post_request", "post_worker_init", "ssl_context", "worker_exit"]
+
+# A worker that has served `max_requests` is replaced when it has exited. It waits for its pending closes
+# as long as gunicorn itself drains a connection. In seconds.
+_UNTIL_REPLACED = 2.0
 
 # The listeners that post_fork() has created in this process. gunicorn does not pass them to the other
 # hooks.
@@ -112,6 +117,32 @@ def post_worker_init(worker: Any) -> None:
     """
     del worker
     exit_at_sigterm()
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Limit how long an exiting worker waits for its pending closes.
+
+        def worker_exit(server, worker):  # in gunicorn.conf.py
+            graceful_close.gunicorn.worker_exit(server, worker)
+
+    A worker waits for `idle_timeout` (5 seconds) at most, and no longer than half of gunicorn's
+    `timeout`, after which gunicorn kills workers. A worker that has served `max_requests` waits for 2
+    seconds at most, because gunicorn starts its replacement only after the exit.
+
+    Args:
+        server: gunicorn's arbiter, unused.
+        worker: The worker.
+
+    .. versionadded:: 0.2.0
+    """
+    del server
+    seconds = worker.timeout or math.inf  # half of gunicorn's timeout
+    if worker.nr >= worker.max_requests:
+        seconds = min(seconds, _UNTIL_REPLACED)
+    for listener in _listeners[:1]:  # all have one Reaper
+        stop(listener.reaper, seconds)
+    for reaper in _reaper_for_greenlets:
+        stop(reaper(), seconds)
 
 
 def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:

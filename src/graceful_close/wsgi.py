@@ -14,6 +14,7 @@ reply, in close() of the iterable. A server calls that close() before it closes 
 from __future__ import annotations
 
 import math
+import signal
 import socket
 import threading
 from contextlib import contextmanager
@@ -61,7 +62,9 @@ class DrainMiddleware:
         TypeError, ValueError: An argument has the wrong type or is out of range.
 
     Notes:
-        The drain occupies the worker (a process, a thread, a greenlet).
+        The drain occupies the worker (a process, a thread, a greenlet). In gunicorn's sync worker it
+        lasts half of gunicorn's `timeout` at most, because gunicorn kills a worker that is busy for
+        longer than `timeout`.
 
         WSGI has no read with a timeout. gunicorn and servers based on http.server (wsgiref, werkzeug,
         Django's runserver) give access to the connection, and the drain then ends in time by
@@ -148,6 +151,7 @@ class _Request:
             and not type(self._input).__module__.startswith("cheroot.")
         )
         self._socket: Any = environ.get("gunicorn.socket")
+        self._multithread = environ.get("wsgi.multithread", False)
         self._asked = False  # the application has called a read
         length = environ.get("CONTENT_LENGTH") or ""
         self.left: float = 0
@@ -208,7 +212,12 @@ class _Request:
         with self._connection() as connection:
             if uninvited and connection is None:
                 return  # a read would make the server send the 100 response
-            bounds = DrainBounds(self._options, monotonic(), may_not_come=uninvited)
+            bounds = DrainBounds(
+                self._options,
+                monotonic(),
+                may_not_come=uninvited,
+                at_most=_longest_in_worker(self._socket, self._multithread),
+            )
             try:
                 with _cut_off(connection, bounds):
                     self._discard(bounds)
@@ -233,6 +242,22 @@ class _Request:
             yield connection
         finally:
             connection.close()
+
+
+def _longest_in_worker(connection: object, multithread: bool) -> float:
+    """How many seconds gunicorn's sync worker may be busy: half of gunicorn's `timeout`.
+
+    gunicorn kills a worker that has not called notify() for `timeout` seconds. The other workers call
+    notify() in another thread or greenlet. The sync worker handles SIGTERM by a method.
+    """
+    if connection is None or multithread:
+        return math.inf
+    worker: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    seconds = getattr(worker, "timeout", None)
+    if not isinstance(seconds, (int, float)) or not hasattr(worker, "notify"):
+        return math.inf
+    worker.notify()
+    return seconds or math.inf
 
 
 @contextmanager

@@ -11,7 +11,13 @@ from wsgiref.types import WSGIApplication
 from typing_extensions import override
 
 from graceful_close import Reaper
-from graceful_close.gunicorn import post_fork, post_request, post_worker_init, ssl_context
+from graceful_close.gunicorn import (
+    post_fork,
+    post_request,
+    post_worker_init,
+    ssl_context,
+    worker_exit,
+)
 from graceful_close.waitress import serve, serve_paste
 from graceful_close.werkzeug import GracefulRequestHandler
 
@@ -21,6 +27,7 @@ def of_gunicorn(server: Any, worker: Any) -> None:
     post_fork(server, worker, timeout=8, idle_timeout=None)
     post_fork(server, worker, patience=8)  # type: ignore[call-arg]
     post_worker_init(worker)
+    worker_exit(server, worker)
     post_request(worker, None, {}, None)
     assert_type(ssl_context(None, ssl.create_default_context), ssl.SSLContext)
 
