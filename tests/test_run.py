@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import colorsys
 import os
 import re
 import select
@@ -11,6 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +22,7 @@ import pytest
 
 from certificates import CERTIFICATE, NAME, client_context
 from event_loops import LOOPS
+from graceful_close import _environment
 from streams import PATIENCE, await_fin
 
 if sys.platform == "win32":
@@ -330,10 +334,25 @@ def test_the_arguments_the_output_and_the_exit_code_of_the_command_are_unchanged
     assert (ended.returncode, ended.stdout) == (7, "['--timeout', '--', 'x']\n")
 
 
-def test_run_prints_what_is_replaced_unless_quiet() -> None:
-    notice = run("--", sys.executable, "-c", "pass").stderr
-    assert "accept()" in notice
+NOTICE = "socket.accept() is replaced"
+
+
+def test_the_first_process_reports_what_is_replaced_unless_quiet() -> None:
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SHOWS!r}])"
+    ended = run("--", sys.executable, "-c", program)
+    assert (ended.stdout, ended.stderr.count(NOTICE)) == ("graceful_accept\n", 1)
     assert run("--quiet", "--", sys.executable, "-c", "pass").stderr == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[sys.executable, "-I"], [sys.executable, "-E"], [sys.executable, "-S"], ["env", "-i"]],
+    ids=" ".join,
+)
+def test_nothing_is_reported_where_nothing_is_replaced(command: list[str]) -> None:
+    more = [sys.executable] if command[0] == "env" else []
+    ended = run("--", *command, *more, "-c", SHOWS)
+    assert (ended.stdout, ended.stderr) == ("accept\n", "")
 
 
 def test_a_server_that_does_not_accept_in_python_is_reported(tmp_path: Path) -> None:
@@ -341,6 +360,7 @@ def test_a_server_that_does_not_accept_in_python_is_reported(tmp_path: Path) -> 
     (tmp_path / "granian").chmod(0o755)
     notice = run("--", "granian", PATH=f"{tmp_path}:{os.environ['PATH']}").stderr
     assert "not in Python" in notice
+    assert NOTICE not in notice
 
 
 def test_an_unknown_command_is_reported() -> None:
@@ -377,6 +397,95 @@ def test_the_users_sitecustomize_is_imported(tmp_path: Path) -> None:
     assert ended.stdout == f"mine\nmine\n{mine}\ngraceful_accept\n"
 
 
+BEGINS = Path(_environment.LAUNCHER, "sitecustomize.py").read_text()
+
+
+@pytest.mark.parametrize("descriptor", ["closed", "full"])
+def test_a_python_without_stderr_starts(descriptor: str) -> None:
+    """There the launcher has something to report, and cannot."""
+    redirect = {"closed": "2>&-", "full": "2>/dev/full"}[descriptor]
+    shell = f'exec "$0" -c "print(1)" {redirect}'
+    ended = run("--", "sh", "-c", shell, sys.executable, GRACEFUL_CLOSE_TIMEOUT="soon")
+    assert (ended.returncode, ended.stdout) == (0, "1\n")
+    ended = run("--", "sh", "-c", shell, sys.executable)
+    assert (ended.returncode, ended.stdout) == (0, "1\n")
+
+
+def test_the_launcher_has_the_syntax_of_every_python() -> None:
+    tree = ast.parse(BEGINS)
+    newer = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.FunctionDef, ast.AsyncFunctionDef)
+    assert not [node for node in ast.walk(tree) if isinstance(node, newer)]
+    imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert imported == ["importlib"]
+
+
+@pytest.mark.parametrize("python", ["python2.7", "python3.6"])
+def test_an_old_python_starts(python: str, tmp_path: Path) -> None:
+    if (command := executable(python)) is None:
+        pytest.skip(f"needs {python}")
+    (tmp_path / "sitecustomize.py").write_text("print('mine')")
+    ended = run("--", command, "-c", "print(1)", PYTHONPATH=str(tmp_path))
+    assert (ended.returncode, ended.stdout.split()) == (0, ["mine", "mine", "1"])
+    assert "graceful-close: not in" in ended.stderr
+
+
+def executable(name: str) -> str | None:
+    """A Python of this name that starts; pyenv's name may have no version behind it."""
+    for folder in os.get_exec_path():
+        path = Path(folder, name)
+        if path.exists():
+            version = subprocess.run([path, "-V"], capture_output=True, check=False)
+            if version.returncode == 0:
+                return str(path)
+    return None
+
+
+LAUNCHER = """
+import os, sys
+os.environ["PYTHONPATH"] = os.pathsep.join([sys.argv[1], os.environ["PYTHONPATH"]])
+os.execlp(sys.executable, sys.executable, *sys.argv[2:])
+"""
+
+
+def test_another_launcher_does_not_prevent_the_replacements(tmp_path: Path) -> None:
+    """opentelemetry-instrument is such a launcher; its sitecustomize does not import others."""
+    (tmp_path / "sitecustomize.py").write_text("print('the launcher')")
+    program = [sys.executable, "-c", LAUNCHER, str(tmp_path), "-c", SHOWS]
+    assert run("--", *program).stdout == "the launcher\ngraceful_accept\n"
+
+
+def test_modules_in_an_archive_share_a_loader_that_is_not_changed(tmp_path: Path) -> None:
+    """Python keeps its standard library in a zip on Windows (the embeddable package)."""
+    with zipfile.ZipFile(tmp_path / "modules.zip", "w") as archive:
+        for name in ("ssl", "colorsys"):
+            archive.write(Path(colorsys.__file__).with_stem(name), f"{name}.py")
+    program = (
+        "import ssl, colorsys, inspect\n"
+        "print(ssl.__loader__.archive, type(ssl.__spec__.loader).__name__)\n"
+        "print(ssl.SSLContext.sslsocket_class.__name__, 'class SSLSocket' in inspect.getsource(ssl))"
+    )
+    archived = str(tmp_path / "modules.zip")
+    ended = run("--quiet", "--", sys.executable, "-c", program, PYTHONPATH=archived)
+    assert ended.stdout == f"{archived} zipimporter\nGracefulSSLSocket True\n"
+    assert ended.stderr == ""
+
+
+def test_an_empty_entry_of_the_path_is_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "here.py").write_text("print('here')")
+    (tmp_path / "main").mkdir()
+    (tmp_path / "main" / "main.py").write_text("import here")
+    command = [*RUN, "--quiet", "--", sys.executable, "main/main.py"]
+    ended = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr) == ("here\n", "")
+
+
 def test_child_processes_close_gracefully() -> None:
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SHOWS!r}])"
     assert run("--", sys.executable, "-c", program).stdout == "graceful_accept\n"
@@ -411,6 +520,44 @@ with GracefulListener(("127.0.0.1", 0)) as listener:
 print("well")
 """
     assert run("--", sys.executable, "-c", program).stdout == "well\n"
+
+
+ACCEPTED_BY_THE_PROGRAM = """
+import asyncio, socket, sys
+
+class Refuses(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+    def data_received(self, data):
+        self.transport.write(b"HTTP/1.1 413 No\\r\\nContent-Length: 65536\\r\\n\\r\\n" + bytes(65536))
+        self.transport.close()
+
+async def main():
+    loop = asyncio.get_running_loop()
+    listener = socket.create_server(("127.0.0.1", 0))
+    print("on 127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+    while True:
+        sock, _ = await loop.run_in_executor(None, listener.accept)
+        sock.setblocking(False)
+        await loop.connect_accepted_socket(Refuses, sock)
+
+if sys.argv[1:]:
+    import uvloop
+    uvloop.run(main())
+else:
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("on uvloop",)], ids=["asyncio", "uvloop"])
+def test_a_loop_closes_what_the_program_has_accepted(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "accepts.py").write_text(ACCEPTED_BY_THE_PROGRAM)
+    command = in_this_python(("python", "accepts.py", *words))
+    with serving(tmp_path, *command) as server:
+        for _ in range(TRIES):
+            assert upload(server.connect()).endswith(bytes(65536))
 
 
 # --- connections with another holder --------------------------------------------------------------

@@ -345,7 +345,9 @@ class TransportTakeover(asyncio.Protocol):
             if isinstance(self._error, ssl.SSLError) and self._turns_left:
                 return True  # the transport dropped what it held
             return not (
-                self._turns_left == 0 or self._has_received_close_notify or self._peer_has_ended()
+                self._turns_left == 0
+                or self._has_received_close_notify
+                or self._peer_has_ended()
             )
         written = count_written(self._sock, self._view)
         if written is None or self._owed is None:

@@ -8,10 +8,19 @@ from ._options import Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
     from ._options import CloseOptions
 
 TIMEOUT = "GRACEFUL_CLOSE_TIMEOUT"
 IDLE_TIMEOUT = "GRACEFUL_CLOSE_IDLE_TIMEOUT"
+
+# Set by `graceful-close run` for the first Python process of the command, which reports that it has
+# made the replacements, and removes the variable.
+NOTICE = "GRACEFUL_CLOSE_NOTICE"
+
+# The folder in PYTHONPATH whose sitecustomize makes the replacements.
+LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_launcher")
 
 
 def options_from_environment() -> CloseOptions:
@@ -28,6 +37,14 @@ def options_from_environment() -> CloseOptions:
         options["idle_timeout"] = idle_timeout
     Options(**options)
     return options
+
+
+def put_launcher_first(environment: MutableMapping[str, str]) -> None:
+    """Make Pythons that start in this environment import our sitecustomize, before all others."""
+    value = environment.get("PYTHONPATH", "")
+    others = value.split(os.pathsep) if value else []  # an empty entry is the current folder
+    paths = [LAUNCHER, *(path for path in others if path != LAUNCHER)]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
 
 
 def _seconds(name: str) -> float | None:

@@ -15,14 +15,14 @@ import sys
 import threading
 from importlib import import_module
 
-from ._environment import options_from_environment
+from ._environment import LAUNCHER, NOTICE, options_from_environment, put_launcher_first
 from ._listener import Accepted, accept_for, graceful_ssl_socket, others_may_hold
 from ._reaper import Reaper, end_all
 from ._signals import STAND_INS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, MutableMapping, Sequence
     from importlib.machinery import ModuleSpec
     from types import FrameType, ModuleType
     from typing import Any
@@ -56,6 +56,7 @@ def begin() -> None:
         uvloop.Loop = graceful_loop(uvloop.Loop, **options)  # type: ignore[attr-defined]
 
     _replace_sendmsg()
+    _replace_exec()
     _when_imported(
         {
             "ssl": change_ssl,
@@ -70,6 +71,19 @@ def begin() -> None:
     ):
         signal.signal(signal.SIGTERM, _die_when_all_are_closed)
         STAND_INS.append(_die_when_all_are_closed)
+    if os.environ.pop(NOTICE, None):
+        _report(
+            f"in process {os.getpid()} ({sys.executable}) socket.accept() is replaced; "
+            "connections that it accepts in Python close gracefully"
+        )
+
+
+def _report(text: str) -> None:
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # descriptor 2 is closed
+        try:
+            sys.stderr.write(f"graceful-close: {text}\n")
+        except OSError:
+            pass  # EPIPE, ENOSPC: it must not stop the program
 
 
 def _replace_accept(reaper: Reaper) -> None:
@@ -145,6 +159,36 @@ def _rebuild(number: Any, family: int, kind: int, protocol: int) -> socket.socke
     return socket.socket(family, kind, protocol, number.detach())
 
 
+# --- other launchers ------------------------------------------------------------------------------
+
+
+def _replace_exec() -> None:
+    """Stay the first sitecustomize of a program that a launcher starts in this process.
+
+    opentelemetry-instrument is such a launcher. It puts a sitecustomize of its own before ours, which
+    does not import ours. Ours imports the others.
+    """
+    execv, execve = os.execv, os.execve
+
+    def execv_behind_ours(path: Any, args: Any, /) -> None:
+        _stay_first(os.environ)
+        execv(path, args)
+
+    def execve_behind_ours(path: Any, args: Any, env: Any) -> None:
+        env = dict(env)
+        _stay_first(env)
+        execve(path, args, env)
+
+    os.execv = execv_behind_ours  # type: ignore[assignment]
+    os.execve = execve_behind_ours  # type: ignore[assignment]
+
+
+def _stay_first(environment: MutableMapping[str, str]) -> None:
+    value: Any = environment.get("PYTHONPATH")
+    if isinstance(value, str) and LAUNCHER in value.split(os.pathsep):
+        put_launcher_first(environment)
+
+
 # --- SIGTERM --------------------------------------------------------------------------------------
 
 
@@ -196,15 +240,31 @@ class _Finder:
         spec: ModuleSpec | None = import_module("importlib.util").find_spec(name)
         if spec is None or spec.loader is None:
             return None
-        loader: Any = spec.loader
-        execute = loader.exec_module
-
-        def execute_and_change(module: ModuleType) -> None:
-            execute(module)
-            try:
-                change(module)
-            except Exception as error:  # noqa: BLE001 (the program continues without)
-                sys.stderr.write(f"graceful-close: not in {name}: {error!r}\n")
-
-        loader.exec_module = execute_and_change
+        loader: Any = _Loader(name, spec.loader, change)
+        spec.loader = loader
         return spec
+
+
+class _Loader:
+    """A loader that executes a module by the module's own loader, and then changes the module.
+
+    The module's own loader is not changed, because other modules may share it (in a zip, frozen).
+    """
+
+    def __init__(self, name: str, loader: Any, change: Callable[[ModuleType], None]) -> None:
+        self._name = name
+        self._loader = loader
+        self._change = change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        try:
+            self._change(module)
+        except Exception as error:  # noqa: BLE001 (the program continues without)
+            _report(f"not in {self._name}: {error!r}")

@@ -14,15 +14,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import graceful_close
-from graceful_close._environment import IDLE_TIMEOUT, TIMEOUT
+from graceful_close._environment import IDLE_TIMEOUT, NOTICE, TIMEOUT, put_launcher_first
 
 from . import show
 from .parsing import Parser
 
 _NOT_FOUND = 127  # what a shell reports for an unknown command
-
-_HERE = Path(graceful_close.__file__).parent / "_launcher"
 
 # Commands whose server does not accept connections in Python, and its language.
 _NOT_SERVED = {
@@ -41,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "process of the command, workers and reloaders included, this replaces "
         "socket.accept(), the server's side of TLS sockets, uvloop's Loop, and the default "
         "action of SIGTERM, which then waits for the pending closes. Nothing else is changed. "
+        "The first Python process of the command reports that this is done there. "
         "It has no effect on servers that accept outside Python (granian, Robyn, uWSGI, "
         "socketify), on gevent, eventlet and trio, and on Python with -I, -E or -S."
     )
@@ -81,8 +79,13 @@ def run(given: argparse.Namespace) -> int:
     if program is None:
         show.write(f"graceful-close: there is no command {command}", sys.stderr)
         return _NOT_FOUND
-    if not given.quiet:
-        show.write(_notice(command), sys.stderr)
+    name = Path(command).name
+    if name in _NOT_SERVED and not given.quiet:
+        show.write(
+            f"graceful-close: {name} accepts in {_NOT_SERVED[name]}, not in Python: nothing is "
+            "changed there.",
+            sys.stderr,
+        )
     line = [command, *given.arguments]
     if sys.platform == "win32":
         ended = subprocess.run(line, executable=program, env=_environment(given), check=False)  # noqa: S603 (the user's own)
@@ -101,24 +104,11 @@ def _environment(given: argparse.Namespace) -> dict[str, str]:
     ):
         if seconds is not None:
             environment[name] = str(seconds)
-    others = environment.get("PYTHONPATH", "").split(os.pathsep)
-    paths = [str(_HERE), *(path for path in others if path and path != str(_HERE))]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    environment.pop(NOTICE, None)
+    if not given.quiet:
+        environment[NOTICE] = "1"
+    put_launcher_first(environment)
     return environment
-
-
-def _notice(command: str) -> str:
-    name = Path(command).name
-    notice = (
-        f"graceful-close: {name} runs with socket.accept() and uvloop's Loop replaced, in its "
-        "child processes too. Connections that it accepts in Python close gracefully."
-    )
-    if name in _NOT_SERVED:
-        notice += (
-            f"\ngraceful-close: {name} accepts in {_NOT_SERVED[name]}, not in Python: nothing "
-            "is changed there."
-        )
-    return notice
 
 
 def _seconds(text: str) -> float:
