@@ -53,8 +53,8 @@ def unacked_bytes(sock: socket.socket) -> int | None:
         valid = view.count_survives_reset or standing(borrowed, view) is not TcpState.OVER
         return count if valid else None
     finally:
-        for borrowed in held:
-            borrowed.detach()
+        if held:  # not a loop, which needs memory: a lost object would close the descriptor
+            held[0].detach()
 
 
 def count_unacked(sock: socket.socket, view: View) -> int | None:

@@ -73,8 +73,8 @@ def set_policy_at_close(sock: socket.socket, policy: LingerPolicy) -> None:
         if borrow_descriptor(sock, held):
             _set_policy(held[0], policy)
     finally:
-        for borrowed in held:
-            borrowed.detach()
+        if held:  # as in `unacked_bytes`
+            held[0].detach()
 
 
 def _shut_for_reading(sock: socket.socket) -> None:

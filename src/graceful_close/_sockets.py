@@ -14,7 +14,7 @@ from __future__ import annotations
 import _socket  # where gevent and eventlet patch nothing
 import gc
 import socket
-from itertools import starmap
+from itertools import starmap, tee
 
 from . import _platform
 
@@ -137,6 +137,9 @@ def take_descriptor(sock: socket.socket, into: MutableSequence[socket.socket]) -
 
     Returns:
         False: `sock` had no descriptor.
+
+    Raises:
+        BaseException: The new object could not be created. The descriptor is released.
     """
     mode = _platform.mode_to_keep(sock)
     native = isinstance(sock, _socket.socket)
@@ -147,12 +150,20 @@ def take_descriptor(sock: socket.socket, into: MutableSequence[socket.socket]) -
     else:
         family, kind, protocol = int(sock.family), int(sock.type), sock.proto
         detach = type(sock).detach
+    kind |= _platform.KEEPS_MODE
+    held = len(into)
+    number, again = tee(map(detach, (sock,)))
     try:
         # One call into C: a signal's exception between two would lose the descriptor.
-        kind |= _platform.KEEPS_MODE
-        into.extend(map(_native, (family,), (kind,), (protocol,), map(detach, (sock,))))
-    except (OSError, ValueError):
-        return False  # the number is -1
+        into.extend(map(_native, (family,), (kind,), (protocol,), number))
+    except BaseException as error:
+        lost = next(again, -1) if len(into) == held else -1
+        if lost != -1:
+            # MemoryError, or an audit hook does not permit the new object (sys.addaudithook).
+            _socket.close(lost)
+        elif isinstance(error, (OSError, ValueError)):
+            return False  # the number was -1
+        raise
     if native:
         sock.detach()  # returns -1, and marks the object as closed
     _platform.keep_mode(into[-1], mode)

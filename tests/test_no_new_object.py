@@ -1,0 +1,102 @@
+"""The interpreter cannot create an object: an audit hook does not permit it, or memory is exhausted."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graceful_close import abortive_close, unacked_bytes
+from graceful_close._blocking import close_on
+from graceful_close._options import Options
+from streams import PATIENCE, Connection
+
+# The hook cannot be removed, so it needs a process of its own.
+_WITH_A_HOOK = """
+import sys
+from graceful_close import Reaper, abortive_close, close_all, graceful_close
+from streams import connect
+
+def refuse(event, arguments):
+    if active and event == "socket.__new__":
+        raise PermissionError("no more sockets")
+
+active = False
+sys.addaudithook(refuse)
+with connect("tcp4") as (ours, peer), Reaper(timeout=0) as reaper:
+    reaper.submit(ours).result()  # the Reaper has its own sockets now
+    with connect("tcp4") as (ours, peer):
+        active = True
+        try:
+            {close}
+        except PermissionError as error:
+            print(error)
+        active = False
+        assert ours.fileno() == -1
+        print(peer.recv(1))  # the descriptor is released
+"""
+
+_CLOSES = {
+    "graceful_close": "graceful_close(ours)",
+    "close_all": "close_all([ours])",
+    "abortive_close": "abortive_close(ours)",
+    "Reaper": "reaper.submit(ours).result()",
+}
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy has no such event")
+@pytest.mark.parametrize("close", _CLOSES.values(), ids=_CLOSES)
+def test_the_exception_of_an_audit_hook_releases_the_descriptor(close: str) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", _WITH_A_HOOK.format(close=close)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert (child.stdout, child.stderr) == ("no more sockets\nb''\n", "")
+
+
+def _close(sock: Any) -> object:
+    return close_on(Options(0), sock)
+
+
+if (
+    importlib.util.find_spec("_testcapi") is not None
+):  # a part of CPython that some systems omit
+
+    @pytest.mark.parametrize("call", [_close, abortive_close, unacked_bytes])
+    def test_a_failed_allocation_loses_no_descriptor(
+        tcp: Connection, call: Callable[[Any], object]
+    ) -> None:
+        testing: Any = importlib.import_module("_testcapi")
+        call(tcp.ours)  # what is created once in a process
+        for allocation in range(150):
+            ours, peer = _pair()
+            with peer:
+                testing.set_nomemory(allocation, allocation + 1)
+                try:
+                    call(ours)
+                except (MemoryError, SystemError):
+                    pass
+                finally:
+                    testing.remove_mem_hooks()
+                if ours.fileno() != -1:
+                    os.fstat(ours.fileno())
+                    ours.close()
+                assert peer.recv(1) == b"", "no other object has the descriptor"
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    ours, peer = socket.socketpair()
+    peer.settimeout(PATIENCE)
+    return ours, peer
