@@ -13,7 +13,7 @@ import pytest
 
 from event_loops import LOOPS
 from graceful_close import CloseOutcome, _platform
-from graceful_close._asyncio_transport import open_socket_of
+from graceful_close._asyncio_view import open_socket_of
 from graceful_close.asyncio import graceful_close
 from streams import PATIENCE, connect, read_all
 

@@ -174,7 +174,7 @@ def _is_elsewhere(stream: object) -> bool:
         return False  # a stream of trio, or a UNIX stream
     if _asyncio_loop() is None:
         return True
-    from ._asyncio_transport import is_elsewhere
+    from ._asyncio_view import is_elsewhere
 
     return is_elsewhere(transport)
 

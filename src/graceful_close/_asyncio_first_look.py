@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 
-from ._asyncio_transport import can_watch, close_plainly, info_of, is_sending_file, some_turns
+from ._asyncio_transport import Taker, close_plainly, some_turns
+from ._asyncio_view import can_watch, info_of, is_sending_file
 from ._linger import LingerPolicy
 from ._release import set_policy_at_close
 from ._sockets import plain_dup
@@ -22,7 +23,6 @@ from ._step import LET_GO, WAIT_READABLE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from ._loop import Pending
     from ._result import CloseResult
@@ -46,7 +46,7 @@ def holds_nothing(transport: asyncio.Transport) -> bool:
     )
 
 
-class FirstLook(asyncio.Protocol):
+class FirstLook(Taker):
     """Replaces a transport's protocol between its close() and its connection_lost().
 
     Args:
@@ -64,7 +64,7 @@ class FirstLook(asyncio.Protocol):
     step: Step
 
     def __init__(self, transport: asyncio.Transport, close: Pending) -> None:
-        self.owner: Any = transport.get_protocol()
+        self.owner = transport.get_protocol()
         self.result: CloseResult | None = None
         self.error: BaseException | None = None
         self.close = close
@@ -81,10 +81,16 @@ class FirstLook(asyncio.Protocol):
             sock = transport.get_extra_info("socket")
             close_plainly(sock)
             self.step = close.begin_borrowed(sock)
+            # Runs before the connection_lost().
+            asyncio.get_running_loop().call_soon(self._hold)
             transport.close()
         except BaseException:
             self._give_up()
             raise
+
+    def _hold(self) -> None:
+        if self.owner is not None:
+            self.hold(self._transport)
 
     async def look(self) -> None:
         """Close the transport, and wait until it has closed its descriptor.

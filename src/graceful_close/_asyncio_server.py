@@ -7,14 +7,8 @@ from typing import TypeVar, cast
 
 from ._asyncio_first_look import FirstLook, holds_nothing
 from ._asyncio_proxy import TransportProxy
-from ._asyncio_transport import (
-    TransportTakeover,
-    can_watch,
-    dup_of,
-    info_of,
-    open_socket_of,
-    some_turns,
-)
+from ._asyncio_transport import TransportTakeover, dup_of, some_turns
+from ._asyncio_view import can_watch, info_of, open_socket_of
 from ._clock import monotonic
 from ._loop import Pending
 from ._options import Options
@@ -253,16 +247,17 @@ class _Closes:
         if not hand_over(sock, self._reaper):
             sock.close()  # the caller has configured an abort: SO_LINGER {1, 0}
 
-    async def wait(self) -> None:
-        """Wait for all closes that are pending now, at most until SIGINT.
-
-        From now on all limits apply to the flushes.
-
-        uvicorn only notes a second Ctrl-C, and does not cancel its wait for the servers.
-        """
+    def stop(self) -> None:
+        """From now on `timeout` and `idle_timeout` limit the flushes, too."""
         self._stopping = True
         for takeover in self._flushing.values():
             takeover.wake()
+
+    async def wait(self) -> None:
+        """Wait for all closes that are pending now, at most until SIGINT.
+
+        uvicorn only notes a second Ctrl-C, and does not cancel its wait for the servers.
+        """
         if uvicorn_must_exit():
             self._last_reaper().close(0)
             return
@@ -357,6 +352,7 @@ class _Server(asyncio.AbstractServer):
         await self._made.serve_forever()
 
     async def wait_closed(self) -> None:
+        self._closes.stop()  # first, because since Python 3.12 asyncio's own servers wait for the flushes
         await self._made.wait_closed()
         await self._closes.wait()
 

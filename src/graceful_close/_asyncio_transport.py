@@ -10,6 +10,7 @@ import ssl
 from functools import cached_property
 
 from ._acks import count_acked, count_unacked, count_written, read_state
+from ._asyncio_view import can_watch, is_sending_file, open_socket_of, size_of_buffer
 from ._clock import monotonic
 from ._close_all import close_at_once
 from ._drain import drain_of
@@ -60,54 +61,6 @@ _OF_THE_NETWORK = (
     ErrorKind.NOT_CONNECTED,
     ErrorKind.CLOSED,
 )
-
-
-def info_of(transport: asyncio.Transport, name: str) -> Any:
-    try:
-        return transport.get_extra_info(name)
-    except AttributeError:
-        return None  # asyncio's TLS transport has no state left when it is closed twice
-
-
-def size_of_buffer(transport: asyncio.Transport) -> int:
-    try:
-        return transport.get_write_buffer_size()
-    except AttributeError:
-        # asyncio's TLS transport has no state left when it is closed twice. Its bytes are on their way
-        # to the transport below, and are counted there.
-        return 0
-
-
-def open_socket_of(transport: asyncio.Transport) -> socket.socket | None:
-    """Return the object that represents a transport's socket; None: the socket is closed."""
-    sock: socket.socket | None = info_of(transport, "socket")
-    return None if sock is None or sock.fileno() == -1 else sock
-
-
-def is_elsewhere(transport: Any) -> bool:
-    """Whether another event loop runs a transport, as far as that is visible."""
-    try:
-        running = asyncio.get_running_loop()
-    except RuntimeError:
-        return False  # the constructor of `closing` may be called before the loop runs
-    its_own = getattr(transport, "_loop", None)
-    if its_own is not None:
-        return its_own is not running
-    # uvloop's transports do not show their loop. A loop refuses a call about the descriptor of one of
-    # its own transports.
-    sock = open_socket_of(transport)
-    if sock is None or not type(transport).__module__.startswith("uvloop"):
-        return False
-    try:
-        running.remove_reader(sock.fileno())
-    except RuntimeError:
-        return False
-    return True
-
-
-def can_watch(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether the loop can wait for our descriptors. Windows' ProactorEventLoop cannot."""
-    return type(loop).add_reader is not asyncio.AbstractEventLoop.add_reader
 
 
 def wake(woken: asyncio.Future[None]) -> None:
@@ -179,7 +132,27 @@ def reset(transport: asyncio.Transport) -> None:
         transport.abort()
 
 
-class TransportTakeover(asyncio.Protocol):
+class Taker(asyncio.Protocol):
+    """Replaces a transport's protocol during a close.
+
+    Attributes:
+        owner: The old protocol, until its connection_lost() was called.
+    """
+
+    owner: Any
+
+    def hold(self, transport: asyncio.Transport) -> None:
+        """Replace the protocol again if its owner has set another one since.
+
+        Another close of the transport has replaced this object, and calls it: that one stays.
+        """
+        its_own = transport.get_protocol()
+        if not isinstance(its_own, Taker):
+            self.owner = its_own
+            transport.set_protocol(self)
+
+
+class TransportTakeover(Taker):
     """Replaces a transport's protocol while the transport ends, and owns the dup.
 
     The takeover forwards to the old protocol the calls that the protocol's owner still needs:
@@ -208,8 +181,9 @@ class TransportTakeover(asyncio.Protocol):
     transport held. A TLS transport ends by itself when the peer's close_notify or FIN has arrived;
     otherwise it was cut.
 
+    If the owner sets another protocol during the flush, that one becomes the old protocol.
+
     Attributes:
-        owner: The old protocol, until its connection_lost() was called.
         sock: The dup. O_NONBLOCK, SO_LINGER and the FIN belong to the connection, not to the dup.
         tls: Whether the transport is a TLS transport.
         is_empty: The kernel had all bytes before the transport was closed. The transport then only
@@ -246,7 +220,7 @@ class TransportTakeover(asyncio.Protocol):
         self._woken: asyncio.Future[None] | None = None
         self._lost = False  # the transport has called connection_lost()
         self._error: Exception | None = None
-        self.owner: Any = transport.get_protocol()
+        self.owner = transport.get_protocol()
         transport.set_protocol(self)
 
     @cached_property
@@ -390,9 +364,18 @@ class TransportTakeover(asyncio.Protocol):
         except OSError:
             return False  # EWOULDBLOCK
 
+    def _has_ended(self) -> bool:
+        """Whether the transport has ended. Its protocol is this object again."""
+        if not (self._lost or self.tls):
+            if open_socket_of(self._transport) is None:
+                self._lost = True  # another protocol got the connection_lost()
+            else:
+                self.hold(self._transport)
+        return self._lost
+
     def _is_through(self) -> bool:
         """The wait is over: the kernel has all bytes, or never gets them."""
-        if self._lost or self._error is not None or self._cut:
+        if self._has_ended() or self._error is not None or self._cut:
             return True
         return self.tls and self._turns_left == 0
 
@@ -463,8 +446,7 @@ class TransportTakeover(asyncio.Protocol):
             # There is never a second reader: a TLS transport that gets only a part of the input fails.
             self._drain_way = drain_of(self._sock, self._view)
             self._loop.add_reader(self._sock.fileno(), self._read)
-        if self.tls:
-            self._loop.add_writer(self._sock.fileno(), self._count_turn)
+        self._loop.add_writer(self._sock.fileno(), self._count_turn)
 
     def _unwatch(self) -> None:
         if self._watching:
@@ -490,7 +472,7 @@ class TransportTakeover(asyncio.Protocol):
 
     def _count_turn(self) -> None:
         """The kernel has room in this turn of the loop."""
-        if size_of_buffer(self._transport) == 0:
+        if self.tls and size_of_buffer(self._transport) == 0:
             before, self._written = self._written, count_written(self._sock, self._view)
             if self._written is None:
                 self._turns_left = max(0, self._turns_left - 1)
@@ -563,9 +545,9 @@ class TransportTakeover(asyncio.Protocol):
         """Make the transport close its descriptor and call connection_lost() of the owner."""
         self._unwatch()
         # asyncio's transport fails later, in a callback, if abort() is called after its end.
-        if not self._lost:
+        if not self._has_ended():
             self._abort()
-        await some_turns(until=lambda: self._lost)
+        await some_turns(until=self._has_ended)
 
     def _abort(self) -> None:
         self._transport.abort()
@@ -576,23 +558,10 @@ class TransportTakeover(asyncio.Protocol):
     def drop(self) -> None:
         """Close immediately. If bytes are lost, the stream ends with a reset."""
         self._unwatch()
-        whole = self._lost and self._error is None and not self.was_cut
+        whole = self._has_ended() and self._error is None and not self.was_cut
         close_at_once([self.sock], LingerPolicy.BACKGROUND if whole else LingerPolicy.ABORT)
         if not self._lost:
             self._abort()
-
-
-def is_sending_file(transport: asyncio.Transport, protocol: object) -> bool:
-    """Whether loop.sendfile() uses a transport. The transport then rejects even an empty write."""
-    if (
-        type(protocol).__name__ == "_SendfileFallbackProtocol"
-    ):  # for TLS, and for files and systems without sendfile()
-        return True
-    try:
-        transport.write(b"")
-    except RuntimeError as error:
-        return "sendfile" in str(error)  # after write_eof() the error is another
-    return False
 
 
 def _piece_of(sock: socket.socket) -> int:

@@ -24,15 +24,13 @@ from ._asyncio_proxy import TransportProxy
 from ._asyncio_server import graceful_factory, graceful_loop
 from ._asyncio_transport import (
     FEW_TURNS,
+    Taker,
     TransportTakeover,
-    can_watch,
-    info_of,
-    is_elsewhere,
-    open_socket_of,
     reset,
     some_turns,
     take_over,
 )
+from ._asyncio_view import can_watch, info_of, is_elsewhere, open_socket_of
 from ._blocking import abort_on, drive
 from ._clock import monotonic
 from ._close_all import close_all_on as close_all_in_thread
@@ -392,7 +390,7 @@ async def _close(close: TaskClose, end: End) -> CloseResult:
 def _is_taken(transport: asyncio.Transport) -> bool:
     """Whether another task is closing a transport gracefully."""
     try:
-        return isinstance(transport.get_protocol(), (FirstLook, TransportTakeover))
+        return isinstance(transport.get_protocol(), Taker)
     except AttributeError:
         return False  # asyncio's TLS transport has no state left when it is closed twice
 

@@ -1,0 +1,71 @@
+"""What a transport of asyncio or uvloop shows of itself, also while it ends."""
+
+from __future__ import annotations
+
+import asyncio
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Any
+
+
+def info_of(transport: asyncio.Transport, name: str) -> Any:
+    try:
+        return transport.get_extra_info(name)
+    except AttributeError:
+        return None  # asyncio's TLS transport has no state left when it is closed twice
+
+
+def size_of_buffer(transport: asyncio.Transport) -> int:
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:
+        # asyncio's TLS transport has no state left when it is closed twice. Its bytes are on their way
+        # to the transport below, and are counted there.
+        return 0
+
+
+def open_socket_of(transport: asyncio.Transport) -> socket.socket | None:
+    """Return the object that represents a transport's socket; None: the socket is closed."""
+    sock: socket.socket | None = info_of(transport, "socket")
+    return None if sock is None or sock.fileno() == -1 else sock
+
+
+def is_elsewhere(transport: Any) -> bool:
+    """Whether another event loop runs a transport, as far as that is visible."""
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        return False  # the constructor of `closing` may be called before the loop runs
+    its_own = getattr(transport, "_loop", None)
+    if its_own is not None:
+        return its_own is not running
+    # uvloop's transports do not show their loop. A loop refuses a call about the descriptor of one of
+    # its own transports.
+    sock = open_socket_of(transport)
+    if sock is None or not type(transport).__module__.startswith("uvloop"):
+        return False
+    try:
+        running.remove_reader(sock.fileno())
+    except RuntimeError:
+        return False
+    return True
+
+
+def can_watch(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the loop can wait for our descriptors. Windows' ProactorEventLoop cannot."""
+    return type(loop).add_reader is not asyncio.AbstractEventLoop.add_reader
+
+
+def is_sending_file(transport: asyncio.Transport, protocol: object) -> bool:
+    """Whether loop.sendfile() uses a transport. The transport then rejects even an empty write."""
+    if (
+        type(protocol).__name__ == "_SendfileFallbackProtocol"
+    ):  # for TLS, and for files and systems without sendfile()
+        return True
+    try:
+        transport.write(b"")
+    except RuntimeError as error:
+        return "sendfile" in str(error)  # after write_eof() the error is another
+    return False
