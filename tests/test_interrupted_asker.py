@@ -69,7 +69,7 @@ def test_the_thread_that_settles_runs_the_callbacks_and_does_not_hold_the_condit
 def test_an_asker_that_is_too_slow_between_its_look_and_its_wait_does_not_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_future, "_PATIENCE", 0)
+    monkeypatch.setattr(_future, "_LOCK_TIMEOUT", 0)
     future, thread, _ = _about_to_be_settled()
     with future._condition:
         assert future._state == "RUNNING"
@@ -83,7 +83,7 @@ def test_an_outcome_that_comes_while_an_asker_holds_the_lock_leaves_it_that_lock
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`concurrent.futures.wait` looks up the condition to acquire it, and again to release it."""
-    monkeypatch.setattr(_future, "_PATIENCE", 0)
+    monkeypatch.setattr(_future, "_LOCK_TIMEOUT", 0)
     future, thread, _ = _about_to_be_settled()
     future._condition.__enter__()
     thread.start()
@@ -96,7 +96,7 @@ def test_an_outcome_that_comes_while_an_asker_holds_the_lock_leaves_it_that_lock
 def test_an_interrupt_at_any_call_does_not_lose_the_outcome(
     interrupted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_future, "_PATIENCE", 0)
+    monkeypatch.setattr(_future, "_LOCK_TIMEOUT", 0)
     for stopped in each_moment():
         future, thread, _ = _about_to_be_settled()
         if interrupted == "settle":

@@ -419,27 +419,6 @@ def test_the_launcher_has_the_syntax_of_every_python() -> None:
     assert imported == ["importlib"]
 
 
-@pytest.mark.parametrize("python", ["python2.7", "python3.6"])
-def test_an_old_python_starts(python: str, tmp_path: Path) -> None:
-    if (command := executable(python)) is None:
-        pytest.skip(f"needs {python}")
-    (tmp_path / "sitecustomize.py").write_text("print('mine')")
-    ended = run("--", command, "-c", "print(1)", PYTHONPATH=str(tmp_path))
-    assert (ended.returncode, ended.stdout.split()) == (0, ["mine", "mine", "1"])
-    assert "graceful-close: not in" in ended.stderr
-
-
-def executable(name: str) -> str | None:
-    """A Python of this name that starts; pyenv's name may have no version behind it."""
-    for folder in os.get_exec_path():
-        path = Path(folder, name)
-        if path.exists():
-            version = subprocess.run([path, "-V"], capture_output=True, check=False)
-            if version.returncode == 0:
-                return str(path)
-    return None
-
-
 LAUNCHER = """
 import os, sys
 os.environ["PYTHONPATH"] = os.pathsep.join([sys.argv[1], os.environ["PYTHONPATH"]])

@@ -136,9 +136,16 @@ class _GracefulLoop:
     ) -> tuple[Any, asyncio.BaseProtocol]:
         if self._of_no_server is None:
             self._of_no_server = _Closes(self._options)
-        loop, factory = cast("Any", super()), self._of_no_server.wrap(protocol_factory)
-        _, introduction = await loop.connect_accepted_socket(factory, *args, **kwargs)
-        return introduction.proxy, introduction.protocol
+        wrapped = self._of_no_server.wrap(protocol_factory)
+        made: list[Any] = []
+
+        def remembered() -> asyncio.Protocol:
+            made.append(wrapped())
+            return cast("asyncio.Protocol", made[0])
+
+        # uvloop does not return this protocol if the connection has TLS.
+        await cast("Any", super()).connect_accepted_socket(remembered, *args, **kwargs)
+        return made[0].proxy, made[0].protocol
 
     async def start_tls(self, transport: Any, *args: Any, **kwargs: Any) -> Any:
         loop = cast("Any", super())

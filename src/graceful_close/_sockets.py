@@ -158,11 +158,14 @@ def take_descriptor(sock: socket.socket, into: MutableSequence[socket.socket]) -
         into.extend(map(_native, (family,), (kind,), (protocol,), number))
     except BaseException as error:
         lost = next(again, -1) if len(into) == held else -1
-        if lost != -1:
-            # MemoryError, or an audit hook does not permit the new object (sys.addaudithook).
-            _socket.close(lost)
-        elif isinstance(error, (OSError, ValueError)):
-            return False  # the number was -1
+        try:
+            if lost != -1:
+                # MemoryError, or an audit hook does not permit the new object (sys.addaudithook).
+                _socket.close(lost)
+        except OSError:
+            lost = -1  # EBADF: os.close() has closed it
+        if lost == -1 and isinstance(error, (OSError, ValueError)):
+            return False
         raise
     if native:
         sock.detach()  # returns -1, and marks the object as closed

@@ -104,8 +104,8 @@ async def graceful_close(
         `peer_notified` is True if the peer's close_notify had arrived when ours was sent, else None.
         With TLS over TLS, each session sends its own close_notify, and `notified` covers all.
     """
-    since = trio.current_time()
     checked = options_of("graceful_close", options)
+    since = trio.current_time()
     return await _close(_new_close(checked, since), _End(stream))
 
 
@@ -129,9 +129,9 @@ async def timed_linger_close(
     Raises:
         TypeError, ValueError: As `graceful_close`.
     """
-    since = trio.current_time()
     require_seconds("seconds", seconds)
     checked = Options(seconds, until=CloseOutcome.DELIVERED, on_timeout=on_timeout)
+    since = trio.current_time()
     return await _close(_new_close(checked, since), _End(stream))
 
 
@@ -185,8 +185,8 @@ async def close_all(
             argument has the wrong type.
         ValueError: As `graceful_close`.
     """
-    since = trio.current_time()
     checked = options_of("close_all", options)
+    since = trio.current_time()
     ends: list[_End] = []
     for index, stream in enumerate(streams):
         try:
