@@ -1143,6 +1143,14 @@ def test_the_drain_limit_ends_the_close_before_our_fin() -> None:
     assert machine.released(0.0).outcome is CloseOutcome.DRAIN_LIMIT
 
 
+def test_a_fin_that_failed_is_not_sent_again() -> None:
+    machine = begun()
+    assert machine.shut(0.0, NOT_CONNECTED) is Step.DRAIN
+    assert machine.failed(LOST, 0.0) is Step.COUNT
+    machine = begun()
+    assert machine.shut(0.0, LOST) is Step.COUNT
+
+
 def test_a_drain_limit_that_aborts_sends_no_fin() -> None:
     options = asking(peer_first=1.0, drain_limit=10, on_timeout=LingerPolicy.ABORT)
     machine = Teardown(options, 0.0, LINUX)
@@ -1187,14 +1195,42 @@ def test_a_disconnected_socket_whose_error_another_reader_took_was_reset() -> No
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
 
 
-def test_a_socket_that_is_disconnected_between_a_read_and_the_look_was_reset() -> None:
+def test_a_connection_without_af_unspec_is_not_reported_as_disconnected() -> None:
+    machine = begun(view=BSD)
+    machine.shut(0.0)
+    machine.failed(NOT_CONNECTED, 0.1)
+    assert machine.released(0.1).outcome is CloseOutcome.NOT_CONNECTED
+
+
+def test_a_count_of_a_socket_that_was_disconnected_after_the_peers_fin_is_not_reported() -> (
+    None
+):
+    machine = begun()
+    machine.shut(0.0)
+    assert end_of_stream(machine) is Step.COUNT
+    assert machine.counted(65_538, 5.0) is Step.READ_ERROR
+    assert machine.no_error(5.0) is Step.LOOK, "another reader has taken the error"
+    assert machine.looked(NEVER_OPEN, 5.0) is Step.LET_GO
+    result = machine.released(5.0)
+    assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, None)
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_socket_that_is_disconnected_between_a_read_and_the_look_was_reset(
+    taken: bool,
+) -> None:
     machine = begun()
     machine.shut(0.0)
     assert end_of_stream(machine, state=NEVER_OPEN) is Step.READ_ERROR
-    assert machine.failed(RESET, 0.1) is Step.COUNT
-    machine.counted(65_538, 0.1)
+    if taken:
+        assert machine.no_error(0.1) is Step.COUNT
+    else:
+        assert machine.failed(RESET, 0.1) is Step.COUNT
+    assert machine.counted(65_538, 0.1) is Step.LET_GO
     result = machine.released(0.1)
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
+    assert result.error is not None
+    assert result.error.errno == errno.ECONNRESET
 
 
 def test_a_first_fin_that_recv_cannot_report_is_watched() -> None:

@@ -930,8 +930,7 @@ class Teardown:
         if not self._view.count_survives_reset:
             return self._outcome is not PEER_CLOSED and self._outcome is not DELIVERED
         # Linux changes the count only if another holder disconnects the socket (AF_UNSPEC).
-        was_reset = self._outcome is PEER_RESET or self._outcome is NOT_CONNECTED
-        return bool(self._unacked) and (was_reset or self._peer_fin)
+        return bool(self._unacked) and (self._outcome is PEER_RESET or self._peer_fin)
 
     def _choose_policy(self) -> LingerPolicy | None:
         outcome = self._outcome
