@@ -73,7 +73,7 @@ def graceful_close(
         until: PEER_CLOSED, or DELIVERED to return as soon as the peer's kernel has acknowledged
             everything. Where acknowledgements are not visible, DELIVERED waits for the peer's FIN
             instead, or (TCP on Windows and illumos) makes the kernel linger.
-        on_timeout: What happens to unacknowledged data at the deadline. BACKGROUND: the kernel
+        on_timeout: What happens to unacknowledged data at a deadline or limit. BACKGROUND: the kernel
             keeps sending it (but sends RST if there is unread input). ABORT: the kernel drops it
             and sends RST. Where acknowledgements are not visible, a silent peer cannot be
             distinguished from a slow one, and `idle_timeout` never aborts.

@@ -46,7 +46,7 @@ class CloseOutcome(enum.Enum):
     """For `idle_timeout` seconds the peer sent nothing and acknowledged nothing new."""
 
     DRAIN_LIMIT = "drain limit"
-    """The peer sent more than `drain_limit` bytes after our FIN."""
+    """The peer sent more than `drain_limit` bytes during the close."""
 
     ABORTED = "aborted"
     """The connection was discarded immediately, as requested. TCP sends RST to the peer."""

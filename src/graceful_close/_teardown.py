@@ -41,8 +41,8 @@ of the data.
 The proofs: the peer's FIN is a *state* of the connection (LOOK), because recv() returns 0 after the
 caller's own SHUT_RD, too. Delivery is a count of 0 in a state in which the kernel counts. A reset is
 an error that the kernel reported. An outcome is decided once (`_outcome`); after that the machine
-requests at most one last count and, if a reset changes the count, one last look. The outcome does
-not change.
+requests at most our FIN, if the close ends before phase 4, one last count and, if a reset changes the
+count, one last look. The outcome does not change.
 
 RFC 9112, section 9.6 recommends the sequence to servers; RFC 9293, section 3.6 defines half-closed
 connections.
@@ -888,13 +888,10 @@ class Teardown:
             self._notified = False
         if outcome is ALREADY_CLOSED:
             return self._conclude()
-        if (
-            self._fin_sent
-            or self._fin_tried
-            or self._choose_policy() is not LingerPolicy.BACKGROUND
-        ):
+        tried = self._fin_sent or self._fin_tried
+        if tried or self._choose_policy() is not LingerPolicy.BACKGROUND:
             return self._count_and_conclude()
-        # close() alone sends nothing if there is another holder (a dup, a forked child).
+        # If there is another holder (a dup, a forked child), close() sends nothing.
         return SHUT_WR
 
     def _count_and_conclude(self) -> Step:
