@@ -339,8 +339,8 @@ def test_an_accept_without_a_descriptor_ends_the_older_half_of_the_pending_close
             accept()
         while len(reaper) > 2:
             time.sleep(0.001)
-        assert reaper.overflowed == 2
         reaper.close(0)
+        assert reaper.overflowed == 2
 
 
 # --- after the Reaper was closed ------------------------------------------------------------

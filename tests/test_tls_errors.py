@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 
 import pytest
 
-from graceful_close._tls import _after  # pyright: ignore[reportPrivateUsage]
+from graceful_close._tls import _after, _send  # pyright: ignore[reportPrivateUsage]
+from streams import await_reset, reset
+from test_tls import session
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,16 @@ def test_an_end_or_a_wait_tells_about_both_sides(
     error: ssl.SSLError, told: tuple[bool | None, bool | None]
 ) -> None:
     assert _after(error) == told
+
+
+def test_a_reset_that_openssl_meets_is_raised_and_an_earlier_shutdown_is_not() -> None:
+    with session(ssl.TLSVersion.TLSv1_3) as (ours, peer):
+        ours.settimeout(0)
+        socket.socket.shutdown(ours, socket.SHUT_WR)
+        assert _send(ours, ssl.SSLSocket) == (False, None)
+    with session(ssl.TLSVersion.TLSv1_3) as (ours, peer):
+        ours.settimeout(0)
+        reset(peer)
+        await_reset(ours)
+        with pytest.raises(ConnectionResetError):
+            _send(ours, ssl.SSLSocket)

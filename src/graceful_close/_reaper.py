@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 A `Reaper` has a queue, a thread and a `CloseLoop`. This module takes no lock that a submitter could
 hold, because a submitter may be a signal handler that interrupts another submitter, or the child of
-a fork. All data is exchanged by single operations on a dict or a deque.
+a fork. All data is exchanged by single operations on a dict, a set or a deque.
 
 `submit` runs in the caller's thread. It adds the connection to `_Worker.pending`, takes the
 descriptor, executes the steps that do not wait (our FIN is sent then), and appends the connection to
@@ -302,7 +302,7 @@ class _Worker:
         self._loop: CloseLoop | None = None
         self._pair: list[socket.socket] = []  # a byte to the second wakes the thread
         self._waker: socket.socket | None = None  # the first, once it does
-        self._busy: dict[int, bool] = {}  # the threads that are opening or closing descriptors
+        self._busy: set[int] = set()  # the threads that are opening or closing descriptors
         self._forking = False
         self._asleep = False
         self._short_of_descriptors = False
@@ -459,14 +459,14 @@ class _Worker:
         Otherwise a child could inherit a descriptor that is being closed and that no object has.
         """
         me = threading.get_ident()
-        self._busy[me] = True
+        self._busy.add(me)
         while self._forking:
-            del self._busy[me]
+            self._busy.discard(me)
             time.sleep(_GIVE_WAY)
-            self._busy[me] = True
+            self._busy.add(me)
 
     def _leave(self) -> None:
-        self._busy.pop(threading.get_ident(), None)
+        self._busy.discard(threading.get_ident())
 
     def wake(self) -> None:
         self._asleep = False
