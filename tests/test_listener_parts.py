@@ -149,7 +149,7 @@ def test_under_eventlet_a_listener_is_refused(monkeypatch: pytest.MonkeyPatch) -
         for call in calls:
             with pytest.raises(
                 TypeError,
-                match=r"^a GracefulListener .*eventlet.* a plain socket.*application$",
+                match=r"^a GracefulListener .*eventlet.* a plain socket.*DrainMiddleware.*application$",
             ):
                 call()
         monkeypatch.undo()
