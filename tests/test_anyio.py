@@ -195,6 +195,24 @@ async def test_a_reset_that_the_transport_reads_first_is_a_result(loop: Loop) ->
                 assert result.outcome in {CloseOutcome.PEER_RESET, CloseOutcome.ALREADY_CLOSED}
 
 
+@with_transports
+async def test_a_reset_that_the_transport_reads_during_the_close_is_a_result(
+    loop: Loop,
+) -> None:
+    for _ in range(20):
+        with connect("tcp4") as (ours, peer):
+            stream = await loop.open(ours)
+
+            async def close(stream: Any = stream) -> None:
+                result = await graceful_close(stream, timeout=PATIENCE)
+                assert result.outcome is CloseOutcome.PEER_RESET
+                assert isinstance(result.error, ConnectionResetError)
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(close)
+                reset(peer)
+
+
 @pytest.mark.parametrize("over", ["buffered", "stapled", "both"])
 @on_anyio
 async def test_a_wrapper_is_closed_with_the_stream_in_it(loop: Loop, over: str) -> None:

@@ -322,6 +322,8 @@ class Taken:
             with scope:
                 # Waits until the transport's buffer is empty, if the stream has a transport.
                 await self._end.stream.send(b"")
+                if not self._end.is_open:
+                    await self._end.stream.send(b"")  # reports why the transport has ended
         except anyio.BusyResourceError:
             self._is_sending = True  # what that task sends is cut, as on trio
         except anyio.ClosedResourceError:
