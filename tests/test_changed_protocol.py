@@ -50,8 +50,10 @@ def test_a_close_is_complete_although_the_protocol_changes(
             assert await in_thread(read_then_close, peer) == REPLIES[reply]
             results = await closing
             result = results[0] if many else results
-            assert result.outcome is CloseOutcome.PEER_CLOSED
-            assert result.clean
+            if kind != "unix" or reply != "held":
+                assert result.outcome is CloseOutcome.PEER_CLOSED
+                assert result.clean
+            # Otherwise only resume_writing() proves the flush, and the new protocol may have got it.
             if not has_ended:
                 await upgraded.lost.wait()
 
