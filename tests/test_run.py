@@ -314,6 +314,47 @@ def test_unsupported_sockets_work_as_usual(module: str, tmp_path: Path) -> None:
 
 SHOWS = "import socket; print(socket.socket.accept.__name__)"
 
+TERMINATED_AT_ONCE = """
+import multiprocessing, signal, time
+
+context = multiprocessing.get_context("fork")
+codes = set()
+for _ in range(40):
+    process = context.Process(target=time.sleep, args=(1000,))
+    process.start()
+    process.terminate()
+    process.join(10)
+    process.kill()
+    codes.add(process.exitcode)
+for _ in range(20):
+    with context.Pool(3):  # terminated at once
+        pass
+print(codes == {-signal.SIGTERM}, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
+
+IN_A_FORK = """
+import os, signal, socket
+
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    if os.fork():
+        os.wait()
+    else:
+        before = signal.getsignal(signal.SIGTERM)
+        with socket.create_connection(listener.getsockname()), listener.accept()[0]:
+            print(before is signal.SIG_DFL, signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+"""
+
+
+def test_a_forked_child_has_the_default_of_sigterm_until_it_accepts() -> None:
+    assert run("--", sys.executable, "-c", IN_A_FORK).stdout == "True False\n"
+
+
+def test_a_child_that_is_terminated_immediately_ends() -> None:
+    ended = run("--", sys.executable, "-c", TERMINATED_AT_ONCE)
+    assert (ended.returncode, ended.stdout) == (0, "True set()\n"), ended.stderr
+
+
 # --- the command -----------------------------------------------------------------------
 
 

@@ -65,12 +65,8 @@ def begin() -> None:
             "multiprocessing.reduction": _change_reduction,
         }
     )
-    if (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    ):
-        signal.signal(signal.SIGTERM, _die_when_all_are_closed)
-        STAND_INS.append(_die_when_all_are_closed)
+    _handle_sigterm()
+    _leave_sigterm_to_forks()
     if os.environ.pop(NOTICE, None):
         _report(
             f"in process {os.getpid()} ({sys.executable}) socket.accept() is replaced; "
@@ -91,6 +87,8 @@ def _replace_accept(reaper: Reaper) -> None:
 
     def graceful_accept(self: socket.socket) -> tuple[socket.socket, Any]:
         if _is_served(self):
+            if _forked:
+                _handle_sigterm()
             return accept_for(self, reaper)
         return accept(self)
 
@@ -190,6 +188,48 @@ def _stay_first(environment: MutableMapping[str, str]) -> None:
 
 
 # --- SIGTERM --------------------------------------------------------------------------------------
+
+
+# Whether this is a forked child that has not accepted a connection.
+_forked = False
+
+
+def _handle_sigterm() -> None:
+    global _forked  # noqa: PLW0603
+    _forked = False
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    ):
+        signal.signal(signal.SIGTERM, _die_when_all_are_closed)
+        STAND_INS[:] = [_die_when_all_are_closed]
+
+
+def _leave_sigterm_to_forks() -> None:
+    """Keep the default action of SIGTERM in a forked child until it accepts a connection.
+
+    A handler in Python is not called while the child waits in a C function, and a child that was just
+    forked forgets its signals (PyOS_AfterFork_Child()). Then multiprocessing's terminate() would wait
+    for the child forever. So SIGTERM is blocked during a fork, and the kernel keeps it.
+    """
+    if not hasattr(os, "register_at_fork"):
+        return
+    before = threading.local()
+
+    def block() -> None:
+        before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def restore() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before.mask)
+
+    def restore_default() -> None:
+        global _forked  # noqa: PLW0603
+        if signal.getsignal(signal.SIGTERM) is _die_when_all_are_closed:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            _forked = True
+        restore()
+
+    os.register_at_fork(before=block, after_in_parent=restore, after_in_child=restore_default)
 
 
 def _die_when_all_are_closed(number: int, frame: FrameType | None) -> None:
