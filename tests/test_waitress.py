@@ -11,7 +11,7 @@ from streams import PATIENCE
 
 pytest.importorskip("waitress")
 
-# Servers that stop at once.
+# A server that stops immediately.
 PROGRAM = """
 import sys
 from importlib import import_module
