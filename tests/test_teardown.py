@@ -1545,10 +1545,11 @@ class Proofs:
             self.delivered = True
 
     def failed(self, error: OSError | None) -> None:
-        disconnected = (
-            {errno.ENOTCONN} if self.view.disconnects and self.state in _STOOD else set()
-        )
-        if error is not None and error.errno in _RESETS | disconnected:
+        if error is None:
+            return
+        # Another holder has disconnected the socket, and another reader has taken the error.
+        disconnected = self.view.disconnects and self.state in _STOOD
+        if error.errno in _RESETS or (disconnected and error.errno == errno.ENOTCONN):
             self.reset = True
 
     def hold(self, outcome: CloseOutcome) -> bool:
