@@ -212,7 +212,7 @@ def _leave_sigterm_to_forks() -> None:
     forked forgets its signals (PyOS_AfterFork_Child()). Then multiprocessing's terminate() would wait
     for the child forever. So SIGTERM is blocked during a fork, and the kernel keeps it.
     """
-    if not hasattr(os, "register_at_fork"):
+    if sys.platform == "win32":
         return
     before = threading.local()
 
