@@ -600,6 +600,8 @@ async def test_the_limit_counts_what_arrives_during_the_flush() -> None:
     async with pair("tcp", peer_buffer=4096) as (_, writer, peer):
         writer.write(MEGABYTES)
         closed = asyncio.create_task(graceful_close(writer, timeout=PATIENCE, drain_limit=1000))
+        while not writer.is_closing():  # until then the transport itself reads
+            await asyncio.sleep(0)
         await in_thread(peer.sendall, bytes(100_000))
         assert (await closed).outcome is CloseOutcome.DRAIN_LIMIT
 
