@@ -64,7 +64,13 @@ PLACES_TRIED = (
     ("Linux 6.18", "s390x, emulated", "CPython 3.11.2", "34 of 34", "the contract"),
     ("Linux 6.18", "ppc64el and mips64el, emulated", "CPython 3.11.2", "34 of 34", "-"),
     ("Linux 6.18", "armhf, arm64 and riscv64, emulated", "CPython 3.13.5", "34 of 34", "-"),
-    ("Linux 5.10, 6.1, 6.12 and 7.2", "x86-64, emulated", "CPython 3.13.5", "34 of 34", "-"),
+    (
+        "Linux 5.10, 6.1, 6.12 and 7.2",
+        "x86-64, emulated",
+        "CPython 3.13.5",
+        "34 of 34",
+        "`tests/wire`, on 5.10",
+    ),
     (
         "gVisor of July 2024",
         "x86-64",
@@ -108,7 +114,7 @@ some 800. CPython 3.11 to 3.13 are tried with each change, and all places once a
   library or without it, fails a few in a hundred. Where the library cannot read from such an error whether its
   close_notify was sent, `notified` is `None`. The session leaves out the situations and the exhaustive tests of the state
   machine, which take too long. Tests that this fault breaks are skipped, and so are tests of servers that PyPy's
-  session cannot install. PyPy ran the other tests file by file.
+  session cannot install.
 - **CPython without the GIL**: importing the library does not turn the GIL on. Debian has no such package, so the session
   builds CPython 3.13 from Debian's source package.
 
