@@ -60,9 +60,8 @@ def can_watch(loop: asyncio.AbstractEventLoop) -> bool:
 
 def is_sending_file(transport: asyncio.Transport, protocol: object) -> bool:
     """Whether loop.sendfile() uses a transport. The transport then rejects even an empty write."""
-    if (
-        type(protocol).__name__ == "_SendfileFallbackProtocol"
-    ):  # for TLS, and for files and systems without sendfile()
+    # For TLS, and for files and systems without sendfile().
+    if type(protocol).__name__ == "_SendfileFallbackProtocol":
         return True
     try:
         transport.write(b"")
