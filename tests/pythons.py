@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 PYPY = sys.implementation.name == "pypy"
@@ -16,3 +17,8 @@ MIXED_UP_TLS = "PyPy's ssl raises the error of one connection in the next of the
 FAMILY_OF_FROMFD = (
     "PyPy's getsockname() reads an address as of the family that fromfd() was given"
 )
+
+
+def without_coverage() -> dict[str, str]:
+    """The environment of a program that coverage would disturb: it has a lock, and writes to stderr."""
+    return {name: os.environ[name] for name in os.environ if "COVERAGE" not in name}

@@ -31,7 +31,7 @@ from graceful_close import CloseOutcome, CloseResult, LingerPolicy, Reaper
 from graceful_close._drain import drain_of
 from graceful_close._future import CloseFuture
 from graceful_close._loop import CloseLoop, Pending
-from pythons import MIXED_UP_TLS, PYPY
+from pythons import MIXED_UP_TLS, PYPY, without_coverage
 from streams import (
     PATIENCE,
     Connection,
@@ -1629,13 +1629,8 @@ def run(
         timeout=60,
         check=False,
         pass_fds=pass_fds,
-        env=environment(),
+        env=without_coverage(),
     )
-
-
-def environment() -> dict[str, str]:
-    """Return the environment of programs that fork: without coverage, which has a lock."""
-    return {name: os.environ[name] for name in os.environ if "COVERAGE" not in name}
 
 
 def test_a_submit_imports_nothing() -> None:
@@ -1979,7 +1974,7 @@ def test_a_worker_of_multiprocessing_finishes_its_pending_closes_at_its_end(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**environment(), "PYTHONPATH": str(HERE)},
+        env={**without_coverage(), "PYTHONPATH": str(HERE)},
     )
     listener.settimeout(PATIENCE)
     with process, listener.accept()[0] as peer:

@@ -23,6 +23,7 @@ import pytest
 from certificates import CERTIFICATE, NAME, client_context
 from event_loops import LOOPS
 from graceful_close import _environment
+from pythons import without_coverage
 from streams import PATIENCE, await_fin
 
 if sys.platform == "win32":
@@ -365,7 +366,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         text=True,
         timeout=PATIENCE,
         check=False,
-        env={**os.environ, **environment},
+        env={**without_coverage(), **environment},
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pythons import PYPY
+from pythons import PYPY, without_coverage
 from streams import PATIENCE
 
 pytestmark = pytest.mark.skipif(PYPY, reason="PyPy has no subinterpreters")
@@ -79,6 +79,7 @@ def test_a_subinterpreter_closes_as_the_main_one_does(isolated: bool) -> None:
         text=True,
         check=False,
         timeout=PATIENCE,
+        env=without_coverage(),
     )
     *closed, aborted = child.stdout.split()
     assert (set(closed), aborted, child.stderr) == ({"PEER_CLOSED"}, "ABORTED", "")
