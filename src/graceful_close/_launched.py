@@ -75,9 +75,10 @@ def begin() -> None:
 
 
 def _report(text: str) -> None:
-    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # descriptor 2 is closed
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None: descriptor 2 is closed
         try:
-            sys.stderr.write(f"graceful-close: {text}\n")
+            # Not by sys.stderr, which would try again at the exit, and change the exit code.
+            os.write(2, f"graceful-close: {text}\n".encode(errors="backslashreplace"))
         except OSError:
             pass  # EPIPE, ENOSPC: it must not stop the program
 

@@ -4,18 +4,20 @@ It must not fail, whatever Python this is: then the program runs as it would hav
 here that Python 2.7 does not have, and there are no functions, because functions have annotations.
 """
 
+import os
 import sys
 from importlib import import_module
 
 try:
     import_module("graceful_close._launched").begin()
 except Exception as error:  # noqa: BLE001 (a newer or an older Python, or one without the package)
-    try:
-        sys.stderr.write(
-            "graceful-close: not in " + str(sys.executable) + ": " + repr(error) + "\n"
-        )
-    except Exception:  # noqa: BLE001, S110 (stderr is closed, and sys.stderr is None)
-        pass
+    if sys.stderr is not None:  # None: descriptor 2 is closed
+        _text = "graceful-close: not in " + str(sys.executable) + ": " + repr(error) + "\n"
+        try:
+            # Not by sys.stderr, which would try again at the exit, and change the exit code.
+            os.write(2, _text.encode("ascii", "backslashreplace"))
+        except OSError:
+            pass
 
 # Have the user's own sitecustomize imported, which ours stands before.
 _here = __file__.replace("\\", "/").rpartition("/")[0]
