@@ -186,8 +186,9 @@ def _without_sigpipe(call: Callable[[], T]) -> T:
 # The functions without the wrappers in Python, in which an interrupt could prevent the call into C.
 _signal: Any = sys.modules["_signal"]
 
-_SIGPIPE: tuple[signal.Signals, ...] = ()
-if sys.platform != "win32":
+if sys.platform == "win32":
+    _SIGPIPE: tuple[signal.Signals, ...] = ()
+else:
     _SIGPIPE = (signal.SIGPIPE,)
 
 

@@ -126,7 +126,7 @@ def worker_exit(server: Any, worker: Any) -> None:
             graceful_close.gunicorn.worker_exit(server, worker)
 
     A worker waits for `idle_timeout` (5 seconds) at most, and no longer than half of gunicorn's
-    `timeout`, after which gunicorn kills workers. A worker that has served `max_requests` waits for 2
+    `timeout`, after which gunicorn kills workers. A worker that has served max_requests waits for 2
     seconds at most, because gunicorn starts its replacement only after the exit.
 
     Args:
