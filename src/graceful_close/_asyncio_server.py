@@ -273,6 +273,10 @@ class _Closes:
         try:
             with calling_at_sigint(lambda: loop.call_soon_threadsafe(waiting.cancel)):
                 await asyncio.wait([waiting])
+        except asyncio.CancelledError:
+            waiting.cancel()
+            await asyncio.wait([waiting])  # one turn: the closes have ended when this raises
+            raise
         finally:
             waiting.cancel()
         if not waiting.cancelled():
