@@ -137,14 +137,32 @@ def await_reapers() -> None:
 # --- the purpose --------------------------------------------------------------------------
 
 
+async def early_reply(made: Any, connect: Any, reply: bytes) -> bytes:
+    """Answer an upload at its first bytes, and close; return what the client reads."""
+    client: asyncio.Task[bytes] = asyncio.create_task(
+        in_thread(lambda: upload_then_read(connect()))
+    )
+    protocol = await made.get()
+    await protocol.received.wait()
+    protocol.transport.write(reply)
+    protocol.transport.close()
+    return await client
+
+
+async def pending_close(made: Any, connect: Any) -> Any:
+    """A connection whose server has sent its FIN, and whose client does not answer. Returns the client."""
+    client = await in_thread(connect)
+    protocol = await made.get()
+    protocol.transport.close()
+    await in_thread(lambda: client.recv(1))  # our FIN
+    return client
+
+
 @in_each_loop
 def test_a_server_whose_wait_is_cancelled_ends_its_closes(loop: str) -> None:
     async def test() -> None:
         async with served("tcp") as (server, made, connect):
-            client = await in_thread(connect)
-            protocol = await made.get()
-            protocol.transport.close()
-            await in_thread(lambda: client.recv(1))  # our FIN
+            client = await pending_close(made, connect)
             server.close()
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(server.wait_closed(), 0.05)
@@ -160,10 +178,7 @@ def test_sigint_ends_the_wait_for_a_server_and_reaches_its_handler(loop: str) ->
 
     async def test() -> None:
         async with served("tcp") as (server, made, connect):
-            client = await in_thread(connect)
-            protocol = await made.get()
-            protocol.transport.close()
-            await in_thread(lambda: client.recv(1))  # our FIN
+            client = await pending_close(made, connect)
             server.close()
             waiting = asyncio.create_task(server.wait_closed())
             while signal.getsignal(signal.SIGINT) is handler:
@@ -286,12 +301,7 @@ def test_a_reply_larger_than_every_buffer_is_flushed_while_the_peer_uploads(
 ) -> None:
     async def test() -> None:
         async with served(kind) as (_, made, connect):
-            client = asyncio.create_task(in_thread(lambda: upload_then_read(connect())))
-            protocol = await made.get()
-            await protocol.received.wait()
-            protocol.transport.write(MEGABYTES)
-            protocol.transport.close()
-            assert await client == MEGABYTES
+            assert await early_reply(made, connect, MEGABYTES) == MEGABYTES
 
     run_in(GRACEFUL[loop], test())
 

@@ -17,7 +17,7 @@ from graceful_close import CloseOutcome, CloseResult
 from graceful_close.asyncio import Reaper, close_all, graceful_close, graceful_loop
 from streams import PATIENCE
 from test_asyncio import KINDS, in_thread, pair, read_then_close, run_in, upload_then_read
-from test_asyncio_server import MEGABYTES, REPLY, Protocol, served
+from test_asyncio_server import MEGABYTES, REPLY, Protocol, early_reply, served
 
 
 def _eager(
@@ -95,12 +95,7 @@ def test_a_reply_that_fits_into_the_kernel_arrives_complete(
 ) -> None:
     async def test() -> None:
         async with served(kind) as (_, made, connect):
-            client = asyncio.create_task(in_thread(lambda: upload_then_read(connect())))
-            protocol = await made.get()
-            await protocol.received.wait()
-            protocol.transport.write(REPLY)
-            protocol.transport.close()
-            assert await client == REPLY
+            assert await early_reply(made, connect, REPLY) == REPLY
 
     run_with(loop, factory, test())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from typing import Any
 
 import pytest
 
@@ -44,16 +45,22 @@ def short_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_asyncio_server, "_IDLE_TIMEOUT", SHORT)
 
 
+async def replied(made: Any, connect: Any) -> tuple[Any, Any]:
+    """Return a client and its server's protocol, which has written a long reply and closes."""
+    peer = await in_thread(connect)
+    protocol = await made.get()
+    protocol.transport.write(MEGABYTES)
+    protocol.transport.close()
+    return peer, protocol
+
+
 @pytest.mark.usefixtures("short_defaults")
 @of_each_kind
 @in_each_loop
 def test_a_reader_that_pauses_gets_the_whole_reply(loop: str, kind: str) -> None:
     async def test() -> None:
         async with served(kind) as (_, made, connect):
-            peer = await in_thread(connect)
-            protocol = await made.get()
-            protocol.transport.write(MEGABYTES)
-            protocol.transport.close()
+            peer, _ = await replied(made, connect)
             assert await in_thread(pause_then_read, peer) == MEGABYTES
 
     run_in(_loop(loop), test())
@@ -67,10 +74,7 @@ def test_a_server_that_stops_does_not_wait_for_a_reader_that_pauses(
 ) -> None:
     async def test() -> None:
         async with served(kind) as (server, made, connect):
-            peer = await in_thread(connect)
-            protocol = await made.get()
-            protocol.transport.write(MEGABYTES)
-            protocol.transport.close()
+            peer, protocol = await replied(made, connect)
             await asyncio.sleep(SHORT)  # the flush waits, before the server stops
             server.close()
             await server.wait_closed()
@@ -86,10 +90,7 @@ def test_a_server_that_stops_does_not_wait_for_a_reader_that_pauses(
 def test_a_given_option_limits_the_silence_of_a_flush(loop: str, option: str) -> None:
     async def test() -> None:
         async with served("tcp") as (_, made, connect):
-            peer = await in_thread(connect)
-            protocol = await made.get()
-            protocol.transport.write(MEGABYTES)
-            protocol.transport.close()
+            peer, _ = await replied(made, connect)
             await in_thread(await_reset, peer)
 
     run_in(_loop(loop, **{option: SHORT}), test())

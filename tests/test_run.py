@@ -56,8 +56,9 @@ if len(sys.argv) > 1:
 server.serve_forever()
 """
 
-ASYNCIO_SERVER = """
-import asyncio, sys
+# A protocol for programs of asyncio.
+REFUSES = """
+import asyncio, socket, sys
 
 class Refuses(asyncio.Protocol):
     def connection_made(self, transport):
@@ -65,7 +66,11 @@ class Refuses(asyncio.Protocol):
     def data_received(self, data):
         self.transport.write(b"HTTP/1.1 413 No\\r\\nContent-Length: 65536\\r\\n\\r\\n" + bytes(65536))
         self.transport.close()
+"""
 
+ASYNCIO_SERVER = (
+    REFUSES
+    + """
 async def main():
     server = await asyncio.get_running_loop().create_server(Refuses, "127.0.0.1", 0)
     print("on 127.0.0.1:%d" % server.sockets[0].getsockname()[1], flush=True)
@@ -77,6 +82,7 @@ if len(sys.argv) > 1:
 else:
     asyncio.run(main())
 """
+)
 
 WSGI = """
 def app(environ, start_response):
@@ -543,16 +549,9 @@ print("well")
     assert run("--", sys.executable, "-c", program).stdout == "well\n"
 
 
-ACCEPTED_BY_THE_PROGRAM = """
-import asyncio, socket, sys
-
-class Refuses(asyncio.Protocol):
-    def connection_made(self, transport):
-        self.transport = transport
-    def data_received(self, data):
-        self.transport.write(b"HTTP/1.1 413 No\\r\\nContent-Length: 65536\\r\\n\\r\\n" + bytes(65536))
-        self.transport.close()
-
+ACCEPTED_BY_THE_PROGRAM = (
+    REFUSES
+    + """
 async def main():
     loop = asyncio.get_running_loop()
     listener = socket.create_server(("127.0.0.1", 0))
@@ -568,6 +567,7 @@ if sys.argv[1:]:
 else:
     asyncio.run(main())
 """
+)
 
 
 @pytest.mark.parametrize("words", [(), ("on uvloop",)], ids=["asyncio", "uvloop"])

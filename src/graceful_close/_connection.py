@@ -416,9 +416,8 @@ class Connection:
 
     def adopt(self, dup: socket.socket) -> None:
         """Continue on a dup of the descriptor that was borrowed."""
-        self.held[
-            0
-        ].detach()  # first, because an object that is lost would close the descriptor
+        # First, because an object that is lost would close the descriptor.
+        self.held[0].detach()
         self.held[0], self.borrowed = dup, False
 
     def let_go(self) -> CloseResult:
