@@ -17,7 +17,8 @@ from importlib import import_module
 
 from ._environment import LAUNCHER, NOTICE, options_from_environment, put_launcher_first
 from ._listener import Accepted, accept_for, graceful_ssl_socket, others_may_hold
-from ._reaper import Reaper, end_all
+from ._reaper import Reaper
+from ._reaper_worker import end_all
 from ._signals import STAND_INS
 
 TYPE_CHECKING = False
