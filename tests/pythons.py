@@ -9,10 +9,6 @@ PYPY = sys.implementation.name == "pypy"
 
 RESET_AS_SSL_ERROR = "PyPy's ssl raises the system's errors as SSLError, without a reason"
 
-# PyPy 8.0.1 leaves an error in OpenSSL's queue, which belongs to the thread. The next call for another
-# connection raises that error: four of fifty with asyncio alone, without this library.
-MIXED_UP_TLS = "PyPy's ssl raises the error of one connection in the next of the same thread"
-
 # So gunicorn, which tries AF_UNIX first, takes the listener of fd://3 for one of AF_UNIX.
 FAMILY_OF_FROMFD = (
     "PyPy's getsockname() reads an address as of the family that fromfd() was given"

@@ -17,6 +17,7 @@ import pytest
 from graceful_close import abortive_close, unacked_bytes
 from graceful_close._blocking import close_on
 from graceful_close._options import Options
+from pythons import PYPY
 from streams import PATIENCE, Connection
 
 # The hook cannot be removed, so it needs a process of its own.
@@ -52,7 +53,7 @@ _CLOSES = {
 }
 
 
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy has no such event")
+@pytest.mark.skipif(PYPY, reason="PyPy has no such event")
 @pytest.mark.parametrize("close", _CLOSES.values(), ids=_CLOSES)
 def test_the_exception_of_an_audit_hook_releases_the_descriptor(close: str) -> None:
     child = subprocess.run(
@@ -70,8 +71,8 @@ def _close(sock: Any) -> object:
     return close_on(Options(0), sock)
 
 
-# Some systems omit this part of CPython. Coverage itself needs memory at every call.
-if importlib.util.find_spec("_testcapi") is not None and "coverage" not in sys.modules:
+# PyPy has a part of it, and some systems omit it. Coverage itself needs memory at every call.
+if not PYPY and importlib.util.find_spec("_testcapi") and "coverage" not in sys.modules:
 
     @pytest.mark.parametrize("call", [_close, abortive_close, unacked_bytes])
     def test_a_failed_allocation_loses_no_descriptor(

@@ -17,7 +17,6 @@ import pytest
 
 from certificates import AUTHORITY, CERTIFICATE
 from event_loops import LOOPS
-from pythons import MIXED_UP_TLS, PYPY
 
 HERE = Path(__file__).parent
 UPLOAD = bytes(5_000_000)
@@ -57,8 +56,6 @@ class Server(NamedTuple):
 @pytest.fixture(params=["plain", "TLS"])
 def server(request: pytest.FixtureRequest, driver: str) -> Iterator[Server]:
     over_tls = request.param == "TLS"
-    if over_tls and PYPY and driver not in THREADED:
-        pytest.skip(MIXED_UP_TLS)
     command = [sys.executable, str(HERE / "early_server.py"), driver]
     with subprocess.Popen(
         [*command, str(CERTIFICATE)] if over_tls else command,

@@ -36,7 +36,6 @@ from graceful_close._close_all import close_all_on, close_at_once
 from graceful_close._connection import Connection as ClosingConnection
 from graceful_close._options import Options
 from graceful_close._step import LET_GO, WAIT_EITHER
-from pythons import MIXED_UP_TLS, PYPY
 from signals import Stop, each_moment
 from streams import (
     PATIENCE,
@@ -371,7 +370,6 @@ def test_a_close_notify_after_other_data_is_not_read(version: ssl.TLSVersion) ->
         assert (result.notified, result.peer_notified) == (True, None)
 
 
-@pytest.mark.skipif(PYPY, reason=MIXED_UP_TLS)
 def test_a_peer_that_ends_without_close_notify_is_reported_as_not_notified(
     version: ssl.TLSVersion, family: str, side: str
 ) -> None:
@@ -385,7 +383,6 @@ def test_a_peer_that_ends_without_close_notify_is_reported_as_not_notified(
         assert read_tls(peer) == b""
 
 
-@pytest.mark.skipif(PYPY, reason=MIXED_UP_TLS)
 def test_a_fatal_alert_is_not_reported_as_close_notify(version: ssl.TLSVersion) -> None:
     with session(version) as (ours, peer):
         socket.socket.sendall(ours, b"GET / HTTP/1.1\r\n\r\n")
@@ -449,7 +446,6 @@ def test_a_client_that_never_read_its_tickets_resets_when_it_closes() -> None:
 # --- no room for close_notify -----------------------------------------------------------------
 
 
-@pytest.mark.skipif(PYPY, reason=MIXED_UP_TLS)
 @pytest.mark.parametrize("mode", MODES)
 def test_without_room_for_close_notify_the_fin_is_sent_at_the_deadline(
     version: ssl.TLSVersion, mode: float | None
@@ -465,7 +461,6 @@ def test_without_room_for_close_notify_the_fin_is_sent_at_the_deadline(
             result.check()
 
 
-@pytest.mark.skipif(PYPY, reason=MIXED_UP_TLS)
 def test_close_notify_is_sent_once_when_there_is_room(
     version: ssl.TLSVersion, family: str
 ) -> None:
@@ -488,7 +483,6 @@ def test_close_notify_is_sent_once_when_there_is_room(
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
 
 
-@pytest.mark.skipif(PYPY, reason=MIXED_UP_TLS)
 @pytest.mark.parametrize("second", ["graceful_close", "abortive_close", "close_all", "Reaper"])
 def test_a_second_close_during_the_wait_for_room_leaves_the_first_alone(
     version: ssl.TLSVersion, second: str
@@ -755,7 +749,6 @@ def test_a_session_that_the_caller_has_ended_sends_no_close_notify(
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
 
 
-@pytest.mark.skipif(PYPY, reason=MIXED_UP_TLS)
 def test_a_close_notify_that_the_caller_has_sent_is_not_sent_again(
     version: ssl.TLSVersion, family: str, side: str
 ) -> None:
@@ -781,7 +774,6 @@ def test_an_unwrap_that_failed_at_late_data_has_sent_its_close_notify(
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
 
 
-@pytest.mark.skipif(PYPY, reason=MIXED_UP_TLS)
 def test_an_unwrap_that_failed_at_an_incomplete_record_has_sent_nothing(
     version: ssl.TLSVersion,
 ) -> None:

@@ -20,7 +20,6 @@ from test_tls import session
         ("A_REASON_OF_NO_LIBRARY", None, True),
         (None, "SSL", True),  # newer than the OpenSSL that Python was built with
         (None, None, False),  # not an error of TLS: the connection failed
-        ("PROTOCOL_IS_SHUTDOWN", "SSL", None),  # PyPy
     ],
 )
 def test_an_error_of_tls_comes_after_the_close_notify(

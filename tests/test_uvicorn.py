@@ -22,7 +22,6 @@ import pytest
 
 from certificates import CERTIFICATE, NAME, client_context
 from graceful_close.uvicorn import new_asyncio_loop
-from pythons import MIXED_UP_TLS, PYPY
 from streams import PATIENCE, await_fin
 from uvicorn_app import HELLO, REFUSAL
 
@@ -260,8 +259,6 @@ def test_a_websocket_works(server: Server) -> None:
 
 
 def test_sigterm_ends_uvicorn_after_its_pending_closes(server: Server) -> None:
-    if PYPY and server.kind == "tls":
-        pytest.skip(MIXED_UP_TLS)
     with ExitStack() as stack:
         clients = [stack.enter_context(server.connect()) for _ in range(6)]
         for client in clients:

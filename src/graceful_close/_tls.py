@@ -22,7 +22,7 @@ from functools import partial
 from weakref import WeakKeyDictionary
 
 from ._acks import pending_error, read_state
-from ._platform import ErrorKind, TcpState, error_kind
+from ._platform import ErrorKind, TcpState, error_kind, forget_tls_error
 from ._sockets import view_of
 
 TYPE_CHECKING = False
@@ -101,6 +101,7 @@ def _send(sock: SSLSocket, tls: type[SSLSocket]) -> tuple[bool | None, bool | No
         # report it, because SSL_shutdown() then fails without using the socket.
         tls.send(sock, b"")
     except OSError as error:
+        forget_tls_error()
         if getattr(error, "reason", None) != "PROTOCOL_IS_SHUTDOWN":
             return False, None
         # It was begun before: by us, without room, or by the caller.
@@ -111,6 +112,7 @@ def _send(sock: SSLSocket, tls: type[SSLSocket]) -> tuple[bool | None, bool | No
     except ssl.SSLWantWriteError:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
     except OSError as caught:
+        forget_tls_error()
         failure = _of_the_system(caught)
         if isinstance(failure, ssl.SSLError):
             return _after(failure)
@@ -131,6 +133,7 @@ def _has_failed(session: Any) -> bool:
     try:
         session.do_handshake()  # fails after a fatal alert; after a handshake it does nothing else
     except (AttributeError, OSError):
+        forget_tls_error()
         return True
     return False
 
@@ -154,8 +157,6 @@ def _after(error: SSLError) -> tuple[bool | None, bool | None]:
         return True, False
     if isinstance(error, ssl.SSLZeroReturnError):
         return False, True  # the peer's had arrived, and ours failed
-    if getattr(error, "reason", None) == "PROTOCOL_IS_SHUTDOWN":
-        return None, None  # PyPy repeats the error of send(), and hides what unwrap() has done
     # The second call fails because of the peer's data (APPLICATION_DATA_AFTER_CLOSE_NOTIFY), or did
     # so before. The first fails only if the caller's own unwrap() found a half-written record. A
     # reason that is newer than the OpenSSL that Python was built with has no name, but a library. An

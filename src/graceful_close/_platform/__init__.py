@@ -15,6 +15,7 @@ from .disconnect import disconnect
 from .errors import ErrorKind, error_kind, reset_error
 from .limits import descriptor_limit
 from .modes import KEEPS_MODE, keep_mode, mode_to_keep
+from .openssl import forget_tls_error
 from .systems import SYSTEMS, System, identify
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "descriptor_limit",
     "disconnect",
     "error_kind",
+    "forget_tls_error",
     "identify",
     "keep_mode",
     "mode_to_keep",
