@@ -173,8 +173,13 @@ class Multiplexer:
         closes = self.closes
         # One without a descriptor (EMFILE) is replaced as soon as it is empty.
         if closes is None or (not closes and closes.fileno() == -1):
-            self.closes = closes = CloseLoop(self._ended, self.clock)
-            self.begin(closes)
+            closes = CloseLoop(self._ended, self.clock)
+            try:
+                self.begin(closes)
+            except BaseException:
+                closes.close()
+                raise
+            self.closes = closes
         return closes
 
     def hurry(self, close: TaskClose, on_timeout: OnTimeout) -> None:

@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary, ref
 
 from ._async import Multiplexer
 from ._asyncio_transport import wake
+from ._asyncio_view import forget_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,8 +45,11 @@ class LoopMultiplexer(Multiplexer):
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, closes: CloseLoop) -> None:
-        if closes.fileno() != -1:
-            asyncio.get_running_loop().add_reader(closes.fileno(), self.look)
+        number = closes.fileno()
+        if number != -1:
+            loop = asyncio.get_running_loop()
+            forget_number(loop, number)
+            loop.add_reader(number, self.look)
 
     async def turn(self) -> None:
         await asyncio.sleep(0)

@@ -10,13 +10,19 @@ import ssl
 from functools import cached_property
 
 from ._acks import count_acked, count_unacked, count_written, read_state
-from ._asyncio_view import can_watch, is_sending_file, open_socket_of, size_of_buffer
+from ._asyncio_view import (
+    can_watch,
+    forget_number,
+    is_sending_file,
+    open_socket_of,
+    size_of_buffer,
+)
 from ._clock import monotonic
 from ._close_all import close_at_once
 from ._drain import drain_of
 from ._linger import LingerPolicy
 from ._listener import Accepted
-from ._platform import ErrorKind, error_kind
+from ._platform import ErrorKind, error_kind, forget_tls_error
 from ._release import set_policy_at_close, shut_for_writing
 from ._sockets import plain_dup, view_of
 from ._step import FLUSH
@@ -336,6 +342,7 @@ class TransportTakeover(Taker):
         try:
             self._session.write(b"")
         except OSError as error:
+            forget_tls_error()
             return getattr(error, "reason", None) == "PROTOCOL_IS_SHUTDOWN"
         return False
 
@@ -351,6 +358,7 @@ class TransportTakeover(Taker):
         try:
             self._session.unwrap()
         except OSError:
+            forget_tls_error()
             return None  # the input was not read that far
         return True
 
@@ -441,12 +449,14 @@ class TransportTakeover(Taker):
         if self._watching or not can_watch(self._loop):
             return
         self._watching = True
+        number = self._sock.fileno()
+        forget_number(self._loop, number)
         if not self.tls or self._fails_over_input:
             # A peer that sends everything before it reads accepts nothing until its data is read.
             # There is never a second reader: a TLS transport that gets only a part of the input fails.
             self._drain_way = drain_of(self._sock, self._view)
-            self._loop.add_reader(self._sock.fileno(), self._read)
-        self._loop.add_writer(self._sock.fileno(), self._count_turn)
+            self._loop.add_reader(number, self._read)
+        self._loop.add_writer(number, self._count_turn)
 
     def _unwatch(self) -> None:
         if self._watching:

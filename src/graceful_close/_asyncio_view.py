@@ -58,6 +58,20 @@ def can_watch(loop: asyncio.AbstractEventLoop) -> bool:
     return type(loop).add_reader is not asyncio.AbstractEventLoop.add_reader
 
 
+def forget_number(loop: asyncio.AbstractEventLoop, number: int) -> None:
+    """Remove what a loop has registered for the number of a descriptor that was just created.
+
+    It is of an earlier descriptor, which was closed while the loop watched it: asyncio leaves the
+    writer of a sendfile() that a close interrupts. The loop would add a new callback to it, and the
+    kernel has forgotten it.
+    """
+    for remove in (loop.remove_reader, loop.remove_writer):
+        try:
+            remove(number)
+        except OSError:
+            pass  # both were registered; the selector forgets them before it raises
+
+
 def is_sending_file(transport: asyncio.Transport, protocol: object) -> bool:
     """Whether loop.sendfile() uses a transport. The transport then rejects even an empty write."""
     # For TLS, and for files and systems without sendfile().

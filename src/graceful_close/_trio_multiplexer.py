@@ -38,6 +38,9 @@ class RunMultiplexer(Multiplexer):
     def begin(self, closes: CloseLoop) -> None:
         before, self._sleep = self._sleep, trio.CancelScope(deadline=self._sleep.deadline)
         before.cancel()  # the task of a CloseLoop that this one replaces ends
+        if closes.fileno() != -1:
+            # Ends the tasks that still wait for a closed descriptor with this number.
+            trio.lowlevel.notify_closing(closes.fileno())
         trio.lowlevel.spawn_system_task(self._turn, closes)
 
     async def _turn(self, closes: CloseLoop) -> None:
