@@ -94,7 +94,7 @@ worth an issue. On {TRIED_ON}:
 
 ABOUT_PLACES = """
 *The suite* is all tests, *the contract* those of `tests/contract`: every kind of stream in every driver,
-some 800. CPython 3.11 to 3.13 are tried with each change, and all places once a week. `nox -s` and the name of the place (`nox -l`) tries one again, as root on Debian.
+some 800. CPython 3.11 to 3.14, gVisor, i386 and s390x are tried with each change, and all places once a week. `nox -s` and the name of the place (`nox -l`) tries one again, as root on Debian.
 
 - **gVisor** (Google Cloud Run's first generation, GKE Sandbox) has its own TCP. It does not count
   unacknowledged bytes (SIOCOUTQ is ENOPROTOOPT), so `unacked` is mostly `None`. DELIVERED is still detected, from the
@@ -110,11 +110,10 @@ some 800. CPython 3.11 to 3.13 are tried with each change, and all places once a
   is reported as BROKEN, with the time.
 - **PyPy** makes a descriptor blocking when another socket object is made for it; the library makes it
   nonblocking again. PyPy's ssl (8.0.1) leaves an error of one TLS connection in OpenSSL's queue, and raises the error in
-  the next call for another connection of the same thread: an asyncio server that closes TLS connections, with this
-  library or without it, fails a few in a hundred. Where the library cannot read from such an error whether its
-  close_notify was sent, `notified` is `None`. The session leaves out the situations and the exhaustive tests of the state
-  machine, which take too long. Tests that this fault breaks are skipped, and so are tests of servers that PyPy's
-  session cannot install.
+  the next call for another connection of the same thread. The library empties the queue after its own calls; asyncio
+  does not, so some of its TLS connections fail on PyPy, with this library or without it. The session leaves out the
+  situations and the exhaustive tests of the state machine, which take too long, and the tests of servers that cannot be
+  installed there.
 - **CPython without the GIL**: importing the library does not turn the GIL on. Debian has no such package, so the session
   builds CPython 3.13 from Debian's source package.
 
