@@ -20,7 +20,7 @@ import enum
 import errno
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -149,15 +149,17 @@ class Case(NamedTuple):
     view: View
     tls: bool = False
     abort: bool = False
-    peer_first: int = 0
+    peer_first: float = 0
     until: Any = CloseOutcome.PEER_CLOSED
-    idle_timeout: int | None = None
+    idle_timeout: float | None = None
     one_of_many: bool = False
     drain_limit: int | None = None
     fin_sent: bool = False  # by a flush, which took no time
     flush: bool = False
     expired: bool = False  # at time 0, although the options have a timeout
-    timeout: int = 2
+    timeout: float = 2
+    on_timeout: Any = LingerPolicy.ABORT
+    unflushed: bool = False
 
     def machine(self) -> Teardown:
         options = Options(
@@ -165,7 +167,7 @@ class Case(NamedTuple):
             self.idle_timeout,
             self.drain_limit,
             self.until,
-            LingerPolicy.ABORT,
+            self.on_timeout,
             self.peer_first,
         )
         machine = Teardown(
@@ -175,6 +177,7 @@ class Case(NamedTuple):
             tls=self.tls,
             one_of_many=self.one_of_many,
             abort=self.abort,
+            unflushed=self.unflushed,
             flush=self.flush or self.fin_sent,
         )
         if self.fin_sent:
@@ -188,8 +191,8 @@ class Seen(NamedTuple):
     """The position of the driver, and what the reports have shown so far."""
 
     step: Step
-    now: int
-    life: int  # the time of the last sign of the peer
+    now: float
+    life: float  # the time of the last sign of the peer
     looked: bool
     shown: TcpState | None  # according to the last look
     ours_was_first: bool  # our FIN, in the first look
@@ -205,6 +208,27 @@ class Seen(NamedTuple):
     reset: bool
 
 
+def _seen_at_first(case: Case, machine: Teardown) -> Seen:
+    return Seen(
+        step=machine.start(),
+        now=0,
+        life=0,
+        looked=False,
+        shown=None,
+        ours_was_first=False,
+        end_of_stream=False,
+        reads=0,
+        fin_out=case.fin_sent,
+        fin_asked=case.fin_sent,
+        fin_before_ours=False,
+        last_count=None,
+        counted=False,
+        peer_fin=False,
+        delivered=False,
+        reset=False,
+    )
+
+
 # Calls that take no time. (A count takes time: the deadline may pass between a read and the
 # count after it. Time also does not change a decision.)
 _AT_ONCE = frozenset({Step.LOOK, Step.READ_ERROR, Step.CLEAR_ERRORS})
@@ -217,7 +241,7 @@ class Report(NamedTuple):
 
     name: str
     value: Any
-    now: int
+    now: float
 
     def tell(self, machine: Teardown) -> Step:
         return _TELL[self.name](machine, self.value, self.now)
@@ -227,7 +251,7 @@ class Report(NamedTuple):
         return f"{self.name}({'' if shown is None else shown}) at {self.now}"
 
 
-_TELL: dict[str, Callable[[Teardown, Any, int], Step]] = {
+_TELL: dict[str, Callable[[Teardown, Any, float], Step]] = {
     "flushing": lambda machine, value, now: machine.flushing(
         machine._moved + (value or 0), 0, 1, now
     ),
@@ -430,116 +454,24 @@ def phase_of(node: Node) -> Phase:
     return Phase.ACKNOWLEDGEMENT if machine._peer_fin else Phase.DRAIN
 
 
-class Space:
-    """All reachable states of one case.
+class Guarantees:
+    """The guarantees of every close.
 
     Args:
         case: The case.
-        any_order: Whether to make all reports in all states, and not only reports about the
-            requested step.
-        most_reports: The longest path.
+        any_order: Whether the driver reports what was not requested.
 
     Attributes:
-        nodes: The states.
-        edges: The numbers of the successors of each state.
-        ends: How often LET_GO was reached; all ends are one node.
-        violations: The broken guarantees, one of each kind, with the shortest path to it.
+        violations: The broken guarantees, one of each kind, with the first path to it.
     """
 
-    def __init__(
-        self, case: Case, *, any_order: bool = False, most_reports: float = math.inf
-    ) -> None:
+    def __init__(self, case: Case, *, any_order: bool = False) -> None:
         self.case, self.any_order = case, any_order
-        self.nodes: list[Node] = []
-        self.edges: list[list[int]] = []
         self.violations: dict[str, str] = {}
-        self.ends = 0
-        self._numbers: dict[Any, int] = {}
         self._final: set[Any] = set()
-        # Facts that no check of this case needs would only multiply the states.
-        self._irrelevant: dict[str, Any] = {}
-        if any_order:
-            self._irrelevant |= {"reads": 0, "counted": False}
-        if any_order or case.idle_timeout is None:
-            self._irrelevant |= {"life": 0, "last_count": None}
-        if case.until is not CloseOutcome.DELIVERED:
-            self._irrelevant["delivered"] = False
-        machine = case.machine()
-        seen = Seen(
-            step=machine.start(),
-            now=0,
-            life=0,
-            looked=False,
-            shown=None,
-            ours_was_first=False,
-            end_of_stream=False,
-            reads=0,
-            fin_out=case.fin_sent,
-            fin_asked=case.fin_sent,
-            fin_before_ours=False,
-            last_count=None,
-            counted=False,
-            peer_fin=False,
-            delivered=False,
-            reset=False,
-        )
-        self._enter(machine, seen, None, None)
-        queue = deque([(0, 0)])
-        while queue:
-            number, reports = queue.popleft()
-            if reports < most_reports:
-                queue.extend((after, reports + 1) for after in self._expand(number))
 
     def violate(self, what: str, node: Node) -> None:
         self.violations.setdefault(what, str(node))
-
-    def _enter(
-        self, machine: Teardown, seen: Seen, before: Node | None, report: Report | None
-    ) -> int:
-        if seen.step is Step.LET_GO:
-            self.ends += 1
-            self._check_end(machine, seen, before, report)
-            seen = seen._replace(**_AT_THE_END)
-            key: Any = Step.LET_GO
-        else:
-            # Otherwise only shut() uses this fact, and no other.
-            in_time = seen.now < machine.wake_at
-            wake_at = math.ceil(machine.wake_at) if seen.step in WAITS else in_time
-            key = (_key_of(machine, self.case), wake_at, seen)
-        number = self._numbers.get(key)
-        if number is None:
-            number = self._numbers[key] = len(self.nodes)
-            node = Node(_all_of(machine), seen, before, report)
-            self.nodes.append(node)
-            self.edges.append([])
-            self._check(machine, node)
-        return number
-
-    def _expand(self, number: int) -> Iterator[int]:
-        node = self.nodes[number]
-        seen, case = node.seen, self.case
-        if seen.step is Step.LET_GO:
-            return
-        last = case.timeout + 1
-        times = {seen.now, min(seen.now + 1, last)}
-        machine = machine_of(node)
-        if machine._outcome or (seen.step in _AT_ONCE and not self.any_order):
-            times = {seen.now}
-        elif seen.step in WAITS and not self.any_order:
-            times.add(min(max(seen.now, math.ceil(machine.wake_at)), last))
-        reports = ANY_REPORT if self.any_order else tuple(reports_of(case, seen, machine))
-        new_from = len(self.nodes)
-        for now in sorted(times):
-            for name, value in reports:
-                report = Report(name, value, now)
-                machine = machine_of(node)
-                step = report.tell(machine)
-                news = _after(case, seen, report) | self._irrelevant
-                after = seen._replace(step=step, **news)
-                self.edges[number].append(self._enter(machine, after, node, report))
-        yield from range(new_from, len(self.nodes))
-
-    # --- the guarantees ---
 
     def _check_end(
         self, machine: Teardown, seen: Seen, before: Node | None, report: Report | None
@@ -617,7 +549,7 @@ class Space:
                 lingers = machine.linger_policy is LingerPolicy.TIMED
                 right = seen.now >= case.timeout or lingers
             case CloseOutcome.IDLE_TIMED_OUT:
-                right = seen.now - seen.life >= idle
+                right = seen.now >= seen.life + idle
                 aborts = machine.linger_policy is LingerPolicy.ABORT and not machine._abort
                 if case.view.acks is None and aborts:
                     self.violate(
@@ -627,12 +559,19 @@ class Space:
                 right = case.drain_limit is not None and result.drained == case.drain_limit + 1
             case CloseOutcome.NOT_CONNECTED:
                 right = seen.shown in _NONE or result.error is not None
-            case CloseOutcome.ALREADY_CLOSED:
+            case CloseOutcome.ALREADY_CLOSED | CloseOutcome.PEER_RESET:
                 right = result.error is not None
             case _:
                 pass  # only the proofs are checked here
         if not right:
             self.violate(f"{outcome.name}, but it was not so", node)
+        counts = case.view.acks is not None or seen.shown is TcpState.LISTENING
+        if result.unacked is not None and not counts:
+            self.violate("a count that the kernel does not have", node)
+        if result.peer_first is not None and case.view.state is None:
+            self.violate("a side is reported as first, though the state is not known", node)
+        if result.unflushed != (case.unflushed and outcome is not CloseOutcome.ALREADY_CLOSED):
+            self.violate("the makefile() object is not reported", node)
         if result.peer_first and seen.ours_was_first:
             self.violate("the peer is reported as first, but our FIN was first", node)
         if machine._abort and machine.linger_policy not in {None, LingerPolicy.ABORT}:
@@ -642,6 +581,120 @@ class Space:
             self.violate("no side is reported as first, though the peer was", node)
         if result.peer_first is False and seen.fin_before_ours:
             self.violate("we are reported as first, but the peer was", node)
+
+
+class Walk(Guarantees):
+    """One path through a case; `choose` chooses the report and its time at each step."""
+
+    def __init__(self, case: Case, choose: Callable[[Sequence[Any]], Any]) -> None:
+        super().__init__(case)
+        machine = case.machine()
+        node = Node(_all_of(machine), _seen_at_first(case, machine), None, None)
+        steps_after_deadline = 0
+        for _ in range(500):
+            seen = node.seen
+            if seen.step is Step.LET_GO:
+                self._check_end(machine, seen, node.before, node.report)
+                return
+            self._check(machine, node)
+            steps_after_deadline += seen.now >= case.timeout
+            if steps_after_deadline > 20:
+                self.violate("the deadline has passed long ago", node)
+            name, value = choose(tuple(reports_of(case, seen, machine)))
+            now = seen.now + choose((0, 0.02, 0.1))
+            if seen.step in WAITS and choose((True, False)):
+                now = max(now, machine.wake_at)
+            report = Report(name, value, now)
+            step = report.tell(machine)
+            seen = seen._replace(step=step, **_after(case, seen, report))
+            node = Node(_all_of(machine), seen, node, report)
+        self.violate("it never ends", node)
+
+
+class Space(Guarantees):
+    """All reachable states of one case.
+
+    Args:
+        case: The case.
+        any_order: Whether to make all reports in all states, and not only reports about the
+            requested step.
+        most_reports: The longest path.
+
+    Attributes:
+        nodes: The states.
+        edges: The numbers of the successors of each state.
+        ends: How often LET_GO was reached; all ends are one node.
+    """
+
+    def __init__(
+        self, case: Case, *, any_order: bool = False, most_reports: float = math.inf
+    ) -> None:
+        super().__init__(case, any_order=any_order)
+        self.nodes: list[Node] = []
+        self.edges: list[list[int]] = []
+        self.ends = 0
+        self._numbers: dict[Any, int] = {}
+        # Facts that no check of this case needs would only multiply the states.
+        self._irrelevant: dict[str, Any] = {}
+        if any_order:
+            self._irrelevant |= {"reads": 0, "counted": False}
+        if any_order or case.idle_timeout is None:
+            self._irrelevant |= {"life": 0, "last_count": None}
+        if case.until is not CloseOutcome.DELIVERED:
+            self._irrelevant["delivered"] = False
+        machine = case.machine()
+        self._enter(machine, _seen_at_first(case, machine), None, None)
+        queue = deque([(0, 0)])
+        while queue:
+            number, reports = queue.popleft()
+            if reports < most_reports:
+                queue.extend((after, reports + 1) for after in self._expand(number))
+
+    def _enter(
+        self, machine: Teardown, seen: Seen, before: Node | None, report: Report | None
+    ) -> int:
+        if seen.step is Step.LET_GO:
+            self.ends += 1
+            self._check_end(machine, seen, before, report)
+            seen = seen._replace(**_AT_THE_END)
+            key: Any = Step.LET_GO
+        else:
+            # Otherwise only shut() uses this fact, and no other.
+            in_time = seen.now < machine.wake_at
+            wake_at = math.ceil(machine.wake_at) if seen.step in WAITS else in_time
+            key = (_key_of(machine, self.case), wake_at, seen)
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = len(self.nodes)
+            node = Node(_all_of(machine), seen, before, report)
+            self.nodes.append(node)
+            self.edges.append([])
+            self._check(machine, node)
+        return number
+
+    def _expand(self, number: int) -> Iterator[int]:
+        node = self.nodes[number]
+        seen, case = node.seen, self.case
+        if seen.step is Step.LET_GO:
+            return
+        last = case.timeout + 1
+        times = {seen.now, min(seen.now + 1, last)}
+        machine = machine_of(node)
+        if machine._outcome or (seen.step in _AT_ONCE and not self.any_order):
+            times = {seen.now}
+        elif seen.step in WAITS and not self.any_order:
+            times.add(min(max(seen.now, math.ceil(machine.wake_at)), last))
+        reports = ANY_REPORT if self.any_order else tuple(reports_of(case, seen, machine))
+        new_from = len(self.nodes)
+        for now in sorted(times):
+            for name, value in reports:
+                report = Report(name, value, now)
+                machine = machine_of(node)
+                step = report.tell(machine)
+                news = _after(case, seen, report) | self._irrelevant
+                after = seen._replace(step=step, **news)
+                self.edges[number].append(self._enter(machine, after, node, report))
+        yield from range(new_from, len(self.nodes))
 
     # --- checks of the whole graph ---
 
