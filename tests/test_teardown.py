@@ -24,6 +24,9 @@ RESET = OSError(errno.ECONNRESET, "reset")
 NOT_CONNECTED = OSError(errno.ENOTCONN, "not connected")
 LOST = OSError(errno.ETIMEDOUT, "lost")
 REFUSED = OSError(errno.ECONNREFUSED, "refused")
+CUT_SHORT = OSError(errno.ECONNABORTED, "by the transport")
+
+HELD = 1000  # bytes above the kernel
 
 DELIVERED: Final = CloseOutcome.DELIVERED
 PEER_CLOSED: Final = CloseOutcome.PEER_CLOSED
@@ -52,28 +55,116 @@ def begun(
     view: View = LINUX,
     now: float = 0.0,
     state: TcpState | None = OPEN,
-    **more: Any,
+    **driver: Any,
 ) -> Teardown:
     """Return a machine whose next step is our FIN."""
-    machine = Teardown(options or asking(), now, view, **more)
+    machine = Teardown(options or asking(), now, view, **driver)
     assert begin(machine, now, state) is Step.SHUT_WR
     return machine
 
 
-def made(
-    options: Options, now: float, view: View, *, fin_sent: bool = False, **driver: Any
+def draining(
+    options: Options | None = None,
+    view: View = LINUX,
+    error: OSError | None = None,
+    **driver: Any,
 ) -> Teardown:
-    """A machine; with `fin_sent`, after a flush that has sent our FIN."""
-    machine = Teardown(options, now, view, flush=fin_sent, **driver)
-    if fin_sent:
-        machine.flushed(0, now, waited=False, fin_sent=True)
+    """Return a machine that has sent our FIN, and reads; `error` is that of shutdown()."""
+    machine = begun(options, view, **driver)
+    assert machine.shut(0.0, error) is Step.DRAIN
     return machine
+
+
+def silent(options: Options | None = None, view: View = LINUX, **driver: Any) -> Teardown:
+    """Return a machine that has sent our FIN, and found no input."""
+    machine = draining(options, view, **driver)
+    machine.would_block(0.0)
+    return machine
+
+
+def after_the_peers_fin(options: Options | None = None, view: View = LINUX) -> Teardown:
+    """Return a machine that has sent our FIN and read the peer's, and counts."""
+    machine = draining(options, view)
+    assert end_of_stream(machine) is Step.COUNT
+    return machine
+
+
+def deaf(options: Options | None = None) -> Teardown:
+    """Return a machine that counts after an end of the stream that is not the peer's FIN."""
+    machine = draining(options)
+    assert end_of_stream(machine, state=FIN_SENT) is Step.COUNT
+    return machine
+
+
+def without_room(options: Options | None = None, state: TcpState = OPEN) -> Teardown:
+    """Return a machine that reads because there was no room for its close_notify."""
+    machine = Teardown(options or asking(), 0.0, LINUX, tls=True)
+    assert begin(machine, state=state) is Step.SEND_CLOSE_NOTIFY
+    assert machine.notify_would_block(0.0) is Step.DRAIN
+    return machine
+
+
+def letting_the_peer_be_first(**options: Any) -> Teardown:
+    """Return a machine that reads before our FIN, for a second."""
+    machine = Teardown(asking(peer_first=1.0, **options), 0.0, LINUX)
+    assert begin(machine) is Step.DRAIN
+    return machine
+
+
+def flushing(options: Options | None = None, view: View = LINUX, **driver: Any) -> Teardown:
+    machine = Teardown(options or asking(), 0.0, view, flush=True, **driver)
+    assert machine.start() is Step.FLUSH
+    return machine
+
+
+def given_up(view: View = LINUX, **driver: Any) -> Teardown:
+    """Return a machine whose flush has timed out, before the look at the connection."""
+    machine = flushing(view=view, **driver)
+    assert machine.flushing(0, 0, HELD, 5.0) is Step.LOOK
+    return machine
+
+
+def end_flush(machine: Teardown, drained: int, now: float, *, waited: bool = True) -> None:
+    """Report the end of the flush, and our FIN."""
+    assert machine.flushed(drained, now, waited=waited) is Step.LOOK
+    assert machine.looked(OPEN, now) is Step.SHUT_WR
+    machine.shut(now)
+
+
+def after_our_fin_in_a_flush(options: Options | None = None, view: View = LINUX) -> Teardown:
+    """Return a machine after a flush that took no time, and has sent our FIN."""
+    machine = Teardown(options or asking(), 0.0, view, flush=True)
+    machine.flushed(0, 0.0, waited=False, fin_sent=True)
+    return machine
+
+
+def without_input(machine: Teardown, now: float) -> Step:
+    """Report a read that found nothing, and that the error queue was emptied if requested."""
+    step = machine.would_block(now)
+    return machine.cleared(now) if step is Step.CLEAR_ERRORS else step
+
+
+def woke_without_input(machine: Teardown, now: float) -> Step:
+    assert machine.woke(now) is Step.DRAIN
+    return machine.would_block(now)
+
+
+def woke_to_count(machine: Teardown, unacked: int, now: float) -> Step:
+    """Report a wake-up without input, and the count."""
+    assert woke_without_input(machine, now) is Step.COUNT
+    return machine.counted(unacked, now)
 
 
 def end_of_stream(machine: Teardown, now: float = 0.0, state: TcpState = BOTH_FINS) -> Step:
     """Report that recv() returned 0, then the state of the connection."""
     assert machine.received(0, now) is Step.LOOK
     return machine.looked(state, now)
+
+
+def end_of(machine: Teardown, field: str, now: float = 0.0) -> tuple[CloseOutcome, Any]:
+    """Release at LET_GO, and return the outcome and one more field of the result."""
+    result = machine.released(now)
+    return result.outcome, getattr(result, field)
 
 
 # --- single sequences ---------------------------------------------------------------------
@@ -99,9 +190,7 @@ def test_a_peer_that_closes_is_reported_as_closed() -> None:
 
 
 def test_the_machine_waits_for_the_acknowledgement_after_the_peers_fin() -> None:
-    machine = begun()
-    machine.shut(0.0)
-    assert end_of_stream(machine) is Step.COUNT
+    machine = after_the_peers_fin()
     assert machine.counted(70_000, 0.0) is Step.READ_ERROR
     assert machine.no_error(0.0) is Step.WAIT_ACK
     assert machine.woke(1.0) is Step.COUNT
@@ -113,20 +202,16 @@ def test_the_machine_waits_for_the_acknowledgement_after_the_peers_fin() -> None
 
 
 def test_a_reset_after_the_peers_fin_is_found_although_recv_does_not_report_it() -> None:
-    machine = begun()
-    machine.shut(0.0)
-    end_of_stream(machine)
+    machine = after_the_peers_fin()
     assert machine.counted(70_000, 0.0) is Step.READ_ERROR
     assert machine.failed(OSError(errno.EPIPE, "broken"), 0.1) is Step.COUNT
     assert machine.counted(70_000, 0.1) is Step.LOOK
     assert machine.looked(OVER, 0.1) is Step.LET_GO
-    result = machine.released(0.1)
-    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 70_000)
+    assert end_of(machine, "unacked", 0.1) == (CloseOutcome.PEER_RESET, 70_000)
 
 
 def test_enotconn_at_shutdown_does_not_decide_the_outcome() -> None:
-    machine = begun(state=OVER)
-    assert machine.shut(0.0, NOT_CONNECTED) is Step.DRAIN
+    machine = draining(state=OVER, error=NOT_CONNECTED)
     assert machine.failed(RESET, 0.0) is Step.COUNT
     assert machine.counted(12, 0.0) is Step.LOOK
     assert machine.looked(OVER, 0.0) is Step.LET_GO
@@ -134,26 +219,22 @@ def test_enotconn_at_shutdown_does_not_decide_the_outcome() -> None:
 
 
 def test_enotconn_at_shutdown_and_at_recv_is_not_connected() -> None:
-    machine = begun(state=NEVER_OPEN)
-    machine.shut(0.0, NOT_CONNECTED)
+    machine = draining(state=NEVER_OPEN, error=NOT_CONNECTED)
     machine.failed(NOT_CONNECTED, 0.0)
     machine.counted(None, 0.0)
     assert machine.released(0.0).outcome is CloseOutcome.NOT_CONNECTED
 
 
 def test_a_connection_that_ended_before_the_call_is_not_reported_as_a_success() -> None:
-    machine = begun(state=OVER)
-    machine.shut(0.0, NOT_CONNECTED)
+    machine = draining(state=OVER, error=NOT_CONNECTED)
     assert machine.received(0, 0.0) is Step.READ_ERROR
     assert machine.no_error(0.0) is Step.COUNT
     assert machine.counted(0, 0.0) is Step.LET_GO
-    result = machine.released(0.0)
-    assert (result.outcome, result.error) == (CloseOutcome.NOT_CONNECTED, NOT_CONNECTED)
+    assert end_of(machine, "error") == (CloseOutcome.NOT_CONNECTED, NOT_CONNECTED)
 
 
 def test_a_reset_before_the_call_is_found_in_the_pending_error() -> None:
-    machine = begun(state=OVER)
-    machine.shut(0.0, NOT_CONNECTED)
+    machine = draining(state=OVER, error=NOT_CONNECTED)
     assert machine.received(0, 0.0) is Step.READ_ERROR
     assert machine.failed(OSError(errno.EPIPE, "broken"), 0.0) is Step.COUNT
     machine.counted(8, 0.0)
@@ -162,8 +243,7 @@ def test_a_reset_before_the_call_is_found_in_the_pending_error() -> None:
 
 @pytest.mark.parametrize("sign_of_life", ["data", "silence"])
 def test_enotconn_at_a_second_shutdown_on_macos_is_not_an_error(sign_of_life: str) -> None:
-    machine = begun(view=BSD, state=None)
-    machine.shut(0.0, NOT_CONNECTED)
+    machine = draining(view=BSD, state=None, error=NOT_CONNECTED)
     if sign_of_life == "data":
         assert machine.received(9, 0.0) is Step.WAIT_READABLE
     else:
@@ -172,8 +252,7 @@ def test_enotconn_at_a_second_shutdown_on_macos_is_not_an_error(sign_of_life: st
     assert end_of_stream(machine, 0.1) is Step.COUNT
     assert machine.counted(0, 0.1) is Step.READ_ERROR
     assert machine.no_error(0.1) is Step.LET_GO
-    result = machine.released(0.1)
-    assert (result.outcome, result.error) == (PEER_CLOSED, None)
+    assert end_of(machine, "error", 0.1) == (PEER_CLOSED, None)
 
 
 def test_a_fin_of_ours_before_the_call_proves_the_connection() -> None:
@@ -184,14 +263,11 @@ def test_a_fin_of_ours_before_the_call_proves_the_connection() -> None:
     step = end_of_stream(machine)
     while step is not Step.LET_GO:
         step = machine.counted(0, 0.0) if step is Step.COUNT else machine.no_error(0.0)
-    result = machine.released(0.0)
-    assert (result.outcome, result.error) == (PEER_CLOSED, None)
+    assert end_of(machine, "error") == (PEER_CLOSED, None)
 
 
 def test_delivery_ends_at_the_acknowledgement_without_the_peers_fin() -> None:
-    machine = begun(asking(until=DELIVERED))
-    assert machine.shut(0.0) is Step.DRAIN
-    assert machine.would_block(0.0) is Step.COUNT
+    machine = silent(asking(until=DELIVERED))
     assert machine.counted(1000, 0.0) is Step.WAIT_ACK
     assert machine.woke(0.2) is Step.DRAIN
     assert machine.received(10, 0.2) is Step.DRAIN, "an edge must find nothing unread"
@@ -208,19 +284,14 @@ def test_delivery_ends_at_the_acknowledgement_without_the_peers_fin() -> None:
 def test_a_count_of_0_needs_the_pending_error_on_systems_where_a_reset_clears_the_queue(
     view: View,
 ) -> None:
-    machine = begun(asking(until=DELIVERED), view)
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent(asking(until=DELIVERED), view)
     assert machine.counted(0, 0.0) is Step.READ_ERROR
     assert machine.failed(RESET, 0.0) is Step.LET_GO
-    result = machine.released(0.0)
-    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
+    assert end_of(machine, "unacked") == (CloseOutcome.PEER_RESET, None)
 
 
 def test_without_a_watch_the_acknowledgement_is_polled_after_growing_pauses() -> None:
-    machine = begun(asking(until=DELIVERED), BSD)
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent(asking(until=DELIVERED), BSD)
     assert machine.counted(5, 0.0) is Step.WAIT_ACK
     assert machine.cannot_watch(0.0) is Step.WAIT_READABLE
     pauses: list[float] = []
@@ -228,25 +299,17 @@ def test_without_a_watch_the_acknowledgement_is_polled_after_growing_pauses() ->
     while len(pauses) < 12:
         pauses.append(machine.wake_at - now)
         now = machine.wake_at
-        assert machine.woke(now) is Step.DRAIN
-        assert machine.would_block(now) is Step.COUNT
-        assert machine.counted(5, now) is Step.WAIT_READABLE
+        assert woke_to_count(machine, 5, now) is Step.WAIT_READABLE
     assert pauses[:6] == pytest.approx([0.001, 0.002, 0.004, 0.008, 0.016, 0.032])
     assert pauses[6:] == pytest.approx([0.05] * 6)
-    machine.woke(now)
-    machine.would_block(now)
-    assert machine.counted(4, now) is Step.WAIT_READABLE
+    assert woke_to_count(machine, 4, now) is Step.WAIT_READABLE
     assert machine.wake_at - now == pytest.approx(0.001), "progress starts the pauses again"
-    machine.woke(4.9999)
-    machine.would_block(4.9999)
-    assert machine.counted(4, 4.9999) is Step.WAIT_READABLE
+    assert woke_to_count(machine, 4, 4.9999) is Step.WAIT_READABLE
     assert machine.wake_at == 5.0, "a pause ends with the time"
 
 
 def test_after_the_peers_fin_a_pause_does_not_wait_for_input() -> None:
-    machine = begun(view=BSD)
-    machine.shut(0.0)
-    end_of_stream(machine)
+    machine = after_the_peers_fin(view=BSD)
     machine.counted(5, 0.0)
     assert machine.no_error(0.0) is Step.WAIT_ACK
     assert machine.cannot_watch(0.0) is Step.PAUSE
@@ -257,18 +320,14 @@ def test_without_counts_the_kernel_lingers_for_the_remaining_time() -> None:
     machine = begun(asking(until=DELIVERED), WINDOWS, 10.0)
     machine.shut(10.0)
     assert machine.received(100, 10.0) is Step.WAIT_READABLE
-    assert machine.woke(11.5) is Step.DRAIN
-    assert machine.would_block(11.5) is Step.LET_GO
+    assert woke_without_input(machine, 11.5) is Step.LET_GO
     assert machine.linger_policy is LingerPolicy.TIMED
     assert machine.linger_seconds == 3.5
-    result = machine.released(12.0)
-    assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, None)
+    assert end_of(machine, "unacked", 12.0) == (CloseOutcome.TIMED_OUT, None)
 
 
 def test_a_reset_that_the_lingering_close_reports_is_a_reset() -> None:
-    machine = begun(asking(until=DELIVERED), WINDOWS)
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent(asking(until=DELIVERED), WINDOWS)
     assert machine.released(0.1, RESET).outcome is CloseOutcome.PEER_RESET
 
 
@@ -278,33 +337,21 @@ def test_a_reset_that_the_lingering_close_reports_is_a_reset() -> None:
 def test_where_nothing_can_be_seen_and_no_time_is_left_the_kernel_does_not_linger(
     left: float, policy: LingerPolicy
 ) -> None:
-    machine = begun(asking(until=DELIVERED), WINDOWS)
-    machine.shut(0.0)
+    machine = draining(asking(until=DELIVERED), WINDOWS)
     assert machine.would_block(5.0 - left) is Step.LET_GO
     assert (machine.linger_policy, machine.linger_seconds) == (policy, left)
 
 
-def test_an_error_of_close_does_not_change_the_outcome() -> None:
-    machine = begun()
-    machine.shut(0.0)
-    end_of_stream(machine)
+@pytest.mark.parametrize("error", [OSError(errno.EINTR, "interrupted"), RESET])
+def test_an_error_of_a_close_without_linger_does_not_change_the_outcome(error: OSError) -> None:
+    machine = after_the_peers_fin()
     machine.counted(0, 0.0)
-    interrupted = OSError(errno.EINTR, "interrupted")
-    result = machine.released(0.0, interrupted)
-    assert (result.outcome, result.error) == (PEER_CLOSED, interrupted)
-
-
-def test_a_reset_error_of_close_without_linger_does_not_change_the_outcome() -> None:
-    machine = begun()
-    machine.shut(0.0)
-    end_of_stream(machine)
-    machine.counted(0, 0.0)
-    assert machine.released(0.0, RESET).outcome is PEER_CLOSED
+    result = machine.released(0.0, error)
+    assert (result.outcome, result.error) == (PEER_CLOSED, error)
 
 
 def test_a_stream_without_acknowledgements_waits_for_the_peers_fin() -> None:
-    machine = begun(asking(until=DELIVERED), OTHER)
-    machine.shut(0.0)
+    machine = draining(asking(until=DELIVERED), OTHER)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
     machine.woke(0.0)
     assert machine.received(0, 0.0) is Step.LET_GO
@@ -313,8 +360,7 @@ def test_a_stream_without_acknowledgements_waits_for_the_peers_fin() -> None:
 
 
 def test_a_count_is_ignored_on_streams_without_counts() -> None:
-    machine = begun(view=OTHER)
-    machine.shut(0.0)
+    machine = draining(view=OTHER)
     machine.counted(1, 0.0)
     machine.received(0, 0.0)
     assert machine.released(0.0).unacked is None
@@ -324,25 +370,19 @@ def test_a_count_is_ignored_on_streams_without_counts() -> None:
 def test_a_kernel_that_will_not_count_is_polled_for_the_state_alone(
     view: View, wake_at: float
 ) -> None:
-    machine = begun(asking(until=DELIVERED), view)
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent(asking(until=DELIVERED), view)
     assert machine.counted(None, 0.0) is Step.WAIT_READABLE
     assert machine.wake_at == wake_at
 
 
 def test_a_kernel_that_will_not_count_is_not_polled_for_what_nobody_asked_for() -> None:
-    machine = begun(asking(idle_timeout=2.0))
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent(asking(idle_timeout=2.0))
     assert machine.counted(None, 0.0) is Step.WAIT_READABLE
     assert machine.wake_at == 2.0
 
 
 def test_a_kernel_that_rejects_the_count_is_treated_as_without_counts() -> None:
-    machine = begun(asking(until=DELIVERED))
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent(asking(until=DELIVERED))
     assert machine.counted(None, 0.0) is Step.WAIT_READABLE
     machine.woke(0.0)
     assert end_of_stream(machine) is Step.COUNT
@@ -353,8 +393,7 @@ def test_a_kernel_that_rejects_the_count_is_treated_as_without_counts() -> None:
 
 
 def test_the_deadline_ends_a_flood() -> None:
-    machine = begun(asking(2.0))
-    machine.shut(0.0)
+    machine = draining(asking(2.0))
     assert machine.received(1 << 20, 1.9) is Step.WAIT_READABLE
     assert machine.woke(1.9) is Step.DRAIN
     assert machine.received(1 << 20, 2.0) is Step.COUNT
@@ -363,8 +402,7 @@ def test_the_deadline_ends_a_flood() -> None:
 
 
 def test_silence_ends_at_the_idle_deadline_and_not_before() -> None:
-    machine = begun(asking(60.0, idle_timeout=2.0))
-    machine.shut(0.0)
+    machine = draining(asking(60.0, idle_timeout=2.0))
     assert machine.would_block(0.0) is Step.COUNT
     assert machine.counted(7, 0.0) is Step.WAIT_ACK
     assert machine.wake_at == 2.0
@@ -373,33 +411,22 @@ def test_silence_ends_at_the_idle_deadline_and_not_before() -> None:
     assert machine.would_block(1.0) is Step.COUNT
     assert machine.counted(7, 1.0) is Step.WAIT_ACK
     assert machine.wake_at == 3.0
-    machine.woke(3.0)
-    assert machine.would_block(3.0) is Step.COUNT
-    assert machine.counted(7, 3.0) is Step.LET_GO
-    result = machine.released(3.0)
-    assert (result.outcome, result.unacked) == (CloseOutcome.IDLE_TIMED_OUT, 7)
+    assert woke_to_count(machine, 7, 3.0) is Step.LET_GO
+    assert end_of(machine, "unacked", 3.0) == (CloseOutcome.IDLE_TIMED_OUT, 7)
 
 
 def test_a_slow_reader_that_acknowledges_is_not_idle() -> None:
-    machine = begun(asking(60.0, idle_timeout=2.0))
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent(asking(60.0, idle_timeout=2.0))
     machine.counted(50_000, 0.0)
     for now in (2.0, 4.0, 6.0):
-        assert machine.woke(now) is Step.DRAIN
-        assert machine.would_block(now) is Step.COUNT
-        assert machine.counted(50_000 - int(now), now) is Step.WAIT_ACK
+        assert woke_to_count(machine, 50_000 - int(now), now) is Step.WAIT_ACK
         assert machine.wake_at == now + 2.0
-    machine.woke(8.0)
-    machine.would_block(8.0)
-    machine.counted(50_000 - 6, 8.0)
+    woke_to_count(machine, 50_000 - 6, 8.0)
     assert machine.released(8.0).outcome is CloseOutcome.IDLE_TIMED_OUT
 
 
 def test_the_idle_time_begins_again_at_the_last_acknowledgement() -> None:
-    machine = begun(asking(60.0, idle_timeout=2.0))
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent(asking(60.0, idle_timeout=2.0))
     assert machine.counted(100, 0.0) is Step.WAIT_ACK
     assert machine.woke(0.1, readable=False) is Step.COUNT
     assert machine.counted(0, 0.1) is Step.WAIT_READABLE, "no more acknowledgements can arrive"
@@ -407,15 +434,11 @@ def test_the_idle_time_begins_again_at_the_last_acknowledgement() -> None:
 
 
 def test_without_a_watch_acknowledgements_are_noticed_when_the_idle_time_is_up() -> None:
-    machine = begun(asking(60.0, idle_timeout=2.0), BSD)
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent(asking(60.0, idle_timeout=2.0), BSD)
     assert machine.counted(100, 0.0) is Step.WAIT_ACK
     assert machine.cannot_watch(0.0) is Step.WAIT_READABLE
     assert machine.wake_at == 2.0
-    machine.woke(2.0)
-    machine.would_block(2.0)
-    assert machine.counted(0, 2.0) is Step.WAIT_READABLE
+    assert woke_to_count(machine, 0, 2.0) is Step.WAIT_READABLE
     assert machine.wake_at == 4.0
 
 
@@ -428,31 +451,18 @@ def test_one_byte_more_than_the_drain_limit_ends_the_close() -> None:
     machine.woke(0.0)
     assert machine.received(1, 0.0) is Step.COUNT
     machine.counted(0, 0.0)
-    result = machine.released(0.0)
-    assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 1001)
+    assert end_of(machine, "drained") == (CloseOutcome.DRAIN_LIMIT, 1001)
 
 
 @pytest.mark.parametrize("policy", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
 def test_a_timeout_ends_with_the_policy_of_on_timeout(policy: LingerPolicy) -> None:
-    machine = begun(asking(1.0, on_timeout=policy), OTHER)
-    machine.shut(0.0)
-    machine.would_block(0.0)
-    machine.woke(1.0)
-    assert machine.would_block(1.0) is Step.LET_GO
+    machine = silent(asking(1.0, on_timeout=policy), OTHER)
+    assert woke_without_input(machine, 1.0) is Step.LET_GO
     assert machine.linger_policy is policy
 
 
-def test_a_timeout_of_the_kernel_is_reported_with_its_error() -> None:
-    machine = begun()
-    machine.shut(0.0)
-    machine.failed(LOST, 0.0)
-    machine.counted(4, 0.0)
-    assert machine.released(0.0) == CloseResult(CloseOutcome.TIMED_OUT, 0.0, 0, 4, LOST)
-
-
 def test_a_look_that_was_not_asked_for_changes_no_outcome() -> None:
-    machine = begun()
-    machine.shut(0.0)
+    machine = draining()
     assert machine.failed(LOST, 0.0) is Step.COUNT
     assert machine.looked(BOTH_FINS, 0.0) is Step.LET_GO
     assert machine.released(0.0).outcome is CloseOutcome.TIMED_OUT
@@ -471,41 +481,42 @@ def test_a_machine_without_a_step_reports_already_closed() -> None:
 
 @pytest.mark.parametrize("state", [OPEN, FIN_SENT, BOTH_FINS])
 def test_a_pending_error_of_a_connection_that_goes_on_ends_nothing(state: TcpState) -> None:
-    machine = begun(asking(until=DELIVERED), BSD)
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent(asking(until=DELIVERED), BSD)
     assert machine.counted(0, 0.0) is Step.READ_ERROR
     assert machine.pending_error(LOST, state, 0.5) is Step.LET_GO
-    result = machine.released(0.5)
-    assert (result.outcome, result.error) == (DELIVERED, None)
+    assert end_of(machine, "error", 0.5) == (DELIVERED, None)
 
 
 @pytest.mark.parametrize("state", [None, OVER, NEVER_OPEN])
 def test_a_pending_error_of_a_connection_that_is_over_ended_it(state: TcpState | None) -> None:
-    machine = begun(asking(until=DELIVERED), BSD)
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent(asking(until=DELIVERED), BSD)
     assert machine.counted(0, 0.0) is Step.READ_ERROR
     assert machine.pending_error(RESET, state, 0.5) is Step.LET_GO
-    result = machine.released(0.5)
-    assert (result.outcome, result.error) == (CloseOutcome.PEER_RESET, RESET)
+    assert end_of(machine, "error", 0.5) == (CloseOutcome.PEER_RESET, RESET)
 
 
 def test_an_error_that_only_a_bug_can_cause_is_raised() -> None:
-    machine = begun()
-    machine.shut(0.0)
+    machine = draining()
     with pytest.raises(OSError, match="fault"):
         machine.failed(OSError(errno.EFAULT, "fault"), 0.0)
 
 
 @pytest.mark.parametrize(
     "number",
-    [errno.EHOSTUNREACH, errno.EACCES, errno.EIO, errno.ECONNABORTED, errno.EPROTO, 4242, None],
+    [
+        errno.ETIMEDOUT,
+        errno.EHOSTUNREACH,
+        errno.EACCES,
+        errno.EIO,
+        errno.ECONNABORTED,
+        errno.EPROTO,
+        4242,
+        None,
+    ],
 )
 def test_any_other_error_is_reported_as_a_timeout(number: int | None) -> None:
     error = OSError(number, "played") if number is not None else OSError("no number")
-    machine = begun()
-    machine.shut(0.0)
+    machine = draining()
     assert machine.failed(error, 0.5) is Step.COUNT
     machine.counted(3, 0.5)
     assert machine.released(0.5) == CloseResult(CloseOutcome.TIMED_OUT, 0.5, 0, 3, error)
@@ -513,12 +524,10 @@ def test_any_other_error_is_reported_as_a_timeout(number: int | None) -> None:
 
 @pytest.mark.parametrize("view", [LINUX, BSD, WINDOWS, OTHER, MPTCP])
 def test_econnrefused_on_a_connection_is_an_icmp_message(view: View) -> None:
-    machine = begun(view=view)
-    machine.shut(0.0)
+    machine = draining(view=view)
     if machine.failed(REFUSED, 0.5) is Step.COUNT:
         machine.counted(3, 0.5)
-    result = machine.released(0.5)
-    assert (result.outcome, result.error) == (CloseOutcome.TIMED_OUT, REFUSED)
+    assert end_of(machine, "error", 0.5) == (CloseOutcome.TIMED_OUT, REFUSED)
 
 
 @pytest.mark.parametrize("view", [LINUX, WINDOWS])
@@ -531,43 +540,32 @@ def test_econnrefused_before_our_fin_is_an_icmp_message_if_the_peer_has_sent_dat
     machine.woke(0.1)
     if machine.failed(REFUSED, 0.1) is Step.COUNT:
         machine.counted(3, 0.1)
-    result = machine.released(0.1)
-    assert (result.outcome, result.error) == (CloseOutcome.TIMED_OUT, REFUSED)
+    assert end_of(machine, "error", 0.1) == (CloseOutcome.TIMED_OUT, REFUSED)
 
 
-def test_a_refused_connect_is_reported_as_not_connected() -> None:
-    machine = begun(view=WINDOWS)
-    assert machine.shut(0.0, NOT_CONNECTED) is Step.DRAIN
-    assert machine.failed(REFUSED, 0.0) is Step.LET_GO
-    assert machine.released(0.0).outcome is CloseOutcome.NOT_CONNECTED
-    machine = begun(state=NEVER_OPEN)
-    assert machine.shut(0.0, NOT_CONNECTED) is Step.DRAIN
-    assert machine.failed(REFUSED, 0.0) is Step.COUNT
-    assert machine.counted(0, 0.0) is Step.LET_GO
+@pytest.mark.parametrize(("view", "state"), [(WINDOWS, OPEN), (LINUX, NEVER_OPEN)])
+def test_a_refused_connect_is_reported_as_not_connected(view: View, state: TcpState) -> None:
+    machine = draining(view=view, state=state, error=NOT_CONNECTED)
+    if machine.failed(REFUSED, 0.0) is Step.COUNT:
+        assert machine.counted(0, 0.0) is Step.LET_GO
     assert machine.released(0.0).outcome is CloseOutcome.NOT_CONNECTED
 
 
 @pytest.mark.parametrize("view", [WINDOWS, OTHER])
 def test_silence_does_not_abort_without_counts(view: View) -> None:
     options = asking(5.0, idle_timeout=1.0, on_timeout=LingerPolicy.ABORT)
-    machine = begun(options, view)
-    machine.shut(0.0)
+    machine = draining(options, view)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
     assert machine.wake_at == 1.0
-    machine.woke(1.0)
-    assert machine.would_block(1.0) is Step.LET_GO
+    assert woke_without_input(machine, 1.0) is Step.LET_GO
     assert machine.linger_policy is LingerPolicy.BACKGROUND
     assert machine.released(1.0).outcome is CloseOutcome.IDLE_TIMED_OUT
 
 
 def test_silence_aborts_with_counts() -> None:
-    machine = begun(asking(5.0, idle_timeout=1.0, on_timeout=LingerPolicy.ABORT))
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent(asking(5.0, idle_timeout=1.0, on_timeout=LingerPolicy.ABORT))
     machine.counted(7, 0.0)
-    machine.woke(1.0)
-    machine.would_block(1.0)
-    assert machine.counted(7, 1.0) is Step.LET_GO
+    assert woke_to_count(machine, 7, 1.0) is Step.LET_GO
     assert machine.linger_policy is LingerPolicy.ABORT
 
 
@@ -596,8 +594,7 @@ def test_a_listener_has_no_connection_and_nothing_unacknowledged(
 def test_a_pending_connect_times_out_with_an_unknown_count(abort: bool) -> None:
     machine = Teardown(asking(), 0.0, LINUX, abort=abort)
     assert begin(machine, state=CONNECTING) is Step.LET_GO
-    result = machine.released(0.0)
-    assert (result.outcome, result.unacked) == (CloseOutcome.NOT_CONNECTED, None)
+    assert end_of(machine, "unacked") == (CloseOutcome.NOT_CONNECTED, None)
 
 
 @pytest.mark.parametrize("count", [0, 1, 8])
@@ -605,8 +602,7 @@ def test_a_pending_connect_times_out_with_an_unknown_count(abort: bool) -> None:
 def test_whatever_a_socket_that_never_connected_says_it_is_not_connected(
     end: str, count: int
 ) -> None:
-    machine = begun(state=NEVER_OPEN)
-    machine.shut(0.0, NOT_CONNECTED)
+    machine = draining(state=NEVER_OPEN, error=NOT_CONNECTED)
     if end == "an error":
         assert machine.failed(RESET, 0.0) is Step.COUNT
     else:
@@ -622,7 +618,7 @@ def test_whatever_a_socket_that_never_connected_says_it_is_not_connected(
 
 def test_a_connection_that_never_opened_is_no_peers_end_though_our_fin_is_out() -> None:
     # A Fast Open server's: the handshake was reset, and another reader has received the error.
-    machine = made(asking(), 0.0, LINUX, fin_sent=True)
+    machine = after_our_fin_in_a_flush()
     step = begin(machine, state=NEVER_OPEN)
     assert step is Step.READ_ERROR
     while step is not Step.LET_GO:
@@ -631,8 +627,7 @@ def test_a_connection_that_never_opened_is_no_peers_end_though_our_fin_is_out() 
 
 
 def test_a_count_after_a_failed_handshake_does_not_prove_delivery() -> None:
-    machine = begun(asking(until=DELIVERED), state=ACCEPTING)
-    assert machine.shut(0.0) is Step.DRAIN
+    machine = draining(asking(until=DELIVERED), state=ACCEPTING)
     assert end_of_stream(machine, state=NEVER_OPEN) is Step.READ_ERROR
     assert machine.no_error(0.0) is Step.COUNT
     assert machine.counted(0, 0.0) is Step.LET_GO
@@ -641,9 +636,7 @@ def test_a_count_after_a_failed_handshake_does_not_prove_delivery() -> None:
 
 def test_open_after_our_fin_is_treated_as_an_unknown_state() -> None:
     # gVisor: the end of the stream is the only proof.
-    machine = begun()
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent()
     machine.woke(1.0)
     assert end_of_stream(machine, 1.0, state=OPEN) is Step.COUNT
     assert machine.counted(None, 1.0) is Step.LET_GO
@@ -658,17 +651,14 @@ def test_with_an_unknown_state_the_end_of_the_stream_is_the_proof() -> None:
     assert machine.received(0, 0.0) is Step.LOOK
     assert machine.looked(None, 0.0) is Step.COUNT
     assert machine.counted(0, 0.0) is Step.LET_GO
-    result = machine.released(0.0)
-    assert (result.outcome, result.peer_first) == (PEER_CLOSED, None)
+    assert end_of(machine, "peer_first") == (PEER_CLOSED, None)
 
 
 # --- recv() returns 0 before the peer's FIN: the caller's own shutdown(SHUT_RD) ---------
 
 
 def test_the_end_of_the_stream_is_not_a_fin_if_the_state_disagrees() -> None:
-    machine = begun()
-    machine.shut(0.0)
-    assert end_of_stream(machine, state=FIN_SENT) is Step.COUNT
+    machine = deaf()
     assert machine.counted(70_000, 0.0) is Step.WAIT_ACK, "always readable: this would spin"
     assert machine.wake_at == 5.0
     assert machine.woke(1.0) is Step.LOOK
@@ -677,14 +667,11 @@ def test_the_end_of_the_stream_is_not_a_fin_if_the_state_disagrees() -> None:
     assert machine.woke(2.0) is Step.LOOK
     assert machine.looked(BOTH_FINS, 2.0) is Step.COUNT
     assert machine.counted(0, 2.0) is Step.LET_GO
-    result = machine.released(2.0)
-    assert (result.outcome, result.peer_first) == (PEER_CLOSED, None)
+    assert end_of(machine, "peer_first", 2.0) == (PEER_CLOSED, None)
 
 
 def test_without_a_watch_a_fin_that_recv_cannot_report_is_polled_after_pauses() -> None:
-    machine = begun()
-    machine.shut(0.0)
-    end_of_stream(machine, state=FIN_SENT)
+    machine = deaf()
     assert machine.counted(0, 0.0) is Step.WAIT_ACK
     assert machine.cannot_watch(0.0) is Step.PAUSE
     assert machine.wake_at == pytest.approx(0.001)
@@ -692,9 +679,7 @@ def test_without_a_watch_a_fin_that_recv_cannot_report_is_polled_after_pauses() 
 
 
 def test_the_deadline_ends_the_wait_for_a_fin_that_recv_cannot_report() -> None:
-    machine = begun()
-    machine.shut(0.0)
-    end_of_stream(machine, state=FIN_SENT)
+    machine = deaf()
     machine.counted(4, 0.0)
     assert machine.woke(5.0) is Step.LOOK
     assert machine.looked(FIN_SENT, 5.0) is Step.COUNT
@@ -703,17 +688,13 @@ def test_the_deadline_ends_the_wait_for_a_fin_that_recv_cannot_report() -> None:
 
 
 def test_delivery_is_detected_without_the_peers_fin() -> None:
-    machine = begun(asking(until=DELIVERED))
-    machine.shut(0.0)
-    end_of_stream(machine, state=FIN_SENT)
+    machine = deaf(asking(until=DELIVERED))
     assert machine.counted(0, 0.0) is Step.LET_GO
     assert machine.released(0.0).outcome is DELIVERED
 
 
 def test_an_end_that_recv_could_not_report_may_be_a_reset() -> None:
-    machine = begun()
-    machine.shut(0.0)
-    end_of_stream(machine, state=FIN_SENT)
+    machine = deaf()
     machine.counted(9, 0.0)
     machine.woke(1.0)
     assert machine.looked(OVER, 1.0) is Step.READ_ERROR
@@ -725,9 +706,7 @@ def test_an_end_that_recv_could_not_report_may_be_a_reset() -> None:
 def test_an_end_without_a_reset_is_counted_again_without_a_wait() -> None:
     # The count was read before the end. One segment had the FIN's acknowledgement and the
     # peer's FIN, and the kernel sends no more events after it.
-    machine = begun()
-    machine.shut(0.0)
-    end_of_stream(machine, state=FIN_SENT)
+    machine = deaf()
     machine.counted(9, 0.0)
     machine.woke(1.0)
     assert machine.looked(OVER, 1.0) is Step.READ_ERROR
@@ -737,9 +716,7 @@ def test_an_end_without_a_reset_is_counted_again_without_a_wait() -> None:
 
 
 def test_an_end_that_was_no_reset_is_counted_anew_only_once_before_the_next_wait() -> None:
-    machine = begun()
-    machine.shut(0.0)
-    end_of_stream(machine, state=FIN_SENT)
+    machine = deaf()
     machine.counted(9, 0.0)
     machine.woke(1.0)
     machine.looked(OVER, 1.0)
@@ -753,9 +730,7 @@ def test_an_end_that_was_no_reset_is_counted_anew_only_once_before_the_next_wait
 
 
 def test_close_notify_is_sent_before_the_fin() -> None:
-    machine = Teardown(asking(), 0.0, LINUX, tls=True)
-    assert begin(machine) is Step.SEND_CLOSE_NOTIFY
-    assert machine.notify_would_block(0.0) is Step.DRAIN
+    machine = without_room()
     assert machine.would_block(0.0) is Step.WAIT_EITHER
     assert machine.wake_at == 5.0
     assert machine.woke(1.0) is Step.SEND_CLOSE_NOTIFY
@@ -803,14 +778,11 @@ def test_a_connection_that_fails_before_close_notify_is_not_notified() -> None:
     assert machine.failed(RESET, 0.0) is Step.COUNT
     assert machine.counted(12, 0.0) is Step.LOOK
     assert machine.looked(OVER, 0.0) is Step.LET_GO
-    result = machine.released(0.0)
-    assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, False)
+    assert end_of(machine, "notified") == (CloseOutcome.PEER_RESET, False)
 
 
 def test_input_is_drained_while_close_notify_waits_for_room() -> None:
-    machine = Teardown(asking(), 0.0, LINUX, tls=True)
-    begin(machine)
-    machine.notify_would_block(0.0)
+    machine = without_room()
     assert machine.received(70_000, 0.0) is Step.WAIT_EITHER
     assert machine.woke(0.5) is Step.SEND_CLOSE_NOTIFY
     assert machine.notify_would_block(0.5) is Step.DRAIN
@@ -821,25 +793,12 @@ def test_input_is_drained_while_close_notify_waits_for_room() -> None:
     assert machine.shut(1.0) is Step.COUNT
     assert machine.counted(0, 1.0) is Step.LET_GO
     result = machine.released(1.0)
-    assert result.outcome is PEER_CLOSED
-    assert result.drained == 70_000
-
-
-def test_a_peer_whose_fin_arrived_while_close_notify_waited_for_room_was_first() -> None:
-    machine = Teardown(asking(), 0.0, LINUX, tls=True)
-    begin(machine)
-    machine.notify_would_block(0.0)
-    end_of_stream(machine, 0.5, PEER_FIN)
-    machine.notified(True, 1.0)
-    machine.shut(1.0)
-    machine.counted(0, 1.0)
-    assert machine.released(1.0).peer_first is True
+    assert (result.outcome, result.drained) == (PEER_CLOSED, 70_000)
+    assert result.peer_first, "its FIN arrived during the wait for room"
 
 
 def test_close_notify_waits_only_for_room_if_recv_cannot_report_a_fin() -> None:
-    machine = Teardown(asking(), 0.0, LINUX, tls=True)
-    begin(machine)
-    assert machine.notify_would_block(0.0) is Step.DRAIN
+    machine = without_room()
     assert end_of_stream(machine, state=OPEN) is Step.WAIT_WRITABLE
     assert machine.woke(0.5) is Step.SEND_CLOSE_NOTIFY
     assert machine.notify_would_block(0.5) is Step.WAIT_WRITABLE, "there is nothing to read"
@@ -849,23 +808,17 @@ def test_close_notify_waits_only_for_room_if_recv_cannot_report_a_fin() -> None:
 
 @pytest.mark.parametrize("moment", ["at the wait", "at the write"])
 def test_close_notify_without_room_in_time_is_omitted(moment: str) -> None:
-    machine = Teardown(asking(1.0), 0.0, LINUX, tls=True)
-    begin(machine)
-    machine.notify_would_block(0.0)
+    machine = without_room(asking(1.0))
     step = machine.woke(1.0) if moment == "at the wait" else machine.notify_would_block(1.0)
     assert step is Step.SHUT_WR
     assert machine.shut(1.0) is Step.DRAIN
     assert machine.would_block(1.0) is Step.COUNT
     assert machine.counted(9, 1.0) is Step.LET_GO
-    result = machine.released(1.0)
-    assert result.outcome is CloseOutcome.TIMED_OUT
-    assert result.notified is False
+    assert end_of(machine, "notified", 1.0) == (CloseOutcome.TIMED_OUT, False)
 
 
 def test_acknowledgements_restart_the_idle_time_while_close_notify_waits_for_room() -> None:
-    machine = Teardown(asking(60.0, idle_timeout=1.0), 0.0, LINUX, tls=True)
-    begin(machine)
-    assert machine.notify_would_block(0.0) is Step.DRAIN
+    machine = without_room(asking(60.0, idle_timeout=1.0))
     assert machine.would_block(0.0) is Step.COUNT
     assert machine.counted(9_000, 0.0) is Step.WAIT_EITHER
     for second in (1.0, 2.0, 3.0):
@@ -891,13 +844,20 @@ def test_a_driver_of_many_waits_before_it_reads() -> None:
     assert machine.woke(1.0) is Step.DRAIN
 
 
-def test_a_driver_of_many_reads_known_input_immediately() -> None:
-    machine = begun(one_of_many=True, state=PEER_FIN)
-    assert machine.shut(0.0) is Step.DRAIN
-
-
-def test_a_driver_of_many_reads_at_once_if_its_time_is_up() -> None:
-    machine = begun(asking(0), one_of_many=True)
+@pytest.mark.parametrize(
+    ("options", "state"),
+    [
+        (asking(), PEER_FIN),
+        (asking(0), OPEN),
+        (asking(idle_timeout=1.0), OPEN),
+        (asking(until=DELIVERED), OPEN),
+    ],
+    ids=["known input", "no time", "an idle time", "delivery"],
+)
+def test_a_driver_of_many_reads_at_once_if_there_is_a_reason(
+    options: Options, state: TcpState
+) -> None:
+    machine = begun(options, one_of_many=True, state=state)
     assert machine.shut(0.0) is Step.DRAIN
 
 
@@ -905,21 +865,12 @@ def test_a_driver_of_many_never_lingers_in_the_kernel() -> None:
     machine = begun(asking(until=DELIVERED), WINDOWS, one_of_many=True)
     machine.shut(0.0)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
-    assert machine.woke(5.0) is Step.DRAIN
-    assert machine.would_block(5.0) is Step.LET_GO
+    assert woke_without_input(machine, 5.0) is Step.LET_GO
     assert machine.linger_policy is LingerPolicy.BACKGROUND
 
 
-@pytest.mark.parametrize("options", [{"idle_timeout": 1.0}, {"until": DELIVERED}])
-def test_a_driver_of_many_reads_before_a_needed_count(options: Any) -> None:
-    machine = begun(asking(**options), one_of_many=True)
-    assert machine.shut(0.0) is Step.DRAIN
-
-
 def test_a_driver_that_must_end_chooses_the_policy() -> None:
-    machine = begun()
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent()
     assert machine.time_is_up(1.0, LingerPolicy.ABORT) is Step.DRAIN
     assert machine.would_block(1.0) is Step.COUNT
     assert machine.counted(7, 1.0) is Step.LET_GO
@@ -930,9 +881,7 @@ def test_a_driver_that_must_end_chooses_the_policy() -> None:
 
 
 def test_a_fin_that_has_arrived_is_seen_when_the_driver_must_end() -> None:
-    machine = begun()
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent()
     machine.time_is_up(1.0, LingerPolicy.ABORT)
     end_of_stream(machine, 1.0)
     machine.counted(0, 1.0)
@@ -965,8 +914,7 @@ def test_an_abort_reports_who_sent_the_first_fin(state: TcpState, peer_first: bo
     machine = Teardown(asking(), 0.0, LINUX, abort=True)
     assert begin(machine, state=state) is Step.COUNT
     assert machine.counted(0, 0.0) is Step.LET_GO
-    result = machine.released(0.0)
-    assert (result.outcome, result.peer_first) == (CloseOutcome.ABORTED, peer_first)
+    assert end_of(machine, "peer_first") == (CloseOutcome.ABORTED, peer_first)
 
 
 def test_an_abort_of_an_ended_connection_reports_how_it_ended() -> None:
@@ -988,8 +936,7 @@ def test_an_abort_of_a_connection_that_ended_without_a_reset_is_reported_as_not_
     step = machine.no_error(0.0) if error is None else machine.failed(error, 0.0)
     assert step is Step.COUNT
     assert machine.counted(0, 0.0) is Step.LET_GO
-    result = machine.released(0.0)
-    assert (result.outcome, result.error) == (CloseOutcome.NOT_CONNECTED, error)
+    assert end_of(machine, "error") == (CloseOutcome.NOT_CONNECTED, error)
 
 
 def test_an_abort_of_a_descriptor_that_another_thread_closed_is_reported_as_already_closed() -> (
@@ -1044,19 +991,16 @@ def test_a_peer_that_sends_its_fin_in_time_is_first() -> None:
 
 
 def test_a_peer_that_does_not_send_its_fin_in_time_is_not_first() -> None:
-    machine = Teardown(asking(peer_first=1.0), 0.0, LINUX)
-    begin(machine)
+    machine = letting_the_peer_be_first()
     machine.would_block(0.0)
-    assert machine.woke(1.0) is Step.DRAIN
-    assert machine.would_block(1.0) is Step.SHUT_WR
+    assert woke_without_input(machine, 1.0) is Step.SHUT_WR
     assert machine.shut(1.0) is Step.DRAIN
     assert machine.would_block(1.0) is Step.WAIT_READABLE
     assert machine.wake_at == 5.0
     machine.woke(1.5)
     assert end_of_stream(machine, 1.5) is Step.COUNT
     machine.counted(0, 1.5)
-    result = machine.released(1.5)
-    assert (result.outcome, result.peer_first) == (PEER_CLOSED, False)
+    assert end_of(machine, "peer_first", 1.5) == (PEER_CLOSED, False)
 
 
 @pytest.mark.parametrize("options", [{"timeout": 0.5}, {"timeout": 5.0, "idle_timeout": 0.5}])
@@ -1065,8 +1009,7 @@ def test_peer_first_is_limited_by_all_other_times(options: Any) -> None:
     begin(machine)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
     assert machine.wake_at == 0.5
-    machine.woke(0.5)
-    assert machine.would_block(0.5) is Step.SHUT_WR, "our FIN is sent anyway"
+    assert woke_without_input(machine, 0.5) is Step.SHUT_WR, "our FIN is sent anyway"
 
 
 def test_the_machine_does_not_wait_for_a_peer_that_was_first_before_the_call() -> None:
@@ -1097,8 +1040,7 @@ def test_without_states_who_was_first_is_unknown() -> None:
     machine.woke(0.5)
     assert machine.received(0, 0.5) is Step.SHUT_WR
     assert machine.shut(0.5) is Step.LET_GO
-    result = machine.released(0.5)
-    assert (result.outcome, result.peer_first) == (PEER_CLOSED, None)
+    assert end_of(machine, "peer_first", 0.5) == (PEER_CLOSED, None)
 
 
 def test_close_notify_is_sent_before_peer_first() -> None:
@@ -1110,17 +1052,13 @@ def test_close_notify_is_sent_before_peer_first() -> None:
 
 
 def test_a_peer_that_ended_while_close_notify_waited_for_room_is_not_waited_for() -> None:
-    machine = Teardown(asking(peer_first=1.0), 0.0, LINUX, tls=True)
-    begin(machine)
-    machine.notify_would_block(0.0)
+    machine = without_room(asking(peer_first=1.0))
     end_of_stream(machine, 0.5, PEER_FIN)
     assert machine.notified(True, 0.5) is Step.SHUT_WR
 
 
 def test_a_first_fin_that_recv_cannot_show_is_watched_for_after_close_notify_too() -> None:
-    machine = Teardown(asking(peer_first=1.0), 0.0, LINUX, tls=True)
-    begin(machine)
-    machine.notify_would_block(0.0)
+    machine = without_room(asking(peer_first=1.0))
     end_of_stream(machine, state=OPEN)
     assert machine.notified(True, 0.5) is Step.WAIT_ACK
     assert machine.wake_at == 1.0
@@ -1133,8 +1071,7 @@ def test_nobody_is_waited_for_on_a_connection_that_is_over(state: TcpState) -> N
 
 
 def test_the_drain_limit_ends_the_close_before_our_fin() -> None:
-    machine = Teardown(asking(peer_first=1.0, drain_limit=10), 0.0, LINUX)
-    begin(machine)
+    machine = letting_the_peer_be_first(drain_limit=10)
     assert machine.received(11, 0.0) is Step.SHUT_WR, "close() sends no FIN if a dup exists"
     assert machine.shut(0.0) is Step.COUNT
     assert machine.counted(3, 0.0) is Step.LET_GO
@@ -1142,8 +1079,7 @@ def test_the_drain_limit_ends_the_close_before_our_fin() -> None:
 
 
 def test_a_fin_that_failed_is_not_sent_again() -> None:
-    machine = begun()
-    assert machine.shut(0.0, NOT_CONNECTED) is Step.DRAIN
+    machine = draining(error=NOT_CONNECTED)
     assert machine.failed(LOST, 0.0) is Step.COUNT
     machine = begun()
     assert machine.shut(0.0, LOST) is Step.COUNT
@@ -1159,14 +1095,11 @@ def test_a_drain_limit_that_aborts_sends_no_fin() -> None:
 
 
 def test_a_drain_limit_while_close_notify_waits_sends_our_fin_without_it() -> None:
-    machine = Teardown(asking(drain_limit=10), 0.0, LINUX, tls=True)
-    begin(machine)
-    machine.notify_would_block(0.0)
+    machine = without_room(asking(drain_limit=10))
     assert machine.received(11, 0.0) is Step.SHUT_WR
     assert machine.shut(0.0, NOT_CONNECTED) is Step.COUNT, "whatever shutdown() returns"
     machine.counted(3, 0.0)
-    result = machine.released(0.0)
-    assert (result.outcome, result.notified) == (CloseOutcome.DRAIN_LIMIT, False)
+    assert end_of(machine, "notified") == (CloseOutcome.DRAIN_LIMIT, False)
 
 
 @pytest.mark.parametrize("seen", [OPEN, FIN_SENT, PEER_FIN, BOTH_FINS])
@@ -1179,23 +1112,19 @@ def test_a_count_after_another_holder_disconnected_the_socket_is_not_reported(
     assert machine.failed(RESET, 0.1) is Step.COUNT
     assert machine.counted(65_538, 0.1) is Step.LOOK
     assert machine.looked(NEVER_OPEN, 0.1) is Step.LET_GO
-    result = machine.released(0.1)
-    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
+    assert end_of(machine, "unacked", 0.1) == (CloseOutcome.PEER_RESET, None)
 
 
 def test_a_disconnected_socket_whose_error_another_reader_took_was_reset() -> None:
-    machine = begun()
-    machine.shut(0.0)
+    machine = draining()
     assert machine.failed(NOT_CONNECTED, 0.1) is Step.COUNT
     assert machine.counted(65_538, 0.1) is Step.LOOK
     assert machine.looked(NEVER_OPEN, 0.1) is Step.LET_GO
-    result = machine.released(0.1)
-    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
+    assert end_of(machine, "unacked", 0.1) == (CloseOutcome.PEER_RESET, None)
 
 
 def test_a_connection_without_af_unspec_is_not_reported_as_disconnected() -> None:
-    machine = begun(view=BSD)
-    machine.shut(0.0)
+    machine = draining(view=BSD)
     machine.failed(NOT_CONNECTED, 0.1)
     assert machine.released(0.1).outcome is CloseOutcome.NOT_CONNECTED
 
@@ -1203,22 +1132,18 @@ def test_a_connection_without_af_unspec_is_not_reported_as_disconnected() -> Non
 def test_a_count_of_a_socket_that_was_disconnected_after_the_peers_fin_is_not_reported() -> (
     None
 ):
-    machine = begun()
-    machine.shut(0.0)
-    assert end_of_stream(machine) is Step.COUNT
+    machine = after_the_peers_fin()
     assert machine.counted(65_538, 5.0) is Step.READ_ERROR
     assert machine.no_error(5.0) is Step.LOOK, "another reader has taken the error"
     assert machine.looked(NEVER_OPEN, 5.0) is Step.LET_GO
-    result = machine.released(5.0)
-    assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, None)
+    assert end_of(machine, "unacked", 5.0) == (CloseOutcome.TIMED_OUT, None)
 
 
 @pytest.mark.parametrize("taken", [False, True])
 def test_a_socket_that_is_disconnected_between_a_read_and_the_look_was_reset(
     taken: bool,
 ) -> None:
-    machine = begun()
-    machine.shut(0.0)
+    machine = draining()
     assert end_of_stream(machine, state=NEVER_OPEN) is Step.READ_ERROR
     if taken:
         assert machine.no_error(0.1) is Step.COUNT
@@ -1232,8 +1157,7 @@ def test_a_socket_that_is_disconnected_between_a_read_and_the_look_was_reset(
 
 
 def test_a_first_fin_that_recv_cannot_report_is_watched() -> None:
-    machine = Teardown(asking(peer_first=1.0), 0.0, LINUX)
-    begin(machine)
+    machine = letting_the_peer_be_first()
     assert end_of_stream(machine, state=OPEN) is Step.WAIT_ACK
     assert machine.wake_at == 1.0
     assert machine.woke(0.5) is Step.LOOK
@@ -1244,23 +1168,18 @@ def test_a_first_fin_that_recv_cannot_report_is_watched() -> None:
 
 
 def test_without_a_watch_a_first_fin_that_recv_cannot_report_is_not_waited_for() -> None:
-    machine = Teardown(asking(peer_first=1.0, idle_timeout=0.5), 0.0, LINUX)
-    begin(machine)
+    machine = letting_the_peer_be_first(idle_timeout=0.5)
     assert end_of_stream(machine, state=OPEN) is Step.WAIT_ACK
     assert machine.cannot_watch(0.0) is Step.PAUSE
     assert machine.woke(0.4999) is Step.LOOK
     assert machine.looked(OPEN, 0.4999) is Step.PAUSE
     assert machine.wake_at == 0.5
     assert machine.woke(0.5) is Step.LOOK
-    step = machine.looked(OPEN, 0.5)
-    if step is Step.CLEAR_ERRORS:
-        step = machine.cleared(0.5)
-    assert step is Step.SHUT_WR
+    assert machine.looked(OPEN, 0.5) is Step.SHUT_WR
 
 
 def test_a_missing_watch_does_not_delay_our_fin() -> None:
-    machine = Teardown(asking(peer_first=1.0, idle_timeout=0.5), 0.0, LINUX)
-    begin(machine)
+    machine = letting_the_peer_be_first(idle_timeout=0.5)
     assert end_of_stream(machine, state=OPEN) is Step.WAIT_ACK
     assert machine.cannot_watch(0.5) is Step.SHUT_WR, "like every other end of this phase"
 
@@ -1268,8 +1187,7 @@ def test_a_missing_watch_does_not_delay_our_fin() -> None:
 def test_a_first_wait_that_ends_without_input_does_not_prove_acknowledgement() -> None:
     # Even with everything acknowledged: our FIN was not sent, so the outcome cannot be
     # DELIVERED.
-    machine = Teardown(asking(peer_first=1.0, until=DELIVERED), 0.0, LINUX)
-    begin(machine)
+    machine = letting_the_peer_be_first(until=DELIVERED)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
     assert machine.woke(0.5, readable=False) is Step.DRAIN
 
@@ -1278,15 +1196,11 @@ def test_a_first_wait_that_ends_without_input_does_not_prove_acknowledgement() -
 
 
 def test_an_error_queue_that_wakes_every_wait_is_emptied() -> None:
-    machine = begun()
-    machine.shut(0.0)
-    machine.would_block(0.0)
-    assert machine.woke(0.0) is Step.DRAIN
-    assert machine.would_block(0.0) is Step.WAIT_READABLE, (
+    machine = silent()
+    assert woke_without_input(machine, 0.0) is Step.WAIT_READABLE, (
         "one wake-up may be caused by another reader"
     )
-    assert machine.woke(0.0) is Step.DRAIN
-    assert machine.would_block(0.0) is Step.CLEAR_ERRORS
+    assert woke_without_input(machine, 0.0) is Step.CLEAR_ERRORS
     assert machine.cleared(0.0) is Step.WAIT_READABLE
     assert machine.woke(0.1) is Step.DRAIN
     assert machine.received(10, 0.1) is Step.WAIT_READABLE
@@ -1301,10 +1215,7 @@ def test_if_the_wake_ups_do_not_end_the_machine_pauses_instead(view: View, phase
     steps = [machine.would_block(0.0)]
     for _ in range(8):
         assert machine.woke(0.0) is Step.DRAIN
-        step = machine.would_block(0.0)
-        if step is Step.CLEAR_ERRORS:
-            step = machine.cleared(0.0)
-        steps.append(step)
+        steps.append(without_input(machine, 0.0))
     assert Step.PAUSE in steps
     assert steps[-1] is Step.PAUSE
     assert machine.wake_at > 0.0
@@ -1316,63 +1227,49 @@ def test_where_nothing_ends_the_wake_ups_a_wait_for_room_is_a_pause_too() -> Non
     steps: list[Step] = []
     for _ in range(8):
         machine.notify_would_block(0.0)
-        step = machine.would_block(0.0)
-        if step is Step.CLEAR_ERRORS:
-            step = machine.cleared(0.0)
-        steps.append(step)
+        steps.append(without_input(machine, 0.0))
         assert machine.woke(0.0) is Step.SEND_CLOSE_NOTIFY
     assert steps[0] is Step.WAIT_EITHER
     assert steps[-1] is Step.PAUSE
 
 
 def test_where_nothing_ends_the_wake_ups_there_is_no_watch_and_time_wakes_it() -> None:
-    machine = begun(asking(until=DELIVERED), BSD)
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent(asking(until=DELIVERED), BSD)
     machine.counted(5, 0.0)
     assert machine.cannot_watch(0.0) is Step.WAIT_READABLE
     steps: list[Step] = []
     for _ in range(8):
-        assert machine.woke(0.0) is Step.DRAIN
-        assert machine.would_block(0.0) is Step.COUNT
+        assert woke_without_input(machine, 0.0) is Step.COUNT
         steps.append(machine.counted(5, 0.0))
     assert steps[0] is Step.WAIT_READABLE
     assert steps[-1] is Step.PAUSE
 
 
 def test_what_woke_the_wait_for_room_is_not_suspected_after_it() -> None:
-    machine = Teardown(asking(), 0.0, LINUX, tls=True)
-    begin(machine)
-    machine.notify_would_block(0.0)
+    machine = without_room()
     machine.would_block(0.0)
     machine.woke(0.0)
     machine.notified(True, 0.0)
     machine.shut(0.0)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
-    machine.woke(0.0)
-    assert machine.would_block(0.0) is Step.WAIT_READABLE, "one is another reader's work"
+    assert woke_without_input(machine, 0.0) is Step.WAIT_READABLE, (
+        "one is another reader's work"
+    )
 
 
 def test_input_resets_the_count_of_empty_wake_ups() -> None:
-    machine = begun()
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent()
     for _ in range(10):
-        assert machine.woke(0.0) is Step.DRAIN
-        assert machine.would_block(0.0) is Step.WAIT_READABLE
+        assert woke_without_input(machine, 0.0) is Step.WAIT_READABLE
         assert machine.woke(0.0) is Step.DRAIN
         assert machine.received(1, 0.0) is Step.WAIT_READABLE
 
 
 def test_an_acknowledgement_ends_the_suspicion() -> None:
-    machine = begun(asking(until=DELIVERED))
-    machine.shut(0.0)
-    machine.would_block(0.0)
+    machine = silent(asking(until=DELIVERED))
     machine.counted(100, 0.0)
     for count in range(99, 90, -1):
-        assert machine.woke(0.0) is Step.DRAIN
-        assert machine.would_block(0.0) is Step.COUNT
-        assert machine.counted(count, 0.0) is Step.WAIT_ACK
+        assert woke_to_count(machine, count, 0.0) is Step.WAIT_ACK
 
 
 # --- a FIN that the flush has sent, and what a makefile() object holds ---------------------------------
@@ -1380,7 +1277,7 @@ def test_an_acknowledgement_ends_the_suspicion() -> None:
 
 @pytest.mark.parametrize("state", [OPEN, FIN_SENT, BOTH_FINS, PEER_FIN])
 def test_a_fin_that_the_flush_sent_is_not_sent_again(state: TcpState) -> None:
-    machine = made(asking(), 0.0, LINUX, fin_sent=True)
+    machine = after_our_fin_in_a_flush()
     assert begin(machine, state=state) is Step.DRAIN
 
 
@@ -1390,14 +1287,14 @@ def test_a_fin_that_the_flush_sent_makes_it_too_late_for_the_peer_to_be_first(
 ) -> None:
     # OPEN after our FIN is a kernel that does not tell. Nothing is waited for without success, nor sent
     # a second time.
-    machine = made(asking(peer_first=1.0), 0.0, view, fin_sent=True)
+    machine = after_our_fin_in_a_flush(asking(peer_first=1.0), view)
     assert begin(machine, state=state) is Step.DRAIN
     assert machine.would_block(0.0) is Step.WAIT_READABLE
     assert machine.wake_at == 5.0
 
 
 def test_after_a_flush_that_sent_the_fin_the_connection_may_be_over() -> None:
-    machine = made(asking(), 0.0, LINUX, fin_sent=True)
+    machine = after_our_fin_in_a_flush()
     assert begin(machine, state=OVER) is Step.DRAIN
     assert machine.received(0, 0.0) is Step.COUNT
     assert machine.counted(0, 0.0) is Step.LET_GO
@@ -1405,8 +1302,7 @@ def test_after_a_flush_that_sent_the_fin_the_connection_may_be_over() -> None:
 
 
 def test_data_in_a_makefile_object_makes_the_result_unclean() -> None:
-    machine = begun(view=OTHER, unflushed=True)
-    machine.shut(0.0)
+    machine = draining(view=OTHER, unflushed=True)
     machine.received(0, 0.0)
     result = machine.released(0.0)
     assert (result.outcome, result.unflushed, result.clean) == (PEER_CLOSED, True, False)
@@ -1424,12 +1320,10 @@ def test_the_result_has_the_peers_address() -> None:
 
 
 def test_in_a_handshake_the_machine_does_not_request_a_count() -> None:
-    machine = begun(asking(until=DELIVERED), state=ACCEPTING)
-    assert machine.shut(0.0) is Step.DRAIN
+    machine = draining(asking(until=DELIVERED), state=ACCEPTING)
     assert machine.would_block(0.0) is Step.LOOK
     assert machine.looked(ACCEPTING, 0.0) is Step.WAIT_ACK
-    assert machine.woke(0.1) is Step.DRAIN
-    assert machine.would_block(0.1) is Step.LOOK
+    assert woke_without_input(machine, 0.1) is Step.LOOK
     assert machine.looked(FIN_SENT, 0.1) is Step.COUNT, "the handshake is finished"
     assert machine.counted(5, 0.1) is Step.WAIT_ACK
     assert machine.woke(0.2, readable=False) is Step.COUNT
@@ -1438,8 +1332,7 @@ def test_in_a_handshake_the_machine_does_not_request_a_count() -> None:
 
 
 def test_the_peers_fin_is_seen_after_a_handshake_that_was_counted_late() -> None:
-    machine = begun(asking(until=DELIVERED), state=ACCEPTING)
-    machine.shut(0.0)
+    machine = draining(asking(until=DELIVERED), state=ACCEPTING)
     assert machine.would_block(0.0) is Step.LOOK
     assert machine.looked(FIN_SENT, 0.0) is Step.COUNT
     assert machine.counted(5, 0.0) is Step.WAIT_ACK
@@ -1451,20 +1344,15 @@ def test_the_peers_fin_is_seen_after_a_handshake_that_was_counted_late() -> None
 
 
 def test_a_handshake_that_does_not_finish_times_out_with_an_unknown_count() -> None:
-    machine = begun(asking(1.0), state=ACCEPTING)
-    machine.shut(0.0)
+    machine = draining(asking(1.0), state=ACCEPTING)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
-    machine.woke(1.0)
-    assert machine.would_block(1.0) is Step.LOOK
+    assert woke_without_input(machine, 1.0) is Step.LOOK
     assert machine.looked(ACCEPTING, 1.0) is Step.LET_GO
-    result = machine.released(1.0)
-    assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, None)
+    assert end_of(machine, "unacked", 1.0) == (CloseOutcome.TIMED_OUT, None)
 
 
 def test_a_close_notify_in_a_handshake_waits_for_room_without_a_count() -> None:
-    machine = Teardown(asking(idle_timeout=1.0), 0.0, LINUX, tls=True)
-    begin(machine, state=ACCEPTING)
-    assert machine.notify_would_block(0.0) is Step.DRAIN
+    machine = without_room(asking(idle_timeout=1.0), state=ACCEPTING)
     assert machine.would_block(0.0) is Step.LOOK
     assert machine.looked(ACCEPTING, 0.0) is Step.WAIT_EITHER
 
@@ -1532,22 +1420,12 @@ def test_without_a_drain_limit_only_time_limits_the_drain() -> None:
 
 # --- the flush --------------------------------------------------------------------------------
 
-HELD = 1000
-
-
-def flushing(options: Options | None = None, **driver: Any) -> Teardown:
-    machine = Teardown(options or asking(timeout=5), 0.0, LINUX, flush=True, **driver)
-    assert machine.start() is Step.FLUSH
-    assert machine.wake_at == 5
-    return machine
-
 
 def test_the_transports_buffer_is_flushed_first() -> None:
     machine = flushing()
+    assert machine.wake_at == 5
     assert machine.flushing(0, 0, HELD, 1.0) is Step.FLUSH
-    assert machine.flushed(0, 2.0, waited=True) is Step.LOOK
-    assert machine.looked(OPEN, 2.0) is Step.SHUT_WR
-    machine.shut(2.0)
+    end_flush(machine, 0, 2.0)
     assert machine.wake_at == 7, "the rest has its own time"
 
 
@@ -1569,9 +1447,7 @@ def test_after_a_flush_the_close_is_as_any_other() -> None:
 
 def test_a_flush_that_took_no_time_does_not_change_the_deadline() -> None:
     machine = flushing()
-    assert machine.flushed(0, 0.1, waited=False) is Step.LOOK
-    machine.looked(OPEN, 0.1)
-    machine.shut(0.1)
+    end_flush(machine, 0, 0.1, waited=False)
     assert machine.wake_at == 5
 
 
@@ -1583,10 +1459,7 @@ def test_the_deadline_does_not_end_a_flush_with_progress() -> None:
 
 
 def test_a_flush_may_permit_a_longer_silence_than_the_rest() -> None:
-    machine = Teardown(
-        asking(timeout=30, idle_timeout=5), 0.0, LINUX, flush=True, flush_timeout=120
-    )
-    machine.start()
+    machine = flushing(asking(timeout=30, idle_timeout=5), flush_timeout=120)
     assert machine.wake_at == 120
     assert machine.flushing(4096, 0, HELD, 100.0) is Step.FLUSH
     assert machine.flushing(4096, 0, HELD, 219.0) is Step.FLUSH
@@ -1595,8 +1468,7 @@ def test_a_flush_may_permit_a_longer_silence_than_the_rest() -> None:
 
 
 def test_the_longer_silence_of_a_flush_ends_in_a_reset_too() -> None:
-    machine = Teardown(asking(timeout=5), 0.0, LINUX, flush=True, flush_timeout=120)
-    machine.start()
+    machine = flushing(flush_timeout=120)
     assert machine.flushing(0, 0, HELD, 120.0) is Step.LOOK
     machine.looked(OPEN, 120.0)
     assert machine.counted(7, 120.0) is Step.LET_GO
@@ -1605,30 +1477,19 @@ def test_the_longer_silence_of_a_flush_ends_in_a_reset_too() -> None:
 
 
 def test_after_a_flush_without_a_wait_the_deadline_is_that_of_the_close() -> None:
-    machine = Teardown(asking(timeout=5), 0.0, LINUX, flush=True, flush_timeout=120)
-    machine.start()
+    machine = flushing(flush_timeout=120)
     machine.flushed(0, 1.0, waited=False)
     assert machine.wake_at == 5
 
 
 def test_the_longer_silence_of_a_flush_can_be_taken_back() -> None:
-    machine = Teardown(
-        asking(timeout=30, idle_timeout=5), 0.0, LINUX, flush=True, flush_timeout=120
-    )
-    machine.start()
+    machine = flushing(asking(timeout=30, idle_timeout=5), flush_timeout=120)
     machine.limit_flush(50.0)
     assert machine.wake_at == 55
     machine.limit_flush(54.0)
     assert machine.wake_at == 55, "once, or a second call would extend it"
     assert machine.flushing(0, 0, HELD, 55.0) is Step.LOOK
     assert machine.wake_at == 55
-
-
-def test_a_flush_that_is_to_end_now_ends_whatever_silence_it_permits() -> None:
-    machine = Teardown(asking(timeout=5), 0.0, LINUX, flush=True, flush_timeout=120)
-    machine.start()
-    machine.expire(1.0, LingerPolicy.ABORT)
-    assert machine.flushing(1 << 20, 0, HELD, 1.0) is Step.LOOK
 
 
 def test_a_flush_of_a_byte_a_second_times_out() -> None:
@@ -1654,33 +1515,26 @@ def test_an_upload_during_a_flush_is_progress_but_not_forever() -> None:
 
 
 def test_the_idle_time_ends_a_flush_if_it_is_shorter() -> None:
-    options = asking(timeout=50, idle_timeout=5)
-    machine = flushing(options)
+    machine = flushing(asking(timeout=50, idle_timeout=5))
     assert machine.flushing(0, 0, None, 5.0) is Step.LOOK
     machine.looked(OPEN, 5.0)
     assert machine.counted(7, 5.0) is Step.LET_GO
-    result = machine.released(5.0)
-    assert (result.outcome, result.unacked) == (CloseOutcome.IDLE_TIMED_OUT, None)
+    assert end_of(machine, "unacked", 5.0) == (CloseOutcome.IDLE_TIMED_OUT, None)
 
 
 def test_bytes_drained_during_a_flush_count_for_the_drain_limit() -> None:
-    machine = flushing(asking(timeout=5, drain_limit=100))
+    machine = flushing(asking(drain_limit=100))
     assert machine.flushing(0, 100, HELD, 1.0) is Step.FLUSH
-    assert machine.flushed(100, 1.0, waited=True) is Step.LOOK
-    machine.looked(OPEN, 1.0)
-    machine.shut(1.0)
+    end_flush(machine, 100, 1.0)
     assert machine.allowance == 1
     machine.received(1, 1.0)
     machine.counted(0, 1.0)
-    result = machine.released(1.0)
-    assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 101)
+    assert end_of(machine, "drained", 1.0) == (CloseOutcome.DRAIN_LIMIT, 101)
 
 
 def test_a_limit_that_is_passed_as_the_flush_ends_is_met_by_the_next_byte() -> None:
-    machine = flushing(asking(timeout=5, drain_limit=100))
-    machine.flushed(150, 1.0, waited=True)
-    machine.looked(OPEN, 1.0)
-    machine.shut(1.0)
+    machine = flushing(asking(drain_limit=100))
+    end_flush(machine, 150, 1.0)
     assert machine.allowance == 1, "0 is no limit to recv_into()"
     machine.received(1, 1.0)
     machine.counted(0, 1.0)
@@ -1688,7 +1542,7 @@ def test_a_limit_that_is_passed_as_the_flush_ends_is_met_by_the_next_byte() -> N
 
 
 def test_the_drain_limit_ends_a_flush_with_a_reset() -> None:
-    machine = flushing(asking(timeout=5, drain_limit=100))
+    machine = flushing(asking(drain_limit=100))
     assert machine.flushing(0, 101, HELD, 1.0) is Step.LOOK
     machine.looked(OPEN, 1.0)
     machine.counted(0, 1.0)
@@ -1698,51 +1552,37 @@ def test_the_drain_limit_ends_a_flush_with_a_reset() -> None:
 
 def test_a_truncated_stream_ends_with_a_reset_and_is_not_notified() -> None:
     machine = flushing(tls=True)
-    cut = OSError(errno.ECONNABORTED, "by the transport")
-    assert machine.cut_short(HELD, cut, 1.0) is Step.LOOK
+    assert machine.cut_short(HELD, CUT_SHORT, 1.0) is Step.LOOK
     assert machine.looked(OPEN, 1.0) is Step.COUNT
     assert machine.counted(0, 1.0) is Step.LET_GO
     assert machine.linger_policy is LingerPolicy.ABORT
-    result = machine.released(1.0)
-    assert (result.outcome, result.unacked, result.notified) == (
-        CloseOutcome.TIMED_OUT,
-        HELD,
-        False,
+    assert machine.released(1.0) == CloseResult(
+        CloseOutcome.TIMED_OUT, 1.0, 0, HELD, CUT_SHORT, notified=False
     )
-    assert result.error is cut
 
 
-@pytest.mark.parametrize("end", ["the time is up", "cut short"])
-def test_whether_close_notify_went_out_is_not_known_where_no_reset_destroys_it(
-    end: str,
+@pytest.mark.parametrize(("view", "notified"), [(LINUX, False), (OTHER, None)])
+def test_a_close_notify_of_a_flush_that_timed_out_is_destroyed_where_there_is_a_reset(
+    view: View, notified: bool | None
 ) -> None:
-    machine = Teardown(asking(timeout=5), 0.0, OTHER, tls=True, flush=True)
-    machine.start()
-    if end == "the time is up":
-        assert machine.flushing(0, 0, HELD, 5.0) is Step.LOOK
-    else:
-        machine.cut_short(HELD, OSError(errno.ECONNABORTED, "by the transport"), 5.0)
+    machine = given_up(view, tls=True)
+    if machine.looked(OPEN, 5.0) is Step.COUNT:
+        assert machine.counted(0, 5.0) is Step.LET_GO
+    assert machine.released(5.0).notified is notified
+
+
+def test_a_flush_that_was_cut_short_has_sent_no_close_notify() -> None:
+    machine = flushing(view=OTHER, tls=True)
+    machine.cut_short(HELD, CUT_SHORT, 5.0)
     assert machine.looked(OPEN, 5.0) is Step.LET_GO
-    result = machine.released(5.0)
-    assert result.notified is (None if end == "the time is up" else False)
-
-
-def test_a_close_notify_is_destroyed_with_the_flush_that_was_given_up() -> None:
-    machine = flushing(tls=True)
-    assert machine.flushing(0, 0, HELD, 5.0) is Step.LOOK
-    machine.looked(OPEN, 5.0)
-    machine.counted(0, 5.0)
     assert machine.released(5.0).notified is False
 
 
 def test_a_reset_after_a_flush_was_given_up_says_nothing_of_its_close_notify() -> None:
-    machine = Teardown(asking(timeout=5), 0.0, OTHER, tls=True, flush=True)
-    machine.start()
-    machine.flushing(0, 0, HELD, 5.0)
+    machine = given_up(OTHER, tls=True)
     assert machine.looked(OVER, 5.0) is Step.READ_ERROR
     machine.failed(RESET, 5.0)
-    result = machine.released(5.0)
-    assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, None)
+    assert end_of(machine, "notified", 5.0) == (CloseOutcome.PEER_RESET, None)
 
 
 @pytest.mark.parametrize(
@@ -1770,7 +1610,7 @@ def test_an_interrupt_after_a_flush_that_failed_must_still_reset(end: str) -> No
     if end == "the time is up":
         machine.flushing(0, 0, HELD, 5.0)
     elif end == "cut short":
-        machine.cut_short(HELD, OSError(errno.ECONNABORTED, "by the transport"), 5.0)
+        machine.cut_short(HELD, CUT_SHORT, 5.0)
     else:
         machine.failed(LOST, 5.0, HELD)
     assert machine.is_flushing
@@ -1785,16 +1625,14 @@ def test_a_flush_that_fails_in_the_handshake_of_fast_open_counts_nothing() -> No
     machine = flushing()
     unreachable = OSError(errno.EHOSTUNREACH, "of an ICMP message")
     assert machine.failed(unreachable, 1.0, HELD) is Step.LOOK
-    assert machine.looked(TcpState.ACCEPTING, 1.0) is Step.LET_GO
-    result = machine.released(1.0)
-    assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, None)
+    assert machine.looked(ACCEPTING, 1.0) is Step.LET_GO
+    assert end_of(machine, "unacked", 1.0) == (CloseOutcome.TIMED_OUT, None)
 
 
 def test_a_pending_reset_is_reported_when_a_flush_times_out() -> None:
-    machine = flushing()
-    assert machine.flushing(0, 0, HELD, 5.0) is Step.LOOK
-    assert machine.looked(TcpState.OVER, 5.0) is Step.READ_ERROR
-    machine.failed(ConnectionResetError(errno.ECONNRESET, "reset"), 5.0)
+    machine = given_up()
+    assert machine.looked(OVER, 5.0) is Step.READ_ERROR
+    machine.failed(RESET, 5.0)
     machine.counted(0, 5.0)
     assert machine.released(5.0).outcome is CloseOutcome.PEER_RESET
 
@@ -1814,10 +1652,14 @@ def test_a_driver_that_must_end_during_a_flush_gets_the_outcome() -> None:
     assert machine.linger_policy is LingerPolicy.ABORT
 
 
-def test_progress_after_an_expiry_does_not_prolong_a_flush() -> None:
-    machine = flushing()
+@pytest.mark.parametrize("flush_timeout", [None, 120])
+def test_progress_after_an_expiry_does_not_prolong_a_flush(flush_timeout: float | None) -> None:
+    machine = flushing(flush_timeout=flush_timeout)
     machine.expire(1.0, LingerPolicy.ABORT)
-    assert machine.flushing(1_000_000, 0, HELD, 1.1) is Step.LOOK
+    assert machine.flushing(1 << 20, 0, HELD, 1.1) is Step.LOOK
+
+
+def test_a_flush_that_ends_after_an_expiry_leaves_no_time_for_the_rest() -> None:
     machine = flushing()
     machine.expire(1.0, LingerPolicy.ABORT)
     machine.flushed(0, 1.1, waited=True)
@@ -1825,10 +1667,7 @@ def test_progress_after_an_expiry_does_not_prolong_a_flush() -> None:
 
 
 def test_an_established_connection_that_is_gone_was_reset() -> None:
-    machine = Teardown(asking(timeout=5), 0.0, LINUX, stood=True)
-    assert machine.start() is Step.LOOK
-    machine.looked(TcpState.OVER, 1.0)
-    machine.shut(1.0, OSError(errno.ENOTCONN, "not connected"))
+    machine = draining(state=OVER, error=NOT_CONNECTED, stood=True)
     machine.received(0, 1.0)
     machine.no_error(1.0)
     machine.counted(0, 1.0)
