@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from pathlib import Path
+
+from streams import PATIENCE
 
 PYPY = sys.implementation.name == "pypy"
 
@@ -18,3 +22,16 @@ FAMILY_OF_FROMFD = (
 def without_coverage() -> dict[str, str]:
     """The environment of a program that coverage would disturb: it has a lock, and writes to stderr."""
     return {name: os.environ[name] for name in os.environ if "COVERAGE" not in name}
+
+
+def output_of(program: str) -> tuple[str, str]:
+    """Run a program that may import the modules of this folder; return its output and its errors."""
+    child = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    return child.stdout, child.stderr

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from streams import PATIENCE
+from pythons import output_of
 
 # Replaces time.monotonic() in every module, as freezegun does, and closes a stream whose peer is silent.
 _FROZEN = """
@@ -37,12 +33,4 @@ _CLOSES = {
 
 @pytest.mark.parametrize("close", _CLOSES.values(), ids=_CLOSES)
 def test_a_close_ends_at_its_deadline_although_the_clock_is_frozen(close: str) -> None:
-    child = subprocess.run(
-        [sys.executable, "-c", _FROZEN.format(close=close)],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-    assert (child.stdout, child.stderr) == ("-1\n", "")
+    assert output_of(_FROZEN.format(close=close)) == ("-1\n", "")

@@ -6,10 +6,8 @@ import importlib
 import importlib.util
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +15,7 @@ import pytest
 from graceful_close import abortive_close, unacked_bytes
 from graceful_close._blocking import close_on
 from graceful_close._options import Options
-from pythons import PYPY
+from pythons import PYPY, output_of
 from streams import PATIENCE, Connection
 
 # The hook cannot be removed, so it needs a process of its own.
@@ -56,15 +54,7 @@ _CLOSES = {
 @pytest.mark.skipif(PYPY, reason="PyPy has no such event")
 @pytest.mark.parametrize("close", _CLOSES.values(), ids=_CLOSES)
 def test_the_exception_of_an_audit_hook_releases_the_descriptor(close: str) -> None:
-    child = subprocess.run(
-        [sys.executable, "-c", _WITH_A_HOOK.format(close=close)],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-    assert (child.stdout, child.stderr) == ("no more sockets\nb''\n", "")
+    assert output_of(_WITH_A_HOOK.format(close=close)) == ("no more sockets\nb''\n", "")
 
 
 def _close(sock: Any) -> object:
