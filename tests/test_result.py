@@ -7,6 +7,7 @@ import errno
 import os
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -73,55 +74,50 @@ def test_an_end_that_is_unclean_over_tls_alone_has_a_number_too() -> None:
     assert caught.value.errno == errno.EIO
 
 
-def test_the_text_has_every_known_value() -> None:
-    result = result_of(CloseOutcome.PEER_RESET, OSError(errno.ECONNRESET, "gone"))
-    assert str(result) == (
-        "reset by peer after 0.012 s, 5000000 bytes drained, unacknowledged: 7 bytes "
-        f"([Errno {errno.ECONNRESET}] gone)"
-    )
-
-
-def test_the_text_names_unknown_values() -> None:
-    result = CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, None, None)
-    assert str(result) == "peer closed after 1.500 s, 0 bytes drained, unacknowledged: unknown"
-
-
-def test_the_text_reports_a_missing_close_notify() -> None:
-    result = CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, 0, None, notified=False)
-    assert str(result) == (
-        "peer closed after 1.500 s, 0 bytes drained, unacknowledged: 0 bytes, "
-        "close_notify not sent"
-    )
-    assert "close_notify" not in str(CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, 0, None))
-
-
-def test_the_line_says_that_a_makefile_object_was_open() -> None:
-    result = CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, 0, None, unflushed=True)
-    assert str(result) == (
-        "peer closed after 1.500 s, 0 bytes drained, unacknowledged: 0 bytes, "
-        "a makefile() object was not closed"
-    )
+PEER_CLOSED: Any = partial(CloseResult, CloseOutcome.PEER_CLOSED, 1.5, 0, 0, None)
+CLOSED = "peer closed after 1.500 s, 0 bytes drained, unacknowledged: 0 bytes"
 
 
 @pytest.mark.parametrize(
-    ("peer", "shown"),
+    ("result", "text"),
     [
-        (("192.0.2.1", 80), "192.0.2.1:80"),
-        (("2001:db8::1", 80, 0, 0), "[2001:db8::1]:80"),
-        ("/run/a.sock", "/run/a.sock"),
-        ("", "unnamed"),
+        (
+            result_of(CloseOutcome.PEER_RESET, OSError("gone")),
+            "reset by peer after 0.012 s, 5000000 bytes drained, unacknowledged: 7 bytes (gone)",
+        ),
+        (
+            CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, None, None),
+            "peer closed after 1.500 s, 0 bytes drained, unacknowledged: unknown",
+        ),
+        (
+            CloseResult(CloseOutcome.TIMED_OUT, 1.5, 1, 1, None),
+            "timed out after 1.500 s, 1 byte drained, unacknowledged: 1 byte",
+        ),
+        (PEER_CLOSED(), CLOSED),
+        (PEER_CLOSED(notified=False), f"{CLOSED}, close_notify not sent"),
+        (PEER_CLOSED(unflushed=True), f"{CLOSED}, a makefile() object was not closed"),
+        (PEER_CLOSED(peer=("192.0.2.1", 80)), f"192.0.2.1:80: {CLOSED}"),
+        (PEER_CLOSED(peer=("2001:db8::1", 80, 0, 0)), f"[2001:db8::1]:80: {CLOSED}"),
+        (PEER_CLOSED(peer="/run/a.sock"), f"/run/a.sock: {CLOSED}"),
+        (PEER_CLOSED(peer=""), f"unnamed: {CLOSED}"),
+    ],
+    ids=[
+        "every value",
+        "an unknown count",
+        "one byte",
+        "without TLS",
+        "no close_notify",
+        "an open makefile() object",
+        "a peer of IPv4",
+        "a peer of IPv6",
+        "a peer of AF_UNIX",
+        "a peer without a name",
     ],
 )
-def test_the_line_begins_with_the_peer_if_it_is_known(peer: object, shown: str) -> None:
-    result = CloseResult(CloseOutcome.PEER_CLOSED, 1.5, 0, 0, None, peer=peer)
-    assert str(result) == (
-        f"{shown}: peer closed after 1.500 s, 0 bytes drained, unacknowledged: 0 bytes"
-    )
-
-
-def test_one_byte_is_singular_in_the_text() -> None:
-    result = CloseResult(CloseOutcome.TIMED_OUT, 1.5, 1, 1, None)
-    assert str(result) == "timed out after 1.500 s, 1 byte drained, unacknowledged: 1 byte"
+def test_the_text_has_every_known_value_and_names_an_unknown_one(
+    result: CloseResult, text: str
+) -> None:
+    assert str(result) == text
 
 
 @pytest.mark.parametrize("outcome", CloseOutcome)
