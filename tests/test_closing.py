@@ -19,6 +19,11 @@ from streams import (
 )
 
 
+def outcome_of(context: closing) -> CloseOutcome:
+    assert context.result is not None
+    return context.result.outcome
+
+
 def test_a_body_that_ends_closes_gracefully(stream: Connection) -> None:
     with meanwhile(read_and_close, stream.peer) as received:
         with closing(stream.ours, timeout=10) as sock:
@@ -35,8 +40,7 @@ def test_a_body_that_raises_resets(tcp: Connection) -> None:
         raise ZeroDivisionError
     assert tcp.ours.fileno() == -1
     assert ends_in_reset(tcp.peer)
-    assert context.result is not None
-    assert context.result.outcome is CloseOutcome.ABORTED
+    assert outcome_of(context) is CloseOutcome.ABORTED
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit, SystemExit])
@@ -53,8 +57,7 @@ def test_the_result_exists_only_after_the_block(tcp: Connection) -> None:
     tcp.peer.close()
     with context:
         assert context.result is None
-    assert context.result is not None
-    assert context.result.outcome is CloseOutcome.PEER_CLOSED
+    assert outcome_of(context) is CloseOutcome.PEER_CLOSED
 
 
 def test_an_error_of_the_close_does_not_hide_the_exception_of_the_body(tcp: Connection) -> None:
@@ -62,24 +65,21 @@ def test_an_error_of_the_close_does_not_hide_the_exception_of_the_body(tcp: Conn
     context = closing(tcp.ours)
     with pytest.raises(LookupError, match="the body's own"), context:
         raise LookupError("the body's own")
-    assert context.result is not None
-    assert context.result.outcome is CloseOutcome.PEER_RESET
+    assert outcome_of(context) is CloseOutcome.PEER_RESET
 
 
 def test_a_peer_that_never_closes_is_a_result_and_not_an_exception(tcp: Connection) -> None:
     context = closing(tcp.ours, timeout=0.05)
     with context:
         pass
-    assert context.result is not None
-    assert context.result.outcome is CloseOutcome.TIMED_OUT
+    assert outcome_of(context) is CloseOutcome.TIMED_OUT
 
 
 def test_a_body_may_close_the_socket_itself(stream: Connection) -> None:
     context = closing(stream.ours)
     with context as sock:
         sock.close()
-    assert context.result is not None
-    assert context.result.outcome is CloseOutcome.ALREADY_CLOSED
+    assert outcome_of(context) is CloseOutcome.ALREADY_CLOSED
 
 
 def test_a_body_may_detach_the_descriptor(tcp: Connection) -> None:
@@ -104,8 +104,7 @@ def test_the_options_are_those_of_graceful_close(tcp: Connection) -> None:
     )
     with context:
         pass
-    assert context.result is not None
-    assert context.result.outcome is CloseOutcome.DRAIN_LIMIT
+    assert outcome_of(context) is CloseOutcome.DRAIN_LIMIT
 
 
 @pytest.mark.parametrize(
