@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import graceful_close
-from streams import Connection, connect, listen
+from streams import Connection, Full, connect, fill, listen
 
 FAMILIES = ("tcp4", "tcp6", "unix")
 
@@ -87,6 +87,13 @@ def stream(any_family: str) -> Iterator[Connection]:
 def tcp() -> Iterator[Connection]:
     with connect("tcp4") as connection:
         yield connection
+
+
+@pytest.fixture
+def full() -> Iterator[Full]:
+    """A TCP connection whose peer reads nothing, and whose buffers are full."""
+    with connect("tcp4", peer_buffer=4096) as (ours, peer):
+        yield Full(ours, peer, fill(ours))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,15 @@ import trio
 
 import graceful_close.asyncio as graceful_asyncio
 import graceful_close.trio as graceful_trio
-from graceful_close import CloseResult, Reaper, close_all, graceful_close, timed_linger_close
+from graceful_close import (
+    CloseOutcome,
+    CloseResult,
+    Reaper,
+    abortive_close,
+    close_all,
+    graceful_close,
+    timed_linger_close,
+)
 from streams import PATIENCE
 
 Close = Callable[..., CloseResult]
@@ -49,6 +58,10 @@ def _lingering(sock: socket.socket, *, timeout: float, **options: Any) -> CloseR
     return timed_linger_close(sock, timeout, **options)
 
 
+def _aborting(sock: socket.socket, **_: Any) -> CloseResult:
+    return abortive_close(sock)
+
+
 THREADED: dict[str, Close] = {
     "graceful_close": graceful_close,
     "close_all": _with_others,
@@ -56,6 +69,11 @@ THREADED: dict[str, Close] = {
 }
 GRACEFUL: dict[str, Close] = {**THREADED, "asyncio": _in_asyncio, "trio": _in_trio}
 WAITING: dict[str, Close] = {**GRACEFUL, "timed_linger_close": _lingering}
+EVERY: dict[str, Close] = {**WAITING, "abortive_close": _aborting}
+DELIVERING: dict[str, Close] = {
+    **{name: partial(close, until=CloseOutcome.DELIVERED) for name, close in GRACEFUL.items()},
+    "timed_linger_close": _lingering,
+}
 
 
 def parts(closes: dict[str, Close]) -> list[Any]:

@@ -31,6 +31,14 @@ class Connection(NamedTuple):
     peer: socket.socket
 
 
+class Full(NamedTuple):
+    """Both ends of one stream, and the number of bytes that fill its buffers."""
+
+    ours: socket.socket
+    peer: socket.socket
+    written: int
+
+
 def listen(family: str, folder: Path | None = None) -> socket.socket:
     match family:
         case "tcp4":
@@ -138,6 +146,12 @@ def await_fin(sock: socket.socket) -> None:
     _await(sock, POLLRDHUP)
 
 
+def send_fin(peer: socket.socket, *, to: socket.socket) -> None:
+    """Half-close the peer, and wait until its FIN has arrived."""
+    peer.shutdown(socket.SHUT_WR)
+    await_fin(to)
+
+
 def await_reset(sock: socket.socket) -> None:
     """Wait until the peer's RST has arrived."""
     _await(sock, select.POLLERR)
@@ -180,3 +194,21 @@ def meanwhile(action: Callable[..., T], *args: socket.socket) -> Generator[list[
         assert not thread.is_alive(), "the peer never ended"
     if errors:
         raise errors[0]
+
+
+@contextmanager
+def held_by_a_child(*, but: socket.socket) -> Generator[None, None, None]:
+    """Run the block while a forked child holds every socket of this process `but` one."""
+    hold, release = os.pipe()
+    child = os.fork()
+    if child == 0:
+        but.close()
+        os.close(release)
+        os.read(hold, 1)
+        os._exit(0)
+    os.close(hold)
+    try:
+        yield
+    finally:
+        os.close(release)
+        os.waitpid(child, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from typing import Any
@@ -26,6 +25,7 @@ from streams import (
     connect,
     ends_in_reset,
     fill,
+    held_by_a_child,
     reset,
 )
 
@@ -89,19 +89,9 @@ def test_the_connection_ends_while_a_dup_is_open(connection: Connection) -> None
 
 
 def test_the_connection_ends_while_a_child_process_holds_it(connection: Connection) -> None:
-    hold, release = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(release)
-        os.read(hold, 1)
-        os._exit(0)
-    os.close(hold)
-    try:
+    with held_by_a_child(but=connection.peer):
         abortive_close(connection.ours)
         assert ends_in_reset(connection.peer)
-    finally:
-        os.close(release)
-        os.waitpid(child, 0)
 
 
 def test_the_connection_ends_while_a_thread_reads(connection: Connection) -> None:

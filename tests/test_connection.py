@@ -32,7 +32,15 @@ from graceful_close._step import (
 )
 from graceful_close._tls import LastRecords
 from signals import Stop
-from streams import PATIENCE, await_fin, await_reset, ends_in_reset, fill, read_all, reset
+from streams import (
+    PATIENCE,
+    await_reset,
+    ends_in_reset,
+    fill,
+    read_all,
+    reset,
+    send_fin,
+)
 from streams import Connection as Pair
 from test_tls import session
 
@@ -101,8 +109,7 @@ def test_a_wait_without_a_machine_has_the_deadlines_of_the_options(tcp: Pair) ->
 
 def test_the_first_look_reads_no_more_than_the_limit_and_one_byte(tcp: Pair) -> None:
     tcp.peer.sendall(bytes(1000))
-    tcp.peer.shutdown(socket.SHUT_WR)
-    await_fin(tcp.ours)
+    send_fin(tcp.peer, to=tcp.ours)
     connection = Connection(Options(5, drain_limit=10), monotonic())
     drive(connection, connection.begin(tcp.ours))
     result = connection.let_go()
@@ -125,8 +132,7 @@ def test_one_of_many_looks_first_without_time_or_with_an_idle_time(
 
 
 def test_one_of_many_looks_at_once_if_the_peers_fin_is_there(tcp: Pair) -> None:
-    tcp.peer.shutdown(socket.SHUT_WR)
-    await_fin(tcp.ours)
+    send_fin(tcp.peer, to=tcp.ours)
     connection = Connection(Options(), monotonic(), one_of_many=True)
     assert connection.begin(tcp.ours) is DRAIN
     assert connection.carry_out(DRAIN) is LET_GO
@@ -137,8 +143,7 @@ def test_one_of_many_looks_at_once_if_the_peers_fin_is_there(tcp: Pair) -> None:
 def test_an_answer_to_our_fin_needs_no_machine(tcp: Pair) -> None:
     connection = begun(tcp)
     assert connection.carry_out(DRAIN) is WAIT_READABLE
-    tcp.peer.shutdown(socket.SHUT_WR)
-    await_fin(connection.sock)
+    send_fin(tcp.peer, to=connection.sock)
     assert connection.carry_out(connection.waited(WAIT_READABLE)) is LET_GO
     assert connection._machine is None
     result = connection.let_go()
@@ -148,8 +153,7 @@ def test_an_answer_to_our_fin_needs_no_machine(tcp: Pair) -> None:
 
 def test_which_of_two_fins_that_have_crossed_was_first_is_not_known(tcp: Pair) -> None:
     connection = begun(tcp)
-    tcp.peer.shutdown(socket.SHUT_WR)
-    await_fin(connection.sock)
+    send_fin(tcp.peer, to=connection.sock)
     assert connection.carry_out(DRAIN) is LET_GO
     assert connection.let_go().peer_first is None
 
@@ -184,8 +188,7 @@ def test_a_socket_that_was_closed_has_no_steps() -> None:
 def test_the_peers_name_is_in_the_result(by_machine: bool, tcp: Pair) -> None:
     peer = ("192.0.2.1", 80)
     connection = Connection(Options(), monotonic(), peer=peer)
-    tcp.peer.shutdown(socket.SHUT_WR)
-    await_fin(tcp.ours)
+    send_fin(tcp.peer, to=tcp.ours)
     step = connection.begin(tcp.ours)
     if by_machine:
         assert connection.machine.peer == peer
@@ -226,8 +229,7 @@ def test_a_reset_before_our_fin_is_reported_although_the_fin_is_refused(tcp: Pai
 
 @pytest.mark.parametrize("machine", [False, True])
 def test_an_error_of_close_itself_is_in_the_result(machine: bool, tcp: Pair) -> None:
-    tcp.peer.shutdown(socket.SHUT_WR)
-    await_fin(tcp.ours)
+    send_fin(tcp.peer, to=tcp.ours)
     connection = begun(tcp)
     if machine:
         assert connection.machine
@@ -272,8 +274,7 @@ def test_a_wait_for_input_that_fails_ends_the_close(tcp: Pair) -> None:
 
 
 def test_a_borrowed_descriptor_is_its_owners_after_an_end_at_the_first_look(tcp: Pair) -> None:
-    tcp.peer.shutdown(socket.SHUT_WR)
-    await_fin(tcp.ours)
+    send_fin(tcp.peer, to=tcp.ours)
     connection = Connection(Options(), monotonic())
     assert connection.begin_borrowed(tcp.ours) is DRAIN
     assert connection.carry_out(DRAIN) is LET_GO

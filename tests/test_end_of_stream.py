@@ -8,22 +8,21 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing as closing_it
-from functools import partial
 
 import pytest
 
-from drivers import GRACEFUL, WAITING, Close, parts
+from drivers import DELIVERING, GRACEFUL, Close, parts
 from graceful_close import CloseOutcome, LingerPolicy
 from streams import (
     PATIENCE,
     Connection,
-    await_fin,
     await_input,
     connect,
     ends_in_reset,
     meanwhile,
     read_and_close,
     reset,
+    send_fin,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -104,8 +103,7 @@ def test_the_peers_fin_ends_the_close(after_shut_rd: Connection, close: Close) -
 def test_an_earlier_fin_of_the_peer_ends_the_close_immediately(
     internet: Connection, close: Close
 ) -> None:
-    internet.peer.shutdown(socket.SHUT_WR)
-    await_fin(internet.ours)
+    send_fin(internet.peer, to=internet.ours)
     internet.ours.shutdown(socket.SHUT_RD)
     result = close(internet.ours, timeout=PATIENCE)
     assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, True)
@@ -117,8 +115,7 @@ def test_a_connection_that_the_callers_shutdown_has_ended_is_clean(
     internet: Connection, close: Close
 ) -> None:
     """The caller sent the last FIN, so the way in which the connection ended is not known."""
-    internet.peer.shutdown(socket.SHUT_WR)
-    await_fin(internet.ours)
+    send_fin(internet.peer, to=internet.ours)
     internet.ours.shutdown(socket.SHUT_RDWR)
     assert internet.peer.recv(1) == b""
     result = close(internet.ours, timeout=PATIENCE)
@@ -127,12 +124,10 @@ def test_a_connection_that_the_callers_shutdown_has_ended_is_clean(
     assert result.clean
 
 
-@pytest.mark.parametrize("close", parts(WAITING))
+@pytest.mark.parametrize("close", parts(DELIVERING))
 def test_delivered_is_returned_at_the_acknowledgement(
     after_shut_rd: Connection, close: Close
 ) -> None:
-    if close is not WAITING["timed_linger_close"]:
-        close = partial(close, until=CloseOutcome.DELIVERED)
     result = close(after_shut_rd.ours, timeout=PATIENCE)
     assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
     assert result.elapsed < PROMPTLY

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from drivers import GRACEFUL, WAITING, Close, parts
+from drivers import DELIVERING, GRACEFUL, Close, parts
 from graceful_close import CloseOutcome
 from streams import PATIENCE, Connection, await_reset, connect, meanwhile, read_and_close
 
@@ -78,17 +78,14 @@ def test_the_wait_for_a_silent_peer_does_not_spin(
 
 
 @every_entry
-@pytest.mark.parametrize("close", parts(WAITING))
+@pytest.mark.parametrize("close", parts(DELIVERING))
 def test_the_wait_for_an_acknowledgement_does_not_spin(leave: Leave, close: Close) -> None:
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         with_an_entry(Connection(ours, peer), leave)
         ours.setblocking(False)
         unread = ours.send(bytes(1 << 20))  # more than fits into the peer's buffer
         before = time.process_time()
-        until = {} if close is WAITING["timed_linger_close"] else {
-            "until": CloseOutcome.DELIVERED
-        }  # fmt: skip
-        result = close(ours, timeout=WAIT, **until)
+        result = close(ours, timeout=WAIT)
         assert time.process_time() - before < MOST_CPU
         assert unread > 0
         assert result.outcome is CloseOutcome.TIMED_OUT

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from drivers import GRACEFUL, THREADED, WAITING, Close, parts
+from drivers import EVERY, GRACEFUL, THREADED, WAITING, Close, parts
 from graceful_close import (
     CloseOutcome,
     CloseResult,
@@ -160,11 +160,7 @@ def test_check_raises_with_the_number_of_the_error(killable: Connection) -> None
 # --- a family without socket options in Python ------------------------------------------------
 
 
-def _abort(sock: socket.socket, **_: Any) -> CloseResult:
-    return abortive_close(sock)
-
-
-@pytest.mark.parametrize("close", [*parts(WAITING), pytest.param(_abort, id="abortive_close")])
+@pytest.mark.parametrize("close", parts(EVERY))
 def test_a_vsock_without_a_connection_is_closed(vsock: socket.socket, close: Close) -> None:
     result = close(vsock, timeout=3.0)
     assert result.outcome is CloseOutcome.NOT_CONNECTED

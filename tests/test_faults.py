@@ -28,7 +28,7 @@ from graceful_close import (
     set_linger,
     timed_linger_close,
 )
-from pythons import PYPY
+from pythons import PYPY, output_of
 from streams import (
     PATIENCE,
     Connection,
@@ -36,6 +36,7 @@ from streams import (
     await_reset,
     connect,
     fill,
+    held_by_a_child,
     meanwhile,
     read_and_close,
 )
@@ -114,10 +115,7 @@ except OSError:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_without_memory_for_the_mapping_a_small_buffer_drains() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_ROOM], capture_output=True, text=True, check=False
-    )
-    assert (ran.stdout, ran.stderr) == ("100000\n", "")
+    assert output_of(WITHOUT_ROOM) == ("100000\n", "")
 
 
 # The program has no memory left but a few small blocks. glibc keeps the stack of a thread that has
@@ -161,29 +159,14 @@ print(result.outcome.name, result.drained)
     "close", ["graceful_close(ours, timeout=5)", "reaper.submit(ours).result(5)"]
 )
 def test_where_memory_is_exhausted_a_close_is_graceful_all_the_same(close: str) -> None:
-    source = WITHOUT_MEMORY.replace("{close}", close)
-    ran = subprocess.run(
-        [sys.executable, "-c", source], capture_output=True, text=True, check=False
-    )
-    assert (ran.stdout, ran.stderr) == ("PEER_CLOSED 10000\n", "")
+    program = WITHOUT_MEMORY.replace("{close}", close)
+    assert output_of(program) == ("PEER_CLOSED 10000\n", "")
 
 
 def test_a_child_forked_before_the_close_does_not_delay_it(tcp: Connection) -> None:
-    hold, release = os.pipe()
-    child = os.fork()
-    if child == 0:
-        tcp.peer.close()  # otherwise the child has the peer's end too
-        os.close(release)
-        os.read(hold, 1)
-        os._exit(0)
-    os.close(hold)
-    try:
-        with meanwhile(read_and_close, tcp.peer):
-            result = graceful_close(tcp.ours, timeout=PATIENCE)
-        assert result.outcome is CloseOutcome.PEER_CLOSED
-    finally:
-        os.close(release)
-        os.waitpid(child, 0)
+    with held_by_a_child(but=tcp.peer), meanwhile(read_and_close, tcp.peer):
+        result = graceful_close(tcp.ours, timeout=PATIENCE)
+    assert result.outcome is CloseOutcome.PEER_CLOSED
 
 
 def test_a_child_forked_during_the_close_has_no_effect(tcp: Connection) -> None:

@@ -29,16 +29,17 @@ from signals import Stop, each_moment
 from streams import (
     PATIENCE,
     Connection,
+    Full,
     await_fin,
     await_input,
     await_reset,
     connect,
     ends_in_reset,
-    fill,
     meanwhile,
     read_all,
     read_and_close,
     reset,
+    send_fin,
 )
 
 REPLY = b"reply" * 13_000
@@ -97,8 +98,7 @@ def test_a_peer_that_closed_before_us_is_reported_as_closed(
 
 
 def test_a_peer_that_half_closed_still_gets_our_data(stream: Connection) -> None:
-    stream.peer.shutdown(socket.SHUT_WR)
-    await_fin(stream.ours)
+    send_fin(stream.peer, to=stream.ours)
     stream.ours.sendall(REPLY)
     with meanwhile(read_all, stream.peer) as received:
         result = graceful_close(stream.ours)
@@ -106,39 +106,30 @@ def test_a_peer_that_half_closed_still_gets_our_data(stream: Connection) -> None
     assert received == [REPLY]
 
 
-def test_the_close_waits_for_acknowledgements_after_the_peers_fin() -> None:
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        written = fill(ours)
-        peer.shutdown(socket.SHUT_WR)
-        await_fin(ours)
-        with meanwhile(read_all, peer) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
-        assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
-        assert len(received[0]) == written
+def test_the_close_waits_for_acknowledgements_after_the_peers_fin(full: Full) -> None:
+    send_fin(full.peer, to=full.ours)
+    with meanwhile(read_all, full.peer) as received:
+        result = graceful_close(full.ours, timeout=PATIENCE)
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
+    assert len(received[0]) == full.written
 
 
-def test_peer_closed_is_not_returned_while_our_data_is_unacknowledged() -> None:
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        fill(ours)
-        peer.shutdown(socket.SHUT_WR)
-        await_fin(ours)
-        result = graceful_close(ours, timeout=0.05)
-        assert result.outcome is CloseOutcome.TIMED_OUT
-        assert result.unacked is not None
-        assert result.unacked > 1
+def test_peer_closed_is_not_returned_while_our_data_is_unacknowledged(full: Full) -> None:
+    send_fin(full.peer, to=full.ours)
+    result = graceful_close(full.ours, timeout=0.05)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert result.unacked is not None
+    assert result.unacked > 1
 
 
-def test_a_reset_after_the_peers_fin_is_reported() -> None:
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        fill(ours)
-        peer.shutdown(socket.SHUT_WR)
-        await_fin(ours)
-        reset(peer)
-        await_reset(ours)
-        result = graceful_close(ours)
-        assert result.outcome is CloseOutcome.PEER_RESET
-        assert result.unacked is not None
-        assert result.unacked > 0
+def test_a_reset_after_the_peers_fin_is_reported(full: Full) -> None:
+    send_fin(full.peer, to=full.ours)
+    reset(full.peer)
+    await_reset(full.ours)
+    result = graceful_close(full.ours)
+    assert result.outcome is CloseOutcome.PEER_RESET
+    assert result.unacked is not None
+    assert result.unacked > 0
 
 
 # --- peers that do not close ------------------------------------------------------------------
@@ -208,19 +199,17 @@ def test_after_a_reset_that_the_callers_send_met_unread_input_proves_nothing(
     assert result.drained == len(b"request")
 
 
-def test_data_unacknowledged_at_a_reset_is_not_clean_even_if_the_caller_read_the_reset() -> (
-    None
-):
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        fill(ours)
-        reset(peer)
-        await_reset(ours)
-        with pytest.raises(ConnectionResetError):
-            ours.recv(1)
-        result = graceful_close(ours)
-        assert result.outcome is CloseOutcome.NOT_CONNECTED
-        assert result.unacked
-        assert not result.clean
+def test_data_unacknowledged_at_a_reset_is_not_clean_even_if_the_caller_read_the_reset(
+    full: Full,
+) -> None:
+    reset(full.peer)
+    await_reset(full.ours)
+    with pytest.raises(ConnectionResetError):
+        full.ours.recv(1)
+    result = graceful_close(full.ours)
+    assert result.outcome is CloseOutcome.NOT_CONNECTED
+    assert result.unacked
+    assert not result.clean
 
 
 def test_after_an_end_by_the_caller_there_is_no_connection(
@@ -321,34 +310,28 @@ def test_until_delivered_on_a_unix_stream_waits_for_the_end(stack: Any) -> None:
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, None)
 
 
-def test_on_timeout_background_leaves_the_rest_to_the_kernel() -> None:
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        written = fill(ours)
-        assert graceful_close(ours, timeout=0.05).outcome is CloseOutcome.TIMED_OUT
-        assert len(read_all(peer)) == written
+def test_on_timeout_background_leaves_the_rest_to_the_kernel(full: Full) -> None:
+    assert graceful_close(full.ours, timeout=0.05).outcome is CloseOutcome.TIMED_OUT
+    assert len(read_all(full.peer)) == full.written
 
 
-def test_on_timeout_abort_resets_the_peer() -> None:
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        fill(ours)
-        result = graceful_close(ours, timeout=0.05, on_timeout=LingerPolicy.ABORT)
-        assert result.outcome is CloseOutcome.TIMED_OUT
-        assert ends_in_reset(peer)
+def test_on_timeout_abort_resets_the_peer(full: Full) -> None:
+    result = graceful_close(full.ours, timeout=0.05, on_timeout=LingerPolicy.ABORT)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert ends_in_reset(full.peer)
 
 
 @pytest.mark.parametrize(
     "linger", [(LingerPolicy.ABORT, None), (LingerPolicy.TIMED, 10)], ids=["abort", "timed"]
 )
 def test_an_earlier_so_linger_neither_resets_nor_delays_the_close_at_the_deadline(
-    linger: Any,
+    linger: Any, full: Full
 ) -> None:
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        written = fill(ours)
-        set_linger(ours, *linger)
-        result = graceful_close(ours, timeout=0.05)
-        assert result.outcome is CloseOutcome.TIMED_OUT
-        assert result.elapsed < 5
-        assert len(read_all(peer)) == written
+    set_linger(full.ours, *linger)
+    result = graceful_close(full.ours, timeout=0.05)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert result.elapsed < 5
+    assert len(read_all(full.peer)) == full.written
 
 
 # --- the states of a socket -----------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from drivers import GRACEFUL, WAITING, Close, parts
+from drivers import DELIVERING, GRACEFUL, Close, parts
 from graceful_close import CloseOutcome, LingerPolicy, abortive_close, unacked_bytes
 from streams import (
     PATIENCE,
@@ -23,7 +23,7 @@ from streams import (
     read_all,
     read_and_close,
 )
-from test_other_holders import needs_syscalls, reading
+from test_other_holders import needs_syscalls, reading, send_forever
 
 IPPROTO_MPTCP = 262  # include/uapi/linux/in.h; Python has it from 3.10 on
 SO_PROTOCOL = 38  # asm-generic/socket.h
@@ -108,11 +108,6 @@ def closes_after_a_delay(peer: socket.socket) -> bytes:
     return received
 
 
-def send_forever(peer: socket.socket) -> None:
-    while True:
-        peer.sendall(b"is the peer there?")
-
-
 # --- a client of plain TCP --------------------------------------------------------------------
 
 
@@ -132,15 +127,12 @@ def test_without_data_the_count_is_zero(plain: Connection) -> None:
     assert unacked_bytes(plain.ours) == 0
 
 
-@pytest.mark.parametrize("close", parts(WAITING))
+@pytest.mark.parametrize("close", parts(DELIVERING))
 def test_delivered_to_a_plain_client_is_returned_at_the_acknowledgement(
     plain: Connection, close: Close
 ) -> None:
     plain.ours.sendall(b"reply")
-    until: Any = {"until": CloseOutcome.DELIVERED}
-    if close is WAITING["timed_linger_close"]:
-        until = {}
-    result = close(plain.ours, timeout=PATIENCE, **until)
+    result = close(plain.ours, timeout=PATIENCE)
     assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
     assert result.elapsed < PATIENCE / 10
     assert read_all(plain.peer) == b"reply"
@@ -212,15 +204,12 @@ def test_a_new_socket_has_no_connection(close: Close) -> None:
 # --- multipath --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("close", parts(WAITING))
+@pytest.mark.parametrize("close", parts(DELIVERING))
 def test_data_that_the_peer_does_not_accept_is_not_delivered(close: Close) -> None:
     with behind_mptcp(IPPROTO_MPTCP, peer_buffer=4096) as (ours, peer):
         written = fill(ours)
-        until: Any = {"until": CloseOutcome.DELIVERED}
-        if close is WAITING["timed_linger_close"]:
-            until = {}
         count = unacked_bytes(ours)
-        result = close(ours, timeout=0.3, **until)
+        result = close(ours, timeout=0.3)
         assert result.outcome is CloseOutcome.TIMED_OUT
         assert not result.clean
         assert count is None or 0 < count <= written

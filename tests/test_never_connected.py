@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from drivers import WAITING, Close, parts
-from graceful_close import CloseOutcome, CloseResult, abortive_close, close_all, unacked_bytes
+from drivers import EVERY, Close, parts
+from graceful_close import CloseOutcome, CloseResult, close_all, unacked_bytes
 from streams import PATIENCE, connect, listen, meanwhile, read_and_close
 
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
@@ -23,13 +23,7 @@ ENOUGH = 3.0
 ESTABLISHED, SYN_SENT = b"\1", b"\2"  # include/net/tcp_states.h
 
 
-def _abort(sock: socket.socket, **_: Any) -> CloseResult:
-    return abortive_close(sock)
-
-
-every_close = pytest.mark.parametrize(
-    "close", [*parts(WAITING), pytest.param(_abort, id="abortive_close")]
-)
+every_close = pytest.mark.parametrize("close", parts(EVERY))
 
 
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["tcp4", "tcp6"])

@@ -26,13 +26,13 @@ from graceful_close._platform import SYSTEMS, System
 from streams import (
     PATIENCE,
     Connection,
-    await_fin,
     connect,
     ends_in_reset,
     fill,
     meanwhile,
     read_all,
     read_and_close,
+    send_fin,
 )
 
 EWOULDBLOCK_ON_WINDOWS = 10035
@@ -257,8 +257,7 @@ def test_without_epoll_the_peers_fin_before_the_acknowledgement_does_not_spin(
     monkeypatch.delattr(select, "epoll")
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         fill(ours)
-        peer.shutdown(socket.SHUT_WR)
-        await_fin(ours)
+        send_fin(peer, to=ours)
         result = graceful_close(ours, timeout=0.05)
         assert result.outcome is CloseOutcome.TIMED_OUT
         assert result.unacked

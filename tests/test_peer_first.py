@@ -26,6 +26,7 @@ from streams import (
     read_all,
     read_and_close,
     reset,
+    send_fin,
 )
 from test_tls import session
 
@@ -118,8 +119,7 @@ def test_without_peer_first_we_keep_time_wait(tcp: Connection, close: Close) -> 
 def test_the_close_does_not_wait_for_a_peer_that_has_already_closed(
     tcp: Connection, close: Close
 ) -> None:
-    tcp.peer.shutdown(socket.SHUT_WR)
-    await_fin(tcp.ours)
+    send_fin(tcp.peer, to=tcp.ours)
     result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE)
     assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, True)
     assert result.elapsed < PROMPTLY

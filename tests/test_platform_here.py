@@ -19,7 +19,7 @@ from graceful_close._platform import (
 )
 from graceful_close._platform.acks import Field, Ioctl
 from graceful_close._record import replace
-from streams import Connection, await_fin, await_reset
+from streams import Connection, await_reset, send_fin
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="calls of Linux")
 
@@ -46,8 +46,7 @@ def test_an_int_of_an_ioctl_is_read_as_it_is_on_this_processor(tcp: Connection) 
     import termios
 
     tcp.peer.sendall(bytes(0x0102))
-    tcp.peer.shutdown(socket.SHUT_WR)
-    await_fin(tcp.ours)
+    send_fin(tcp.peer, to=tcp.ours)
     assert Ioctl(termios.FIONREAD).read(tcp.ours) == 0x0102
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import graceful_close._platform as platform
-from drivers import GRACEFUL, WAITING, Close, parts
+from drivers import DELIVERING, GRACEFUL, WAITING, Close, parts
 from graceful_close import (
     CloseOutcome,
     Reaper,
@@ -31,13 +31,13 @@ from graceful_close._platform.acks import AckProbe, Field, Ioctl
 from graceful_close._record import replace
 from streams import (
     PATIENCE,
-    await_fin,
-    connect,
+    Connection,
+    Full,
     connect_many,
-    fill,
     meanwhile,
     read_all,
     read_and_close,
+    send_fin,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -55,50 +55,40 @@ def refused_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graceful_close._platform.HERE", without)
 
 
-@pytest.mark.parametrize("close", parts(WAITING))
-def test_delivery_is_detected_by_the_state(close: Close) -> None:
-    with connect("tcp4") as tcp:
-        tcp.ours.sendall(b"reply")
-        until: Any = {} if close is WAITING["timed_linger_close"] else UNTIL_DELIVERED
-        result = close(tcp.ours, timeout=PATIENCE, **until)
-        assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
+@pytest.mark.parametrize("close", parts(DELIVERING))
+def test_delivery_is_detected_by_the_state(tcp: Connection, close: Close) -> None:
+    tcp.ours.sendall(b"reply")
+    result = close(tcp.ours, timeout=PATIENCE)
+    assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
 
 
-UNTIL_DELIVERED: dict[str, Any] = {"until": CloseOutcome.DELIVERED}
+def test_data_that_the_peer_does_not_accept_is_not_delivered(full: Full) -> None:
+    result = timed_linger_close(full.ours, 0.05)
+    assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, None)
+    assert len(read_all(full.peer)) == full.written
 
 
-def test_data_that_the_peer_does_not_accept_is_not_delivered() -> None:
-    with connect("tcp4", peer_buffer=4096) as tcp:
-        written = fill(tcp.ours)
-        result = timed_linger_close(tcp.ours, 0.05)
-        assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, None)
-        assert len(read_all(tcp.peer)) == written
-
-
-def test_data_that_the_peer_accepts_late_is_delivered() -> None:
-    with connect("tcp4", peer_buffer=4096) as tcp:
-        fill(tcp.ours)
-        with meanwhile(read_all, tcp.peer):
-            result = timed_linger_close(tcp.ours, PATIENCE)
-        assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
+def test_data_that_the_peer_accepts_late_is_delivered(full: Full) -> None:
+    with meanwhile(read_all, full.peer):
+        result = timed_linger_close(full.ours, PATIENCE)
+    assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
 
 
 @pytest.mark.parametrize("close", parts(GRACEFUL))
-def test_a_peer_that_closes_is_reported_as_closed(close: Close) -> None:
-    with connect("tcp4") as tcp:
-        tcp.ours.sendall(b"reply")
-        with meanwhile(read_and_close, tcp.peer):
-            result = close(tcp.ours, timeout=PATIENCE, idle_timeout=PATIENCE)
-        assert result.outcome is CloseOutcome.PEER_CLOSED
+def test_a_peer_that_closes_is_reported_as_closed(tcp: Connection, close: Close) -> None:
+    tcp.ours.sendall(b"reply")
+    with meanwhile(read_and_close, tcp.peer):
+        result = close(tcp.ours, timeout=PATIENCE, idle_timeout=PATIENCE)
+    assert result.outcome is CloseOutcome.PEER_CLOSED
 
 
 @pytest.mark.parametrize("close", parts(WAITING))
-def test_a_peer_that_resets_with_our_data_unread_is_reported_as_reset(close: Close) -> None:
-    with connect("tcp4", peer_buffer=4096) as tcp:
-        fill(tcp.ours)
-        abortive_close(tcp.peer)
-        result = close(tcp.ours, timeout=PATIENCE)
-        assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
+def test_a_peer_that_resets_with_our_data_unread_is_reported_as_reset(
+    close: Close, full: Full
+) -> None:
+    abortive_close(full.peer)
+    result = close(full.ours, timeout=PATIENCE)
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
 
 
 def test_a_reset_does_not_change_the_other_closes_of_a_reaper() -> None:
@@ -114,18 +104,14 @@ def test_a_reset_does_not_change_the_other_closes_of_a_reaper() -> None:
         assert ends == {CloseOutcome.PEER_CLOSED}
 
 
-def test_the_count_is_unknown_until_the_state_proves_it() -> None:
-    with connect("tcp4") as tcp:
-        assert unacked_bytes(tcp.ours) is None
+def test_the_count_is_unknown_until_the_state_proves_it(tcp: Connection) -> None:
+    assert unacked_bytes(tcp.ours) is None
 
 
-def test_after_the_peers_fin_the_count_is_unknown() -> None:
-    with connect("tcp4", peer_buffer=4096) as tcp:
-        fill(tcp.ours)
-        tcp.peer.shutdown(1)
-        await_fin(tcp.ours)
-        result = graceful_close(tcp.ours, timeout=PATIENCE)
-        assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, None)
+def test_after_the_peers_fin_the_count_is_unknown(full: Full) -> None:
+    send_fin(full.peer, to=full.ours)
+    result = graceful_close(full.ours, timeout=PATIENCE)
+    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, None)
 
 
 class WithoutLowWater(_socket.socket):

@@ -22,6 +22,7 @@ from graceful_close import (
 from streams import (
     PATIENCE,
     Connection,
+    Full,
     await_fin,
     await_input,
     await_reset,
@@ -32,6 +33,7 @@ from streams import (
     read_all,
     read_and_close,
     reset,
+    send_fin,
 )
 
 
@@ -45,32 +47,26 @@ def test_acknowledged_data_is_delivered_although_the_peer_never_closes(
     assert read_all(tcp.peer) == b"all of it"
 
 
-def test_the_acknowledgement_ends_the_wait() -> None:
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        written = fill(ours)
-        with meanwhile(read_all, peer) as received:
-            result = timed_linger_close(ours, PATIENCE)
-        assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
-        assert result.elapsed < PATIENCE
-        assert len(received[0]) == written
+def test_the_acknowledgement_ends_the_wait(full: Full) -> None:
+    with meanwhile(read_all, full.peer) as received:
+        result = timed_linger_close(full.ours, PATIENCE)
+    assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
+    assert result.elapsed < PATIENCE
+    assert len(received[0]) == full.written
 
 
-def test_a_peer_that_does_not_read_costs_only_the_timeout() -> None:
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        written = fill(ours)
-        result = timed_linger_close(ours, 0.05)
-        assert result.outcome is CloseOutcome.TIMED_OUT
-        assert 0.05 <= result.elapsed < 1
-        assert result.unacked is not None
-        assert 0 < result.unacked <= written + 1
-        assert len(read_all(peer)) == written, "the kernel continues in the background"
+def test_a_peer_that_does_not_read_costs_only_the_timeout(full: Full) -> None:
+    result = timed_linger_close(full.ours, 0.05)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert 0.05 <= result.elapsed < 1
+    assert result.unacked is not None
+    assert 0 < result.unacked <= full.written + 1
+    assert len(read_all(full.peer)) == full.written, "the kernel continues in the background"
 
 
-def test_on_timeout_abort_resets() -> None:
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        fill(ours)
-        timed_linger_close(ours, 0.05, on_timeout=LingerPolicy.ABORT)
-        assert ends_in_reset(peer)
+def test_on_timeout_abort_resets(full: Full) -> None:
+    timed_linger_close(full.ours, 0.05, on_timeout=LingerPolicy.ABORT)
+    assert ends_in_reset(full.peer)
 
 
 def test_unread_input_does_not_shorten_the_wait() -> None:
@@ -84,35 +80,31 @@ def test_unread_input_does_not_shorten_the_wait() -> None:
         assert len(received[0]) == written
 
 
-def test_input_during_the_wait_is_drained() -> None:
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        fill(ours)
+def test_input_during_the_wait_is_drained(full: Full) -> None:
 
-        def peer_writes_then_reads() -> None:
-            # More than all buffers hold, so that the peer reads only if we drain.
-            peer.sendall(bytes(16 << 20))
-            read_all(peer)
+    def peer_writes_then_reads() -> None:
+        # More than all buffers hold, so that the peer reads only if we drain.
+        full.peer.sendall(bytes(16 << 20))
+        read_all(full.peer)
 
-        with meanwhile(peer_writes_then_reads):
-            result = timed_linger_close(ours, PATIENCE)
-        assert result.outcome is CloseOutcome.DELIVERED
-        assert result.drained > 1 << 20
+    with meanwhile(peer_writes_then_reads):
+        result = timed_linger_close(full.ours, PATIENCE)
+    assert result.outcome is CloseOutcome.DELIVERED
+    assert result.drained > 1 << 20
 
 
-def test_a_reset_during_the_wait_is_reported_with_the_lost_bytes() -> None:
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        fill(ours)
-        with ours.dup() as dup:
+def test_a_reset_during_the_wait_is_reported_with_the_lost_bytes(full: Full) -> None:
+    with full.ours.dup() as dup:
 
-            def peer_resets() -> None:
-                _await_half_closed(dup)
-                reset(peer)
+        def peer_resets() -> None:
+            _await_half_closed(dup)
+            reset(full.peer)
 
-            with meanwhile(peer_resets):
-                result = timed_linger_close(ours, PATIENCE)
-        assert result.outcome is CloseOutcome.PEER_RESET
-        assert result.unacked is not None
-        assert result.unacked > 1
+        with meanwhile(peer_resets):
+            result = timed_linger_close(full.ours, PATIENCE)
+    assert result.outcome is CloseOutcome.PEER_RESET
+    assert result.unacked is not None
+    assert result.unacked > 1
 
 
 def _await_half_closed(sock: socket.socket) -> None:
@@ -125,15 +117,12 @@ def _await_half_closed(sock: socket.socket) -> None:
         poller.close()
 
 
-def test_the_peers_fin_does_not_end_the_wait() -> None:
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        written = fill(ours)
-        peer.shutdown(socket.SHUT_WR)
-        await_fin(ours)
-        with meanwhile(read_all, peer) as received:
-            result = timed_linger_close(ours, PATIENCE)
-        assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
-        assert len(received[0]) == written
+def test_the_peers_fin_does_not_end_the_wait(full: Full) -> None:
+    send_fin(full.peer, to=full.ours)
+    with meanwhile(read_all, full.peer) as received:
+        result = timed_linger_close(full.ours, PATIENCE)
+    assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
+    assert len(received[0]) == full.written
 
 
 @pytest.mark.parametrize("mode", [None, 0.0, 5.0], ids=["blocking", "non-blocking", "timeout"])
@@ -159,15 +148,13 @@ def test_without_epoll_the_acknowledgement_is_polled(
             assert timed_linger_close(ours, PATIENCE).outcome is CloseOutcome.DELIVERED
 
 
-def test_without_a_descriptor_for_epoll_the_acknowledgement_is_polled() -> None:
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        fill(ours)
-        with descriptors.none_left():
-            with pytest.raises(OSError, match="Too many open files"):
-                os.dup(ours.fileno())
-            result = timed_linger_close(ours, 0.05)
-        assert result.outcome is CloseOutcome.TIMED_OUT
-        assert peer.fileno() != -1
+def test_without_a_descriptor_for_epoll_the_acknowledgement_is_polled(full: Full) -> None:
+    with descriptors.none_left():
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(full.ours.fileno())
+        result = timed_linger_close(full.ours, 0.05)
+    assert result.outcome is CloseOutcome.TIMED_OUT
+    assert full.peer.fileno() != -1
 
 
 def test_a_unix_stream_waits_for_the_peers_end(any_family: str) -> None:
@@ -214,12 +201,10 @@ def test_unacked_bytes_counts_what_the_peer_has_not_acknowledged() -> None:
         assert unacked_bytes(ours) == 0
 
 
-def test_unacked_bytes_after_a_reset_counts_the_lost_bytes() -> None:
-    with connect("tcp4", peer_buffer=4096) as (ours, peer):
-        fill(ours)
-        reset(peer)
-        await_reset(ours)
-        assert unacked_bytes(ours)
+def test_unacked_bytes_after_a_reset_counts_the_lost_bytes(full: Full) -> None:
+    reset(full.peer)
+    await_reset(full.ours)
+    assert unacked_bytes(full.ours)
 
 
 def test_unacked_bytes_of_an_unused_connection_is_zero(listener: socket.socket) -> None:
