@@ -21,6 +21,7 @@ import errno
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -754,29 +755,13 @@ class Space(Guarantees):
 
     def longest(self, belongs: Callable[[Node], bool]) -> int:
         """Return the longest chain of steps among the given states; a cycle is a violation."""
-        inside = [belongs(node) for node in self.nodes]
+        inside = {number for number, node in enumerate(self.nodes) if belongs(node)}
+        after = {number: inside.intersection(self.edges[number]) for number in inside}
         lengths: dict[int, int] = {}
-        on_the_way: set[int] = set()
-        for start in range(len(self.nodes)):
-            if not inside[start] or start in lengths:
-                continue
-            stack = [(start, iter(self.edges[start]))]
-            on_the_way.add(start)
-            while stack:
-                number, successors = stack[-1]
-                for successor in successors:
-                    if not inside[successor]:
-                        continue
-                    if successor in on_the_way:
-                        self.violate("a cycle of steps", self.nodes[successor])
-                    elif successor not in lengths:
-                        on_the_way.add(successor)
-                        stack.append((successor, iter(self.edges[successor])))
-                        break
-                else:
-                    stack.pop()
-                    on_the_way.discard(number)
-                    lengths[number] = 1 + max(
-                        (lengths.get(s, 0) for s in self.edges[number] if inside[s]), default=0
-                    )
+        try:
+            for number in TopologicalSorter(after).static_order():  # the successors first
+                lengths[number] = 1 + max((lengths[s] for s in after[number]), default=0)
+        except CycleError as error:
+            cycle: list[int] = error.args[1]
+            self.violate("a cycle of steps", self.nodes[cycle[0]])
         return max(lengths.values(), default=0)
