@@ -8,7 +8,6 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -135,14 +134,6 @@ def test_a_reset_after_the_peers_fin_is_reported(full: Full) -> None:
 # --- peers that do not close ------------------------------------------------------------------
 
 
-def test_a_peer_that_never_closes_costs_the_deadline(stream: Connection) -> None:
-    result = graceful_close(stream.ours, timeout=0.05)
-    assert result.outcome is CloseOutcome.TIMED_OUT
-    assert result.elapsed >= 0.05
-    assert not result.clean
-    assert stream.peer.recv(1) == b"", "our FIN was sent anyway"
-
-
 def test_a_timeout_of_0_polls_once(stream: Connection) -> None:
     assert graceful_close(stream.ours, timeout=0).outcome is CloseOutcome.TIMED_OUT
 
@@ -239,21 +230,6 @@ def test_a_unix_peer_that_leaves_our_data_unread_is_reported_as_reset(stack: Any
     assert graceful_close(ours).outcome is CloseOutcome.PEER_RESET
 
 
-def test_the_close_of_a_peer_that_drips_ends_at_the_deadline(stream: Connection) -> None:
-    over = threading.Event()
-
-    def drip() -> None:
-        with suppress(OSError):
-            while not over.is_set():
-                stream.peer.sendall(b".")
-
-    with meanwhile(drip):
-        result = graceful_close(stream.ours, timeout=0.1)
-        over.set()
-    assert result.outcome is CloseOutcome.TIMED_OUT
-    assert result.drained > 0
-
-
 def test_a_flood_is_drained_to_its_end(stream: Connection) -> None:
     def flood() -> None:
         for _ in range(64):
@@ -287,20 +263,7 @@ def test_a_drain_limit_that_is_met_exactly_is_not_exceeded(stream: Connection) -
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 1000)
 
 
-def test_silence_ends_at_the_idle_deadline(stream: Connection) -> None:
-    result = graceful_close(stream.ours, timeout=PATIENCE, idle_timeout=0.05)
-    assert result.outcome is CloseOutcome.IDLE_TIMED_OUT
-    assert 0.05 <= result.elapsed < PATIENCE
-
-
 # --- until, on_timeout ------------------------------------------------------------------------
-
-
-def test_until_delivered_does_not_wait_for_the_peers_fin(tcp: Connection) -> None:
-    tcp.ours.sendall(REPLY[:1000])
-    result = graceful_close(tcp.ours, timeout=PATIENCE, until=CloseOutcome.DELIVERED)
-    assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
-    assert read_all(tcp.peer) == REPLY[:1000]
 
 
 def test_until_delivered_on_a_unix_stream_waits_for_the_end(stack: Any) -> None:
@@ -337,20 +300,6 @@ def test_an_earlier_so_linger_neither_resets_nor_delays_the_close_at_the_deadlin
 # --- the states of a socket -----------------------------------------------------------------
 
 
-def test_a_listening_socket_is_closed(listener: socket.socket) -> None:
-    result = graceful_close(listener)
-    assert result.outcome is CloseOutcome.NOT_CONNECTED
-    assert listener.fileno() == -1
-
-
-@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
-def test_a_socket_that_never_connected_is_closed(family: socket.AddressFamily) -> None:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    result = graceful_close(sock)
-    assert result.outcome is CloseOutcome.NOT_CONNECTED
-    assert sock.fileno() == -1
-
-
 def test_after_a_refused_connect_there_is_no_connection(listener: socket.socket) -> None:
     address = listener.getsockname()
     listener.close()
@@ -382,16 +331,6 @@ def test_a_makefile_object_does_not_keep_the_descriptor_open(stream: Connection)
     with pytest.raises(OSError, match="Bad file descriptor"):
         file.read(1)
     file.close()
-
-
-def test_a_makefile_object_for_reading_does_not_make_the_result_unclean(
-    stream: Connection,
-) -> None:
-    with stream.ours.makefile("rb"):
-        stream.peer.close()
-        result = graceful_close(stream.ours)
-    assert result.clean
-    assert not result.unflushed
 
 
 def test_a_dup_sees_the_end_and_keeps_its_mode_and_its_linger_option(tcp: Connection) -> None:
@@ -427,13 +366,6 @@ def test_a_datagram_socket_is_rejected_before_it_is_touched() -> None:
         with pytest.raises(TypeError, match="expected a stream socket"):
             graceful_close(sock)
         assert sock.fileno() != -1
-
-
-def test_a_wrong_argument_leaves_the_connection_as_it_was(stream: Connection) -> None:
-    with pytest.raises(ValueError, match="timeout must be"):
-        graceful_close(stream.ours, timeout=-1)
-    stream.ours.sendall(b"still here")
-    assert stream.peer.recv(100) == b"still here"
 
 
 # --- signals and threads ----------------------------------------------------------------------
