@@ -76,14 +76,16 @@ def assert_given_up(result: CloseResult, number: int) -> None:
     assert not result.clean
 
 
+@pytest.mark.parametrize("policy", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
 @every_close
 def test_a_killed_connection_is_not_reported_as_ended_by_the_peer(
-    killable: Connection, close: Close
+    killable: Connection, close: Close, policy: Any
 ) -> None:
     killable.ours.sendall(b"reply")
     kill(killable.ours)
     await_reset(killable.ours)
-    assert_given_up(close(killable.ours, timeout=PATIENCE), errno.ECONNABORTED)
+    result = close(killable.ours, timeout=PATIENCE, on_timeout=policy)
+    assert_given_up(result, errno.ECONNABORTED)
     assert killable.ours.fileno() == -1
 
 
@@ -105,16 +107,6 @@ def test_a_connection_may_be_killed_during_its_close(
 
     with dup, meanwhile(kill_after_the_fin, killable.peer):
         result = close(killable.ours, timeout=PATIENCE)
-    assert_given_up(result, errno.ECONNABORTED)
-
-
-@pytest.mark.parametrize("policy", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
-@pytest.mark.parametrize("close", parts(THREADED))
-def test_a_killed_connection_is_closed_without_a_policy(
-    killable: Connection, close: Close, policy: Any
-) -> None:
-    kill(killable.ours)
-    result = close(killable.ours, timeout=PATIENCE, on_timeout=policy)
     assert_given_up(result, errno.ECONNABORTED)
 
 
@@ -147,14 +139,6 @@ def test_a_reaper_continues_after_a_killed_connection(killable: Connection) -> N
         assert_given_up(reaper.submit(killable.ours).result(PATIENCE), errno.ECONNABORTED)
         peer.shutdown(socket.SHUT_WR)
         assert reaper.submit(ours).result(PATIENCE).clean
-
-
-def test_check_raises_with_the_number_of_the_error(killable: Connection) -> None:
-    kill(killable.ours)
-    result = GRACEFUL["graceful_close"](killable.ours, timeout=PATIENCE)
-    with pytest.raises(OSError) as raised:  # noqa: PT011 (the number is checked)
-        result.check()
-    assert raised.value.errno == errno.ECONNABORTED
 
 
 # --- a family without socket options in Python ------------------------------------------------
