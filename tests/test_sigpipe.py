@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -164,28 +165,30 @@ def survives(program: str) -> list[str]:
 
 def test_the_signal_kills_a_program_that_writes_after_a_reset() -> None:
     """Otherwise the tests below would prove nothing."""
-    child = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            _CARELESS,
-        ],
-        check=False,
-        timeout=PATIENCE,
-    )
+    command = [sys.executable, "-c", _CARELESS]
+    child = subprocess.run(command, check=False, timeout=PATIENCE)
     assert child.returncode == -signal.SIGPIPE
 
 
+@pytest.fixture
+def default_action() -> Iterator[None]:
+    """Give the signal its default action, with which this process dies."""
+    action = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    signal.signal(signal.SIGPIPE, action)
+
+
+@pytest.mark.usefixtures("default_action")
 @pytest.mark.parametrize("blocked", [False, True])
 @pytest.mark.parametrize("takes", ["sigtimedwait", "sigwait"])
 def test_the_signal_of_a_write_is_taken_unless_the_caller_had_blocked_it(
     takes: str, blocked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This process dies if it is not."""
     if takes == "sigwait":
         monkeypatch.setattr(_tls, "_take_sigpipe", _sigwait_sigpipe)
-    action = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE} if blocked else ())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE} if blocked else ())
     try:
         assert _without_sigpipe(lambda: signal.raise_signal(signal.SIGPIPE)) is None
         assert (signal.SIGPIPE in signal.pthread_sigmask(signal.SIG_BLOCK, ())) is blocked
@@ -193,35 +196,26 @@ def test_the_signal_of_a_write_is_taken_unless_the_caller_had_blocked_it(
     finally:
         if blocked:
             signal.sigwait({signal.SIGPIPE})
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGPIPE, action)
 
 
+@pytest.mark.usefixtures("default_action")
 @pytest.mark.skipif(PYPY, reason="PyPy runs signal handlers before calls of C functions, too")
 def test_an_interrupt_leaves_neither_the_signal_blocked_nor_a_dup_in_another_mode() -> None:
-    action = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    try:
-        for stopped in each_moment(("return", "c_call")):
-            with session(ssl.TLSVersion.TLSv1_3) as (ours, peer):
-                ours.settimeout(None)
-                with socket.socket(fileno=os.dup(ours.fileno())) as dup:
-                    socket.socket.shutdown(peer, socket.SHUT_WR)
-                    with stopped():
-                        graceful_close.graceful_close(ours, timeout=PATIENCE)
-                    assert os.get_blocking(dup.fileno())
-            assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGPIPE, action)
+    for stopped in each_moment(("return", "c_call")):
+        with session(ssl.TLSVersion.TLSv1_3) as (ours, peer):
+            ours.settimeout(None)
+            with socket.socket(fileno=os.dup(ours.fileno())) as dup:
+                socket.socket.shutdown(peer, socket.SHUT_WR)
+                with stopped():
+                    graceful_close.graceful_close(ours, timeout=PATIENCE)
+                assert os.get_blocking(dup.fileno())
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
 
 
+@pytest.mark.usefixtures("default_action")
 def test_a_call_without_the_signal_waits_for_none() -> None:
-    action = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    try:
-        assert _without_sigpipe(lambda: 7) == 7
-    finally:
-        signal.signal(signal.SIGPIPE, action)
+    assert _without_sigpipe(lambda: 7) == 7
 
 
 @pytest.mark.parametrize("program", PLAIN.values(), ids=PLAIN)
