@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from graceful_close import (
 )
 from graceful_close._record import replace
 from streams import (
-    PATIENCE,
     Connection,
     await_reset,
     connect,
@@ -92,29 +90,6 @@ def test_the_connection_ends_while_a_child_process_holds_it(connection: Connecti
     with held_by_a_child(but=connection.peer):
         abortive_close(connection.ours)
         assert ends_in_reset(connection.peer)
-
-
-def test_the_connection_ends_while_a_thread_reads(connection: Connection) -> None:
-    read: list[bytes | OSError] = []
-    started = threading.Event()
-    dup = connection.ours.dup()
-
-    def wait_for_input() -> None:
-        started.set()
-        try:
-            read.append(dup.recv(1))
-        except OSError as error:
-            read.append(error)
-
-    thread = threading.Thread(target=wait_for_input)
-    with dup:
-        thread.start()
-        assert started.wait(PATIENCE)
-        abortive_close(connection.ours)
-        assert ends_in_reset(connection.peer)
-        thread.join(PATIENCE)
-    assert not thread.is_alive()
-    assert len(read) == 1
 
 
 def test_a_unix_stream_is_closed_immediately(stack: Any) -> None:

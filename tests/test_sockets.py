@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from graceful_close import CloseOutcome, _platform, graceful_close
-from graceful_close._platform import HERE
+from graceful_close._platform import HERE, View
 from graceful_close._record import replace
 from graceful_close._sockets import (
     borrow_descriptor,
@@ -49,16 +49,16 @@ def test_a_stream_is_told_from_a_datagram(kind: socket.SocketKind) -> None:
 
 
 @needs_linux
-@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_a_tcp_socket_is_seen_as_one(family: socket.AddressFamily) -> None:
+@pytest.mark.parametrize(
+    ("family", "view"),
+    [(socket.AF_INET, HERE.tcp), (socket.AF_INET6, HERE.tcp), (socket.AF_UNIX, HERE.other)],
+    ids=["IPv4", "IPv6", "AF_UNIX"],
+)
+def test_a_tcp_socket_is_told_from_other_streams(
+    family: socket.AddressFamily, view: View
+) -> None:
     with socket.socket(family) as sock:
-        assert view_of(sock) is HERE.tcp
-
-
-@needs_linux
-def test_a_unix_stream_is_seen_as_another() -> None:
-    with socket.socket(socket.AF_UNIX) as sock:
-        assert view_of(sock) is HERE.other
+        assert view_of(sock) is view
 
 
 def claims(sock: socket.socket, protocol: int) -> socket.socket:
@@ -275,27 +275,10 @@ def test_a_plain_dup_is_a_plain_socket_with_a_number_of_its_own(tcp: Connection)
 # --- makefile() ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("mode", "writes"), [("rb", False), ("wb", True), ("rwb", True)])
-def test_only_an_open_file_that_writes_may_hold_something_back(
-    mode: Any, writes: bool, tcp: Connection
-) -> None:
-    assert has_open_writer(tcp.ours) is False
-    with tcp.ours.makefile(mode):
-        assert has_open_writer(tcp.ours) is writes
-        assert has_open_writer(tcp.peer) is False
-    assert has_open_writer(tcp.ours) is False
-
-
 def test_an_object_that_has_no_files_has_none_that_writes(tcp: Connection) -> None:
     claiming = claims(tcp.ours, 0)
     assert has_open_writer(claiming) is False
     claiming.detach()
-
-
-def test_of_two_files_one_that_writes_is_enough(tcp: Connection) -> None:
-    with tcp.ours.makefile("rb"), tcp.ours.makefile("wb"), tcp.peer.makefile("rb"):
-        assert has_open_writer(tcp.ours) is True
-        assert has_open_writer(tcp.peer) is False
 
 
 @pytest.mark.skipif(not hasattr(gc, "freeze"), reason="PyPy's collector has no such function")
