@@ -1,9 +1,9 @@
 """The state machine in every reachable state.
 
-`machine_space` says what a state is, and what may be reported in it. The product of the views and
-of all options is too large for a test that anybody runs. It is cut pairwise: of the seven that
-have two levels (tls, peer_first, until, idle_timeout, one_of_many, drain_limit, fin_sent) the
-eight rows of Taguchi's L8 have each pair of levels of each two of them, and each row is run on
+`machine_space` says what a state is, and `machine_reports` what may be reported in it. The product
+of the views and of all options is too large for a test that anybody runs. It is cut pairwise: of the
+seven that have two levels (tls, peer_first, until, idle_timeout, one_of_many, drain_limit, fin_sent)
+the eight rows of Taguchi's L8 have each pair of levels of each two of them, and each row is run on
 every view but macOS's: four rows there, which have each level of each one. (What it has in common
 with Linux is run there, and that its count does not survive a reset is MPTCP's case, too.) An abort
 looks at none of these but tls and fin_sent; no flush that sent our FIN is an abort. After a flush the
@@ -19,7 +19,8 @@ import pytest
 from graceful_close import CloseOutcome
 from graceful_close._platform import SYSTEMS
 from graceful_close._step import Step
-from machine_space import WAITS, Case, Node, Space
+from machine_reports import WAITS, Case
+from machine_space import Node, Space
 
 DELIVERED = CloseOutcome.DELIVERED
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
 from graceful_close._step import Step
-from machine_space import ANY_REPORT, WAITS, Case, Report, Walk
+from machine_reports import ANY_REPORT, WAITS, Case, Report
+from machine_space import Walk
 from test_teardown_exhaustive import VIEWS
 
 
