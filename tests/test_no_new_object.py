@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -57,22 +58,23 @@ def test_the_exception_of_an_audit_hook_releases_the_descriptor(close: str) -> N
     assert output_of(_WITH_A_HOOK.format(close=close)) == ("no more sockets\nb''\n", "")
 
 
-def _close(sock: Any) -> object:
-    return close_on(Options(0), sock)
-
-
 # PyPy has a part of it, and some systems omit it. Coverage itself needs memory at every call.
 if not PYPY and importlib.util.find_spec("_testcapi") and "coverage" not in sys.modules:
 
-    @pytest.mark.parametrize("call", [_close, abortive_close, unacked_bytes])
+    @pytest.mark.parametrize(
+        "call",
+        [partial(close_on, Options(0)), abortive_close, unacked_bytes],
+        ids=["graceful_close", "abortive_close", "unacked_bytes"],
+    )
     def test_a_failed_allocation_loses_no_descriptor(
         tcp: Connection, call: Callable[[Any], object]
     ) -> None:
         testing: Any = importlib.import_module("_testcapi")
         call(tcp.ours)  # what is created once in a process
         for allocation in range(150):
-            ours, peer = _pair()
+            ours, peer = socket.socketpair()
             with peer:
+                peer.settimeout(PATIENCE)
                 testing.set_nomemory(allocation, allocation + 1)
                 try:
                     call(ours)
@@ -84,9 +86,3 @@ if not PYPY and importlib.util.find_spec("_testcapi") and "coverage" not in sys.
                     os.fstat(ours.fileno())
                     ours.close()
                 assert peer.recv(1) == b"", "no other object has the descriptor"
-
-
-def _pair() -> tuple[socket.socket, socket.socket]:
-    ours, peer = socket.socketpair()
-    peer.settimeout(PATIENCE)
-    return ours, peer

@@ -192,9 +192,6 @@ def reset_at_the_fin(peer: socket.socket) -> None:
     reset(peer)
 
 
-UNTILS = [CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED]
-
-
 @linux
 @every_close
 @pytest.mark.parametrize("peer_first", [0, 0.05])
@@ -210,7 +207,7 @@ def test_a_reset_that_another_reader_got_is_reported_as_a_reset(
 
 @linux
 @every_close
-@pytest.mark.parametrize("until", UNTILS)
+@pytest.mark.parametrize("until", [CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED])
 def test_the_end_that_another_reader_got_is_reported_as_the_peers(
     tcp: Connection, close: Close, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

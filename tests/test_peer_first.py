@@ -25,9 +25,9 @@ from streams import (
     meanwhile,
     read_all,
     read_and_close,
-    reset,
     send_fin,
 )
+from test_end_of_stream import resets_after_a_delay
 from test_tls import session
 
 THOUGHT = 0.15  # seconds before a peer of this module acts
@@ -184,11 +184,7 @@ def test_at_the_drain_limit_our_fin_is_sent_although_a_dup_exists(
 
 @every_close
 def test_a_peer_that_resets_is_not_reported_as_first(tcp: Connection, close: Close) -> None:
-    def resets(peer: socket.socket) -> None:
-        time.sleep(THOUGHT)
-        reset(peer)
-
-    with meanwhile(resets, tcp.peer):
+    with meanwhile(resets_after_a_delay, tcp.peer):
         result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE)
     assert result.outcome is CloseOutcome.PEER_RESET
     assert result.peer_first is not True

@@ -21,7 +21,6 @@ from graceful_close._record import replace
 from graceful_close._sockets import (
     borrow_descriptor,
     has_open_writer,
-    is_stream,
     plain_dup,
     require_stream,
     take_descriptor,
@@ -33,19 +32,6 @@ Move = Callable[[socket.socket, list[socket.socket]], bool]
 MPTCP, SCTP = 262, 132
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the views are Linux's")
-
-
-@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-def test_a_stream_is_told_from_a_datagram(kind: socket.SocketKind) -> None:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        assert is_stream(sock) is (kind is socket.SOCK_STREAM)
-        if kind is socket.SOCK_STREAM:
-            require_stream(sock)
-            return
-        with pytest.raises(
-            TypeError, match=r"^expected a stream socket \(SOCK_STREAM\), got <"
-        ):
-            require_stream(sock)
 
 
 @needs_linux

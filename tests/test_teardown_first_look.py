@@ -221,17 +221,16 @@ def test_an_abort_of_a_descriptor_that_another_thread_closed_is_reported_as_alre
     assert machine.released(0.0).outcome is CloseOutcome.ALREADY_CLOSED
 
 
-def test_an_abort_in_a_handshake_counts_if_the_kernel_counts() -> None:
+@pytest.mark.parametrize(("state", "unacked"), [(OPEN, 7), (ACCEPTING, None)])
+def test_an_abort_in_a_handshake_counts_if_the_kernel_counts(
+    state: TcpState, unacked: int | None
+) -> None:
     machine = Teardown(asking(), 0.0, LINUX, abort=True)
     assert begin(machine, state=ACCEPTING) is Step.LOOK
-    assert machine.looked(OPEN, 0.0) is Step.COUNT
-    assert machine.counted(7, 0.0) is Step.LET_GO
-    assert machine.released(0.0).unacked == 7
-    machine = Teardown(asking(), 0.0, LINUX, abort=True)
-    assert begin(machine, state=ACCEPTING) is Step.LOOK
-    assert machine.looked(ACCEPTING, 0.0) is Step.LET_GO
+    if machine.looked(state, 0.0) is Step.COUNT:
+        assert machine.counted(7, 0.0) is Step.LET_GO
     assert machine.linger_policy is LingerPolicy.ABORT
-    assert machine.released(0.0).unacked is None
+    assert machine.released(0.0).unacked == unacked
 
 
 def test_an_abort_in_a_handshake_that_fails_meanwhile_asks_for_nothing_more() -> None:
