@@ -6,6 +6,7 @@ import gc
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -18,47 +19,75 @@ class Stop(BaseException):
     """Stands for KeyboardInterrupt, which pytest would handle itself."""
 
 
-def each_moment(
-    ignored: tuple[str, ...] = ("return",),
-) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Yield context managers for a call, each of which interrupts the call a little later.
+def stop() -> None:
+    raise Stop
 
-    CPython runs signal handlers when a function begins, and after calls of C functions. Other
-    interpreters also do so before calls of C functions. The last call is not interrupted.
 
-    Args:
-        ignored: The events of sys.setprofile() that are not a moment.
-    """
-    moment = 0
-    stopped = True
+class Moment:
+    """A moment of a call at which a signal handler could run."""
+
+    def __init__(self, number: int, ignored: tuple[str, ...]) -> None:
+        self.number = number
+        self.ignored = ignored
+        self.came = False
+
+    def __repr__(self) -> str:
+        return f"at moment {self.number}"
 
     @contextmanager
-    def stop_there() -> Generator[None, None, None]:
-        nonlocal stopped
-        # The first moment is the entry of the call, before anything has begun.
-        to_go = moment + 1
+    def do(self, action: Callable[[], object]) -> Generator[None, None, None]:
+        """Run an action at this moment of the block; a Stop ends the block."""
+        to_go = self.number
 
-        def stop_when_it_comes(frame: FrameType, event: str, _: object) -> None:
+        def when_it_comes(frame: FrameType, event: str, _: object) -> None:
             nonlocal to_go
-            if event not in ignored and frame.f_code.co_filename.startswith(PACKAGE):
+            if event not in self.ignored and frame.f_code.co_filename.startswith(PACKAGE):
                 to_go -= 1
                 if to_go == 0:
-                    raise Stop
+                    self.came = True
+                    action()
 
         # Not in a finalizer of an earlier object, where exceptions are not propagated.
         gc.collect()
         gc.disable()
-        sys.setprofile(stop_when_it_comes)
+        sys.setprofile(when_it_comes)
         try:
             yield
-            stopped = False
         except Stop:
             pass
         finally:
             sys.setprofile(None)
             gc.enable()
 
-    while stopped:
-        moment += 1
-        yield stop_there
-    assert moment > 10, "there must be more moments"
+
+def moments(
+    first: int = 1,
+    at_least: int = 10,
+    ignored: tuple[str, ...] = ("return", "c_call", "c_exception"),
+) -> Iterator[Moment]:
+    """Yield each moment of a call, one after the other; the last moment is after its end.
+
+    CPython runs signal handlers when a function begins, and after calls of C functions. Other
+    interpreters also do so before calls of C functions.
+
+    Args:
+        first: The number of the first moment. 1 is the entry of the call.
+        at_least: How many moments there must be.
+        ignored: The events of sys.setprofile() that are not a moment.
+    """
+    moment = Moment(first, ignored)
+    while True:
+        yield moment
+        if not moment.came:
+            break
+        moment = Moment(moment.number + 1, ignored)
+    assert moment.number > at_least, "there must be more moments"
+
+
+def each_moment(
+    ignored: tuple[str, ...] = ("return",),
+) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Yield context managers for a call, each of which interrupts the call a little later."""
+    # The first moment is the entry of the call, before anything has begun.
+    for moment in moments(first=2, at_least=11, ignored=ignored):
+        yield partial(moment.do, stop)

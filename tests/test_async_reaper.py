@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from contextlib import ExitStack
 from typing import Any
 
 import anyio
 import pytest
 
-from event_loops import LOOPS
-from every_loop import Loop, in_thread, on_every_loop
+from every_loop import ASYNCIO, Loop, in_thread, on, on_every_loop
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
-from streams import PATIENCE, connect, ends_in_reset, read_all
+from streams import PATIENCE, connect, connect_many, ends_in_reset, read_all
 
 REPLY = b"r" * 65536
 
@@ -54,8 +52,7 @@ async def test_the_results_have_the_peers_address(loop: Loop) -> None:
 @on_every_loop
 async def test_silent_peers_cost_the_deadline_once(loop: Loop) -> None:
     began = anyio.current_time()
-    with ExitStack() as stack:
-        pairs = [stack.enter_context(connect("tcp4")) for _ in range(20)]
+    with connect_many(20) as pairs:
         async with loop.module.Reaper(timeout=0.2, idle_timeout=None) as reaper:
             for ours, _ in pairs:
                 reaper.submit(await loop.open(ours))
@@ -65,8 +62,7 @@ async def test_silent_peers_cost_the_deadline_once(loop: Loop) -> None:
 
 @on_every_loop
 async def test_the_oldest_makes_room_for_the_newest(loop: Loop) -> None:
-    with ExitStack() as stack:
-        pairs = [stack.enter_context(connect("tcp4")) for _ in range(5)]
+    with connect_many(5) as pairs:
         async with loop.module.Reaper(
             timeout=PATIENCE, max_sockets=2, on_overflow=LingerPolicy.ABORT
         ) as reaper:
@@ -103,39 +99,33 @@ async def test_one_that_is_hurried_in_its_first_turns_ends_when_it_would_wait(
 
 
 @pytest.mark.parametrize("turns", [0, 20])
-@pytest.mark.parametrize("name", LOOPS)
-def test_one_that_is_hurried_before_or_while_it_flushes_ends_in_a_reset(
-    name: str, turns: int
+@on(ASYNCIO)
+async def test_one_that_is_hurried_before_or_while_it_flushes_ends_in_a_reset(
+    loop: Loop, turns: int
 ) -> None:
-    import graceful_close.asyncio as module
-
-    async def test() -> None:
-        loop = asyncio.get_running_loop()
-        with (
-            connect("tcp4", peer_buffer=4096) as (ours, peer),
-            connect("tcp4") as (other, other_peer),
-        ):
-            ours.setblocking(False)
-            full, _ = await loop.connect_accepted_socket(asyncio.Protocol, ours)
-            full.write(bytes(10_000_000))
-            empty, _ = await loop.connect_accepted_socket(asyncio.Protocol, other)
-            results: list[CloseResult] = []
-            async with module.Reaper(
-                timeout=PATIENCE, max_sockets=1, on_close=results.append
-            ) as reaper:
-                reaper.submit(full)
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                reaper.submit(empty)
-                other_peer.close()
-            assert await asyncio.to_thread(ends_in_reset, peer)
-            assert {result.outcome for result in results} == {
-                CloseOutcome.TIMED_OUT,
-                CloseOutcome.PEER_CLOSED,
-            }
-
-    with asyncio.Runner(loop_factory=LOOPS[name]) as runner:
-        runner.run(test())
+    accept = asyncio.get_running_loop().connect_accepted_socket
+    with (
+        connect("tcp4", peer_buffer=4096) as (ours, peer),
+        connect("tcp4") as (other, other_peer),
+    ):
+        ours.setblocking(False)
+        full, _ = await accept(asyncio.Protocol, ours)
+        full.write(bytes(10_000_000))
+        empty, _ = await accept(asyncio.Protocol, other)
+        results: list[CloseResult] = []
+        async with loop.module.Reaper(
+            timeout=PATIENCE, max_sockets=1, on_close=results.append
+        ) as reaper:
+            reaper.submit(full)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            reaper.submit(empty)
+            other_peer.close()
+        assert await in_thread(ends_in_reset, peer)
+        assert {result.outcome for result in results} == {
+            CloseOutcome.TIMED_OUT,
+            CloseOutcome.PEER_CLOSED,
+        }
 
 
 @on_every_loop
@@ -153,31 +143,25 @@ async def test_a_cancelled_block_closes_everything_at_once(loop: Loop) -> None:
         assert await in_thread(read_all, peer) == b"reply"
 
 
-@pytest.mark.parametrize("name", LOOPS)
-def test_a_cancelled_task_closes_everything_at_once(name: str) -> None:
+@on(ASYNCIO)
+async def test_a_cancelled_task_closes_everything_at_once(loop: Loop) -> None:
     """asyncio cancels a task once, and not again at each of its waits."""
-    import graceful_close.asyncio as module
+    with connect("tcp4") as (ours, peer):
+        _, writer = await asyncio.open_connection(sock=ours)
+        entered = asyncio.Event()
 
-    async def test() -> None:
-        with connect("tcp4") as (ours, peer):
-            _, writer = await asyncio.open_connection(sock=ours)
-            entered = asyncio.Event()
+        async def block() -> None:
+            async with loop.module.Reaper(timeout=1000, idle_timeout=None) as reaper:
+                reaper.submit(writer)
+                entered.set()
+                await asyncio.sleep(PATIENCE)
 
-            async def block() -> None:
-                async with module.Reaper(timeout=1000, idle_timeout=None) as reaper:
-                    reaper.submit(writer)
-                    entered.set()
-                    await asyncio.sleep(PATIENCE)
-
-            task = asyncio.create_task(block())
-            await entered.wait()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await asyncio.wait_for(task, PATIENCE)
-            assert await asyncio.to_thread(read_all, peer) == b""
-
-    with asyncio.Runner(loop_factory=LOOPS[name]) as runner:
-        runner.run(test())
+        task = asyncio.create_task(block())
+        await entered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, PATIENCE)
+        assert await in_thread(read_all, peer) == b""
 
 
 @on_every_loop
@@ -255,36 +239,30 @@ async def test_a_wrong_option_is_named(
         loop.module.Reaper(**options)
 
 
-@pytest.mark.parametrize("name", LOOPS)
-def test_a_protocol_refuses_an_upload_without_waiting(name: str) -> None:
+@on(ASYNCIO)
+async def test_a_protocol_refuses_an_upload_without_waiting(loop: Loop) -> None:
     """data_received() cannot await: it answers, and submits its transport."""
-    import graceful_close.asyncio as module
+    async with loop.module.Reaper(timeout=PATIENCE) as reaper:
 
-    async def test() -> None:
-        async with module.Reaper(timeout=PATIENCE) as reaper:
+        class Refuse(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                self.transport: Any = transport
 
-            class Refuse(asyncio.Protocol):
-                def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                    self.transport: Any = transport
+            def data_received(self, data: bytes) -> None:
+                if not self.transport.is_closing():
+                    self.transport.write(REPLY)
+                    reaper.submit(self.transport)
 
-                def data_received(self, data: bytes) -> None:
-                    if not self.transport.is_closing():
-                        self.transport.write(REPLY)
-                        reaper.submit(self.transport)
+        server = await asyncio.get_running_loop().create_server(Refuse, "127.0.0.1", 0)
+        async with server:
+            address = server.sockets[0].getsockname()
 
-            server = await asyncio.get_running_loop().create_server(Refuse, "127.0.0.1", 0)
-            async with server:
-                address = server.sockets[0].getsockname()
+            def upload() -> bytes:
+                with socket.create_connection(address) as client:
+                    client.settimeout(PATIENCE)
+                    client.sendall(bytes(3_000_000))
+                    return read_all(client)
 
-                def upload() -> bytes:
-                    with socket.create_connection(address) as client:
-                        client.settimeout(PATIENCE)
-                        client.sendall(bytes(3_000_000))
-                        return read_all(client)
-
-                replies = await asyncio.gather(*(asyncio.to_thread(upload) for _ in range(8)))
-                assert replies == [REPLY] * 8
-        assert reaper.stats()[CloseOutcome.PEER_CLOSED] == 8
-
-    with asyncio.Runner(loop_factory=LOOPS[name]) as runner:
-        runner.run(test())
+            replies = await asyncio.gather(*(in_thread(upload) for _ in range(8)))
+            assert replies == [REPLY] * 8
+    assert reaper.stats()[CloseOutcome.PEER_CLOSED] == 8

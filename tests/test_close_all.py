@@ -86,8 +86,34 @@ def outcomes(results: list[CloseResult]) -> list[CloseOutcome]:
 
 
 def note(reports: list[tuple[int, int]], done: int, total: int) -> None:
-    """Return a list of progress reports, and the function that adds to it."""
+    """Add a progress report to a list."""
     reports.append((done, total))
+
+
+def when_done(count: int, action: Callable[[], object]) -> Callable[[int, int], None]:
+    """Return a function for `progress` that acts when this many sockets are closed."""
+
+    def progress(done: int, _: int) -> None:
+        if done == count:
+            action()
+
+    return progress
+
+
+def reply_early(connections: list[Connection], upload: bytes) -> None:
+    """Reply to uploads that are not read."""
+    for sock, peer in connections:
+        peer.sendall(upload)
+        await_input(sock)
+        sock.sendall(REPLY)
+
+
+def fill_against_fin(connections: list[Connection]) -> None:
+    """Fill the buffers to peers that have half-closed."""
+    for sock, peer in connections:
+        fill(sock)
+        peer.shutdown(socket.SHUT_WR)
+        await_fin(sock)
 
 
 def read_and_close_all(*peers: socket.socket) -> list[bytes]:
@@ -134,10 +160,7 @@ def on_alarm(handler: Callable[..., object], *times: float) -> Generator[None, N
 @with_select_too
 def test_unread_input_destroys_no_reply(any_family: str) -> None:
     with connect_many(10, any_family) as crowd:
-        for sock, peer in crowd:
-            peer.sendall(b"upload" * 1000)
-            await_input(sock)
-            sock.sendall(REPLY)
+        reply_early(crowd, b"upload" * 1000)
         with meanwhile(read_and_close_all, *peers(crowd)) as replies:
             results = close_all(ours(crowd), timeout=PATIENCE)
         assert replies == [[REPLY] * 10]
@@ -223,11 +246,7 @@ def test_a_timeout_of_0_polls_each_socket_once(crowd: list[Connection]) -> None:
 
 
 def test_every_fin_is_sent_before_the_first_wait(crowd: list[Connection]) -> None:
-    def close_in_reverse(*peers: socket.socket) -> None:
-        for peer in reversed(peers):
-            read_and_close(peer)
-
-    with meanwhile(close_in_reverse, *peers(crowd)):
+    with meanwhile(read_and_close_all, *reversed(peers(crowd))):
         results = close_all(ours(crowd), timeout=PATIENCE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
 
@@ -236,17 +255,15 @@ def test_each_socket_has_its_own_idle_deadline(crowd: list[Connection]) -> None:
     talker = crowd[4]
     talked = threading.Event()
 
-    def progress(done: int, total: int) -> None:
-        if done == total - 1:
-            talked.set()
-
     def talk(peer: socket.socket) -> None:
         while not talked.wait(0.02):
             peer.sendall(b"x")
         peer.close()
 
     with meanwhile(talk, talker.peer):
-        results = close_all(ours(crowd), timeout=PATIENCE, idle_timeout=0.2, progress=progress)
+        results = close_all(
+            ours(crowd), timeout=PATIENCE, idle_timeout=0.2, progress=when_done(9, talked.set)
+        )
     expected = [CloseOutcome.IDLE_TIMED_OUT] * 10
     expected[4] = CloseOutcome.PEER_CLOSED
     assert outcomes(results) == expected
@@ -264,10 +281,7 @@ def test_until_delivered_does_not_wait_for_a_peer_that_has_acknowledged() -> Non
 @with_select_too
 def test_the_close_waits_for_acknowledgements_after_the_peers_fin() -> None:
     with connect_many(3, peer_buffer=4096) as crowd:
-        for sock, peer in crowd:
-            fill(sock)
-            peer.shutdown(socket.SHUT_WR)
-            await_fin(sock)
+        fill_against_fin(crowd)
         with meanwhile(read_and_close_all, *peers(crowd)):
             results = close_all(ours(crowd), timeout=PATIENCE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 3
@@ -277,10 +291,7 @@ def test_the_close_waits_for_acknowledgements_after_the_peers_fin() -> None:
 @with_select_too
 def test_a_peers_fin_does_not_acknowledge_our_data() -> None:
     with connect_many(3, peer_buffer=4096) as crowd:
-        for sock, peer in crowd:
-            fill(sock)
-            peer.shutdown(socket.SHUT_WR)
-            await_fin(sock)
+        fill_against_fin(crowd)
         results = close_all(ours(crowd), timeout=0.1)
     assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 3
     assert all(result.unacked for result in results)
@@ -389,13 +400,14 @@ def test_two_holders_of_one_connection_are_both_closed(tcp: Connection) -> None:
     assert set(outcomes(results)) <= {CloseOutcome.PEER_CLOSED, CloseOutcome.NOT_CONNECTED}
 
 
-def test_a_dup_keeps_its_mode_and_its_options(crowd: list[Connection]) -> None:
-    with ExitStack() as stack:
-        dups = [stack.enter_context(sock.dup()) for sock in ours(crowd)]
-        before = [options_of(dup) for dup in dups]
-        results = close_all(ours(crowd), timeout=0.05)
-        assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
-        assert [options_of(dup) for dup in dups] == before
+def test_a_dup_keeps_its_mode_and_its_options(
+    crowd: list[Connection], stack: ExitStack
+) -> None:
+    dups = [stack.enter_context(sock.dup()) for sock in ours(crowd)]
+    before = [options_of(dup) for dup in dups]
+    results = close_all(ours(crowd), timeout=0.05)
+    assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
+    assert [options_of(dup) for dup in dups] == before
 
 
 def options_of(sock: socket.socket) -> tuple[bool, Linger]:
@@ -472,10 +484,7 @@ def test_sockets_of_every_mode_and_family_close_the_same_way(stack: ExitStack) -
             connection = stack.enter_context(connect(family))
             connection.ours.settimeout(mode)
             crowd.append(connection)
-    for sock, peer in crowd:
-        sock.sendall(REPLY)
-        peer.sendall(b"unread")
-        await_input(sock)
+    reply_early(crowd, b"unread")
     with meanwhile(read_and_close_all, *peers(crowd)) as replies:
         results = close_all(ours(crowd), timeout=PATIENCE)
     assert replies == [[REPLY] * 9]
@@ -517,10 +526,7 @@ def test_descriptors_above_1023_are_supported(crowd: list[Connection]) -> None:
 
 def test_close_all_works_without_a_free_descriptor() -> None:
     with connect_many(5) as crowd, connect_many(2, peer_buffer=4096) as slow:
-        for sock, peer in slow:
-            fill(sock)  # so that the close has to wait for an acknowledgement
-            peer.shutdown(socket.SHUT_WR)
-            await_fin(sock)
+        fill_against_fin(slow)  # so that the close has to wait for an acknowledgement
         both = crowd + slow
         with descriptors.none_left(), meanwhile(read_and_close_all, *peers(both)):
             results = close_all(ours(both), timeout=PATIENCE)
@@ -546,16 +552,13 @@ def test_close_all_uses_at_most_one_descriptor(crowd: list[Connection]) -> None:
 def test_a_flood_does_not_delay_other_closes_and_ends_too(crowd: list[Connection]) -> None:
     floods, polite = crowd[:3], crowd[3:]
     enough = threading.Event()
-
-    def progress(done: int, _: int) -> None:
-        if done == len(polite):
-            enough.set()
-
     with (
         meanwhile(partial(flood, enough), *peers(floods)),
         meanwhile(read_and_close_all, *peers(polite)),
     ):
-        results = close_all(ours(crowd), timeout=PATIENCE, progress=progress)
+        results = close_all(
+            ours(crowd), timeout=PATIENCE, progress=when_done(len(polite), enough.set)
+        )
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
     assert all(result.drained > 0 for result in results[:3])
 
@@ -566,17 +569,12 @@ def test_a_flood_from_peers_that_do_not_read_does_not_delay_other_closes() -> No
         for sock, _ in floods:
             fill(sock)
         enough = threading.Event()
-
-        def progress(done: int, _: int) -> None:
-            if done == len(polite):
-                enough.set()
-
         with meanwhile(partial(flood, enough), *peers(floods)):
             results = close_all(
                 ours(floods + polite),
                 timeout=PATIENCE,
                 until=CloseOutcome.DELIVERED,
-                progress=progress,
+                progress=when_done(len(polite), enough.set),
             )
     assert outcomes(results) == [CloseOutcome.DELIVERED] * 8
     assert all(result.drained > 0 for result in results[:3])
@@ -792,10 +790,7 @@ def test_a_bug_in_one_close_does_not_shorten_the_others(
 
     monkeypatch.setattr("graceful_close._connection.shut_for_writing", fail_for_one)
     reports: list[tuple[int, int]] = []
-    for sock, peer in crowd:
-        peer.sendall(b"unread")
-        await_input(sock)
-        sock.sendall(REPLY)
+    reply_early(crowd, b"unread")
     with meanwhile(read_and_close_all, *peers(crowd[1:])) as replies:
         with pytest.raises(MemoryError) as raised:
             close_all(ours(crowd), timeout=PATIENCE, progress=partial(note, reports))
@@ -819,10 +814,7 @@ def test_a_socket_that_fails_before_its_close_begins_does_not_shorten_the_others
     broken = Broken(fileno=crowd[4].ours.detach())
     others = crowd[:4] + crowd[5:]
     socks = [*ours(crowd[:4]), broken, *ours(crowd[5:])]
-    for sock, peer in others:
-        peer.sendall(b"unread")
-        await_input(sock)
-        sock.sendall(REPLY)
+    reply_early(others, b"unread")
     with meanwhile(read_and_close_all, *peers(others)) as replies:
         with pytest.raises(RuntimeError, match="a bug"):
             close_all(socks, timeout=PATIENCE)

@@ -39,18 +39,10 @@ def test_a_lock_left_by_an_interrupted_call_does_not_block_the_reaper() -> None:
 
 
 def test_an_outcome_that_comes_between_an_askers_look_and_its_wait_wakes_it() -> None:
-    """`Future.result` looks up the condition, the state, and the condition again, and waits."""
-    future, thread, reached = _about_to_be_settled()
-    with future._condition:
-        assert future._state == "RUNNING"
-        thread.start()
-        assert reached.wait(PATIENCE)
-        assert future._condition.wait(PATIENCE)
-    thread.join()
-    assert future.result(0) is OUTCOME
+    """`Future.result` looks up the condition, the state, and the condition again, and waits.
 
-
-def test_the_thread_that_settles_runs_the_callbacks_and_does_not_hold_the_condition() -> None:
+    The thread that settles runs the callbacks, and does not hold the condition then.
+    """
     future, thread, reached = _about_to_be_settled()
     told: list[tuple[threading.Thread, bool]] = []
 
@@ -59,10 +51,12 @@ def test_the_thread_that_settles_runs_the_callbacks_and_does_not_hold_the_condit
 
     future.add_done_callback(note)
     with future._condition:
+        assert future._state == "RUNNING"
         thread.start()
         assert reached.wait(PATIENCE)
         assert future._condition.wait(PATIENCE)
     thread.join()
+    assert future.result(0) is OUTCOME
     assert told == [(thread, False)]
 
 

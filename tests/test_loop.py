@@ -294,19 +294,13 @@ def test_a_removed_connection_wakes_the_loop_no_more(loop: Loop, tcp: Connection
         assert not select.select([loop], [], [], 0)[0]
 
 
-def test_a_closed_loop_has_closed_its_connections_and_itself(crowd: list[Connection]) -> None:
-    loop = Loop()
-    numbers = [loop.close_one(sock).number for sock, _ in crowd] + [loop.fileno()]
-    loop.close()
-    assert (list(loop), loop.ends) == ([], [])
-    assert not any(map(is_open, numbers))
-
-
-def test_a_forked_child_releases_its_copies_and_reports_nothing(
-    crowd: list[Connection],
+@pytest.mark.parametrize("end", ["close", "disown"])
+def test_an_ended_loop_has_released_its_descriptors_and_reports_nothing(
+    end: str, crowd: list[Connection]
 ) -> None:
+    """close() ends the loop; disown() releases the copies of a forked child."""
     loop = Loop()
     numbers = [loop.close_one(sock).number for sock, _ in crowd] + [loop.fileno()]
-    loop.disown()
+    getattr(loop, end)()
     assert (list(loop), loop.ends) == ([], [])
     assert not any(map(is_open, numbers))

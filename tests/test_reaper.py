@@ -20,18 +20,17 @@ from concurrent.futures import Future, as_completed, wait
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 
 import descriptors
-import graceful_close as graceful_close_package
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, Reaper
 from graceful_close._drain import drain_of
 from graceful_close._future import CloseFuture
 from graceful_close._loop import CloseLoop, Pending
 from pythons import PYPY, without_coverage
+from signals import Stop, moments, stop
 from streams import (
     PATIENCE,
     Connection,
@@ -92,6 +91,13 @@ def await_end(*threads: threading.Thread) -> None:
 
 def result_of(future: Future[CloseResult]) -> CloseResult:
     return future.result(PATIENCE)
+
+
+def reply_early(connection: Connection) -> None:
+    """Reply to an upload that is not read."""
+    connection.peer.sendall(b"upload" * 1000)
+    await_input(connection.ours)
+    connection.ours.sendall(REPLY)
 
 
 def outcomes(futures: list[Future[CloseResult]]) -> list[CloseOutcome]:
@@ -155,62 +161,6 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[BaseException | None]:
     return reported
 
 
-class Stop(BaseException):
-    """Stands for KeyboardInterrupt, which pytest would handle itself."""
-
-
-class Moment:
-    """A moment at which a signal handler can run: a call, or the return of a C function."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.came = False
-
-    def __repr__(self) -> str:
-        return f"at moment {self.number}"
-
-    @contextmanager
-    def do(self, action: Callable[[], object]) -> Generator[None, None, None]:
-        """Run an action at this moment of the block."""
-        package = str(Path(graceful_close_package.__file__).parent)
-        to_go = self.number
-
-        def when_it_comes(frame: FrameType, event: str, _: object) -> None:
-            nonlocal to_go
-            if event in {"call", "c_return"} and frame.f_code.co_filename.startswith(package):
-                to_go -= 1
-                if to_go == 0:
-                    self.came = True
-                    action()
-
-        # Not in the __del__ of an earlier Reaper, where exceptions are not propagated.
-        gc.collect()
-        gc.disable()
-        sys.setprofile(when_it_comes)
-        try:
-            yield
-        except Stop:
-            pass
-        finally:
-            sys.setprofile(None)
-            gc.enable()
-
-
-def moments(first: int = 1, at_least: int = 10) -> Iterator[Moment]:
-    """Yield each moment of a call, one after the other; the last moment is after its end."""
-    moment = Moment(first)
-    while True:
-        yield moment
-        if not moment.came:
-            break
-        moment = Moment(moment.number + 1)
-    assert moment.number > at_least, "there must be more moments"
-
-
-def stop() -> None:
-    raise Stop
-
-
 def submit(reaper: Reaper, sock: socket.socket, futures: list[Future[CloseResult]]) -> None:
     futures.append(reaper.submit(sock))
 
@@ -219,9 +169,7 @@ def submit(reaper: Reaper, sock: socket.socket, futures: list[Future[CloseResult
 
 
 def test_unread_input_does_not_destroy_the_reply(stream: Connection, reaper: Reaper) -> None:
-    stream.peer.sendall(b"upload" * 1000)
-    await_input(stream.ours)
-    stream.ours.sendall(REPLY)
+    reply_early(stream)
     future = reaper.submit(stream.ours)
     assert stream.ours.fileno() == -1
     assert read_and_close(stream.peer) == REPLY
@@ -306,18 +254,6 @@ def test_each_deadline_counts_from_the_submission(reaper: Reaper) -> None:
     assert all(0.2 <= result.elapsed < 2 for result in results)
 
 
-def test_silence_ends_at_the_idle_deadline(tcp: Connection) -> None:
-    with Reaper(timeout=PATIENCE, idle_timeout=0.05) as reaper:
-        assert result_of(reaper.submit(tcp.ours)).outcome is CloseOutcome.IDLE_TIMED_OUT
-
-
-def test_until_delivered_applies_to_each_close(tcp: Connection) -> None:
-    with Reaper(until=CloseOutcome.DELIVERED) as reaper:
-        tcp.ours.sendall(REPLY)
-        assert result_of(reaper.submit(tcp.ours)).outcome is CloseOutcome.DELIVERED
-        assert read_all(tcp.peer) == REPLY
-
-
 def test_an_open_makefile_object_releases_the_descriptor_and_makes_the_result_unclean(
     stream: Connection, reaper: Reaper
 ) -> None:
@@ -345,9 +281,7 @@ def test_a_closed_makefile_object_causes_no_warning(stream: Connection, reaper: 
 
 
 def test_a_close_by_another_thread_has_no_effect(stream: Connection, reaper: Reaper) -> None:
-    stream.peer.sendall(b"upload" * 1000)
-    await_input(stream.ours)
-    stream.ours.sendall(REPLY)
+    reply_early(stream)
     future = reaper.submit(stream.ours)
     closer = threading.Thread(target=stream.ours.close)
     closer.start()
@@ -885,30 +819,14 @@ def a_bug_in(
         yield bug
 
 
+@pytest.mark.parametrize("exits", [False, True], ids=["", "and a callback exits"])
 @pytest.mark.parametrize("where", ["add", "serve", "wait"])
 def test_a_bug_closes_all_sockets_and_the_next_submission_starts_a_new_thread(
     reaper: Reaper,
     monkeypatch: pytest.MonkeyPatch,
     reported: list[BaseException | None],
     where: str,
-) -> None:
-    with connect_many(6) as crowd:
-        futures = [reaper.submit(sock) for sock, _ in crowd[:5]]
-        await_sleep(threads()[0])
-        with a_bug_in(where, monkeypatch) as bug:
-            futures.append(reaper.submit(crowd[5].ours))
-            errors = [future.exception(PATIENCE) for future in futures]
-            await_end(*threads())
-        assert errors == [bug] * 6
-        assert reported == [bug], "the bug is reported"
-        for _, peer in crowd:
-            assert_gone(peer)
-        assert len(reaper) == 0
-        assert_it_works(reaper)
-
-
-def test_a_bug_closes_all_sockets_even_if_callbacks_raise(
-    reaper: Reaper, monkeypatch: pytest.MonkeyPatch, reported: list[BaseException | None]
+    exits: bool,
 ) -> None:
     exiting = SystemExit("in a callback")
 
@@ -917,17 +835,18 @@ def test_a_bug_closes_all_sockets_even_if_callbacks_raise(
 
     with connect_many(6) as crowd:
         futures = [reaper.submit(sock) for sock, _ in crowd[:5]]
-        futures[0].add_done_callback(leave)
+        if exits:
+            futures[0].add_done_callback(leave)
         await_sleep(threads()[0])
-        with a_bug_in("serve", monkeypatch) as bug:
+        with a_bug_in(where, monkeypatch) as bug:
             futures.append(reaper.submit(crowd[5].ours))
             await_end(*threads())
         assert [future.done() for future in futures] == [True] * 6
         assert [future.exception(0) for future in futures] == [bug] * 6
-        assert len(reaper) == 0
-        assert {*reported} == {bug, exiting}
+        assert Counter(reported) == Counter([bug, *[exiting] * exits])
         for _, peer in crowd:
             assert_gone(peer)
+        assert len(reaper) == 0
         assert_it_works(reaper)
 
 
@@ -1013,9 +932,7 @@ def test_without_threads_submit_closes_in_the_callers_thread(
     stream: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called_in: list[threading.Thread] = []
-    stream.peer.sendall(b"upload" * 1000)
-    await_input(stream.ours)
-    stream.ours.sendall(REPLY)
+    reply_early(stream)
     with Reaper(
         timeout=PATIENCE, on_close=lambda _: called_in.append(threading.current_thread())
     ) as reaper:
@@ -1071,9 +988,7 @@ def test_without_threads_a_signal_closes_immediately(monkeypatch: pytest.MonkeyP
 
 
 def test_a_reaper_works_without_free_descriptors(stream: Connection, reaper: Reaper) -> None:
-    stream.peer.sendall(b"upload" * 1000)
-    await_input(stream.ours)
-    stream.ours.sendall(REPLY)
+    reply_early(stream)
     with descriptors.none_left():
         future = reaper.submit(stream.ours)
         assert read_and_close(stream.peer) == REPLY
@@ -1382,9 +1297,7 @@ def test_several_threads_may_close_the_reaper_concurrently(
     for closer in closers:
         closer.start()
     reaper.close(0)  # the shortest timeout applies to all
-    for closer in closers:
-        closer.join(PATIENCE)
-        assert not closer.is_alive()
+    await_end(*closers)
     assert future.result(0).outcome is CloseOutcome.TIMED_OUT
 
 
@@ -1619,10 +1532,11 @@ def outcomes(futures):
 
 
 def run(
-    program: str, *arguments: str, pass_fds: tuple[int, ...] = ()
+    program: str, *arguments: str, first: str = "", pass_fds: tuple[int, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
+    """Run a program in a new Python; `first` is what it does before its imports."""
     return subprocess.run(
-        [sys.executable, "-c", PRELUDE + program, *arguments],
+        [sys.executable, "-c", first + PRELUDE + program, *arguments],
         cwd=HERE,
         capture_output=True,
         text=True,
@@ -1631,6 +1545,11 @@ def run(
         pass_fds=pass_fds,
         env=without_coverage(),
     )
+
+
+def assert_all_well(program: str, *arguments: str) -> None:
+    ran = run(FORKS + program + 'print("all well")\n', *arguments)
+    assert ran.stdout == "all well\n", ran.stderr
 
 
 def test_a_submit_imports_nothing() -> None:
@@ -1706,13 +1625,11 @@ with Reaper(timeout=PATIENCE, idle_timeout=None) as reaper, connect_many(5) as c
         peer.close()
     assert outcomes(futures) == [CloseOutcome.PEER_CLOSED] * 5, "still reported to the parent"
     kept.close()
-print("all well")
 """
 
 
 def test_a_forked_child_starts_its_own_thread_and_does_not_touch_the_parents_sockets() -> None:
-    ran = run(FORKS + FORK)
-    assert ran.stdout == "all well\n", ran.stderr
+    assert_all_well(FORK)
 
 
 BUSY_FORK = """
@@ -1752,7 +1669,6 @@ for peer in peers:
     peer.close()
 reaper.close()
 assert sum(reaper.stats().values()) == count
-print("all well")
 """
 
 
@@ -1775,21 +1691,18 @@ for _ in range(4):
         thread.join()
     reaper.close()
     assert sum(reaper.stats().values()) == 4000, reaper.stats()
-print("all well")
 """
 
 
 def test_every_close_is_counted_when_many_threads_make_room() -> None:
-    ran = run(FORKS + COUNT)
-    assert ran.stdout == "all well\n", ran.stderr
+    assert_all_well(COUNT)
 
 
 @pytest.mark.skipif(
     PYPY, reason="PyPy forks inside detach(), when no object has the descriptor"
 )
 def test_forks_during_closes_neither_deadlock_nor_keep_copies() -> None:
-    ran = run(FORKS + BUSY_FORK, "200")
-    assert ran.stdout == "all well\n", ran.stderr
+    assert_all_well(BUSY_FORK, "200")
 
 
 TLS_FORK = """
@@ -1805,13 +1718,11 @@ with Reaper(timeout=PATIENCE) as reaper, session(ssl.TLSVersion.TLSv1_3) as tls:
     in_a_child(look)
     assert len(reaper) == 1
     reaper.close(0)
-print("all well")
 """
 
 
 def test_a_forked_child_is_left_no_number_of_a_tls_socket_that_waits_for_room() -> None:
-    ran = run(FORKS + TLS_FORK)
-    assert ran.stdout == "all well\n", ran.stderr
+    assert_all_well(TLS_FORK)
 
 
 # Exits with a pending close whose input is unread; the peer is the test.
@@ -1820,6 +1731,23 @@ def in_flight(reaper):
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.sendall(b"reply" * 1000)
     return reaper.submit(sock)
+
+def used():
+    reaper = Reaper()
+    ours, peer = socket.socketpair()
+    reaper.submit(ours)
+    peer.close()
+    return reaper
+
+def in_a_daemon(reaper):
+    # Returns a function that lets a daemon thread submit.
+    exiting = threading.Event()
+    def work():
+        exiting.wait()
+        in_flight(reaper)
+    daemon = threading.Thread(target=work, daemon=True)
+    daemon.start()
+    return lambda: (exiting.set(), daemon.join())
 """
 EXITS = {
     "at the end of the program": """
@@ -1837,7 +1765,6 @@ in_flight(server.reaper)
 del server
 """,
     "by an exception": """
-import threading
 reaper = Reaper()
 in_flight(reaper)
 sys.stderr = open(os.devnull, "w")
@@ -1856,18 +1783,12 @@ def work():
 threading.Thread(target=work).start()
 """,
     "from an exit handler registered before the import": """
-reaper = Reaper()
-ours, peer = socket.socketpair()
-reaper.submit(ours)
-peer.close()
+reaper = used()
 def late():
     assert outcomes([in_flight(reaper)]) == [CloseOutcome.PEER_CLOSED]
 """,
     "from a handler": """
-reaper = Reaper()
-ours, peer = socket.socketpair()
-reaper.submit(ours)
-peer.close()
+reaper = used()
 atexit.register(lambda: in_flight(reaper))
 """,
     "from an exit handler, with no earlier submission": """
@@ -1875,29 +1796,10 @@ reaper = Reaper()
 atexit.register(lambda: in_flight(reaper))
 """,
     "from a daemon thread, before the Reapers are ended": """
-reaper = Reaper()
-exiting = threading.Event()
-def work():
-    exiting.wait()
-    in_flight(reaper)
-daemon = threading.Thread(target=work, daemon=True)
-daemon.start()
-@atexit.register
-def let_it_work():
-    exiting.set()
-    daemon.join()
+atexit.register(in_a_daemon(Reaper()))
 """,
     "from a daemon thread, after the Reapers were ended": """
-reaper = Reaper()
-exiting = threading.Event()
-def work():
-    exiting.wait()
-    in_flight(reaper)
-daemon = threading.Thread(target=work, daemon=True)
-daemon.start()
-def late():
-    exiting.set()
-    daemon.join()
+late = in_a_daemon(Reaper())
 """,
 }
 
@@ -2078,12 +1980,5 @@ def test_a_reaper_under_gevent_is_a_greenlet_and_works(when: str) -> None:
     pytest.importorskip("gevent", reason="needs gevent", exc_type=ImportError)
     early = "" if when == "before the import" else "import graceful_close\n"
     patch = "import gevent, gevent.monkey\ngevent.monkey.patch_all()\n"
-    ran = subprocess.run(
-        [sys.executable, "-c", early + patch + PRELUDE + GEVENT],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ran = run(GEVENT, first=early + patch)
     assert (ran.stdout, ran.stderr) == ("all well\n", "")

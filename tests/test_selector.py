@@ -40,8 +40,19 @@ def selector(request: pytest.FixtureRequest) -> Iterator[Selector]:
     selector.close()
 
 
+def only(*kinds: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("selector", kinds, indirect=True)
+
+
 def armed(selector: Selector, sock: socket.socket, step: Step) -> None:
     selector.arm(sock.fileno(), step, known=False)
+
+
+def all_armed(
+    selector: Selector, connections: list[Connection], step: Step = WAIT_READABLE
+) -> None:
+    for connection in connections:
+        armed(selector, connection.ours, step)
 
 
 def test_input_ends_a_wait_for_it_once(selector: Selector, tcp: Connection) -> None:
@@ -89,13 +100,11 @@ def test_what_is_forgotten_is_not_reported(selector: Selector, tcp: Connection) 
     assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), True)]
 
 
-@pytest.mark.parametrize("kind", ["portable", "chunked"])
-def test_what_was_reported_may_be_forgotten_too(kind: str, tcp: Connection) -> None:
-    selector = KINDS[kind]()
+@only("portable", "chunked")
+def test_what_was_reported_may_be_forgotten_too(selector: Selector, tcp: Connection) -> None:
     armed(selector, tcp.ours, WAIT_WRITABLE)
     assert selector.wait(PATIENCE)
     selector.forget(tcp.ours.fileno())
-    selector.close()
 
 
 def test_a_wait_ends_with_its_time(selector: Selector, tcp: Connection) -> None:
@@ -108,23 +117,22 @@ def test_a_wait_ends_with_its_time(selector: Selector, tcp: Connection) -> None:
 
 def test_one_of_many_is_reported_alone(selector: Selector) -> None:
     with connect_many(5) as connections:
-        for connection in connections:
-            armed(selector, connection.ours, WAIT_READABLE)
+        all_armed(selector, connections)
         connections[3].peer.sendall(b"x")
         assert selector.wait(PATIENCE) == [(connections[3].ours.fileno(), True)]
 
 
 @needs_epoll
-@pytest.mark.parametrize("kind", ["best", "portable"])
-def test_its_descriptor_is_readable_when_there_is_an_event(kind: str, tcp: Connection) -> None:
-    selector = KINDS[kind]()
+@only("best", "portable")
+def test_its_descriptor_is_readable_when_there_is_an_event(
+    selector: Selector, tcp: Connection
+) -> None:
     armed(selector, tcp.ours, WAIT_READABLE)
     with selectors.DefaultSelector() as outer:
         outer.register(selector.fileno(), selectors.EVENT_READ)
         assert outer.select(0) == []
         tcp.peer.sendall(b"x")
         assert outer.select(PATIENCE)
-    selector.close()
 
 
 def test_a_selector_without_a_descriptor_says_so() -> None:
@@ -132,19 +140,17 @@ def test_a_selector_without_a_descriptor_says_so() -> None:
     assert Portable(selectors.SelectSelector()).fileno() == -1
 
 
-@pytest.mark.parametrize("kind", ["portable", "chunked"])
-def test_only_epoll_reports_acknowledgements(kind: str, tcp: Connection) -> None:
-    selector = KINDS[kind]()
+@only("portable", "chunked")
+def test_only_epoll_reports_acknowledgements(selector: Selector, tcp: Connection) -> None:
     with pytest.raises(OSError, match="not reported") as caught:
         armed(selector, tcp.ours, WAIT_ACK)
     assert caught.value.errno == errno.EOPNOTSUPP
     assert caught.value.strerror == "acknowledgements are not reported here"
-    selector.close()
 
 
 @needs_epoll
-def test_an_acknowledgement_of_our_fin_is_no_input(tcp: Connection) -> None:
-    selector = new_selector()
+@only("best")
+def test_an_acknowledgement_of_our_fin_is_no_input(selector: Selector, tcp: Connection) -> None:
     armed(selector, tcp.ours, WAIT_ACK)
     # Added, it has an event immediately: there is room.
     assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), False)]
@@ -152,21 +158,23 @@ def test_an_acknowledgement_of_our_fin_is_no_input(tcp: Connection) -> None:
     assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), False)]
     tcp.peer.sendall(b"x")
     assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), True)], "it is armed still"
-    selector.close()
 
 
 @needs_epoll
-def test_a_wait_that_is_armed_again_is_for_the_new_event(tcp: Connection) -> None:
-    selector = new_selector()
+@only("best")
+def test_a_wait_that_is_armed_again_is_for_the_new_event(
+    selector: Selector, tcp: Connection
+) -> None:
     armed(selector, tcp.ours, WAIT_READABLE)
     selector.arm(tcp.ours.fileno(), WAIT_WRITABLE, known=True)
     assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), False)]
-    selector.close()
 
 
 @needs_epoll
-def test_a_number_that_a_dup_has_kept_in_the_list_is_armed_anew(tcp: Connection) -> None:
-    selector = new_selector()
+@only("best")
+def test_a_number_that_a_dup_has_kept_in_the_list_is_armed_anew(
+    selector: Selector, tcp: Connection
+) -> None:
     number = tcp.ours.fileno()
     armed(selector, tcp.ours, WAIT_READABLE)
     kept = os.dup(number)
@@ -175,19 +183,16 @@ def test_a_number_that_a_dup_has_kept_in_the_list_is_armed_anew(tcp: Connection)
     os.close(kept)
     selector.arm(number, WAIT_WRITABLE, known=False)
     assert selector.wait(PATIENCE) == [(number, False)]
-    selector.close()
 
 
 @needs_epoll
-def test_at_most_so_many_events_are_taken_at_a_time() -> None:
-    selector = new_selector()
+@only("best")
+def test_at_most_so_many_events_are_taken_at_a_time(selector: Selector) -> None:
     with connect_many(5) as connections:
-        for connection in connections:
-            armed(selector, connection.ours, WAIT_WRITABLE)
+        all_armed(selector, connections, WAIT_WRITABLE)
         first = selector.wait(PATIENCE, 3)
         assert len(first) == 3
         assert len({*first, *selector.wait(PATIENCE, 3)}) == 5
-    selector.close()
 
 
 # --- select() on Windows -----------------------------------------------------------------------------
@@ -202,8 +207,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_more_than_one_select_takes_are_looked_at_in_chunks() -> None:
     selector = ChunkedSelect()
     with connect_many(5) as connections:
-        for connection in connections:
-            armed(selector, connection.ours, WAIT_READABLE)
+        all_armed(selector, connections)
         assert selector.wait(0.01) == []
         for index in (0, 4):
             connections[index].peer.sendall(b"x")
@@ -252,8 +256,7 @@ def test_more_than_one_select_takes_is_looked_at_after_pauses(
 ) -> None:
     selector = ChunkedSelect()
     with connect_many(count) as connections:
-        for connection in connections:
-            armed(selector, connection.ours, WAIT_READABLE)
+        all_armed(selector, connections)
         waits = Waits(monkeypatch)
         assert selector.wait(0.05) == []
     assert set(waits.selects) == {0.0}
@@ -273,8 +276,7 @@ def test_one_that_another_thread_closed_is_reported(
     selector = ChunkedSelect()
     with connect_many(5) as connections:
         numbers = [connection.ours.fileno() for connection in connections]
-        for connection in connections:
-            armed(selector, connection.ours, WAIT_READABLE)
+        all_armed(selector, connections)
         connections[index].ours.close()
         waits = Waits(monkeypatch)
         assert selector.wait(PATIENCE) == [(numbers[index], True)]
