@@ -7,6 +7,7 @@ import select
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -161,6 +162,14 @@ def _await(sock: socket.socket, event: int) -> None:
     poller = select.poll()
     poller.register(sock, event)
     assert poller.poll(PATIENCE * 1000), "the state was not reached"
+
+
+def wait_until(state: Callable[[], object]) -> None:
+    """Wait until a condition is true, by polling."""
+    patience = time.monotonic() + PATIENCE
+    while not state():
+        assert time.monotonic() < patience, "the condition was never true"
+        time.sleep(0.001)
 
 
 def read_and_close(sock: socket.socket) -> bytes:

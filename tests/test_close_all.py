@@ -433,24 +433,6 @@ def test_a_datagram_socket_is_named_by_its_index_and_no_socket_is_touched(
     assert_untouched(crowd)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"timeout": -1},
-        {"timeout": float("inf")},
-        {"idle_timeout": -1},
-        {"drain_limit": -1},
-        {"until": CloseOutcome.ABORTED},
-        {"on_timeout": LingerPolicy.TIMED},
-    ],
-    ids=str,
-)
-def test_a_wrong_argument_touches_no_socket(crowd: list[Connection], wrong: Any) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        close_all(ours(crowd), **wrong)
-    assert_untouched(crowd)
-
-
 def test_a_generator_is_accepted(crowd: list[Connection]) -> None:
     results = close_all((sock for sock in ours(crowd)), timeout=0)
     assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10

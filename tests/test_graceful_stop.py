@@ -38,6 +38,9 @@ class Server(NamedTuple):
         assert self.process.stdout is not None
         return self.process.stdout
 
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         assert self.read_line() == "stopping"
@@ -67,12 +70,7 @@ def is_whole(reply: bytes, size: int) -> bool:
 
 def test_five_thousand_connections_are_closed_without_a_lost_reply(server: Server) -> None:
     with descriptors.limited_to(COUNT + 200), ExitStack() as stack:
-        clients = [
-            stack.enter_context(
-                socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
-            )
-            for _ in range(COUNT)
-        ]
+        clients = [stack.enter_context(server.connect()) for _ in range(COUNT)]
         # Every client gets one reply and keeps its connection. Then some clients send a request
         # and do not read the reply yet, some are in the middle of a request, and some in the
         # middle of a reply.
@@ -89,7 +87,7 @@ def test_five_thousand_connections_are_closed_without_a_lost_reply(server: Serve
             ask(client, LONG)
         server.stop()
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", server.port))
+            server.connect()
         for client in asking:
             client.sendall(b"Host: here\r\n\r\n")
         assert all(is_whole(read_some(client), 1000) for client in asking)
@@ -126,8 +124,7 @@ def read_some(client: socket.socket) -> bytes:
 def test_peers_that_never_close_delay_the_stop_until_its_deadline(server: Server) -> None:
     with ExitStack() as stack:
         for _ in range(100):
-            address = ("127.0.0.1", server.port)
-            client = stack.enter_context(socket.create_connection(address, timeout=PATIENCE))
+            client = stack.enter_context(server.connect())
             ask(client, 10)
             assert is_whole(read_some(client), 10)
         server.stop()

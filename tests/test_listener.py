@@ -13,11 +13,11 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from multiprocessing import get_context
 from multiprocessing.reduction import ForkingPickler
+from operator import methodcaller
 from pathlib import Path
 from queue import SimpleQueue
 from time import monotonic
@@ -37,6 +37,21 @@ from graceful_close import (
 )
 from graceful_close.asyncio import graceful_close as close_stream
 from graceful_close.socketserver import GracefulMixIn
+from listening import (
+    FOREVER,
+    UPLOAD,
+    ask,
+    ask_by_tls,
+    assert_graceful,
+    child,
+    client_of,
+    closing_reaper,
+    connection,
+    listen,
+    outcomes,
+    serve_one,
+    serve_one_to_its_end,
+)
 from soak_listener import soak
 from streams import (
     PATIENCE,
@@ -48,19 +63,11 @@ from streams import (
     meanwhile,
     read_all,
     read_and_close,
+    wait_until,
 )
 
 if TYPE_CHECKING:
     from graceful_close import CloseResult, ReaperOptions
-
-UPLOAD = bytes(300_000)
-FOREVER: ReaperOptions = {"timeout": 4 * PATIENCE, "idle_timeout": None}
-
-
-@contextmanager
-def closing_reaper(listener: GracefulListener) -> Generator[GracefulListener, None, None]:
-    with listener, listener.reaper:
-        yield listener
 
 
 @pytest.fixture
@@ -75,47 +82,7 @@ def listener_of_any_family(any_family: str, tmp_path: Path) -> Iterator[Graceful
         yield listener
 
 
-def listen(family: str, folder: Path) -> GracefulListener:
-    match family:
-        case "tcp4":
-            return GracefulListener(("127.0.0.1", 0))
-        case "tcp6":
-            return GracefulListener(("::1", 0), family=socket.AF_INET6)
-        case _:
-            return GracefulListener(str(folder / "listener"), family=socket.AF_UNIX)
-
-
-def client_of(listener: socket.socket, buffer: int | None = None) -> socket.socket:
-    client = socket.socket(listener.family, socket.SOCK_STREAM)
-    if buffer is not None:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    client.settimeout(PATIENCE)
-    client.connect(listener.getsockname())
-    return client
-
-
-@contextmanager
-def connection(
-    listener: socket.socket,
-) -> Generator[tuple[socket.socket, socket.socket], None, None]:
-    """Our end, from accept(), and the client's."""
-    with client_of(listener) as client:
-        accepted, _ = listener.accept()
-        with accepted:
-            yield accepted, client
-
-
-def outcomes(reaper: Reaper) -> dict[CloseOutcome, int]:
-    """Return the outcomes of all connections of a listener."""
-    reaper.close()
-    return {outcome: count for outcome, count in reaper.stats().items() if count}
-
-
 # --- every way to close is graceful ------------------------------------------------------
-
-
-def end(sock: socket.socket) -> None:
-    sock.close()
 
 
 def end_of_the_last_file(sock: socket.socket) -> None:
@@ -139,8 +106,8 @@ def shutdown(how: int) -> Callable[[socket.socket], None]:
     return shut_and_end
 
 
-WAYS = {
-    "close()": end,
+WAYS: dict[str, Callable[[socket.socket], None]] = {
+    "close()": methodcaller("close"),
     "the last makefile() object": end_of_the_last_file,
     "with": end_of_a_block,
     "SHUT_WR first": shutdown(socket.SHUT_WR),
@@ -337,8 +304,7 @@ def test_an_accept_without_a_descriptor_ends_the_older_half_of_the_pending_close
         stack.enter_context(client_of(listening))
         with descriptors.none_left(), pytest.raises(OSError, match="open files"):
             accept()
-        while len(reaper) > 2:
-            time.sleep(0.001)
+        wait_until(lambda: len(reaper) <= 2)
         reaper.close(0)
         assert reaper.overflowed == 2
 
@@ -520,10 +486,7 @@ def test_a_listener_can_listen_for_both_families() -> None:
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
             accepted, _ = listener.accept()
-            client.sendall(b"unread")
-            await_input(accepted)
-            accepted.close()
-            assert read_all(client) == b""
+            assert_graceful(accepted, client)
 
 
 @pytest.mark.parametrize("timeout", [None, 0.0, 5.0])
@@ -540,10 +503,7 @@ def test_a_listening_socket_can_be_adopted(
             with client_of(listener) as client:
                 await_input(listener)
                 accepted, _ = listener.accept()
-                client.sendall(b"unread")
-                await_input(accepted)
-                accepted.close()
-                assert read_all(client) == b""
+                assert_graceful(accepted, client)
 
 
 def test_only_listening_sockets_are_adopted() -> None:
@@ -585,63 +545,25 @@ def test_a_reaper_and_its_options_cannot_be_combined() -> None:
         GracefulListener(("127.0.0.1", 0), reaper=3)  # type: ignore[arg-type]
 
 
-def test_a_dup_of_a_listener_is_a_listener() -> None:
-    with closing_reaper(GracefulListener(("127.0.0.1", 0))) as listener:
-        with listener.dup() as twin:
-            assert twin.reaper is listener.reaper
-            with connection(twin) as (accepted, client):
-                client.sendall(b"unread")
-                await_input(accepted)
-                accepted.close()
-                assert read_all(client) == b""
+def test_a_dup_of_a_listener_is_a_listener(listener: GracefulListener) -> None:
+    with listener.dup() as twin:
+        assert twin.reaper is listener.reaper
+        with connection(twin) as (accepted, client):
+            assert_graceful(accepted, client)
     assert outcomes(listener.reaper) == {CloseOutcome.PEER_CLOSED: 1}
 
 
 @pytest.mark.parametrize("timeout", [None, 0, 3])
-def test_a_dup_of_a_listener_waits_as_long_as_the_listener(timeout: float | None) -> None:
-    with closing_reaper(GracefulListener(("127.0.0.1", 0))) as listener:
-        listener.settimeout(timeout)
-        with listener.dup() as twin:
-            assert twin.gettimeout() == timeout
-            assert os.get_blocking(listener.fileno()) is (timeout is None)
+def test_a_dup_of_a_listener_waits_as_long_as_the_listener(
+    listener: GracefulListener, timeout: float | None
+) -> None:
+    listener.settimeout(timeout)
+    with listener.dup() as twin:
+        assert twin.gettimeout() == timeout
+        assert os.get_blocking(listener.fileno()) is (timeout is None)
 
 
 # --- with a fork ------------------------------------------------------------------------------
-
-
-@contextmanager
-def child(work: Callable[[], object]) -> Generator[None, None, None]:
-    """Run `work` in a forked child while the block runs; the child must exit with 0."""
-    number = os.fork()
-    if number == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    try:
-        yield
-    finally:
-        assert os.waitpid(number, 0)[1] == 0
-
-
-def serve_one(listener: socket.socket) -> None:
-    accepted, _ = listener.accept()
-    await_input(accepted)
-    accepted.sendall(b"reply")
-    accepted.close()
-
-
-def serve_one_to_its_end(listener: GracefulListener) -> None:
-    serve_one(listener)
-    assert outcomes(listener.reaper) == {CloseOutcome.PEER_CLOSED: 1}
-
-
-def ask(listener: socket.socket) -> None:
-    with client_of(listener) as client:
-        client.sendall(b"unread")
-        assert read_all(client) == b"reply"
 
 
 def test_each_child_of_a_prefork_server_closes_gracefully(listener: GracefulListener) -> None:
@@ -675,23 +597,16 @@ def test_close_of_one_process_after_a_fork_only_drops_its_reference(
         client.close()  # the child's copy
         serve()
 
-    def close() -> None:
-        accepted.close()
-
-    in_child = serve_in_child if who_serves == "the child" else close
-    in_parent = serve if who_serves == "the parent" else close
     with connection(listener) as (accepted, client):
-        with child(in_child):
-            if who_serves == "the child":
-                in_parent()
-            client.sendall(b"unread")
-            if who_serves == "the parent":
-                with meanwhile(in_parent):
-                    assert read_all(client) == b"reply"
-                    client.close()
-            else:
-                assert read_all(client) == b"reply"
-                client.close()
+        if who_serves == "the child":
+            with child(serve_in_child):
+                accepted.close()
+                client.sendall(b"unread")
+                assert read_and_close(client) == b"reply"
+        else:
+            with child(accepted.close), meanwhile(serve):
+                client.sendall(b"unread")
+                assert read_and_close(client) == b"reply"
     assert outcomes(listener.reaper) == {}
 
 
@@ -704,19 +619,6 @@ VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
     version: ssl.TLSVersion = request.param
     return version
-
-
-def secured(sock: socket.socket, version: ssl.TLSVersion) -> ssl.SSLSocket:
-    return client_context(version).wrap_socket(
-        sock, server_hostname=NAME, suppress_ragged_eofs=False
-    )
-
-
-def ask_by_tls(listener: socket.socket, version: ssl.TLSVersion) -> bytes:
-    """Send an upload that is not read, and read the reply to its close_notify."""
-    with secured(client_of(listener), version) as client:
-        client.sendall(UPLOAD)
-        return read_all(client)
 
 
 def serve_one_by_tls(listener: socket.socket, context: ssl.SSLContext, how: int | None) -> None:
@@ -834,11 +736,8 @@ def test_asyncio_sets_tcp_nodelay_on_accepted_sockets(listener: GracefulListener
 
     async def main() -> bytes:
         async with await asyncio.start_server(look, sock=listener):
-            return await asyncio.to_thread(ask_nothing, listener)
-
-    def ask_nothing(listener: socket.socket) -> bytes:
-        with client_of(listener) as client:
-            return read_all(client)
+            with client_of(listener) as client:
+                return await asyncio.to_thread(read_all, client)
 
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         assert runner.run(main()) != b"0"
@@ -904,11 +803,8 @@ async def accept_in_a_loop(listener: GracefulListener, *, set_mode: bool) -> Non
     if set_mode:
         listener.setblocking(False)
     with client_of(listener) as client:
-        client.sendall(b"unread")
         accepted, _ = await loop.sock_accept(listener)
-        await_input(accepted)
-        accepted.close()
-        assert read_all(client) == b""
+        assert_graceful(accepted, client)
 
 
 def test_trio_rejects_the_listener(listener: GracefulListener) -> None:

@@ -15,8 +15,8 @@ import pytest
 from certificates import NAME, client_context, server_context
 from graceful_close import CloseResult, GracefulListener, Reaper
 from graceful_close._listener import _let_others_run  # pyright: ignore[reportPrivateUsage]
+from listening import client_of, closing_reaper, connection
 from streams import PATIENCE, await_reset, meanwhile, read_all, reset
-from test_listener import client_of, closing_reaper, connection
 from test_tls import read_tls_and_close
 
 HERE = ("127.0.0.1", 0)

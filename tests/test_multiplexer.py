@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Coroutine
 from time import monotonic
 from typing import Any
 
 import pytest
 
 import descriptors
+from every_loop import on
 from graceful_close import CloseOutcome
 from graceful_close._async import TaskClose
 from graceful_close._asyncio_multiplexer import multiplexer
 from graceful_close._options import Options
-from streams import PATIENCE, Connection, connect_many, read_all
+from streams import Connection, connect_many, read_all
 from test_loop import Broken
 
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, PATIENCE))
+on_asyncio = on(["asyncio"])
 
 
 def closes_of(
@@ -29,12 +27,13 @@ def closes_of(
     return [(TaskClose(options or Options(1000), monotonic()), sock) for sock in socks]
 
 
-def test_other_tasks_run_after_each_batch_of_beginnings(
+@on_asyncio
+async def test_other_tasks_run_after_each_batch_of_beginnings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("graceful_close._async.BATCH", 2)
-
-    async def test(socks: list[socket.socket]) -> None:
+    with connect_many(7) as crowd:
+        socks = [sock for sock, _ in crowd]
         begun: set[int] = set()
 
         async def look() -> None:
@@ -45,14 +44,13 @@ def test_other_tasks_run_after_each_batch_of_beginnings(
         looking = asyncio.create_task(look())
         await multiplexer().close_each(closes_of(socks, Options(0)))
         looking.cancel()
+        await asyncio.wait([looking])
         assert begun - {0, 7} == {2, 4, 6}
 
-    with connect_many(7) as crowd:
-        run(test([sock for sock, _ in crowd]))
 
-
-def test_the_first_of_two_failures_is_raised_when_the_others_have_ended() -> None:
-    async def test(crowd: list[Connection]) -> None:
+@on_asyncio
+async def test_the_first_of_two_failures_is_raised_when_the_others_have_ended() -> None:
+    with connect_many(3) as crowd:
         socks = [Broken(fileno=sock.detach()) for sock, _ in crowd[:2]] + [crowd[2].ours]
         closing = asyncio.create_task(multiplexer().close_each(closes_of(socks)))
         assert await asyncio.to_thread(read_all, crowd[2].peer) == b""
@@ -63,42 +61,36 @@ def test_the_first_of_two_failures_is_raised_when_the_others_have_ended() -> Non
         assert [sock.fileno() for sock in socks] == [-1] * 3
         assert [read_all(peer) for _, peer in crowd[:2]] == [b"", b""]
 
-    with connect_many(3) as crowd:
-        run(test(crowd))
 
-
-def test_a_close_that_cannot_begin_closes_its_socket(tcp: Connection) -> None:
-    async def test() -> None:
-        broken = Broken(fileno=tcp.ours.detach())
-        with pytest.raises(RuntimeError, match="a bug"):
-            await multiplexer().close(TaskClose(Options(), monotonic()), broken)
-        assert broken.fileno() == -1
-        assert await asyncio.to_thread(read_all, tcp.peer) == b""
-
-    run(test())
+@on_asyncio
+async def test_a_close_that_cannot_begin_closes_its_socket(tcp: Connection) -> None:
+    broken = Broken(fileno=tcp.ours.detach())
+    with pytest.raises(RuntimeError, match="a bug"):
+        await multiplexer().close(TaskClose(Options(), monotonic()), broken)
+    assert broken.fileno() == -1
+    assert await asyncio.to_thread(read_all, tcp.peer) == b""
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_a_cancelled_close_is_in_the_loop_no_more(many: bool, tcp: Connection) -> None:
-    async def test() -> None:
-        closes, [(close, sock)] = multiplexer(), closes_of([tcp.ours])
-        closing = asyncio.ensure_future(
-            closes.close_each([(close, sock)]) if many else closes.close(close, sock)
-        )
-        while not closes.closes:
-            await asyncio.sleep(0)
-        closing.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await closing
-        assert not closes.closes
-        assert not close.held or close.held[0].fileno() == -1
-        assert await asyncio.to_thread(read_all, tcp.peer) == b""
-
-    run(test())
+@on_asyncio
+async def test_a_cancelled_close_is_in_the_loop_no_more(many: bool, tcp: Connection) -> None:
+    closes, [(close, sock)] = multiplexer(), closes_of([tcp.ours])
+    closing = asyncio.ensure_future(
+        closes.close_each([(close, sock)]) if many else closes.close(close, sock)
+    )
+    while not closes.closes:
+        await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert not closes.closes
+    assert not close.held or close.held[0].fileno() == -1
+    assert await asyncio.to_thread(read_all, tcp.peer) == b""
 
 
-def test_a_deadline_that_is_earlier_than_the_timer_is_met(tcp: Connection) -> None:
-    async def test(other: socket.socket) -> None:
+@on_asyncio
+async def test_a_deadline_that_is_earlier_than_the_timer_is_met(tcp: Connection) -> None:
+    with connect_many(1) as [(other, _)]:
         closes = multiplexer()
         [(long, sock)] = closes_of([other])
         waiting = asyncio.create_task(closes.close(long, sock))
@@ -107,13 +99,12 @@ def test_a_deadline_that_is_earlier_than_the_timer_is_met(tcp: Connection) -> No
         [(short, sock)] = closes_of([tcp.ours], Options(0.05))
         assert (await closes.close(short, sock)).outcome is CloseOutcome.TIMED_OUT
         waiting.cancel()
-
-    with connect_many(1) as [(other, _)]:
-        run(test(other))
+        await asyncio.wait([waiting])
 
 
-def test_closes_without_a_descriptor_to_wait_on_are_followed_by_closes_with_one() -> None:
-    async def test(crowd: list[Connection]) -> None:
+@on_asyncio
+async def test_closes_without_a_descriptor_to_wait_on_are_followed_by_closes_with_one() -> None:
+    with connect_many(4) as crowd:
         closes = multiplexer()
 
         async def begin(index: int) -> asyncio.Task[Any]:
@@ -144,17 +135,12 @@ def test_closes_without_a_descriptor_to_wait_on_are_followed_by_closes_with_one(
             crowd[index].peer.close()
             assert (await closing).outcome is CloseOutcome.PEER_CLOSED
 
-    with connect_many(4) as crowd:
-        run(test(crowd))
 
-
-def test_a_loop_that_another_task_keeps_busy_still_ends_a_close(tcp: Connection) -> None:
-    async def test() -> None:
-        closing = asyncio.create_task(
-            multiplexer().close(TaskClose(Options(0.05), monotonic()), tcp.ours)
-        )
-        while not closing.done():
-            await asyncio.sleep(0)
-        assert (await closing).outcome is CloseOutcome.TIMED_OUT
-
-    run(test())
+@on_asyncio
+async def test_a_loop_that_another_task_keeps_busy_still_ends_a_close(tcp: Connection) -> None:
+    closing = asyncio.create_task(
+        multiplexer().close(TaskClose(Options(0.05), monotonic()), tcp.ours)
+    )
+    while not closing.done():
+        await asyncio.sleep(0)
+    assert (await closing).outcome is CloseOutcome.TIMED_OUT

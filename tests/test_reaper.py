@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, as_completed, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ from streams import (
     read_all,
     read_and_close,
     reset,
+    wait_until,
 )
 
 REPLY = b"reply" * 13_000
@@ -73,14 +74,6 @@ def threads() -> list[threading.Thread]:
     """Return the threads of this test's Reapers."""
     named = {t for t in threading.enumerate() if t.name == "graceful-close reaper"}
     return [*named - _left]
-
-
-def wait_until(state: Callable[[], object]) -> None:
-    """Wait until a condition is true, by polling."""
-    patience = time.monotonic() + PATIENCE
-    while not state() and time.monotonic() < patience:
-        time.sleep(0.001)
-    assert state(), "the condition was never true"
 
 
 def await_end(*threads: threading.Thread) -> None:
@@ -1487,34 +1480,27 @@ def test_sixteen_threads_can_submit_concurrently(
     each = int(request.config.option.soak) // 16
     room = threading.BoundedSemaphore(100)  # descriptors are finite: macOS allows 256
     ended: Counter[CloseOutcome] = Counter()
-    errors: list[BaseException] = []
 
     def note(future: Future[CloseResult]) -> None:
         ended[future.result(0).outcome] += 1
         room.release()
 
     def work() -> None:
-        try:
-            for number in range(each):
-                assert room.acquire(timeout=PATIENCE)
-                ours, peer = socket.socketpair()
-                with peer:
-                    if number % 4 == 0:
-                        peer.sendall(b"unread")
-                    if number % 3 == 0:
-                        peer.close()
-                    future = reaper.submit(ours)
-                future.add_done_callback(note)
-        except BaseException as error:  # noqa: BLE001
-            errors.append(error)
+        for number in range(each):
+            assert room.acquire(timeout=PATIENCE)
+            ours, peer = socket.socketpair()
+            with peer:
+                if number % 4 == 0:
+                    peer.sendall(b"unread")
+                if number % 3 == 0:
+                    peer.close()
+                future = reaper.submit(ours)
+            future.add_done_callback(note)
 
-    workers = [threading.Thread(target=work) for _ in range(16)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    with ThreadPoolExecutor(16) as pool:
+        for worker in [pool.submit(work) for _ in range(16)]:
+            worker.result()
     reaper.close()
-    assert errors == []
     assert ended == {CloseOutcome.PEER_CLOSED: 16 * each}
     assert reaper.stats()[CloseOutcome.PEER_CLOSED] == 16 * each
     assert len(reaper) == 0

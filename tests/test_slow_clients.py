@@ -7,8 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,7 +17,8 @@ import pytest
 from graceful_close import CloseOutcome
 from graceful_close.socketserver import GracefulMixIn
 from pythons import FAMILY_OF_FROMFD, PYPY
-from streams import PATIENCE
+from streams import PATIENCE, wait_until
+from test_socketserver import serving
 
 if sys.platform == "win32":
     pytest.skip("Windows has no RLIMIT_NOFILE", allow_module_level=True)
@@ -81,13 +81,6 @@ def serves_others(address: tuple[str, int], count: int) -> int:
     return max(int(get(address)) for _ in range(count))
 
 
-def await_that(state: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while not state():
-        assert time.monotonic() < give_up, "the state was not reached"
-        time.sleep(0.02)
-
-
 class Handler(BaseHTTPRequestHandler):
     """Replies with the number of the server's connections."""
 
@@ -108,17 +101,11 @@ class Server(GracefulMixIn, HTTPServer):  # one thread
 
 
 def test_slow_clients_do_not_block_the_one_thread_of_http_server(affordable: int) -> None:
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(Server(("127.0.0.1", 0), Handler)) as server:
         address = ("127.0.0.1", server.server_port)
-        try:
-            with slow_clients(address, affordable):
-                assert serves_others(address, 20) > 10
-                await_that(lambda: len(server.reaper) == 0)
-        finally:
-            server.shutdown()
-            thread.join()
+        with slow_clients(address, affordable):
+            assert serves_others(address, 20) > 10
+            wait_until(lambda: len(server.reaper) == 0)
     ended = server.reaper.stats()
     assert ended[CloseOutcome.TIMED_OUT] > 0  # the clients that drip
     assert ended[CloseOutcome.IDLE_TIMED_OUT] > 0
@@ -162,7 +149,7 @@ def test_slow_clients_do_not_block_the_one_worker_of_gunicorn(
             try:
                 with slow_clients(address, affordable):
                     assert serves_others(address, 20) > 10
-                    await_that(lambda: int(get(address)) == 0)
+                    wait_until(lambda: int(get(address)) == 0)
             finally:
                 process.terminate()
                 assert process.communicate(timeout=PATIENCE)[1] == b""

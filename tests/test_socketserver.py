@@ -9,9 +9,8 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
@@ -27,7 +26,8 @@ from certificates import NAME, client_context, server_context
 from cpython_tests import NO_TESTS
 from graceful_close import CloseOutcome, GracefulListener, LingerPolicy, set_linger
 from graceful_close.socketserver import GracefulMixIn
-from streams import PATIENCE, ends_in_reset, read_all
+from listening import child
+from streams import PATIENCE, ends_in_reset, meanwhile, read_all, wait_until
 
 UPLOAD = bytes(5_000_000)
 REQUEST = b"POST /nowhere HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(UPLOAD)
@@ -130,14 +130,11 @@ SERVERS: dict[str, Callable[[], Any]] = {
 
 @contextmanager
 def serving(server: Any) -> Generator[Any, None, None]:
-    with server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with server, meanwhile(partial(server.serve_forever, 0.01)):
         try:
             yield server
         finally:
             server.shutdown()
-            thread.join()
 
 
 def client_of(server: Any) -> socket.socket:
@@ -259,10 +256,8 @@ def test_one_thread_serves_the_next_client_while_a_client_does_not_close() -> No
         for client in clients:
             client.sendall(b"x")
             assert read_all(client) == b"413 too large"
-        patience = time.monotonic() + PATIENCE
-        while len(server.reaper) < 3 and time.monotonic() < patience:
-            time.sleep(0.001)  # a client gets the FIN before the Reaper has counted the close
-        assert len(server.reaper) == 3
+        # A client gets the FIN before the Reaper has counted the close.
+        wait_until(lambda: len(server.reaper) == 3)
         for client in clients:
             client.close()
     assert ended(server) == {CloseOutcome.PEER_CLOSED: 3}
@@ -362,20 +357,16 @@ def test_a_forking_server_waits_only_in_the_child() -> None:
 
 def test_a_prefork_server_closes_gracefully_in_each_child() -> None:
     server = GracefulTCPServer(HERE, Refuse)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            for _ in range(2):
-                server.handle_request()
-            server.server_close()
-            assert ended(server) == {CloseOutcome.PEER_CLOSED: 2}
-            status = 0
-        finally:
-            os._exit(status)
-    for _ in range(2):
-        assert upload(server) == b"413 too large"
-    assert os.waitpid(child, 0)[1] == 0
+
+    def serve_two() -> None:
+        for _ in range(2):
+            server.handle_request()
+        server.server_close()
+        assert ended(server) == {CloseOutcome.PEER_CLOSED: 2}
+
+    with child(serve_two):
+        for _ in range(2):
+            assert upload(server) == b"413 too large"
     server.server_close()
 
 
@@ -389,11 +380,9 @@ def test_threads_share_one_reaper() -> None:
         barrier.wait()
         seen.append(server.reaper)
 
-    threads = [threading.Thread(target=look) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ExitStack() as threads:
+        for _ in range(8):
+            threads.enter_context(meanwhile(look))
     server.server_close()
     assert len({id(reaper) for reaper in seen}) == 1
 

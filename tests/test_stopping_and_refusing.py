@@ -7,7 +7,6 @@ import socket
 import socketserver
 import ssl
 import sys
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
@@ -153,16 +152,13 @@ def asked(server: socketserver.TCPServer) -> Generator[socket.socket, None, None
             with suppress(SystemExit):
                 server.handle_request()
 
-    thread = threading.Thread(target=serve)
     with (
         server,
+        meanwhile(serve),
         socket.create_connection(server.socket.getsockname(), timeout=PATIENCE) as client,
     ):
         client.sendall(b"GET")
-        thread.start()
         yield client
-        client.close()
-        thread.join()
 
 
 @pytest.mark.parametrize("handler", [Half, HalfAndExit])
@@ -218,9 +214,11 @@ def test_the_alert_of_a_failed_handshake_arrives() -> None:
     server = Server(HERE, Half)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     raw = server.socket.getsockname()
-    thread = threading.Thread(target=server.handle_request)
-    with server, socket.create_connection(raw, timeout=PATIENCE) as plain:
-        thread.start()
+    with (
+        server,
+        meanwhile(server.handle_request),
+        socket.create_connection(raw, timeout=PATIENCE) as plain,
+    ):
         client = client_context(ssl.TLSVersion.TLSv1_3).wrap_socket(plain, server_hostname=NAME)
         with client:
             # In TLS 1.3 the client finishes its handshake before the server has verified the
@@ -228,4 +226,3 @@ def test_the_alert_of_a_failed_handshake_arrives() -> None:
             client.sendall(bytes(100_000))
             with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
                 client.recv(1)
-        thread.join()
