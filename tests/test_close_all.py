@@ -48,6 +48,7 @@ from streams import (
     read_and_close,
     reset,
 )
+from test_tls import session
 
 REPLY = b"reply" * 13_000
 
@@ -810,8 +811,6 @@ def test_a_socket_that_fails_before_its_close_begins_does_not_shorten_the_others
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_tls_says_goodbye_and_the_session_is_forgotten(version: ssl.TLSVersion) -> None:
-    from test_tls import session
-
     with session(version) as (tls, tls_peer), connect("tcp4") as (plain, plain_peer):
         tls.sendall(b"reply")
         with meanwhile(read_and_close_all, plain_peer, tls_peer) as replies:

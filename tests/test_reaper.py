@@ -47,6 +47,7 @@ from streams import (
     reset,
     wait_until,
 )
+from test_tls import fill_raw, session
 
 REPLY = b"reply" * 13_000
 HERE = Path(__file__).parent
@@ -512,8 +513,6 @@ def test_a_signal_during_the_first_use_of_a_future_leaves_it_usable(early: bool)
 
 @pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def tls(request: pytest.FixtureRequest) -> Iterator[Any]:
-    from test_tls import session
-
     with session(request.param) as both:
         yield both
 
@@ -531,8 +530,6 @@ def test_a_close_over_tls_sends_close_notify_and_drops_the_session(
 
 
 def test_close_notify_without_room_is_sent_when_there_is_room(tls: Any, reaper: Reaper) -> None:
-    from test_tls import fill_raw
-
     written = fill_raw(tls.ours)
     future = reaper.submit(tls.ours)
     await_sleep(threads()[0])  # so that the Reaper has seen that there is no room
@@ -549,9 +546,7 @@ def test_the_reset_of_a_tls_peer_is_a_result_and_not_an_exception(
     tls: Any, reaper: Reaper
 ) -> None:
     reset(tls.peer)
-    poller = select.poll()
-    poller.register(tls.ours, 0)
-    assert poller.poll(PATIENCE * 1000), "POLLERR"
+    await_reset(tls.ours)
     result = result_of(reaper.submit(tls.ours))
     assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, False)
     assert isinstance(result.error, ConnectionResetError)
@@ -562,8 +557,6 @@ def test_close_drops_the_descriptor_number_of_a_tls_socket_that_waits_for_room(
     tls: Any, reaper: Reaper
 ) -> None:
     """Another socket may have the number when the object is closed."""
-    from test_tls import fill_raw
-
     fill_raw(tls.ours)
     with kept_thread(reaper):
         reaper.submit(tls.ours)
