@@ -132,7 +132,10 @@ UNAVAILABLE = 77
 CONTRACT = ["tests/contract"]
 # All but the tests of the state machine and of combinations, which take an hour on PyPy.
 SUITE = ["tests", "--ignore=tests/situations", "--ignore=tests/test_teardown_exhaustive.py"]
-THREADS = ["tests/test_reaper.py", "tests/test_interrupted_asker.py", "tests/test_importing.py"]
+THREADS = [
+    *map(str, Path("tests").glob("test_reaper*.py")),
+    *("tests/test_interrupted_asker.py", "tests/test_importing.py"),
+]
 ELSEWHERE = {
     "gvisor": CONTRACT,
     "i386": CONTRACT,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import select
+import selectors
 import signal
 import socket
 import sys
@@ -15,7 +17,9 @@ from pathlib import Path
 import pytest
 
 import graceful_close
-from streams import Connection, Full, connect, fill, listen
+from graceful_close import Reaper
+from reaping import forget_threads
+from streams import PATIENCE, Connection, Full, connect, connect_many, fill, listen
 
 FAMILIES = ("tcp4", "tcp6", "unix")
 
@@ -114,6 +118,51 @@ def vsock() -> Iterator[socket.socket]:
         pytest.skip(f"this kernel has no AF_VSOCK: {error}")
     with sock:
         yield sock
+
+
+@pytest.fixture
+def crowd() -> Iterator[list[Connection]]:
+    with connect_many(10) as connections:
+        yield connections
+
+
+@pytest.fixture(params=["epoll", "poll"])
+def selector(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run each test with every kind of selector."""
+    name: str = request.param
+    if name != "epoll":
+        monkeypatch.delattr(select, "epoll", raising=False)
+    if name == "poll":
+        monkeypatch.setattr(selectors, "DefaultSelector", selectors.PollSelector)
+    if name == "select":
+        monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
+        monkeypatch.setattr("graceful_close._selector._SELECTABLE", 3)
+    return name
+
+
+@pytest.fixture
+def reaper(selector: str) -> Iterator[Reaper]:
+    """A Reaper with every kind of selector."""
+    del selector
+    with Reaper(timeout=PATIENCE, idle_timeout=None) as reaper:
+        yield reaper
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_of_an_earlier_test() -> None:
+    forget_threads()
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[BaseException | None]:
+    """Yield the exceptions reported to threading.excepthook."""
+    reported: list[BaseException | None] = []
+
+    def report(args: threading.ExceptHookArgs) -> None:
+        reported.append(args.exc_value)
+
+    monkeypatch.setattr(threading, "excepthook", report)
+    return reported
 
 
 def _has_ipv6() -> bool:
