@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -45,11 +46,15 @@ def _flask(factory: str, host: str, port: int) -> list[str]:
     return [*_PYTHON, "flask", "--app", app, "run", "-h", host, "-p", str(port)]
 
 
-def free_port() -> int:
-    """Return a port without a listener, which the system does not assign again soon."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
+def free_port(low: int = 10_000, high: int = 32_000) -> int:
+    """Return a port that stays free: Linux, macOS and Windows use higher ports for clients."""
+    while True:
+        port = random.randrange(low, high)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue  # EADDRINUSE
+        return port
 
 
 @contextlib.contextmanager

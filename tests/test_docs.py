@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import logging
 import os
-import random
 import re
 import shutil
 import signal
@@ -22,6 +21,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from graceful_close import GracefulListener
+from started import free_port
 from streams import (
     PATIENCE,
     connect,
@@ -62,27 +62,13 @@ def without_number(output: str) -> str:
     return re.sub(r"\[Errno \d+\]", "[Errno]", output)
 
 
-def free_port() -> int:
-    """Return a port that stays free: Linux, macOS and Windows use higher ports for clients.
-
-    It has four digits, like the tutorial's, because the request contains it and its bytes are
-    counted.
-    """
-    while True:
-        port = random.randrange(5_001, 10_000)
-        try:
-            socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue  # EADDRINUSE
-        return port
-
-
 class Reader:
     """A reader who runs the commands of the tutorial, with another port."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port = str(free_port())
+        # Of four digits, as in the tutorial, because the bytes of the request are counted.
+        self._port = str(free_port(5_001, 10_000))
 
     def save(self, name: str, source: str) -> None:
         assert f"`{name}`" in TUTORIAL

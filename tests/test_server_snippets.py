@@ -17,7 +17,7 @@ from streams import PATIENCE
 if sys.platform == "win32":
     pytest.skip("the test ends its child with SIGTERM", allow_module_level=True)
 
-from test_docs import free_port
+from started import free_port
 from test_recipes import Recipe, Server, stop_in_the_midst_of_uploads
 
 PAGE = (Path(__file__).parent.parent / "docs/servers.md").read_text(encoding="utf-8")
