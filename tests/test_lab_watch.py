@@ -177,7 +177,9 @@ def test_closes_of_every_kind_are_counted_and_judged_exactly(
                 expected[kind_and_cost] = expected.get(kind_and_cost, 0) + times
         *resets, summary = watched.end()
     why = [(line["how"], line["reply"], line["because"]) for line in resets if "how" in line]
-    assert counted(summary["rows"]) == expected, why
+    # On a busy machine the kernel also resets a handshake, in which a segment is repeated.
+    closes = [row for row in summary["rows"] if "TCP_FLAGS" not in row["how"]]
+    assert counted(closes) == expected, why
     assert {(row["process"], row["pid"], row["port"]) for row in summary["rows"]} == {
         (server.name, server.pid, server.ports[family])
     }
