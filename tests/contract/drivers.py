@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -11,15 +10,9 @@ from typing import Any
 
 import anyio
 import pytest
-import trio
-from anyio.abc import SocketStream
-from anyio.streams.tls import TLSStream
 
 import graceful_close
-import graceful_close.anyio
-import graceful_close.asyncio
-import graceful_close.trio
-from event_loops import LOOPS
+from every_loop import EVERY
 from graceful_close import CloseResult, Reaper
 
 # What is asked of a driver: the name of a call, its arguments, its options.
@@ -125,84 +118,31 @@ async def _submitted(module: Any, stream: Any, ask: Ask) -> CloseResult:
     return results[0]
 
 
-async def _by_asyncio(
-    closed: Closed, ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
-) -> CloseResult:
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    protocol = asyncio.StreamReaderProtocol(reader)
-    ours.setblocking(False)
-    transport, _ = await loop.connect_accepted_socket(lambda: protocol, ours, ssl=context)
-    writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-    writer.write(reply)
-    return await closed(graceful_close.asyncio, writer, ask)
+def _on(name: str, closed: Closed = _asked) -> Driver:
+    """A driver on an event loop of every_loop.py."""
+    loop = EVERY[name]
 
-
-async def _by_trio(
-    closed: Closed, ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
-) -> CloseResult:
-    raw = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-    stream = trio.SSLStream(raw, context, server_side=True) if context else raw
-    await stream.send_all(reply)
-    return await closed(graceful_close.trio, stream, ask)
-
-
-async def _by_anyio(
-    closed: Closed, ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
-) -> CloseResult:
-    raw = await SocketStream.from_socket(ours)
-    stream = (
-        await TLSStream.wrap(raw, server_side=True, ssl_context=context) if context else raw
-    )
-    await stream.send(reply)
-    return await closed(graceful_close.anyio, stream, ask)
-
-
-def _run_by(
-    work: Callable[..., Awaitable[CloseResult]],
-    run: Callable[..., CloseResult],
-    closed: Callable[..., Awaitable[CloseResult]] = _asked,
-) -> Driver:
     def driver(
         ours: socket.socket, context: ssl.SSLContext | None, reply: bytes, ask: Ask
     ) -> CloseResult:
-        return run(work, closed, ours, context, reply, ask)
+        async def write_and_close() -> CloseResult:
+            stream = await loop.open(ours, context)
+            await loop.send(stream, reply)
+            return await closed(loop.module, stream, ask)
+
+        return anyio.run(write_and_close, **loop.backend)
 
     return driver
-
-
-def _in_asyncio(work: Any, *arguments: Any) -> CloseResult:
-    with asyncio.Runner(debug=True) as runner:
-        result: CloseResult = runner.run(work(*arguments))
-        return result
-
-
-def _in_uvloop(work: Any, *arguments: Any) -> CloseResult:
-    with asyncio.Runner(loop_factory=LOOPS["uvloop"]) as runner:
-        result: CloseResult = runner.run(work(*arguments))
-        return result
-
-
-def _in_anyio(backend: str) -> Callable[..., CloseResult]:
-    def run(work: Any, *arguments: Any) -> CloseResult:
-        result: CloseResult = anyio.run(work, *arguments, backend=backend)
-        return result
-
-    return run
 
 
 DRIVERS: dict[str, Driver] = {
     "blocking": blocking,
     "close_all": close_all,
     "Reaper": reaper,
-    "asyncio": _run_by(_by_asyncio, _in_asyncio),
-    **{name: _run_by(_by_asyncio, _in_uvloop) for name in LOOPS if name == "uvloop"},
-    "trio": _run_by(_by_trio, trio.run),
-    "anyio on asyncio": _run_by(_by_anyio, _in_anyio("asyncio")),
-    "anyio on trio": _run_by(_by_anyio, _in_anyio("trio")),
-    "asyncio.Reaper": _run_by(_by_asyncio, _in_asyncio, _submitted),
-    "trio.Reaper": _run_by(_by_trio, trio.run, _submitted),
-    "anyio.Reaper": _run_by(_by_anyio, _in_anyio("asyncio"), _submitted),
+    **{name: _on(name) for name in EVERY},
+    "asyncio.Reaper": _on("asyncio", _submitted),
+    "trio.Reaper": _on("trio", _submitted),
+    "anyio.Reaper": _on("anyio on asyncio", _submitted),
 }
 
 # These close gracefully and nothing else.
