@@ -269,10 +269,7 @@ def on(
                 bound = functools.partial(test, **given)
                 anyio.run(watched, bound, complaints, **chosen.backend)
 
-        parameters = list(own.parameters.values())
-        if "loop" not in own.parameters:
-            parameters.append(inspect.Parameter("loop", inspect.Parameter.KEYWORD_ONLY))
-        vars(run)["__signature__"] = own.replace(parameters=parameters)
+        vars(run)["__signature__"] = with_loop(own)
         mark: Callable[..., None] = (
             pytest.mark.parametrize(("loop", "kind"), both, ids=map("-".join, both))(run)
             if both
@@ -281,6 +278,14 @@ def on(
         return mark
 
     return decorate
+
+
+def with_loop(own: inspect.Signature) -> inspect.Signature:
+    """The signature of a test that also has the parameter `loop`, for pytest."""
+    parameters = list(own.parameters.values())
+    if "loop" not in own.parameters:
+        parameters.append(inspect.Parameter("loop", inspect.Parameter.KEYWORD_ONLY))
+    return own.replace(parameters=parameters)
 
 
 @contextmanager

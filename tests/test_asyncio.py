@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import inspect
 import os
 import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
 from typing import Any, NamedTuple, cast
@@ -26,6 +28,7 @@ from every_loop import (
     EVERY,
     UPLOAD,
     StandIn,
+    Test,
     ends_in_raw_reset,
     leave_no_room,
     no_complaints,
@@ -34,6 +37,7 @@ from every_loop import (
     tls_peer,
     version_of,
     watched,
+    with_loop,
 )
 from every_loop import upload_then_read as upload_then_read  # noqa: PLC0414 (for test_asyncio_server.py)
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, set_linger
@@ -74,6 +78,23 @@ def run_in(
         asyncio.Runner(debug=True, loop_factory=factory) as runner,
     ):
         runner.run(watched(lambda: test, complaints))
+
+
+def in_each(
+    loops: Mapping[str, Callable[[], asyncio.AbstractEventLoop]],
+) -> Callable[[Test], Callable[..., None]]:
+    """Run an async test in a loop of each kind."""
+
+    def decorate(test: Test) -> Callable[..., None]:
+        @functools.wraps(test)
+        def run(loop: str, **given: Any) -> None:
+            run_in(loops[loop], test(**given))
+
+        vars(run)["__signature__"] = with_loop(inspect.signature(test))
+        mark: Callable[..., None] = pytest.mark.parametrize("loop", loops)(run)
+        return mark
+
+    return decorate
 
 
 class Pair(NamedTuple):

@@ -26,8 +26,16 @@ from event_loops import LOOPS
 from graceful_close import CloseOutcome, GracefulListener, LingerPolicy, set_linger
 from graceful_close.asyncio import graceful_close, graceful_factory, graceful_loop
 from signals import each_moment
-from streams import PATIENCE, await_fin, await_reset, ends_in_reset, read_all, reset
-from test_asyncio import KINDS, TLS, in_thread, read_then_close, run_in, upload_then_read
+from streams import PATIENCE, await_fin, await_reset, connect, ends_in_reset, read_all, reset
+from test_asyncio import (
+    KINDS,
+    TLS,
+    in_each,
+    in_thread,
+    read_then_close,
+    run_in,
+    upload_then_read,
+)
 
 REPLY = b"reply" * 13_107
 MEGABYTES = b"reply" * 1_700_000
@@ -43,7 +51,8 @@ def _new_loop(
 
 GRACEFUL = {name: partial(_new_loop, factory) for name, factory in LOOPS.items()}
 
-in_each_loop = pytest.mark.parametrize("loop", LOOPS)
+in_each_loop = in_each(GRACEFUL)
+each_loop = pytest.mark.parametrize("loop", LOOPS)
 of_each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -146,7 +155,10 @@ async def early_reply(made: Any, connect: Any, reply: bytes) -> bytes:
     await protocol.received.wait()
     protocol.transport.write(reply)
     protocol.transport.close()
-    return await client
+    assert protocol.transport.is_closing()
+    received = await client
+    await protocol.lost.wait()
+    return received
 
 
 async def pending_close(made: Any, connect: Any) -> Any:
@@ -158,7 +170,7 @@ async def pending_close(made: Any, connect: Any) -> Any:
     return client
 
 
-@in_each_loop
+@each_loop
 def test_a_server_whose_wait_is_cancelled_ends_its_closes(loop: str) -> None:
     async def test() -> None:
         async with served("tcp") as (server, made, connect):
@@ -172,7 +184,7 @@ def test_a_server_whose_wait_is_cancelled_ends_its_closes(loop: str) -> None:
     run_in(partial(GRACEFUL[loop], timeout=1000, idle_timeout=None), test())
 
 
-@in_each_loop
+@each_loop
 def test_sigint_ends_the_wait_for_a_server_and_reaches_its_handler(loop: str) -> None:
     interrupted: list[int] = []
 
@@ -200,65 +212,41 @@ def test_sigint_ends_the_wait_for_a_server_and_reaches_its_handler(loop: str) ->
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("kind", ["tcp", "unix"])
-@in_each_loop
-def test_an_accepted_connection_closes_gracefully(loop: str, kind: str) -> None:
+@pytest.mark.parametrize("family", ["tcp4", "unix"])
+@each_loop
+def test_an_accepted_connection_closes_gracefully(loop: str, family: str) -> None:
     async def test() -> None:
-        running = asyncio.get_running_loop()
-        family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
         made: asyncio.Queue[Protocol] = asyncio.Queue()
-        with tempfile.TemporaryDirectory() as folder:
-            address: Any = str(Path(folder) / "x") if kind == "unix" else ("127.0.0.1", 0)
-            with socket.create_server(address, family=family) as listener:
-
-                def ask() -> bytes:
-                    with socket.socket(family, socket.SOCK_STREAM) as peer:
-                        peer.settimeout(PATIENCE)
-                        peer.connect(listener.getsockname())
-                        return upload_then_read(peer)
-
-                for _ in range(2):
-                    client = asyncio.create_task(in_thread(ask))
-                    accepted, _ = await in_thread(listener.accept)
-                    accepted.setblocking(False)
-                    transport, protocol = await running.connect_accepted_socket(
-                        lambda: Protocol(made), accepted
-                    )
-                    assert protocol is await made.get()
-                    assert protocol.transport is transport
-                    await protocol.received.wait()
-                    transport.write(REPLY)
-                    transport.close()
-                    assert await client == REPLY
+        for _ in range(2):
+            with connect(family) as (accepted, peer):
+                client = asyncio.create_task(in_thread(upload_then_read, peer))
+                accepted.setblocking(False)
+                running = asyncio.get_running_loop()
+                transport, protocol = await running.connect_accepted_socket(
+                    lambda: Protocol(made), accepted
+                )
+                assert protocol is await made.get()
+                assert protocol.transport is transport
+                await protocol.received.wait()
+                transport.write(REPLY)
+                transport.close()
+                assert await client == REPLY
 
     run_in(GRACEFUL[loop], test())
-    gc.collect()
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread():
-            thread.join(PATIENCE)  # an unreferenced Reaper finishes its closes
+    await_reapers()
 
 
 @of_each_kind
 @in_each_loop
-def test_a_protocol_that_only_calls_close_loses_no_early_reply(loop: str, kind: str) -> None:
-    async def test() -> None:
-        async with served(kind) as (_, made, connect):
-            for _ in range(5):
-                client = asyncio.create_task(in_thread(lambda: upload_then_read(connect())))
-                protocol = await made.get()
-                await protocol.received.wait()
-                protocol.transport.write(REPLY)
-                protocol.transport.close()
-                assert protocol.transport.is_closing()
-                await protocol.lost.wait()
-                assert await client == REPLY
-
-    run_in(GRACEFUL[loop], test())
+async def test_a_protocol_that_only_calls_close_loses_no_early_reply(kind: str) -> None:
+    async with served(kind) as (_, made, connect):
+        for _ in range(5):
+            assert await early_reply(made, connect, REPLY) == REPLY
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["", "in a graceful loop"])
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-@in_each_loop
+@each_loop
 def test_a_server_with_a_graceful_factory_loses_no_early_reply(
     loop: str, kind: str, nested: bool
 ) -> None:
@@ -277,33 +265,21 @@ def test_a_server_with_a_graceful_factory_loses_no_early_reply(
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-@in_each_loop
-def test_a_server_of_the_unpatched_loop_loses_the_reply(loop: str, kind: str) -> None:
+@in_each(LOOPS)
+async def test_a_server_of_the_unpatched_loop_loses_the_reply(kind: str) -> None:
     """This test shows that the tests above can fail."""
-
-    async def test() -> None:
-        async with served(kind) as (_, made, connect):
-            client = asyncio.create_task(in_thread(lambda: upload_then_read(connect())))
-            protocol = await made.get()
-            await protocol.received.wait()
-            protocol.transport.write(REPLY)
-            protocol.transport.close()
-            with pytest.raises((ConnectionError, ssl.SSLError)):
-                await client
-
-    run_in(LOOPS[loop], test())
+    async with served(kind) as (_, made, connect):
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            await early_reply(made, connect, REPLY)
 
 
 @of_each_kind
 @in_each_loop
-def test_a_reply_larger_than_every_buffer_is_flushed_while_the_peer_uploads(
-    loop: str, kind: str
+async def test_a_reply_larger_than_every_buffer_is_flushed_while_the_peer_uploads(
+    kind: str,
 ) -> None:
-    async def test() -> None:
-        async with served(kind) as (_, made, connect):
-            assert await early_reply(made, connect, MEGABYTES) == MEGABYTES
-
-    run_in(GRACEFUL[loop], test())
+    async with served(kind) as (_, made, connect):
+        assert await early_reply(made, connect, MEGABYTES) == MEGABYTES
 
 
 class RepliesInDataReceived(Protocol):
@@ -318,109 +294,94 @@ class RepliesInDataReceived(Protocol):
 
 @of_each_kind
 @in_each_loop
-def test_a_long_reply_from_data_received_arrives_complete(loop: str, kind: str) -> None:
-    async def test() -> None:
-        async with served(kind, protocol=RepliesInDataReceived) as (_, _, connect):
-            for _ in range(3):
-                assert await in_thread(lambda: upload_then_read(connect())) == MEGABYTES
-
-    run_in(GRACEFUL[loop], test())
+async def test_a_long_reply_from_data_received_arrives_complete(kind: str) -> None:
+    async with served(kind, protocol=RepliesInDataReceived) as (_, _, connect):
+        for _ in range(3):
+            assert await in_thread(lambda: upload_then_read(connect())) == MEGABYTES
 
 
 @pytest.mark.usefixtures("on_a_dup")
 @of_each_kind
 @in_each_loop
-def test_the_server_waits_for_pending_closes(loop: str, kind: str) -> None:
-    async def test() -> None:
-        async with served(kind) as (server, made, connect):
-            peer = await in_thread(connect)
-            protocol = await made.get()
-            protocol.transport.write(REPLY)
-            protocol.transport.close()
-            await protocol.lost.wait()
-            server.close()
-            waiting = asyncio.create_task(server.wait_closed())
-            # The close is pending after the peer has read our FIN and continues to send.
-            assert await in_thread(read_all, peer) == REPLY
-            if kind not in TLS:
-                await in_thread(peer.sendall, bytes(4096))
-            assert not waiting.done()
-            peer.close()
-            await waiting
-
-    run_in(GRACEFUL[loop], test())
+async def test_the_server_waits_for_pending_closes(kind: str) -> None:
+    async with served(kind) as (server, made, connect):
+        peer = await in_thread(connect)
+        protocol = await made.get()
+        protocol.transport.write(REPLY)
+        protocol.transport.close()
+        await protocol.lost.wait()
+        server.close()
+        waiting = asyncio.create_task(server.wait_closed())
+        # The close is pending after the peer has read our FIN and continues to send.
+        assert await in_thread(read_all, peer) == REPLY
+        if kind not in TLS:
+            await in_thread(peer.sendall, bytes(4096))
+        assert not waiting.done()
+        peer.close()
+        await waiting
 
 
 # --- the rest of the transport is unchanged ---------------------------------------------
 
 
 @in_each_loop
-def test_a_server_may_set_attributes_of_its_own_on_a_transport(loop: str) -> None:
-    async def test() -> None:
-        async with served("tcp") as (_, made, connect):
-            await in_thread(connect)
-            protocol = await made.get()
-            transport: Any = protocol.transport
-            transport.request_id = 7
-            assert transport.request_id == 7
-            transport.close()
-            await protocol.lost.wait()
-
-    run_in(GRACEFUL[loop], test())
+async def test_a_server_may_set_attributes_of_its_own_on_a_transport() -> None:
+    async with served("tcp") as (_, made, connect):
+        await in_thread(connect)
+        protocol = await made.get()
+        transport: Any = protocol.transport
+        transport.request_id = 7
+        assert transport.request_id == 7
+        transport.close()
+        await protocol.lost.wait()
 
 
 @in_each_loop
-def test_a_new_protocol_gets_the_data_directly(loop: str) -> None:
-    async def test() -> None:
-        async with served("tcp") as (_, made, connect):
-            peer = await in_thread(connect)
-            first = await made.get()
-            assert isinstance(first.transport, asyncio.Transport)
-            assert first.transport.get_protocol() is first
-            second = Protocol(made)
-            first.transport.set_protocol(second)
-            peer.sendall(b"x")
-            await second.received.wait()
-            assert first.transport.get_protocol() is second
-            first.transport.close()
-            assert first.transport.get_protocol() is second
-            third = Protocol(made)
-            first.transport.set_protocol(third)
-            await third.lost.wait()
-            assert (first.calls, second.calls, third.calls) == (["made"], [], ["lost"])
-
-    run_in(GRACEFUL[loop], test())
+async def test_a_new_protocol_gets_the_data_directly() -> None:
+    async with served("tcp") as (_, made, connect):
+        peer = await in_thread(connect)
+        first = await made.get()
+        assert isinstance(first.transport, asyncio.Transport)
+        assert first.transport.get_protocol() is first
+        second = Protocol(made)
+        first.transport.set_protocol(second)
+        peer.sendall(b"x")
+        await second.received.wait()
+        assert first.transport.get_protocol() is second
+        first.transport.close()
+        assert first.transport.get_protocol() is second
+        third = Protocol(made)
+        first.transport.set_protocol(third)
+        await third.lost.wait()
+        assert (first.calls, second.calls, third.calls) == (["made"], [], ["lost"])
 
 
 @in_each_loop
-def test_reading_can_be_paused_and_resumed(loop: str) -> None:
-    async def test() -> None:
-        async with served("tcp") as (_, made, connect):
-            peer = await in_thread(connect)
-            protocol = await made.get()
-            transport = protocol.transport
-            transport.pause_reading()
-            assert not transport.is_reading()
-            transport.resume_reading()
-            assert transport.is_reading()
-            transport.set_write_buffer_limits(high=5000, low=1000)
-            assert transport.get_write_buffer_limits() == (1000, 5000)
-            assert transport.get_extra_info("peername")[:2] == peer.getsockname()
-            assert transport.get_extra_info("nothing", "default") == "default"
-            assert transport.can_write_eof()
-            transport.writelines([b"good", b"bye"])
-            transport.write_eof()
-            assert await in_thread(read_all, peer) == b"goodbye"
-            transport.close()
-            for call in (transport.pause_reading, transport.resume_reading, transport.close):
-                call()
-            assert not transport.is_reading()
-            await protocol.lost.wait()
-
-    run_in(GRACEFUL[loop], test())
+async def test_reading_can_be_paused_and_resumed() -> None:
+    async with served("tcp") as (_, made, connect):
+        peer = await in_thread(connect)
+        protocol = await made.get()
+        transport = protocol.transport
+        transport.pause_reading()
+        assert not transport.is_reading()
+        transport.resume_reading()
+        assert transport.is_reading()
+        transport.set_write_buffer_limits(high=5000, low=1000)
+        assert transport.get_write_buffer_limits() == (1000, 5000)
+        assert transport.get_extra_info("peername")[:2] == peer.getsockname()
+        assert transport.get_extra_info("nothing", "default") == "default"
+        assert transport.can_write_eof()
+        transport.writelines([b"good", b"bye"])
+        transport.write_eof()
+        assert await in_thread(read_all, peer) == b"goodbye"
+        transport.close()
+        for call in (transport.pause_reading, transport.resume_reading, transport.close):
+            call()
+        assert not transport.is_reading()
+        await protocol.lost.wait()
 
 
-@in_each_loop
+@each_loop
 def test_a_transport_can_be_closed_while_the_loop_does_not_run(loop: str) -> None:
     async def begin() -> tuple[Protocol, socket.socket]:
         made: asyncio.Queue[Protocol] = asyncio.Queue()
@@ -440,101 +401,86 @@ def test_a_transport_can_be_closed_while_the_loop_does_not_run(loop: str) -> Non
 
 @pytest.mark.parametrize("when", ["before close()", "after close()"])
 @in_each_loop
-def test_abort_resets(loop: str, when: str) -> None:
-    async def test() -> None:
-        async with served("tcp") as (_, made, connect):
-            peer = await in_thread(connect)
-            protocol = await made.get()
+async def test_abort_resets(when: str) -> None:
+    async with served("tcp") as (_, made, connect):
+        peer = await in_thread(connect)
+        protocol = await made.get()
+        peer.sendall(b"unread")
+        await protocol.received.wait()
+        protocol.transport.write(MEGABYTES)
+        if when == "after close()":
+            protocol.transport.close()
+        else:
+            # The kernel delivers the data that it has, unless there is unread input.
+            protocol.transport.pause_reading()
             peer.sendall(b"unread")
-            await protocol.received.wait()
-            protocol.transport.write(MEGABYTES)
-            if when == "after close()":
-                protocol.transport.close()
-            else:
-                # The kernel delivers the data that it has, unless there is unread input.
-                protocol.transport.pause_reading()
-                peer.sendall(b"unread")
-            protocol.transport.abort()
-            await protocol.lost.wait()
-            assert await in_thread(ends_in_reset, peer)
-            assert protocol.calls == ["made", "lost"]
-
-    run_in(GRACEFUL[loop], test())
+        protocol.transport.abort()
+        await protocol.lost.wait()
+        assert await in_thread(ends_in_reset, peer)
+        assert protocol.calls == ["made", "lost"]
 
 
 @in_each_loop
-def test_an_interrupt_at_any_call_of_close_ends_the_transport(loop: str) -> None:
-    async def test() -> None:
-        async with served("tcp") as (_, made, connect):
-            for interrupted in each_moment():
-                await in_thread(connect)
-                protocol = await made.get()
-                with interrupted():
-                    protocol.transport.close()
-                closing = protocol.transport.is_closing()
-                assert closing or protocol.transport.get_protocol() is protocol
+async def test_an_interrupt_at_any_call_of_close_ends_the_transport() -> None:
+    async with served("tcp") as (_, made, connect):
+        for interrupted in each_moment():
+            await in_thread(connect)
+            protocol = await made.get()
+            with interrupted():
                 protocol.transport.close()
-                await protocol.lost.wait()
-                assert protocol.calls == ["made", "lost"]
-
-    run_in(GRACEFUL[loop], test())
+            closing = protocol.transport.is_closing()
+            assert closing or protocol.transport.get_protocol() is protocol
+            protocol.transport.close()
+            await protocol.lost.wait()
+            assert protocol.calls == ["made", "lost"]
 
 
 @pytest.mark.usefixtures("on_a_dup")
 @in_each_loop
-def test_a_server_that_sets_so_linger_to_abort_resets(loop: str) -> None:
-    async def test() -> None:
-        async with served("tcp") as (_, made, connect):
-            peer = await in_thread(connect)
-            protocol = await made.get()
-            number = os.dup(protocol.transport.get_extra_info("socket").fileno())
-            with socket.socket(fileno=number) as dup:
-                set_linger(dup, LingerPolicy.ABORT)
+async def test_a_server_that_sets_so_linger_to_abort_resets() -> None:
+    async with served("tcp") as (_, made, connect):
+        peer = await in_thread(connect)
+        protocol = await made.get()
+        number = os.dup(protocol.transport.get_extra_info("socket").fileno())
+        with socket.socket(fileno=number) as dup:
+            set_linger(dup, LingerPolicy.ABORT)
+        protocol.transport.close()
+        assert await in_thread(ends_in_reset, peer)
+
+
+@in_each_loop
+async def test_without_a_free_descriptor_the_transport_closes_as_usual() -> None:
+    async with served("tcp") as (_, made, connect):
+        peer = await in_thread(connect)
+        protocol = await made.get()
+        protocol.transport.write(b"goodbye")
+        with descriptors.none_left():
             protocol.transport.close()
-            assert await in_thread(ends_in_reset, peer)
-
-    run_in(GRACEFUL[loop], test())
-
-
-@in_each_loop
-def test_without_a_free_descriptor_the_transport_closes_as_usual(loop: str) -> None:
-    async def test() -> None:
-        async with served("tcp") as (_, made, connect):
-            peer = await in_thread(connect)
-            protocol = await made.get()
-            protocol.transport.write(b"goodbye")
-            with descriptors.none_left():
-                protocol.transport.close()
-                await protocol.lost.wait()
-            assert await in_thread(read_all, peer) == b"goodbye"
-
-    run_in(GRACEFUL[loop], test())
+            await protocol.lost.wait()
+        assert await in_thread(read_all, peer) == b"goodbye"
 
 
 @in_each_loop
-def test_an_explicit_graceful_close_of_such_a_stream_returns_a_result(loop: str) -> None:
-    async def test() -> None:
-        writers: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+async def test_an_explicit_graceful_close_of_such_a_stream_returns_a_result() -> None:
+    writers: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
 
-        async def handle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await writers.put(writer)
+    async def handle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await writers.put(writer)
 
-        async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
-            peer = socket.create_connection(server.sockets[0].getsockname(), PATIENCE)
-            writer = await writers.get()
-            writer.write(REPLY)
-            client = asyncio.create_task(in_thread(read_then_close, peer))
-            result = await graceful_close(writer, timeout=PATIENCE)
-            assert result.outcome is CloseOutcome.PEER_CLOSED
-            assert await client == REPLY
-            writer.close()
-            await writer.wait_closed()
-
-    run_in(GRACEFUL[loop], test())
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        peer = socket.create_connection(server.sockets[0].getsockname(), PATIENCE)
+        writer = await writers.get()
+        writer.write(REPLY)
+        client = asyncio.create_task(in_thread(read_then_close, peer))
+        result = await graceful_close(writer, timeout=PATIENCE)
+        assert result.outcome is CloseOutcome.PEER_CLOSED
+        assert await client == REPLY
+        writer.close()
+        await writer.wait_closed()
 
 
 @in_each_loop
-def test_a_stream_after_start_tls_closes_gracefully(loop: str) -> None:
+async def test_a_stream_after_start_tls_closes_gracefully() -> None:
     theirs, ours = (
         client_context(ssl.TLSVersion.TLSv1_3),
         server_context(ssl.TLSVersion.TLSv1_3),
@@ -557,11 +503,8 @@ def test_a_stream_after_start_tls_closes_gracefully(loop: str) -> None:
         writer.close()
         await writer.wait_closed()
 
-    async def test() -> None:
-        async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
-            assert await in_thread(client, server.sockets[0].getsockname()) == REPLY
-
-    run_in(GRACEFUL[loop], test())
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        assert await in_thread(client, server.sockets[0].getsockname()) == REPLY
 
 
 def test_a_client_of_such_a_loop_uses_start_tls_and_sendfile_as_usual(tmp_path: Path) -> None:
@@ -613,7 +556,7 @@ def test_a_file_is_sent_by_sendfile(kind: str, own: bool, tmp_path: Path) -> Non
     await_reapers()
 
 
-@in_each_loop
+@each_loop
 def test_a_graceful_listener_works_on_every_such_loop(loop: str) -> None:
     """uvloop's plain loop takes the listener's descriptor, and is rejected."""
 
@@ -638,26 +581,21 @@ def test_a_graceful_listener_works_on_every_such_loop(loop: str) -> None:
 
 
 @in_each_loop
-def test_the_rest_of_the_server_is_unchanged(loop: str) -> None:
-    async def test() -> None:
-        running = asyncio.get_running_loop()
-        server = await running.create_server(
-            asyncio.Protocol, "127.0.0.1", 0, start_serving=False
-        )
-        assert not server.is_serving()
-        await server.start_serving()
-        assert server.is_serving()
-        assert server.get_loop() is running
-        assert type(running).__name__ in {"GracefulLoop", "Graceful_UnixSelectorEventLoop"}
-        (sock,) = server.sockets
-        assert sock.getsockname()[1]
-        serving = asyncio.create_task(server.serve_forever())
-        await asyncio.sleep(0)
-        serving.cancel()
-        await asyncio.wait([serving])
-        assert not server.is_serving()
-
-    run_in(GRACEFUL[loop], test())
+async def test_the_rest_of_the_server_is_unchanged() -> None:
+    running = asyncio.get_running_loop()
+    server = await running.create_server(asyncio.Protocol, "127.0.0.1", 0, start_serving=False)
+    assert not server.is_serving()
+    await server.start_serving()
+    assert server.is_serving()
+    assert server.get_loop() is running
+    assert type(running).__name__ in {"GracefulLoop", "Graceful_UnixSelectorEventLoop"}
+    (sock,) = server.sockets
+    assert sock.getsockname()[1]
+    serving = asyncio.create_task(server.serve_forever())
+    await asyncio.sleep(0)
+    serving.cancel()
+    await asyncio.wait([serving])
+    assert not server.is_serving()
 
 
 @pytest.mark.parametrize("options", [{"timeout": -1}, {"drain_limit": 0.5}])
@@ -677,7 +615,7 @@ STEPS = st.sampled_from(
 
 
 @of_each_kind
-@in_each_loop
+@each_loop
 def test_connection_lost_is_called_exactly_once(loop: str, kind: str) -> None:
     async def play(steps: list[str]) -> None:
         async with asyncio.timeout(PATIENCE), served(kind) as (_, made, connect):
@@ -738,7 +676,7 @@ def test_connection_lost_is_called_exactly_once(loop: str, kind: str) -> None:
 
 @pytest.mark.parametrize("turns", [0, 1, 10])
 @of_each_kind
-@in_each_loop
+@each_loop
 def test_the_end_of_the_loop_during_a_flush_resets_and_leaks_nothing(
     loop: str, kind: str, turns: int
 ) -> None:
@@ -771,26 +709,23 @@ def test_the_end_of_the_loop_during_a_flush_resets_and_leaks_nothing(
 
 
 @in_each_loop
-def test_hundreds_of_connections_leak_nothing(loop: str) -> None:
-    async def test() -> None:
-        async with served("tcp") as (server, made, connect):
-            gc.collect()
-            before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-            for _ in range(20):
-                peers = [await in_thread(connect) for _ in range(25)]
-                for peer in peers:
-                    peer.sendall(b"request")
-                for _ in peers:
-                    protocol = await made.get()
-                    await protocol.received.wait()
-                    protocol.transport.write(b"reply")
-                    protocol.transport.close()
-                for peer in peers:
-                    await_fin(peer)
-                    peer.close()
-            server.close()
-            await server.wait_closed()
-            if before:
-                assert len(os.listdir("/proc/self/fd")) <= before + 3  # the Reaper's own
-
-    run_in(GRACEFUL[loop], test())
+async def test_hundreds_of_connections_leak_nothing() -> None:
+    async with served("tcp") as (server, made, connect):
+        gc.collect()
+        before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        for _ in range(20):
+            peers = [await in_thread(connect) for _ in range(25)]
+            for peer in peers:
+                peer.sendall(b"request")
+            for _ in peers:
+                protocol = await made.get()
+                await protocol.received.wait()
+                protocol.transport.write(b"reply")
+                protocol.transport.close()
+            for peer in peers:
+                await_fin(peer)
+                peer.close()
+        server.close()
+        await server.wait_closed()
+        if before:
+            assert len(os.listdir("/proc/self/fd")) <= before + 3  # the Reaper's own
