@@ -8,6 +8,8 @@ import socket
 import ssl
 import tempfile
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -18,10 +20,13 @@ from every_loop import no_complaints
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
 from graceful_close.asyncio import abortive_close, close_all, closing, graceful_close
 from streams import PATIENCE, await_input
-from test_asyncio import in_a_loop, in_thread, pair, run_in
+from test_asyncio import Pair, in_a_loop, in_each, in_thread, pair
 
 TLS = ("tls1.2", "tls1.3")
 over_tcp = pytest.mark.parametrize("kind", ["tcp", *TLS])
+one_or_many = pytest.mark.parametrize(
+    "many", [False, True], ids=["graceful_close", "close_all"]
+)
 
 MEGABYTES = b"reply" * 400_000
 ABORTED = f"[Errno {errno.ECONNABORTED}] the transport was aborted, or sends a file"
@@ -29,10 +34,22 @@ HELD = 8_000_000  # more than any kernel here takes at a time
 SMALL_BUFFER = 65_536
 
 
-def little_room(writer: asyncio.StreamWriter) -> None:
-    """The kernel is to hold little, so that the transport holds the rest."""
-    sock: Any = writer.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER)
+@asynccontextmanager
+async def held(kind: str, reply: bytes) -> AsyncGenerator[Pair]:
+    """A stream whose transport holds most of a reply."""
+    async with pair(kind, peer_buffer=SMALL_BUFFER) as both:
+        sock: Any = both.writer.get_extra_info("socket")
+        # The kernel is to hold little, so that the transport holds the rest.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER)
+        both.writer.write(reply)
+        yield both
+
+
+async def close(writer: asyncio.StreamWriter, *, many: bool, **options: Any) -> CloseResult:
+    """Close a stream on its own, or as one of many."""
+    if many:
+        return (await close_all([writer], **options))[0]
+    return await graceful_close(writer, **options)
 
 
 def reads_slowly(peer: socket.socket, pause: float = 0.02) -> bytes:
@@ -73,9 +90,7 @@ async def until_it_flushes(writer: asyncio.StreamWriter) -> None:
 @over_tcp
 @in_a_loop
 async def test_a_reader_that_is_slow_and_steady_gets_it_whole(kind: str) -> None:
-    async with pair(kind, peer_buffer=SMALL_BUFFER) as (_, writer, peer):
-        little_room(writer)
-        writer.write(MEGABYTES)
+    async with held(kind, MEGABYTES) as (_, writer, peer):
         reading = asyncio.create_task(in_thread(reads_slowly, peer))
         result = await graceful_close(writer, timeout=0.3)
         assert await reading == MEGABYTES
@@ -86,26 +101,18 @@ async def test_a_reader_that_is_slow_and_steady_gets_it_whole(kind: str) -> None
 @over_tcp
 @in_a_loop
 async def test_so_does_each_of_many(kind: str) -> None:
-    async with pair(kind, peer_buffer=SMALL_BUFFER) as (_, one, its):
-        async with pair(kind, peer_buffer=SMALL_BUFFER) as (_, two, other):
-            for writer in (one, two):
-                little_room(writer)
-                writer.write(MEGABYTES)
-            reading = [
-                asyncio.create_task(in_thread(reads_slowly, peer)) for peer in (its, other)
-            ]
-            results = await close_all([one, two], timeout=0.3)
-            assert await asyncio.gather(*reading) == [MEGABYTES] * 2
-            assert [result.clean for result in results] == [True, True]
+    async with held(kind, MEGABYTES) as (_, one, its), held(kind, MEGABYTES) as (_, two, other):
+        reading = [asyncio.create_task(in_thread(reads_slowly, peer)) for peer in (its, other)]
+        results = await close_all([one, two], timeout=0.3)
+        assert await asyncio.gather(*reading) == [MEGABYTES] * 2
+        assert [result.clean for result in results] == [True, True]
 
 
 @pytest.mark.parametrize("policy", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
 @over_tcp
 @in_a_loop
 async def test_one_that_stops_reading_is_given_up(kind: str, policy: Any) -> None:
-    async with pair(kind, peer_buffer=SMALL_BUFFER) as (_, writer, peer):
-        little_room(writer)
-        writer.write(bytes(HELD))
+    async with held(kind, bytes(HELD)) as (_, writer, peer):
         await in_thread(peer.recv, SMALL_BUFFER)
         result = await graceful_close(writer, timeout=0.3, on_timeout=policy)
         assert result.outcome is CloseOutcome.TIMED_OUT
@@ -117,14 +124,12 @@ async def test_one_that_stops_reading_is_given_up(kind: str, policy: Any) -> Non
         assert error is not None, "half a reply does not end in order"
 
 
-@pytest.mark.parametrize("many", [False, True])
+@one_or_many
 @over_tcp
 @in_a_loop
 async def test_the_end_of_the_coroutine_resets(kind: str, many: bool) -> None:
     """Nothing can be awaited then."""
-    async with pair(kind, peer_buffer=SMALL_BUFFER) as (_, writer, peer):
-        little_room(writer)
-        writer.write(bytes(HELD))
+    async with held(kind, bytes(HELD)) as (_, writer, peer):
         ending = close_all([writer]) if many else graceful_close(writer)
         while ending.send(None) is None:
             pass
@@ -136,13 +141,14 @@ async def test_the_end_of_the_coroutine_resets(kind: str, many: bool) -> None:
 # --- another task cuts it --------------------------------------------------------------------------
 
 
+@one_or_many
 @over_tcp
 @in_a_loop
-async def test_what_another_task_aborts_meanwhile_is_reset_and_not_clean(kind: str) -> None:
-    async with pair(kind, peer_buffer=SMALL_BUFFER) as (_, writer, peer):
-        little_room(writer)
-        writer.write(bytes(HELD))
-        ending = asyncio.create_task(graceful_close(writer, timeout=PATIENCE))
+async def test_what_another_task_aborts_meanwhile_is_reset_and_not_clean(
+    kind: str, many: bool
+) -> None:
+    async with held(kind, bytes(HELD)) as (_, writer, peer):
+        ending = asyncio.create_task(close(writer, many=many, timeout=PATIENCE))
         await until_it_flushes(writer)
         writer.transport.abort()
         result = await ending
@@ -155,18 +161,14 @@ async def test_what_another_task_aborts_meanwhile_is_reset_and_not_clean(kind: s
         assert error is ConnectionResetError
 
 
-@pytest.mark.parametrize("many", [False, True])
+@one_or_many
 @in_a_loop
 async def test_what_another_task_aborts_is_not_clean_although_the_kernel_does_not_count(
     many: bool,
 ) -> None:
     async with pair("unix") as (_, writer, peer):
         writer.write(bytes(HELD))
-
-        async def close() -> CloseResult:
-            return (await close_all([writer]))[0] if many else await graceful_close(writer)
-
-        ending = asyncio.create_task(close())
+        ending = asyncio.create_task(close(writer, many=many))
         await until_it_flushes(writer)
         writer.transport.abort()
         assert str((await ending).error) == ABORTED
@@ -176,10 +178,8 @@ async def test_what_another_task_aborts_is_not_clean_although_the_kernel_does_no
 @pytest.mark.parametrize("kind", TLS)
 @in_a_loop
 async def test_a_close_by_another_task_during_the_flush_changes_nothing(kind: str) -> None:
-    async with pair(kind, peer_buffer=SMALL_BUFFER) as (_, writer, peer):
+    async with held(kind, bytes(HELD)) as (_, writer, peer):
         sock: Any = writer.get_extra_info("socket")
-        little_room(writer)
-        writer.write(bytes(HELD))
         with no_complaints() as complaints:
             asyncio.get_running_loop().set_exception_handler(
                 lambda _, context: complaints.append(context)
@@ -196,26 +196,8 @@ async def test_a_close_by_another_task_during_the_flush_changes_nothing(kind: st
 
 @over_tcp
 @in_a_loop
-async def test_the_same_among_many(kind: str) -> None:
-    async with pair(kind, peer_buffer=SMALL_BUFFER) as (_, writer, peer):
-        little_room(writer)
-        writer.write(bytes(HELD))
-        ending = asyncio.create_task(close_all([writer], timeout=PATIENCE))
-        await until_it_flushes(writer)
-        writer.transport.abort()
-        [result] = await ending
-        assert not result.clean
-        count, error = await in_thread(how_it_ends, peer)
-        assert count < HELD
-        assert error is not None
-
-
-@over_tcp
-@in_a_loop
 async def test_an_abortive_close_ends_a_graceful_one(kind: str) -> None:
-    async with pair(kind, peer_buffer=SMALL_BUFFER) as (_, writer, peer):
-        little_room(writer)
-        writer.write(bytes(HELD))
+    async with held(kind, bytes(HELD)) as (_, writer, peer):
         ending = asyncio.create_task(graceful_close(writer, timeout=PATIENCE))
         await until_it_flushes(writer)
         aborted = await abortive_close(writer)
@@ -226,13 +208,10 @@ async def test_an_abortive_close_ends_a_graceful_one(kind: str) -> None:
         assert (count < HELD, error) == (True, ConnectionResetError), aborted
 
 
-@pytest.mark.parametrize("many", [False, True], ids=["graceful_close", "close_all"])
-def test_half_a_file_does_not_end_in_order(many: bool) -> None:
+@one_or_many
+@in_each({"asyncio": LOOPS["asyncio"]})
+async def test_half_a_file_does_not_end_in_order(many: bool) -> None:
     """A task closes a connection on which loop.sendfile() is under way; uvloop has none."""
-    run_in(LOOPS["asyncio"], _closed_over_a_file(many))
-
-
-async def _closed_over_a_file(many: bool) -> None:
     loop = asyncio.get_running_loop()
     # asyncio's own connection_lost() complains of what sendfile() leaves in the transport.
     loop.set_exception_handler(lambda _loop, _context: None)
@@ -241,10 +220,7 @@ async def _closed_over_a_file(many: bool) -> None:
             file.truncate(HELD)
             sending = asyncio.create_task(loop.sendfile(writer.transport, file))
             await in_thread(await_input, peer)
-            if many:
-                [result] = await close_all([writer], timeout=0.5)
-            else:
-                result = await graceful_close(writer, timeout=0.5)
+            result = await close(writer, many=many, timeout=0.5)
             sending.cancel()  # on its own it waits for room forever
             await asyncio.wait([sending])
         assert not result.clean
