@@ -89,17 +89,6 @@ async def test_timed_linger_close_ends_with_the_acknowledgement(loop: Loop, kind
 
 
 @every_kind
-async def test_a_silent_peer_costs_the_timeout(loop: Loop, kind: str) -> None:
-    async with pair(loop, kind) as (stream, _peer):
-        raw = loop.raw(stream)
-        await loop.send(stream, b"reply")
-        result = await loop.module.graceful_close(stream, timeout=0.1)
-        assert result.outcome is CloseOutcome.TIMED_OUT
-        assert 0.1 <= result.elapsed < PATIENCE / 2
-        assert raw.fileno() == -1
-
-
-@every_kind
 async def test_a_timeout_of_zero_sends_the_fin_and_closes(loop: Loop, kind: str) -> None:
     async with pair(loop, kind) as (stream, peer):
         raw = loop.raw(stream)

@@ -27,7 +27,6 @@ from graceful_close import (
     UncleanCloseError,
     abortive_close,
     close_all,
-    closing,
     graceful_close,
     timed_linger_close,
 )
@@ -119,12 +118,10 @@ def session(
     version: ssl.TLSVersion,
     family: str = "tcp4",
     side: str = "server",
-    *,
-    peer_buffer: int | None = None,
-    options: int = 0,
+    **more: Any,
 ) -> Generator[Session, None, None]:
-    """A TLS connection after the handshake, without unread session tickets."""
-    with wrapped(version, family, side, peer_buffer=peer_buffer, options=options) as both:
+    """A connection like that of `wrapped`, after the handshake, without unread session tickets."""
+    with wrapped(version, family, side, **more) as both:
         shake_hands(both)
         exchange(both.ours, both.peer)
         exchange(both.peer, both.ours)
@@ -154,6 +151,15 @@ def read_raw_and_close(sock: socket.socket) -> bytes:
     received = read_raw(sock)
     sock.close()
     return received
+
+
+def close_while_the_peer_reads(
+    ours: socket.socket, peer: socket.socket
+) -> tuple[CloseResult, bytes]:
+    """Close gracefully. Returns the result, and the raw bytes that the peer has read to the FIN."""
+    with meanwhile(read_raw_and_close, peer) as received:
+        result = graceful_close(ours, timeout=PATIENCE)
+    return result, received[0]
 
 
 def read_tls(sock: ssl.SSLSocket) -> bytes:
@@ -231,24 +237,12 @@ def test_the_connection_ends_with_one_close_notify_then_fin_and_no_reset(
 ) -> None:
     with session(version, family, side) as (ours, peer):
         ours.settimeout(mode)
-        with meanwhile(read_raw_and_close, peer) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
-        assert is_one_close_notify(received[0], version)
+        result, received = close_while_the_peer_reads(ours, peer)
+        assert is_one_close_notify(received, version)
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert (result.notified, result.peer_notified) == (True, None)
         assert result.clean
         assert ours.fileno() == -1
-
-
-def test_the_peer_reads_the_whole_reply_and_its_end(
-    version: ssl.TLSVersion, family: str, side: str
-) -> None:
-    with session(version, family, side) as (ours, peer):
-        ours.sendall(REPLY)
-        with meanwhile(read_tls_and_close, peer) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
-        assert received == [REPLY]
-        assert result.check().notified
 
 
 def test_a_plain_shutdown_and_close_truncates_the_stream(version: ssl.TLSVersion) -> None:
@@ -352,9 +346,8 @@ def test_a_peer_that_sent_close_notify_first_is_reported(
             assert ours.recv(1) == b""
         else:
             await_input(ours)
-        with meanwhile(read_raw_and_close, peer) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
-        assert is_one_close_notify(received[0], version)
+        result, received = close_while_the_peer_reads(ours, peer)
+        assert is_one_close_notify(received, version)
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert (result.notified, result.peer_notified) == (True, True)
 
@@ -521,32 +514,22 @@ def await_room(sock: socket.socket) -> None:
     assert poller.poll(PATIENCE * 1000)
 
 
-def test_a_wait_for_room_ends_when_there_is_room(version: ssl.TLSVersion) -> None:
-    with session(version, peer_buffer=4096) as (ours, peer):
-        written = fill_raw(ours)
-        with meanwhile(read_raw_and_close, peer) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
-        assert is_one_close_notify(received[0][written:], version)
-        assert result.check().notified
-        assert result.elapsed < PATIENCE / 2
-
-
-def test_a_peer_that_sends_everything_before_it_reads_gets_close_notify(
-    version: ssl.TLSVersion,
-) -> None:
+@pytest.mark.parametrize("upload", [0, 20_000_000], ids=["reads", "uploads before it reads"])
+def test_a_wait_for_room_ends_when_there_is_room(version: ssl.TLSVersion, upload: int) -> None:
     with session(version, peer_buffer=4096) as (ours, peer):
         written = fill_raw(ours)
 
         def upload_then_read() -> bytes:
             peer.settimeout(PATIENCE)
-            socket.socket.sendall(peer, bytes(20_000_000))
+            socket.socket.sendall(peer, bytes(upload))
             return read_raw_and_close(peer)
 
         with meanwhile(upload_then_read) as received:
             result = graceful_close(ours, timeout=PATIENCE)
         assert is_one_close_notify(received[0][written:], version)
         assert result.outcome is CloseOutcome.PEER_CLOSED
-        assert result.notified
+        assert result.check().notified
+        assert upload or result.elapsed < PATIENCE / 2
 
 
 def test_a_reset_during_the_wait_for_room_is_reported(version: ssl.TLSVersion) -> None:
@@ -573,16 +556,15 @@ def test_after_an_incomplete_record_no_close_notify_is_sent(
         elif then == "a read that finds nothing":
             with pytest.raises(ssl.SSLWantReadError):
                 ours.recv(1)
-        with meanwhile(read_raw_and_close, peer) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
+        result, received = close_while_the_peer_reads(ours, peer)
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
         assert not result.clean
         # TCP has accepted a part of the record; AF_UNIX accepts all of it or nothing.
         if family != "unix":
             with pytest.raises(AssertionError, match="the last record is incomplete"):
-                records(received[0])
+                records(received)
         else:
-            assert records(received[0])[-1] == records(received[0])[0]
+            assert records(received)[-1] == records(received)[0]
 
 
 # --- connections that have ended --------------------------------------------------------------
@@ -628,14 +610,6 @@ def test_after_a_reset_that_the_caller_has_read_there_is_no_connection(
         assert not result.clean
 
 
-def test_a_unix_peer_that_has_closed_is_not_notified(version: ssl.TLSVersion) -> None:
-    with session(version, "unix") as (ours, peer):
-        peer.close()
-        result = graceful_close(ours)
-        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
-        assert result.error is None
-
-
 def test_a_unix_peer_that_has_closed_after_close_notify_is_not_notified(
     version: ssl.TLSVersion,
 ) -> None:
@@ -651,14 +625,21 @@ def test_a_unix_peer_that_has_closed_after_close_notify_is_not_notified(
         )  # from OpenSSL 3.5 on, EPIPE is the only report
 
 
-def test_a_unix_peer_that_left_our_data_unread_is_reported_as_reset(
-    version: ssl.TLSVersion,
+@pytest.mark.parametrize(
+    ("unread", "outcome"),
+    [(b"", CloseOutcome.PEER_CLOSED), (b"never read", CloseOutcome.PEER_RESET)],
+    ids=["all read", "unread"],
+)
+def test_a_unix_peer_that_has_closed_is_not_notified(
+    version: ssl.TLSVersion, unread: bytes, outcome: CloseOutcome
 ) -> None:
     with session(version, "unix") as (ours, peer):
-        ours.sendall(b"never read")
+        if unread:
+            ours.sendall(unread)
         peer.close()
         result = graceful_close(ours)
-        assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, False)
+        assert (result.outcome, result.notified) == (outcome, False)
+        assert unread or result.error is None
 
 
 def test_a_close_after_another_holders_shutdown_waits_for_the_peer(
@@ -667,8 +648,7 @@ def test_a_close_after_another_holders_shutdown_waits_for_the_peer(
     with session(version) as (ours, peer):
         with hold_too(ours) as holder:
             holder.shutdown(socket.SHUT_WR)
-        with meanwhile(read_raw_and_close, peer):
-            result = graceful_close(ours, timeout=PATIENCE)
+        result, _ = close_while_the_peer_reads(ours, peer)
         # NOT_CONNECTED if the peer is faster than the call.
         assert result.outcome in (CloseOutcome.PEER_CLOSED, CloseOutcome.NOT_CONNECTED)
         assert result.notified is False
@@ -681,9 +661,8 @@ def test_without_a_handshake_there_is_no_session_to_end(
     version: ssl.TLSVersion, family: str, side: str
 ) -> None:
     with wrapped(version, family, side) as (ours, peer):
-        with meanwhile(read_raw_and_close, peer) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
-        assert received[0] == b""
+        result, received = close_while_the_peer_reads(ours, peer)
+        assert received == b""
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
         assert result.clean
 
@@ -695,9 +674,8 @@ def test_after_an_incomplete_handshake_there_is_no_session(
         ours.setblocking(False)
         with pytest.raises(ssl.SSLWantReadError):
             ours.do_handshake()
-        with meanwhile(read_raw_and_close, peer) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
-        assert [kind for kind, _ in records(received[0])] == [22], "the hello, and nothing else"
+        result, received = close_while_the_peer_reads(ours, peer)
+        assert [kind for kind, _ in records(received)] == [22], "the hello, and nothing else"
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
 
 
@@ -706,8 +684,7 @@ def test_a_handshake_that_failed_left_no_session(version: ssl.TLSVersion) -> Non
         socket.socket.sendall(peer, b"GET / HTTP/1.1\r\n\r\n")
         with pytest.raises(ssl.SSLError, match="HTTP_REQUEST|WRONG_VERSION"):
             ours.do_handshake()
-        with meanwhile(read_raw_and_close, peer):
-            result = graceful_close(ours, timeout=PATIENCE)
+        result, _ = close_while_the_peer_reads(ours, peer)
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
 
 
@@ -719,8 +696,7 @@ def test_a_session_that_an_error_has_ended_sends_no_close_notify(
         # The second is OpenSSL's name for it from 3.5 on.
         with pytest.raises(ssl.SSLError, match="(?i)BAD.RECORD.MAC|RECORD.LAYER.FAILURE"):
             ours.recv(1)
-        with meanwhile(read_raw_and_close, peer):
-            result = graceful_close(ours, timeout=PATIENCE)
+        result, _ = close_while_the_peer_reads(ours, peer)
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
         assert not result.clean
 
@@ -743,9 +719,8 @@ def test_a_session_that_the_caller_has_ended_sends_no_close_notify(
         send_close_notify(peer)
         await_input(ours)
         ours.unwrap()
-        with meanwhile(read_raw_and_close, peer) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
-        assert is_one_close_notify(received[0], version)
+        result, received = close_while_the_peer_reads(ours, peer)
+        assert is_one_close_notify(received, version)
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
 
 
@@ -754,9 +729,8 @@ def test_a_close_notify_that_the_caller_has_sent_is_not_sent_again(
 ) -> None:
     with session(version, family, side) as (ours, peer):
         send_close_notify(ours)
-        with meanwhile(read_raw_and_close, peer) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
-        assert is_one_close_notify(received[0], version)
+        result, received = close_while_the_peer_reads(ours, peer)
+        assert is_one_close_notify(received, version)
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
 
 
@@ -768,9 +742,8 @@ def test_an_unwrap_that_failed_at_late_data_has_sent_its_close_notify(
         await_input(ours)
         with pytest.raises(ssl.SSLError, match="APPLICATION_DATA_AFTER_CLOSE_NOTIFY"):
             ours.unwrap()
-        with meanwhile(read_raw_and_close, peer) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
-        assert is_one_close_notify(received[0], version)
+        result, received = close_while_the_peer_reads(ours, peer)
+        assert is_one_close_notify(received, version)
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
 
 
@@ -781,8 +754,7 @@ def test_an_unwrap_that_failed_at_an_incomplete_record_has_sent_nothing(
         send_half_a_record(ours)
         with pytest.raises(ssl.SSLWantWriteError):
             ours.unwrap()
-        with meanwhile(read_raw_and_close, peer):
-            result = graceful_close(ours, timeout=PATIENCE)
+        result, _ = close_while_the_peer_reads(ours, peer)
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
 
 
@@ -791,8 +763,7 @@ def test_a_session_that_shutdown_has_dropped_sends_no_close_notify(
 ) -> None:
     with session(version) as (ours, peer):
         ours.shutdown(socket.SHUT_WR)
-        with meanwhile(read_raw_and_close, peer):
-            result = graceful_close(ours, timeout=PATIENCE)
+        result, _ = close_while_the_peer_reads(ours, peer)
         assert result.outcome in (CloseOutcome.PEER_CLOSED, CloseOutcome.NOT_CONNECTED)
         assert result.notified is None
 
@@ -878,25 +849,6 @@ def test_an_abort_sends_nothing_before_the_reset(
         else:
             with pytest.raises(ConnectionResetError):
                 read_raw(peer)
-
-
-def test_closing_of_a_tls_socket_closes_gracefully_when_the_body_ends(
-    version: ssl.TLSVersion,
-) -> None:
-    with session(version) as (ours, peer):
-        with meanwhile(read_tls_and_close, peer) as received:
-            with closing(ours, timeout=PATIENCE) as sock:
-                sock.sendall(b"whole")
-        assert received == [b"whole"]
-
-
-def test_closing_of_a_tls_socket_resets_when_the_body_raises(version: ssl.TLSVersion) -> None:
-    with session(version) as (ours, peer):
-        with suppress(ZeroDivisionError), closing(ours) as sock:
-            sock.sendall(b"half")
-            raise ZeroDivisionError
-        with pytest.raises(ConnectionResetError):
-            read_raw(peer)
 
 
 # --- after the close ---------------------------------------------------------------------
