@@ -161,10 +161,17 @@ async def early_reply(made: Any, connect: Any, reply: bytes) -> bytes:
     return received
 
 
+async def connected(
+    made: asyncio.Queue[Protocol], connect: Callable[[], socket.socket]
+) -> tuple[socket.socket, Protocol]:
+    """Connect to a server; return the client and the server's protocol."""
+    client: socket.socket = await in_thread(connect)
+    return client, await made.get()
+
+
 async def pending_close(made: Any, connect: Any) -> Any:
     """A connection whose server has sent its FIN, and whose client does not answer. Returns the client."""
-    client = await in_thread(connect)
-    protocol = await made.get()
+    client, protocol = await connected(made, connect)
     protocol.transport.close()
     await in_thread(lambda: client.recv(1))  # our FIN
     return client
@@ -305,8 +312,7 @@ async def test_a_long_reply_from_data_received_arrives_complete(kind: str) -> No
 @in_each_loop
 async def test_the_server_waits_for_pending_closes(kind: str) -> None:
     async with served(kind) as (server, made, connect):
-        peer = await in_thread(connect)
-        protocol = await made.get()
+        peer, protocol = await connected(made, connect)
         protocol.transport.write(REPLY)
         protocol.transport.close()
         await protocol.lost.wait()
@@ -327,8 +333,7 @@ async def test_the_server_waits_for_pending_closes(kind: str) -> None:
 @in_each_loop
 async def test_a_server_may_set_attributes_of_its_own_on_a_transport() -> None:
     async with served("tcp") as (_, made, connect):
-        await in_thread(connect)
-        protocol = await made.get()
+        _, protocol = await connected(made, connect)
         transport: Any = protocol.transport
         transport.request_id = 7
         assert transport.request_id == 7
@@ -359,8 +364,7 @@ async def test_a_new_protocol_gets_the_data_directly() -> None:
 @in_each_loop
 async def test_reading_can_be_paused_and_resumed() -> None:
     async with served("tcp") as (_, made, connect):
-        peer = await in_thread(connect)
-        protocol = await made.get()
+        peer, protocol = await connected(made, connect)
         transport = protocol.transport
         transport.pause_reading()
         assert not transport.is_reading()
@@ -403,8 +407,7 @@ def test_a_transport_can_be_closed_while_the_loop_does_not_run(loop: str) -> Non
 @in_each_loop
 async def test_abort_resets(when: str) -> None:
     async with served("tcp") as (_, made, connect):
-        peer = await in_thread(connect)
-        protocol = await made.get()
+        peer, protocol = await connected(made, connect)
         peer.sendall(b"unread")
         await protocol.received.wait()
         protocol.transport.write(MEGABYTES)
@@ -424,8 +427,7 @@ async def test_abort_resets(when: str) -> None:
 async def test_an_interrupt_at_any_call_of_close_ends_the_transport() -> None:
     async with served("tcp") as (_, made, connect):
         for interrupted in each_moment():
-            await in_thread(connect)
-            protocol = await made.get()
+            _, protocol = await connected(made, connect)
             with interrupted():
                 protocol.transport.close()
             closing = protocol.transport.is_closing()
@@ -439,8 +441,7 @@ async def test_an_interrupt_at_any_call_of_close_ends_the_transport() -> None:
 @in_each_loop
 async def test_a_server_that_sets_so_linger_to_abort_resets() -> None:
     async with served("tcp") as (_, made, connect):
-        peer = await in_thread(connect)
-        protocol = await made.get()
+        peer, protocol = await connected(made, connect)
         number = os.dup(protocol.transport.get_extra_info("socket").fileno())
         with socket.socket(fileno=number) as dup:
             set_linger(dup, LingerPolicy.ABORT)
@@ -451,8 +452,7 @@ async def test_a_server_that_sets_so_linger_to_abort_resets() -> None:
 @in_each_loop
 async def test_without_a_free_descriptor_the_transport_closes_as_usual() -> None:
     async with served("tcp") as (_, made, connect):
-        peer = await in_thread(connect)
-        protocol = await made.get()
+        peer, protocol = await connected(made, connect)
         protocol.transport.write(b"goodbye")
         with descriptors.none_left():
             protocol.transport.close()
@@ -544,8 +544,7 @@ def test_a_file_is_sent_by_sendfile(kind: str, own: bool, tmp_path: Path) -> Non
             made,
             connect,
         ):
-            peer = await in_thread(connect)
-            protocol = await made.get()
+            peer, protocol = await connected(made, connect)
             reading = asyncio.create_task(in_thread(read_all, peer))
             with (tmp_path / "file").open("rb") as file:
                 await asyncio.get_running_loop().sendfile(protocol.transport, file)
@@ -619,8 +618,7 @@ STEPS = st.sampled_from(
 def test_connection_lost_is_called_exactly_once(loop: str, kind: str) -> None:
     async def play(steps: list[str]) -> None:
         async with asyncio.timeout(PATIENCE), served(kind) as (_, made, connect):
-            peer = await in_thread(connect)
-            protocol = await made.get()
+            peer, protocol = await connected(made, connect)
             transport = protocol.transport
             peer.settimeout(0)
             for step in [*steps, "close"]:
@@ -685,8 +683,7 @@ def test_the_end_of_the_loop_during_a_flush_resets_and_leaks_nothing(
 
     async def test() -> None:
         async with asyncio.timeout(PATIENCE), served(kind) as (_, made, connect):
-            peer = await in_thread(connect)
-            protocol = await made.get()
+            peer, protocol = await connected(made, connect)
             protocols.append(protocol)
             protocol.transport.write(MEGABYTES * 2)
             protocol.transport.close()

@@ -216,19 +216,6 @@ async def test_after_unwrap_the_connection_is_not_touched() -> None:
         await below.aclose()
 
 
-# --- abortive_close ------------------------------------------------------------------------------
-
-
-@every_tls
-async def test_after_an_abort_no_input_is_left_to_be_read(kind: str) -> None:
-    async with pair(TRIO, kind) as (stream, peer):
-        peer.sendall(b"12345")
-        assert await stream.receive_some(1) == b"1"
-        await abortive_close(stream)
-        with pytest.raises(trio.ClosedResourceError):
-            await stream.receive_some(1)
-
-
 # --- cancellation --------------------------------------------------------------------------------
 
 
@@ -252,14 +239,20 @@ def test_a_keyboard_interrupt_closes_immediately(kind: str, restrict: bool) -> N
     assert raws[0].fileno() == -1
 
 
+@pytest.mark.parametrize(
+    "close", [abortive_close, graceful_close], ids=["abort", "cancellation"]
+)
 @every_tls
-async def test_after_a_cancellation_no_input_is_left_to_be_read(kind: str) -> None:
+async def test_after_an_abort_or_a_cancellation_no_input_is_left_to_be_read(
+    kind: str, close: Any
+) -> None:
     async with pair(TRIO, kind) as (stream, peer):
         peer.sendall(b"12345")
         assert await stream.receive_some(1) == b"1"
         with trio.CancelScope() as scope:
-            scope.cancel()
-            await graceful_close(stream)
+            if close is graceful_close:
+                scope.cancel()
+            await close(stream)
         with pytest.raises(trio.ClosedResourceError):
             await stream.receive_some(1)
 
