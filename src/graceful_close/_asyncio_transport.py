@@ -295,6 +295,7 @@ class TransportTakeover(Taker):
         transport.resume_reading()
         if not transport.is_closing():
             transport.close()
+            forget_tls_error()  # of the unwrap() in close(), which asyncio passes to the transport
         if self._fails_over_input:
             # Pauses the transport below, before it can read more. Only TLS transports have this method.
             transport.set_read_buffer_limits(high=0)
