@@ -96,10 +96,60 @@ def run(request: pytest.FixtureRequest) -> Run:
     return in_asyncio if request.param == "asyncio" else in_trio
 
 
-def test_the_rest_of_the_request_is_read_before_the_end_of_the_reply(run: Run) -> None:
-    exchange = Exchange(CHUNK, CHUNK, LAST)
-    run(exchange.serve(replies(START, BODY), scope()))
-    assert exchange.seen == [START, SENT, RECEIVED, RECEIVED, RECEIVED, END]
+CHUNKED = scope((b"Transfer-Encoding", b"chunked"))
+BY_DESCRIPTOR: Message = {"type": "http.response.zerocopysend", "file": 3}
+BY_PATH: Message = {"type": "http.response.pathsend", "path": "/file"}
+ANNOUNCES: Message = {**UNSIZED, "trailers": True}
+TRAILERS: Message = {"type": "http.response.trailers", "headers": [(b"sum", b"1")]}
+
+
+@pytest.mark.parametrize(
+    ("of", "requests", "reply", "seen"),
+    [
+        (scope(), [CHUNK, CHUNK, LAST], [START, BODY], [START, SENT, *[RECEIVED] * 3, END]),
+        (CHUNKED, [CHUNK, LAST], [START, BODY], [START, SENT, RECEIVED, RECEIVED, END]),
+        (scope(), [CHUNK, GONE], [START, BODY], [START, SENT, RECEIVED, RECEIVED, END]),
+        (scope(), [CHUNK, LAST], [], [RECEIVED, RECEIVED]),
+        # A reply of one part gets a Content-Length; the parts of others are sent immediately.
+        (scope(), [LAST], [UNSIZED, BODY], [START, SENT, RECEIVED, END]),
+        (
+            scope(),
+            [LAST],
+            [UNSIZED, SENT, SENT, BODY],
+            [UNSIZED, SENT, SENT, SENT, RECEIVED, END],
+        ),
+        (
+            scope(),
+            [LAST],
+            [START, BY_DESCRIPTOR],
+            [START, {**BY_DESCRIPTOR, "more_body": True}, RECEIVED, END],
+        ),
+        (scope(), [CHUNK, LAST], [START, BY_PATH], [START, RECEIVED, RECEIVED, BY_PATH]),
+        (
+            scope(),
+            [LAST],
+            [ANNOUNCES, BODY, TRAILERS],
+            [ANNOUNCES, SENT, RECEIVED, END, TRAILERS],
+        ),
+    ],
+    ids=[
+        "a reply with a length",
+        "a chunked request",
+        "a disconnect",
+        "no reply",
+        "one part",
+        "many parts",
+        "a file by its descriptor",
+        "a file by its path",
+        "trailers",
+    ],
+)
+def test_the_rest_of_the_request_is_read_before_the_end_of_the_reply(
+    run: Run, of: dict[str, Any], requests: list[Message], reply: list[Message], seen: list[Any]
+) -> None:
+    exchange = Exchange(*requests)
+    run(exchange.serve(replies(*reply), of))
+    assert exchange.seen == seen
 
 
 def test_messages_that_the_application_has_read_are_not_read_again(run: Run) -> None:
@@ -150,24 +200,6 @@ def test_scopes_without_a_body_are_passed_unchanged(of: dict[str, Any]) -> None:
     assert [id(one) for one in passed] == [id(of), id(receive), id(send)]
 
 
-def test_a_chunked_request_is_drained(run: Run) -> None:
-    exchange = Exchange(CHUNK, LAST)
-    run(exchange.serve(replies(START, BODY), scope((b"Transfer-Encoding", b"chunked"))))
-    assert exchange.seen == [START, SENT, RECEIVED, RECEIVED, END]
-
-
-def test_a_disconnect_ends_the_drain(run: Run) -> None:
-    exchange = Exchange(CHUNK, GONE)
-    run(exchange.serve(replies(START, BODY), scope()))
-    assert exchange.seen == [START, SENT, RECEIVED, RECEIVED, END]
-
-
-def test_a_reply_of_one_part_gets_a_content_length(run: Run) -> None:
-    exchange = Exchange(LAST)
-    run(exchange.serve(replies(UNSIZED, BODY), scope()))
-    assert exchange.seen == [START, SENT, RECEIVED, END]
-
-
 @pytest.mark.parametrize(
     ("start", "of"),
     [
@@ -187,26 +219,6 @@ def test_a_reply_that_must_not_have_a_content_length_gets_none(
     assert exchange.seen == [start, {**SENT, "body": b""}, RECEIVED, END]
 
 
-def test_parts_of_a_reply_are_sent_immediately(run: Run) -> None:
-    exchange = Exchange(LAST)
-    run(exchange.serve(replies(UNSIZED, SENT, SENT, BODY), scope()))
-    assert exchange.seen == [UNSIZED, SENT, SENT, SENT, RECEIVED, END]
-
-
-def test_a_file_sent_by_its_descriptor_is_followed_by_the_end(run: Run) -> None:
-    file = {"type": "http.response.zerocopysend", "file": 3}
-    exchange = Exchange(LAST)
-    run(exchange.serve(replies(START, file), scope()))
-    assert exchange.seen == [START, {**file, "more_body": True}, RECEIVED, END]
-
-
-def test_a_file_sent_by_its_path_is_sent_after_the_drain(run: Run) -> None:
-    file = {"type": "http.response.pathsend", "path": "/file"}
-    exchange = Exchange(CHUNK, LAST)
-    run(exchange.serve(replies(START, file), scope()))
-    assert exchange.seen == [START, RECEIVED, RECEIVED, file]
-
-
 def test_the_application_gets_the_servers_own_scope() -> None:
     """An outer middleware reads there what a framework notes there: the route, its parameters."""
     of = scope(extensions={"http.response.pathsend": {}})
@@ -219,16 +231,16 @@ def test_the_application_gets_the_servers_own_scope() -> None:
     assert of["route"] == "/items/{n}"
 
 
-def test_trailers_are_sent_after_the_drain(run: Run) -> None:
-    start = {**UNSIZED, "trailers": True}
-    trailers = {"type": "http.response.trailers", "headers": [(b"sum", b"1")]}
-    exchange = Exchange(LAST)
-    run(exchange.serve(replies(start, BODY, trailers), scope()))
-    assert exchange.seen == [start, SENT, RECEIVED, END, trailers]
-
-
-def test_the_server_replies_for_an_application_that_raises_after_the_drain(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("sent", "seen"),
+    [([], [RECEIVED, RECEIVED]), ([UNSIZED], [UNSIZED])],
+    ids=["drained, so that the server can reply", "in the middle of a reply"],
+)
+def test_an_exception_of_the_application_is_propagated_to_the_server(
+    run: Run, sent: list[Message], seen: list[Any]
+) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        await replies(*sent)(scope, receive, send)
         raise LookupError("intended")
 
     async def serve() -> None:
@@ -237,27 +249,7 @@ def test_the_server_replies_for_an_application_that_raises_after_the_drain(run: 
 
     exchange = Exchange(CHUNK, LAST)
     run(serve())
-    assert exchange.seen == [RECEIVED, RECEIVED]
-
-
-def test_an_exception_in_the_middle_of_a_reply_is_propagated_to_the_server(run: Run) -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send(UNSIZED)
-        raise LookupError("intended")
-
-    async def serve() -> None:
-        with pytest.raises(LookupError, match="intended"):
-            await exchange.serve(app, scope())
-
-    exchange = Exchange(CHUNK, LAST)
-    run(serve())
-    assert exchange.seen == [UNSIZED]
-
-
-def test_the_request_of_an_application_that_never_replies_is_drained(run: Run) -> None:
-    exchange = Exchange(CHUNK, LAST)
-    run(exchange.serve(replies(), scope()))
-    assert exchange.seen == [RECEIVED, RECEIVED]
+    assert exchange.seen == seen
 
 
 def test_a_task_that_waits_for_the_disconnect_gets_it(run: Run) -> None:
