@@ -32,6 +32,7 @@ from streams import (
     read_and_close,
     reset,
 )
+from test_docstrings import MODULES
 from test_snippets import HOW_TO, block_of
 
 ROOT = Path(__file__).parent.parent
@@ -346,34 +347,17 @@ def test_a_handler_that_raises_in_the_how_to_resets(
     assert "there is no second half" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "",
-        ".asyncio",
-        ".trio",
-        ".anyio",
-        ".socketserver",
-        ".asgi",
-        ".gunicorn",
-        ".uvicorn",
-        ".waitress",
-        ".werkzeug",
-        ".wsgi",
-    ],
-    ids=lambda name: name or "top",
-)
+@pytest.mark.parametrize("module", MODULES)
 def test_the_api_pages_have_every_public_name(module: str) -> None:
     page = "".join(
         file.read_text(encoding="utf-8") for file in sorted((ROOT / "docs/api").glob("*.md"))
     )
-    full_name = f"graceful_close{module}"
     shown = re.findall(
-        rf"^\.\. auto(?:function|class|exception):: {re.escape(full_name)}\.(\w+)(?:\(\))?$",
+        rf"^\.\. auto(?:function|class|exception):: {re.escape(module)}\.(\w+)(?:\(\))?$",
         page,
         re.MULTILINE,
     )
-    names: list[str] = importlib.import_module(full_name).__all__
+    names: list[str] = importlib.import_module(module).__all__
     assert sorted(shown) == sorted(names)
 
 
