@@ -107,31 +107,22 @@ def test_a_quiet_lab_prints_nothing_if_everything_went_as_expected(
     assert (output.out, output.err) == ("", "")
 
 
-def test_only_the_command_in_use_is_loaded() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "used"),
+    [(["--help"], set[str]()), (["check", "--help"], {COMMANDS["check"].module})],
+    ids=["no command", "check"],
+)
+def test_only_the_command_in_use_is_loaded(arguments: list[str], used: set[str]) -> None:
     code = """
 import sys
 from graceful_close_lab.command import main
 try:
-    main(["check", "--help"])
+    main(sys.argv[1:])
 except SystemExit:
-    print(*(name for name in sys.modules if name.startswith("graceful_close_lab")))
+    print(*sys.modules)
 """
-    loaded = run(sys.executable, "-c", code).stdout.splitlines()[-1].split()
-    assert "graceful_close_lab.check.command" in loaded
-    assert "graceful_close_lab.lab_command" not in loaded
-
-
-def test_help_loads_no_command() -> None:
-    code = """
-import sys
-from graceful_close_lab.command import main
-try:
-    main(["--help"])
-except SystemExit:
-    print(*(name for name in sys.modules if name.startswith("graceful_close_lab")))
-"""
-    loaded = run(sys.executable, "-c", code).stdout.splitlines()[-1].split()
-    assert not {command.module for command in COMMANDS.values()} & set(loaded)
+    loaded = run(sys.executable, "-c", code, *arguments).stdout.splitlines()[-1].split()
+    assert {command.module for command in COMMANDS.values()} & set(loaded) == used
 
 
 def test_a_program_that_closes_connections_loads_no_part_of_the_lab() -> None:
