@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import pytest
 
+from programs import Program
 from streams import PATIENCE, meanwhile
 
 if sys.platform == "win32":
@@ -96,20 +97,17 @@ RECIPES = {
 }
 
 
-class Server:
+class Server(Program):
     """A running example."""
 
     def __init__(
         self, recipe: Recipe, folder: Path = EXAMPLES, environment: dict[str, str] | None = None
     ) -> None:
         self.recipe = recipe
-        self.output = b""
-        self.process = subprocess.Popen(
+        super().__init__(
             [sys.executable, *recipe.command],
             cwd=folder,
             env={**os.environ, **(environment or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
@@ -118,19 +116,6 @@ class Server:
         except BaseException:
             self.kill()
             raise
-
-    def await_output(self, pattern: bytes) -> re.Match[bytes]:
-        """Wait until the output contains a text."""
-        assert self.process.stdout is not None
-        descriptor = self.process.stdout.fileno()
-        give_up = time.monotonic() + PATIENCE
-        while (found := re.search(pattern, self.output)) is None:
-            left = max(0, give_up - time.monotonic())
-            assert select.select([descriptor], [], [], left)[0], self.output.decode()
-            chunk = os.read(descriptor, 65536)
-            assert chunk, self.output.decode()
-            self.output += chunk
-        return found
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
@@ -144,14 +129,6 @@ class Server:
                     select.select([], [], [], 0.02)
             except OSError:
                 return  # ECONNREFUSED, ECONNRESET from the closed listener, or a full backlog
-
-    def await_end(self) -> int:
-        """Wait for the end, and return the exit status; kill the process if it does not end."""
-        try:
-            self.output += self.process.communicate(timeout=PATIENCE)[0]
-        except subprocess.TimeoutExpired:
-            self.kill()
-        return self.process.returncode
 
     def kill(self) -> None:
         """Kill the process, if it runs."""

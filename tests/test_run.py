@@ -6,13 +6,11 @@ import ast
 import colorsys
 import os
 import re
-import select
 import signal
 import socket
 import ssl
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -23,8 +21,9 @@ import pytest
 from certificates import CERTIFICATE, NAME, client_context
 from event_loops import LOOPS
 from graceful_close import _environment
+from programs import Program
 from pythons import without_coverage
-from streams import PATIENCE, await_fin
+from streams import PATIENCE, await_fin, read_all
 
 if sys.platform == "win32":
     pytest.skip("the test ends its child with SIGTERM", allow_module_level=True)
@@ -119,44 +118,12 @@ while True:
 """
 
 
-class Server:
+class Server(Program):
     """A running command that prints its address."""
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
-        self.output = b""
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder
-        )
-
-    def listening_port(self) -> int:
-        assert self.process.stdout is not None
-        descriptor = self.process.stdout.fileno()
-        give_up = time.monotonic() + PATIENCE
-        while (found := re.search(rb"127\.0\.0\.1:([1-9]\d*)\D", self.output)) is None:
-            left = max(0, give_up - time.monotonic())
-            assert select.select([descriptor], [], [], left)[0], self.output.decode()
-            chunk = os.read(descriptor, 65536)
-            assert chunk, self.output.decode()
-            self.output += chunk
-        return int(found[1])
-
     def connect(self) -> socket.socket:
-        address = ("127.0.0.1", self.listening_port())
-        give_up = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return socket.create_connection(address, PATIENCE)
-            except ConnectionRefusedError:  # the command prints its address before it listens
-                assert time.monotonic() < give_up
-                select.select([], [], [], 0.02)
-
-    def end(self) -> None:
-        self.process.terminate()
-        try:
-            self.output += self.process.communicate(timeout=PATIENCE)[0]
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.output += self.process.communicate()[0]
+        port = int(self.await_output(rb"127\.0\.0\.1:([1-9]\d*)\D")[1])
+        return self.connect_when_it_listens(port)
 
 
 @contextmanager
@@ -171,25 +138,18 @@ def serving(
         "wsgi.py": WSGI,
     }.items():
         (folder / name).write_text(program)
-    server = Server([*run, *command], folder)
+    server = Server([*run, *command], cwd=folder)
     try:
         yield server
     finally:
-        server.end()
+        server.kill()
 
 
 def upload(sock: socket.socket) -> bytes:
     """Send the whole request before anything is read."""
     with sock:
         sock.sendall(HEAD + bytes(UPLOAD))
-        return read_reply(sock)
-
-
-def read_reply(sock: socket.socket) -> bytes:
-    reply = b""
-    while chunk := sock.recv(1 << 20):
-        reply += chunk
-    return reply
+        return read_all(sock)
 
 
 COMMANDS = {
@@ -260,8 +220,8 @@ def test_sigterm_ends_the_server_after_its_pending_closes(tmp_path: Path) -> Non
                 another.recv(1)
             server.process.send_signal(signal.SIGTERM)
             client.sendall(bytes(UPLOAD - 1000))
-            assert read_reply(client).endswith(bytes(65536))
-        assert server.process.wait(PATIENCE) == -signal.SIGTERM
+            assert read_all(client).endswith(bytes(65536))
+        assert server.await_end() == -signal.SIGTERM
 
 
 SIGTERM_IN_A_HAND_OVER = """

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import socket
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from streams import PATIENCE
 
 if sys.platform == "win32":
     pytest.skip("the test ends its child with SIGTERM", allow_module_level=True)
@@ -66,25 +62,12 @@ print("127.0.0.1:{port} is to come", flush=True)
 """
     started = Server(Recipe(needs, ("-W", "ignore", "-c", program)))
     try:
-        await_listener(started)
+        started.connect_when_it_listens(started.port).close()
         if needs == "cherrypy":
             started.await_output(rb"Bus STARTED")  # before that SIGTERM kills it
         yield started
     finally:
         started.kill()
-
-
-def await_listener(server: Server) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", server.port), 1).close()
-        except OSError:
-            assert server.process.poll() is None, server.process.communicate()[0].decode()
-            assert time.monotonic() < give_up
-            time.sleep(0.05)
-        else:
-            return
 
 
 def test_a_server_copied_from_the_page_finishes_its_pending_closes(server: Server) -> None:

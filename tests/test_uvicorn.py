@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import re
 import select
 import shutil
 import signal
@@ -22,7 +21,8 @@ import pytest
 
 from certificates import CERTIFICATE, NAME, client_context
 from graceful_close.uvicorn import new_asyncio_loop
-from streams import PATIENCE, await_fin
+from programs import Program
+from streams import PATIENCE, await_fin, read_all
 from uvicorn_app import HELLO, REFUSAL
 
 pytest.importorskip("uvicorn")
@@ -85,65 +85,35 @@ STARTED = {
 }  # fmt: skip
 
 
-class Server:
+class Server(Program):
     """A running uvicorn."""
 
     def __init__(self, started: Started, folder: Path, app_folder: Path = TESTS) -> None:
         self.kind = started.kind
-        self.output = b""
         self.path = str(folder / "socket")
         listener = socket.socket(socket.AF_UNIX)
         with listener:
             if "--fd" in started.options:
                 listener.bind(self.path)
                 listener.listen()
-            self.process = subprocess.Popen(
+            super().__init__(
                 [
-                    sys.executable,
-                    "-m",
-                    "uvicorn",
-                    "uvicorn_app:app",
-                    "--app-dir",
-                    str(app_folder),
-                ]
-                + [
-                    option.format(folder=folder, listener=listener.fileno())
-                    for option in started.options
+                    sys.executable, "-m", "uvicorn", "uvicorn_app:app", "--app-dir", str(app_folder),
+                    *(
+                        option.format(folder=folder, listener=listener.fileno())
+                        for option in started.options
+                    ),
                 ],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
                 env={**os.environ, **started.environment},
                 pass_fds=[listener.fileno()],
-            )
+            )  # fmt: skip
         try:
-            self._await_start()
+            self.await_output(rb"Application startup complete")
+            found = self.await_output(rb"running on .*?(?:127\.0\.0\.1:(\d+)|socket)")
+            self.port = int(found[1] or 0)
         except BaseException:
             self.kill()
             raise
-
-    def _await_start(self) -> None:
-        running = rb"running on .*?(?:127\.0\.0\.1:(\d+)|socket)"
-        self.await_output(rb"Application startup complete")
-        found = self.await_output(running)
-        self.port = int(found[1] or 0)
-
-    def read_output(self, seconds: float) -> bool:
-        """Wait for output and read it; return whether there was any."""
-        assert self.process.stdout is not None
-        descriptor = self.process.stdout.fileno()
-        if not select.select([descriptor], [], [], seconds)[0]:
-            return False
-        chunk = os.read(descriptor, 65536)
-        assert chunk, self.output.decode()
-        self.output += chunk
-        return True
-
-    def await_output(self, pattern: bytes) -> re.Match[bytes]:
-        give_up = time.monotonic() + PATIENCE
-        while (found := re.search(pattern, self.output)) is None:
-            left = max(0, give_up - time.monotonic())
-            assert self.read_output(left), self.output.decode()
-        return found
 
     @contextmanager
     def connect(self) -> Generator[socket.socket]:
@@ -153,21 +123,11 @@ class Server:
                 sock.settimeout(PATIENCE)
                 sock.connect(self.path)
             else:
-                sock = stack.enter_context(self._connect_by_tcp())
+                sock = stack.enter_context(self.connect_when_it_listens(self.port))
             if self.kind == "tls":
                 context = client_context(ssl.TLSVersion.TLSv1_3)
                 sock = stack.enter_context(context.wrap_socket(sock, server_hostname=NAME))
             yield sock
-
-    def _connect_by_tcp(self) -> socket.socket:
-        give_up = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return socket.create_connection(("127.0.0.1", self.port), PATIENCE)
-            except ConnectionRefusedError:
-                # A child of uvicorn logs its start before it listens.
-                assert time.monotonic() < give_up
-                select.select([], [], [], 0.02)
 
     def request(self, sock: socket.socket, method: str, body: bytes, **headers: str) -> bytes:
         """Send a request with http.client, which sends everything before it reads."""
@@ -176,24 +136,6 @@ class Server:
         client.request(method, "/", body, headers)
         response = client.getresponse()
         return response.read()
-
-    def await_end(self) -> None:
-        """Wait for the end; kill the process if it does not end."""
-        try:
-            self.output += self.process.communicate(timeout=PATIENCE)[0]
-        except subprocess.TimeoutExpired:
-            self.kill()
-            pytest.fail(self.output.decode())
-
-    def kill(self) -> None:
-        """Kill the process and its workers."""
-        if self.process.returncode is None:
-            self.process.terminate()
-            try:
-                self.output += self.process.communicate(timeout=PATIENCE)[0]
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.output += self.process.communicate()[0]
 
 
 def start(how: str, folder: Path, **options: Any) -> Server:
@@ -272,17 +214,10 @@ def test_sigterm_ends_uvicorn_after_its_pending_closes(server: Server) -> None:
         for client in clients:
             # More than the buffers hold, so that RST would lose the reply.
             client.sendall(bytes(UPLOAD - 1000))
-            assert read_reply(client).endswith(b"\r\n\r\n" + REFUSAL)
+            assert read_all(client).endswith(b"\r\n\r\n" + REFUSAL)
             client.close()
     server.await_end()
     assert b"Traceback" not in server.output, server.output.decode()
-
-
-def read_reply(sock: socket.socket) -> bytes:
-    reply = b""
-    while chunk := sock.recv(1 << 20):
-        reply += chunk
-    return reply
 
 
 # --- without the option -----------------------------------------------------------------------
@@ -342,7 +277,7 @@ def test_hundreds_of_connections_leave_no_descriptor(how: str, tmp_path: Path) -
         for _ in range(500):
             with server.connect() as sock:
                 sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                assert read_reply(sock).endswith(HELLO)
+                assert read_all(sock).endswith(HELLO)
         give_up = time.monotonic() + PATIENCE
         # The Reaper has a selector and a pair of sockets. The last closes may be pending.
         while len(list(held.iterdir())) > before + 3:
