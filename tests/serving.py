@@ -92,9 +92,24 @@ def _listening(family: int, host: str, path: str) -> socket.socket:
     return listener
 
 
+def replying(reply: bytes, *, reads_first: bool = False) -> Serve:
+    """Return a server that replies so, closes gracefully, and may read the whole upload first."""
+
+    def serve(sock: socket.socket, head: bytes) -> None:
+        if reads_first:
+            length = re.search(rb"Content-Length: (\d+)", head)
+            assert length is not None
+            left = int(length[1]) - len(head.partition(b"\r\n\r\n")[2])
+            while left and (chunk := sock.recv(65536)):
+                left -= len(chunk)
+        sock.sendall(reply)
+        graceful_close(sock, timeout=PATIENCE)
+
+    return serve
+
+
 def keeps(sock: socket.socket, head: bytes) -> None:
-    sock.sendall(REPLY)
-    graceful_close(sock, timeout=PATIENCE)
+    replying(REPLY)(sock, head)
 
 
 def loses(sock: socket.socket, head: bytes) -> None:
@@ -102,24 +117,17 @@ def loses(sock: socket.socket, head: bytes) -> None:
     sock.close()
 
 
+def loses_if_closing(sock: socket.socket, head: bytes) -> None:
+    (loses if b"Connection: close" in head else keeps)(sock, head)
+
+
 def reads_all(sock: socket.socket, head: bytes) -> None:
-    length = re.search(rb"Content-Length: (\d+)", head)
-    assert length is not None
-    left = int(length[1]) - len(head.partition(b"\r\n\r\n")[2])
-    while left and (chunk := sock.recv(65536)):
-        left -= len(chunk)
-    sock.sendall(REPLY)
-    graceful_close(sock, timeout=PATIENCE)
+    replying(REPLY, reads_first=True)(sock, head)
 
 
 def never_replies(sock: socket.socket, head: bytes) -> None:
     while sock.recv(65536):
         pass
-
-
-def sends_an_incomplete_reply(sock: socket.socket, head: bytes) -> None:
-    sock.sendall(REPLY[:-1])
-    graceful_close(sock, timeout=PATIENCE)
 
 
 def aborts(sock: socket.socket, head: bytes) -> None:
@@ -133,11 +141,6 @@ def closes(sock: socket.socket, head: bytes) -> None:
     graceful_close(sock, timeout=PATIENCE)
 
 
-def speaks_ssh(sock: socket.socket, head: bytes) -> None:
-    sock.sendall(b"SSH-2.0-OpenSSH_9.9\r\n")
-    graceful_close(sock, timeout=PATIENCE)
-
-
 def check(*arguments: str, tries: int = 3) -> tuple[int, dict[str, Any]]:
     """Run `graceful-close check` in this process, and return the exit code and the findings."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -145,6 +148,15 @@ def check(*arguments: str, tries: int = 3) -> tuple[int, dict[str, Any]]:
     found = json.loads(printed.getvalue())
     assert found["exit_code"] == code
     return code, found
+
+
+def check_server(
+    serve: Serve, *arguments: str, tries: int = 3, context: ssl.SSLContext | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Return what `graceful-close check` finds out about a server, over TLS with a context."""
+    with serving(serve, context=context) as address:
+        where = f"https://{address}/" if context else address
+        return check(where, *arguments, tries=tries)
 
 
 def outcomes(found: dict[str, Any], *clients: str) -> set[str]:

@@ -22,26 +22,27 @@ from serving import (
     Serve,
     aborts,
     check,
+    check_server,
     closes,
     keeps,
     loses,
+    loses_if_closing,
     never_replies,
     outcomes,
     reads_all,
-    sends_an_incomplete_reply,
+    replying,
     serving,
-    speaks_ssh,
     verdicts,
 )
 from streams import PATIENCE
 
+TLS = server_context(ssl.TLSVersion.TLSv1_3)
 GIVES_UP = ("KEEP_ALIVE", "CLOSE")
 CLIENTS = [client.name for client in Client]
 
 
 def test_a_server_that_closes_gracefully_loses_nothing() -> None:
-    with serving(keeps) as address:
-        code, found = check(address)
+    code, found = check_server(keeps)
     assert code == 0
     assert (found["verdict"], found["ok"]) == ("SURVIVED", True)
     assert verdicts(found) == dict.fromkeys(CLIENTS, "SURVIVED")
@@ -53,8 +54,7 @@ def test_a_server_that_closes_gracefully_loses_nothing() -> None:
 
 
 def test_each_kind_of_client_sends_as_much_as_the_real_clients() -> None:
-    with serving(keeps) as address:
-        _, found = check(address)
+    _, found = check_server(keeps)
     sent = {name: {each["sent"] for each in found["tries"] if each["client"] == name}
             for name in CLIENTS}  # fmt: skip
     for name in (*GIVES_UP, "SENDS_FIRST"):
@@ -65,8 +65,7 @@ def test_each_kind_of_client_sends_as_much_as_the_real_clients() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the expected results are those of Linux")
 def test_a_server_that_only_calls_close_loses_replies() -> None:
-    with serving(loses) as address:
-        code, found = check(address)
+    code, found = check_server(loses)
     assert code == 1
     assert found["verdict"] == "LOST"
     # On loopback the other clients may read the reply before the reset.
@@ -78,19 +77,14 @@ def test_a_server_that_only_calls_close_loses_replies() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the expected results are those of Linux")
 def test_a_server_that_loses_only_when_a_client_requests_a_close_is_reported_as_such() -> None:
-    def drains_if_kept(sock: socket.socket, head: bytes) -> None:
-        (loses if b"Connection: close" in head else keeps)(sock, head)
-
-    with serving(drains_if_kept) as address:
-        code, found = check(address)
+    code, found = check_server(loses_if_closing)
     assert code == 1
     assert found["verdict"] == "LOST_FOR_SOME"
     assert verdicts(found) == dict.fromkeys(CLIENTS, "SURVIVED") | {"CLOSE": "LOST"}
 
 
 def test_a_server_that_reads_everything_before_it_replies_is_not_tested() -> None:
-    with serving(reads_all) as address:
-        code, found = check(address, tries=1)
+    code, found = check_server(reads_all, tries=1)
     assert code == 3
     assert found["verdict"] == "NOT_TESTED"
     assert outcomes(found) == {"LATE"}
@@ -100,8 +94,7 @@ def test_a_server_that_reads_everything_before_it_replies_is_not_tested() -> Non
 
 
 def test_an_upload_that_fits_into_the_buffers_does_not_test_the_server() -> None:
-    with serving(reads_all) as address:
-        code, found = check(address, "--upload", "1KiB", tries=1)
+    code, found = check_server(reads_all, "--upload", "1KiB", tries=1)
     assert (code, outcomes(found)) == (3, {"LATE"})
 
 
@@ -116,8 +109,7 @@ def test_a_port_without_a_listener_is_tried_once() -> None:
 
 
 def test_a_server_that_never_replies_hangs_for_one_timeout() -> None:
-    with serving(never_replies) as address:
-        code, found = check(address, "--timeout", "0.2")
+    code, found = check_server(never_replies, "--timeout", "0.2")
     assert code == 5
     assert found["verdict"] == "HUNG"
     assert [each["outcome"] for each in found["tries"]] == ["TIMED_OUT"]
@@ -193,8 +185,7 @@ def test_an_interim_reply_is_not_an_early_reply() -> None:
         sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         reads_all(sock, head)
 
-    with serving(continues) as address:
-        code, found = check(address)
+    code, found = check_server(continues)
     assert (code, outcomes(found)) == (3, {"LATE"})
 
 
@@ -213,32 +204,28 @@ def test_a_client_stops_its_upload_at_an_error_after_100_continue() -> None:
         sock.sendall(REPLY[-1:])
         graceful_close(sock, timeout=PATIENCE)
 
-    with serving(delays_the_end) as address:
-        code, found = check(address, tries=1)
+    code, found = check_server(delays_the_end, tries=1)
     assert (code, outcomes(found)) == (0, {"WHOLE"})
     [each] = [each for each in found["tries"] if each["client"] == "EXPECT"]
     assert 0 < each["sent"] < 5_000_000
 
 
 def test_an_incomplete_reply_is_reported_as_truncated() -> None:
-    with serving(sends_an_incomplete_reply) as address:
-        code, found = check(address)
+    code, found = check_server(replying(REPLY[:-1]))
     assert (code, outcomes(found)) == (1, {"CUT_OFF"})
     assert {each["received"] for each in found["tries"]} == {len(REPLY) - 1}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the expected results are those of Linux")
 def test_the_name_of_a_server_is_found_by_a_request_without_an_upload() -> None:
-    with serving(aborts) as address:
-        code, found = check(address)
+    code, found = check_server(aborts)
     assert (code, outcomes(found)) == (1, {"RESET"})
     assert found["server"] == "gunicorn"
     assert "gunicorn -c python:graceful_close.gunicorn" in found["remedy"]
 
 
 def test_a_server_that_never_replies_before_its_close_has_lost_no_reply() -> None:
-    with serving(closes) as address:
-        code, found = check(address)
+    code, found = check_server(closes)
     assert (code, outcomes(found)) == (3, {"CLOSED"})
 
 
@@ -249,15 +236,13 @@ def test_a_close_without_a_reply_is_a_loss_if_other_tries_got_one() -> None:
         asked.append(head)
         (closes if len(asked) == 2 else keeps)(sock, head)
 
-    with serving(leaves_one_out) as address:
-        code, found = check(address)
+    code, found = check_server(leaves_one_out)
     assert (code, found["lost"]) == (1, 1)
     assert outcomes(found) == {"WHOLE", "MISSING"}
 
 
 def test_a_server_that_does_not_speak_http_is_reported_as_such() -> None:
-    with serving(speaks_ssh) as address:
-        code, found = check(address)
+    code, found = check_server(replying(b"SSH-2.0-OpenSSH_9.9\r\n"))
     assert code == 4
     assert [each["outcome"] for each in found["tries"]] == ["NOT_HTTP"]
     assert "SSH-2.0" in found["tries"][0]["detail"]
@@ -269,26 +254,15 @@ def test_a_server_that_does_not_speak_http_is_reported_as_such() -> None:
 BY_A_PROXY = b"HTTP/1.1 502 Bad Gateway\r\nServer: nginx/1.27\r\nContent-Length: 0\r\n\r\n"
 
 
-def answers(reply: bytes, sock: socket.socket, head: bytes) -> None:
-    """Read the whole request, then reply, as a proxy does."""
-    length = re.search(rb"Content-Length: (\d+)", head)
-    assert length is not None
-    left = int(length[1]) - len(head.partition(b"\r\n\r\n")[2])
-    while left and (chunk := sock.recv(65536)):
-        left -= len(chunk)
-    sock.sendall(reply)
-    graceful_close(sock, timeout=PATIENCE)
-
-
 def test_a_502_among_other_replies_is_a_loss_by_a_proxy() -> None:
     asked: list[bytes] = []
 
     def second_fails(sock: socket.socket, head: bytes) -> None:
         asked.append(head)
-        answers(REPLY if len(asked) % 2 else BY_A_PROXY, sock, head)
+        reply = REPLY if len(asked) % 2 else BY_A_PROXY
+        replying(reply, reads_first=True)(sock, head)
 
-    with serving(second_fails) as address:
-        code, found = check(address, tries=2)
+    code, found = check_server(second_fails, tries=2)
     assert code == 1
     assert (found["verdict"], found["lost"]) == ("LOST", 5)
     assert outcomes(found) == {"LATE", "BY_PROXY"}
@@ -297,28 +271,21 @@ def test_a_502_among_other_replies_is_a_loss_by_a_proxy() -> None:
 
 def test_502_for_every_upload_is_a_loss_if_an_empty_request_gets_another_status() -> None:
     def fails_at_uploads(sock: socket.socket, head: bytes) -> None:
-        answers(REPLY if b"Content-Length: 0\r\n" in head else BY_A_PROXY, sock, head)
+        reply = REPLY if b"Content-Length: 0\r\n" in head else BY_A_PROXY
+        replying(reply, reads_first=True)(sock, head)
 
-    with serving(fails_at_uploads) as address:
-        code, found = check(address, tries=1)
+    code, found = check_server(fails_at_uploads, tries=1)
     assert (code, outcomes(found)) == (1, {"BY_PROXY"})
 
 
 def test_502_for_every_request_does_not_test_early_replies() -> None:
-    def fails(sock: socket.socket, head: bytes) -> None:
-        answers(BY_A_PROXY, sock, head)
-
-    with serving(fails) as address:
-        code, found = check(address, tries=1)
+    code, found = check_server(replying(BY_A_PROXY, reads_first=True), tries=1)
     assert (code, outcomes(found)) == (3, {"LATE"})
 
 
 def test_behind_a_proxy_that_buffers_uploads_the_server_is_not_tested() -> None:
-    def takes_all(sock: socket.socket, head: bytes) -> None:
-        answers(REPLY.replace(b"waitress", b"nginx/1.27"), sock, head)
-
-    with serving(takes_all) as address:
-        code, found = check(address, tries=1)
+    by_nginx = REPLY.replace(b"waitress", b"nginx/1.27")
+    code, found = check_server(replying(by_nginx, reads_first=True), tries=1)
     assert code == 3
     assert "Check the server behind it" in found["remedy"]
     assert "nginx" in found["remedy"]
@@ -335,11 +302,7 @@ def test_only_replies_with_an_expected_status_count() -> None:
 
 
 def test_a_502_is_a_loss_only_if_it_is_not_expected() -> None:
-    def fails(sock: socket.socket, head: bytes) -> None:
-        sock.sendall(BY_A_PROXY)
-        graceful_close(sock, timeout=PATIENCE)
-
-    with serving(fails) as address:
+    with serving(replying(BY_A_PROXY)) as address:
         code, found = check(address, "--expect-status", "502", tries=1)
         assert (code, outcomes(found)) == (0, {"WHOLE"})
         code, found = check(address, "--expect-status", "413", tries=1)
@@ -353,24 +316,21 @@ def test_a_502_is_a_loss_only_if_it_is_not_expected() -> None:
 def test_over_tls_an_early_reply_is_detected(
     version: ssl.TLSVersion,
 ) -> None:
-    with serving(keeps, context=server_context(version)) as address:
-        code, found = check(f"https://{address}/", "--insecure")
+    code, found = check_server(keeps, "--insecure", context=server_context(version))
     assert code == 0
     assert outcomes(found) == {"WHOLE"}
     assert all(each["early"] for each in found["tries"])
 
 
 def test_over_tls_a_late_reply_is_detected() -> None:
-    with serving(reads_all, context=server_context(ssl.TLSVersion.TLSv1_3)) as address:
-        code, found = check(f"https://{address}/", "--insecure", tries=1)
+    code, found = check_server(reads_all, "--insecure", tries=1, context=TLS)
     assert (code, outcomes(found)) == (3, {"LATE"})
     assert not any(each["early"] for each in found["tries"])
 
 
 @pytest.mark.skipif(PYPY, reason=RESET_AS_SSL_ERROR)
 def test_over_tls_a_lost_reply_is_detected() -> None:
-    with serving(loses, context=server_context(ssl.TLSVersion.TLSv1_3)) as address:
-        code, found = check(f"https://{address}/", "--insecure")
+    code, found = check_server(loses, "--insecure", context=TLS)
     assert code == 1
     assert outcomes(found, *GIVES_UP) <= {"RESET", "CUT_OFF"}
 
@@ -381,16 +341,13 @@ def test_over_tls_an_end_without_close_notify_truncates_a_reply() -> None:
         with socket.socket(fileno=sock.detach()) as raw:
             graceful_close(raw, timeout=PATIENCE)  # FIN, without a close_notify
 
-    context = server_context(ssl.TLSVersion.TLSv1_3)
-    with serving(sends_no_close_notify, context=context) as address:
-        code, found = check(f"https://{address}/", "--insecure")
+    code, found = check_server(sends_no_close_notify, "--insecure", context=TLS)
     assert (code, outcomes(found)) == (1, {"CUT_OFF"})
     assert {each["detail"] for each in found["tries"]} == {"TLS ended without close_notify"}
 
 
 def test_the_certificate_is_verified_without_insecure() -> None:
-    with serving(keeps, context=server_context(ssl.TLSVersion.TLSv1_3)) as address:
-        code, found = check(f"https://{address}/")
+    code, found = check_server(keeps, context=TLS)
     assert code == 4
     assert [each["outcome"] for each in found["tries"]] == ["TLS_FAILED"]
     assert "not trusted" in found["tries"][0]["detail"]
@@ -404,13 +361,12 @@ def test_https_to_a_plain_server_is_reported_without_a_traceback() -> None:
 
 
 def test_a_certificate_of_an_authority_that_was_named_is_trusted() -> None:
-    with serving(keeps, context=server_context(ssl.TLSVersion.TLSv1_3)) as address:
-        code, found = check(f"https://{address}/", "--cacert", str(AUTHORITY), tries=1)
+    code, found = check_server(keeps, "--cacert", str(AUTHORITY), tries=1, context=TLS)
     assert (code, outcomes(found)) == (0, {"WHOLE"})
 
 
 def test_a_plain_request_to_a_tls_port_is_detected() -> None:
-    with serving(keeps, context=server_context(ssl.TLSVersion.TLSv1_3)) as address:
+    with serving(keeps, context=TLS) as address:
         code, found = check(address, "--timeout", "2")
     assert code == 4
     assert [each["detail"] for each in found["tries"]] == ["the port speaks TLS"]
@@ -420,50 +376,47 @@ def test_a_plain_request_to_a_tls_port_is_detected() -> None:
 def test_a_400_from_a_plain_server_is_a_normal_reply() -> None:
     def finds_it_bad(sock: socket.socket, head: bytes) -> None:
         if head.startswith(b"POST "):
-            sock.sendall(REPLY.replace(b"413 Content Too Large", b"400 Bad Request"))
-            graceful_close(sock, timeout=PATIENCE)
+            replying(REPLY.replace(b"413 Content Too Large", b"400 Bad Request"))(sock, head)
 
-    with serving(finds_it_bad) as address:
-        code, found = check(address, "--timeout", "1", tries=1)
+    code, found = check_server(finds_it_bad, "--timeout", "1", tries=1)
     assert (code, outcomes(found)) == (0, {"WHOLE"})
 
 
 # --- the address and the request --------------------------------------------------------------
 
 
-def test_the_request_has_the_path_and_the_size_of_the_options() -> None:
+def noting() -> tuple[list[bytes], Serve]:
+    """Return a server, and the list of the heads of its requests."""
     heads: list[bytes] = []
 
     def keep(sock: socket.socket, head: bytes) -> None:
-        heads.append(head.partition(b"\r\n\r\n")[0])
+        heads.append(head)
         keeps(sock, head)
 
+    return heads, keep
+
+
+def test_the_request_has_the_path_and_the_size_of_the_options() -> None:
+    heads, keep = noting()
     with serving(keep) as address:
         code, found = check(address, "--path", "/up?load", "--upload", "20_000_000", tries=1)
     assert code == 0
     assert found["url"] == f"http://{address}/up?load"
     assert len(heads) == 5
     for head in heads:
-        first, *fields = head.decode().split("\r\n")
+        first, *fields = head.partition(b"\r\n\r\n")[0].decode().split("\r\n")
         assert first == "POST /up?load HTTP/1.1"
         assert f"Host: {address}" in fields
         assert "Content-Length: 20000000" in fields
     assert [b"Connection: close" in head for head in heads] == [False, True, *[False] * 3]
-    assert [b"Expect: 100-continue" in head for head in heads] == [False] * 2 + [True] + [
-        False
-    ] * 2
+    expects = [b"Expect: 100-continue" in head for head in heads]
+    assert expects == [False, False, True, False, False]
 
 
 def test_the_request_has_the_method_and_the_header_fields_of_the_options() -> None:
-    heads: list[bytes] = []
-
-    def keep(sock: socket.socket, head: bytes) -> None:
-        heads.append(head.partition(b"\r\n\r\n")[0])
-        keeps(sock, head)
-
+    heads, keep = noting()
     fields = ("--header", "authorization: Bearer x", "--header", "HOST: other.test")
-    with serving(keep) as address:
-        code, _ = check(address, "--method", "PUT", *fields, tries=1)
+    code, _ = check_server(keep, "--method", "PUT", *fields, tries=1)
     assert code == 0
     for head in heads:
         assert head.startswith(b"PUT / HTTP/1.1\r\n")
@@ -473,17 +426,13 @@ def test_the_request_has_the_method_and_the_header_fields_of_the_options() -> No
 
 
 def test_a_request_by_connect_to_has_the_host_name_of_the_url() -> None:
-    hosts: list[bytes] = []
-
-    def keep(sock: socket.socket, head: bytes) -> None:
-        hosts.extend(re.findall(rb"\r\nHost: (.+)\r\n", head))
-        keeps(sock, head)
-
+    heads, keep = noting()
     with serving(keep) as address:
         code, found = check("http://site.invalid/up", "--connect-to", address, tries=1)
     assert code == 0
     assert found["url"] == "http://site.invalid:80/up"
-    assert set(hosts) == {b"site.invalid:80"}
+    hosts = {host for head in heads for host in re.findall(rb"\r\nHost: (.+)\r\n", head)}
+    assert hosts == {b"site.invalid:80"}
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs UNIX sockets")
@@ -545,14 +494,11 @@ runpy.run_module("graceful_close", run_name="__main__")
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="its audit events")
 def test_only_the_named_server_is_contacted() -> None:
-    def redirects(sock: socket.socket, head: bytes) -> None:
-        sock.sendall(
-            b"HTTP/1.1 307 Elsewhere\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n"
-        )
-        graceful_close(sock, timeout=PATIENCE)
-
+    redirect = (
+        b"HTTP/1.1 307 Elsewhere\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n"
+    )
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://192.0.2.2:1")
-    with serving(redirects) as address:
+    with serving(replying(redirect)) as address:
         command = [sys.executable, "-c", CONTACTS, "check", address, "--tries", "1"]
         result = run(*command, **proxies)
     assert result.returncode == 0

@@ -14,10 +14,19 @@ from xml.etree import ElementTree
 
 import pytest
 
-from graceful_close import graceful_close
 from graceful_close_lab.command import main
 from lab_program import GIVE_UP, INTERRUPTIBLE, THE_LAB, Terminal, lines_of, run
-from serving import Serve, closes, keeps, loses, never_replies, reads_all, serving
+from serving import (
+    Serve,
+    closes,
+    keeps,
+    loses,
+    loses_if_closing,
+    never_replies,
+    reads_all,
+    replying,
+    serving,
+)
 from streams import PATIENCE
 
 
@@ -60,22 +69,15 @@ def test_a_success_with_short_replies_reports_that_they_are_short(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert "No reply was longer than 4," in output_of(capsys, keeps)[1]
-
-    def is_long(sock: socket.socket, head: bytes) -> None:
-        sock.sendall(b"HTTP/1.1 413 No\r\nContent-Length: 65536\r\n\r\n" + bytes(65536))
-        graceful_close(sock, timeout=PATIENCE)
-
-    output = output_of(capsys, is_long)[1]
+    is_long = b"HTTP/1.1 413 No\r\nContent-Length: 65536\r\n\r\n" + bytes(65536)
+    output = output_of(capsys, replying(is_long))[1]
     assert re.search(r"the longest has 65,\d{3} bytes", output)
     assert "No reply was longer" not in output
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the expected results are those of Linux")
 def test_a_loss_for_some_clients_names_them(capsys: pytest.CaptureFixture[str]) -> None:
-    def loses_closing(sock: socket.socket, head: bytes) -> None:
-        (loses if b"Connection: close" in head else keeps)(sock, head)
-
-    code, output = output_of(capsys, loses_closing)
+    code, output = output_of(capsys, loses_if_closing)
     assert code == 1
     assert (
         "LOST for clients that send `Connection: close`: 1 of 5 early replies. The other "
@@ -103,10 +105,7 @@ def test_a_server_that_was_not_tested_has_no_success_reported(
 def test_a_status_of_500_is_reported_as_a_server_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fails(sock: socket.socket, head: bytes) -> None:
-        sock.sendall(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")
-        graceful_close(sock, timeout=PATIENCE)
-
+    fails = replying(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")
     assert "All replies report a server error" in output_of(capsys, fails)[1]
 
 
@@ -124,11 +123,8 @@ def test_quiet_prints_nothing_and_returns_the_exit_code(
 def test_junit_has_a_case_for_each_kind_of_client(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def loses_closing(sock: socket.socket, head: bytes) -> None:
-        (loses if b"Connection: close" in head else keeps)(sock, head)
-
     file = tmp_path / "found.xml"
-    assert output_of(capsys, loses_closing, "--junit", str(file))[0] == 1
+    assert output_of(capsys, loses_if_closing, "--junit", str(file))[0] == 1
     suite = ElementTree.parse(file).getroot()
     counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
     assert counts == {"tests": "5", "failures": "1", "errors": "0", "skipped": "0"}
@@ -169,11 +165,8 @@ def test_junit_has_errors_for_a_server_that_does_not_listen(
 def test_control_codes_of_a_server_are_escaped(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def paints(sock: socket.socket, head: bytes) -> None:
-        sock.sendall(b"HTTP/1.1 400 No\r\nServer: \x1b[2Jfoo\xff\r\nContent-Length: 0\r\n\r\n")
-        graceful_close(sock, timeout=PATIENCE)
-
-    with serving(paints) as address:
+    paints = b"HTTP/1.1 400 No\r\nServer: \x1b[2Jfoo\xff\r\nContent-Length: 0\r\n\r\n"
+    with serving(replying(paints)) as address:
         assert main(["check", address, "--tries", "1"]) == 0
     output = capsys.readouterr().out
     assert "foo" in output
@@ -255,20 +248,16 @@ def test_a_mistake_on_the_command_line_is_explained(
     assert message in capsys.readouterr().err
 
 
-def test_an_unknown_host_name_is_reported_in_one_line(
+def test_an_unknown_host_name_is_reported_in_one_line_or_in_json(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     # The real resolver is called: the domain "invalid" does not exist (RFC 6761).
-    assert main(["check", "nobody.invalid:80", "--timeout", "60"]) == 4
+    command = ["check", "nobody.invalid:80", "--timeout", "60"]
+    assert main(command) == 4
     output = capsys.readouterr()
     assert output.out == ""
     assert re.fullmatch("graceful-close check: nobody.invalid: .+\n", output.err)
-
-
-def test_an_unknown_host_name_is_reported_in_json_too(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["check", "nobody.invalid:80", "--timeout", "60", "--json"]) == 4
+    assert main([*command, "--json"]) == 4
     output = capsys.readouterr()
     found = json.loads(output.out)
     assert (found["verdict"], found["exit_code"], found["tries"]) == ("NOT_CONNECTED", 4, [])
