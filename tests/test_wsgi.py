@@ -16,7 +16,7 @@ import pytest
 from graceful_close._options import Options
 from graceful_close._request_body import DrainBounds
 from graceful_close.wsgi import DrainMiddleware
-from streams import PATIENCE
+from streams import PATIENCE, Connection
 
 BODY = b"one\ntwo\nthree\n"
 REPLY = b"no\n"
@@ -307,12 +307,10 @@ def drained(ours: socket.socket, *, expect: str = "", **options: Any) -> int:
 
 @pytest.mark.parametrize("options", [{"idle_timeout": 0.1}, {"timeout": 0.1}])
 def test_a_read_that_blocks_ends_at_the_deadline_if_the_connection_is_known(
-    options: dict[str, Any],
+    options: dict[str, Any], tcp: Connection
 ) -> None:
-    ours, peer = socket.socketpair()
-    with ours, peer:
-        peer.sendall(bytes(1000))
-        assert drained(ours, **options) == 1000
+    tcp.peer.sendall(bytes(1000))
+    assert drained(tcp.ours, **options) == 1000
 
 
 def test_a_body_that_may_not_come_is_waited_for_for_a_second() -> None:
@@ -324,27 +322,23 @@ def test_a_body_that_may_not_come_is_waited_for_for_a_second() -> None:
     assert bounds.seconds(10.5) == 30.0, "it has begun"
 
 
-def test_a_client_without_100_continue_is_not_waited_for_if_the_connection_is_known() -> None:
-    ours, peer = socket.socketpair()
-    with ours, peer:
-        assert drained(ours, timeout=PATIENCE, expect="100-continue") == 0
+def test_a_client_without_100_continue_is_not_waited_for_if_the_connection_is_known(
+    tcp: Connection,
+) -> None:
+    assert drained(tcp.ours, timeout=PATIENCE, expect="100-continue") == 0
 
 
-def test_the_drain_does_not_change_the_timeout_of_the_servers_socket() -> None:
-    ours, peer = socket.socketpair()
-    with ours, peer:
-        ours.settimeout(None)
-        socket.setdefaulttimeout(7)
-        try:
-            assert drained(ours, timeout=0.1) == 0
-        finally:
-            socket.setdefaulttimeout(None)
+def test_the_drain_does_not_change_the_timeout_of_the_servers_socket(tcp: Connection) -> None:
+    tcp.ours.settimeout(None)
+    socket.setdefaulttimeout(7)
+    try:
+        assert drained(tcp.ours, timeout=0.1) == 0
+    finally:
+        socket.setdefaulttimeout(None)
 
 
-def test_no_thread_is_left() -> None:
+def test_no_thread_is_left(tcp: Connection) -> None:
     before = threading.active_count()
-    ours, peer = socket.socketpair()
-    with ours, peer:
-        peer.sendall(bytes(100_000))
-        assert drained(ours, timeout=PATIENCE) == 100_000
+    tcp.peer.sendall(bytes(100_000))
+    assert drained(tcp.ours, timeout=PATIENCE) == 100_000
     assert threading.active_count() == before
