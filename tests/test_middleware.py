@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -262,6 +263,20 @@ def test_the_application_loses_replies_without_the_middleware(
     assert lost
 
 
+@contextmanager
+def connected(
+    name: str, log: Path, **environment: str
+) -> Generator[tuple[Server, socket.socket]]:
+    """Start a server, and connect a client to it."""
+    with started(name, log, **environment) as server:
+        address = ("127.0.0.1", server.port)
+        with socket.create_connection(address, timeout=PATIENCE) as client:
+            yield server, client
+
+
+# With the path, the length of the body, and more lines.
+HEAD = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n%b\r\n"
+CLOSE, EXPECT = b"Connection: close\r\n", b"Expect: 100-continue\r\n"
 BOUNDED = ["gunicorn", "gunicorn -k gthread", "uvicorn", "hypercorn", "wsgiref", "werkzeug"]
 
 
@@ -269,18 +284,15 @@ BOUNDED = ["gunicorn", "gunicorn -k gthread", "uvicorn", "hypercorn", "wsgiref",
 def test_the_idle_timeout_limits_the_wait_for_a_client_that_stops_sending(
     name: str, tmp_path: Path
 ) -> None:
-    with started(name, tmp_path / "log", EARLY_IDLE_TIMEOUT="0.3") as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
-            client.sendall(
-                b"POST /small HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-                b"Content-Length: 5000\r\n\r\n" + bytes(1000)
-            )
-            received = b""
-            try:
-                while chunk := client.recv(4096):
-                    received += chunk
-            except ConnectionResetError:
-                pass  # after the timeout it closes as it does without the middleware
+    with connected(name, tmp_path / "log", EARLY_IDLE_TIMEOUT="0.3") as (server, client):
+        client.sendall(HEAD % (b"/small", 5000, CLOSE) + bytes(1000))
+        received = b""
+        try:
+            while chunk := client.recv(4096):
+                received += chunk
+        except ConnectionResetError:
+            pass  # after the timeout it closes as it does without the middleware
+        client.close()
         assert received.endswith(REFUSAL), received
         assert server.exchange("GET", "/") == (200, b"hello\n")
 
@@ -290,19 +302,15 @@ def test_the_idle_timeout_limits_the_wait_for_a_client_that_stops_sending(
 def test_the_timeout_limits_the_drain_of_a_client_that_continues_to_send(
     name: str, tmp_path: Path
 ) -> None:
-    with started(name, tmp_path / "log", EARLY_TIMEOUT="0.5") as server:
+    with connected(name, tmp_path / "log", EARLY_TIMEOUT="0.5") as (_, client):
         began = time.monotonic()
-        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
-            client.sendall(
-                b"POST /small HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-                b"Content-Length: 5000000\r\n\r\n"
-            )
-            try:
-                while time.monotonic() < began + PATIENCE:
-                    client.sendall(bytes(100))
-                    time.sleep(0.01)
-            except OSError:
-                pass  # the connection has ended
+        client.sendall(HEAD % (b"/small", UPLOAD, CLOSE))
+        try:
+            while time.monotonic() < began + PATIENCE:
+                client.sendall(bytes(100))
+                time.sleep(0.01)
+        except OSError:
+            pass  # the connection has ended
         assert time.monotonic() < began + PATIENCE
 
 
@@ -310,35 +318,26 @@ def test_the_timeout_limits_the_drain_of_a_client_that_continues_to_send(
 def test_a_client_that_waits_for_100_continue_gets_the_reply_without_it(
     name: str, tmp_path: Path
 ) -> None:
-    with started(name, tmp_path / "log") as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
-            client.sendall(
-                b"POST /small HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000000\r\n"
-                b"Expect: 100-continue\r\n\r\n"
-            )
-            received = b""
-            while not received.endswith(REFUSAL):
-                chunk = client.recv(4096)
-                assert chunk, received
-                received += chunk
+    with connected(name, tmp_path / "log") as (_, client):
+        client.sendall(HEAD % (b"/small", UPLOAD, EXPECT))
+        received = b""
+        while not received.endswith(REFUSAL):
+            chunk = client.recv(4096)
+            assert chunk, received
+            received += chunk
         assert received.startswith(b"HTTP/1.1 401"), received
 
 
 @pytest.mark.parametrize("name", ["cheroot", "gunicorn", "hypercorn"])
 def test_a_client_that_got_100_continue_gets_the_reply(name: str, tmp_path: Path) -> None:
-    with started(name, tmp_path / "log") as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
-            client.sendall(
-                b"POST /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-                b"Content-Length: 5000000\r\nExpect: 100-continue\r\n\r\n"
-            )
-            with client.makefile("rb") as replies:
-                assert b" 100 " in replies.readline()
-                while replies.readline().strip():
-                    pass
-                client.sendall(bytes(5_000_000))
-                assert b" 413 " in replies.readline()
-                assert replies.read().endswith(b"\r\n\r\n" + BIG)
+    with connected(name, tmp_path / "log") as (_, client), client.makefile("rb") as replies:
+        client.sendall(HEAD % (b"/big", UPLOAD, CLOSE + EXPECT))
+        assert b" 100 " in replies.readline()
+        while replies.readline().strip():
+            pass
+        client.sendall(bytes(UPLOAD))
+        assert b" 413 " in replies.readline()
+        assert replies.read().endswith(b"\r\n\r\n" + BIG)
 
 
 KEPT = ["gunicorn -k gthread", "uvicorn", "hypercorn", "granian --interface wsgi", "gevent"]
