@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -74,26 +74,22 @@ def replies(*messages: Message) -> Any:
     return app
 
 
-Run = Callable[[Awaitable[None]], None]
+Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
-@pytest.fixture(params=["asyncio", "trio"])
+def in_trio(what: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine with a clock that skips every wait."""
+
+    async def main() -> None:
+        await what
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.fixture(params=[asyncio.run, in_trio], ids=["asyncio", "trio"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Run a coroutine; in trio with a clock that skips every wait."""
-
-    def in_asyncio(what: Awaitable[None]) -> None:
-        async def main() -> None:
-            await what
-
-        asyncio.run(main())
-
-    def in_trio(what: Awaitable[None]) -> None:
-        async def main() -> None:
-            await what
-
-        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
-
-    return in_asyncio if request.param == "asyncio" else in_trio
+    run: Run = request.param
+    return run
 
 
 CHUNKED = scope((b"Transfer-Encoding", b"chunked"))
@@ -243,12 +239,9 @@ def test_an_exception_of_the_application_is_propagated_to_the_server(
         await replies(*sent)(scope, receive, send)
         raise LookupError("intended")
 
-    async def serve() -> None:
-        with pytest.raises(LookupError, match="intended"):
-            await exchange.serve(app, scope())
-
     exchange = Exchange(CHUNK, LAST)
-    run(serve())
+    with pytest.raises(LookupError, match="intended"):
+        run(exchange.serve(app, scope()))
     assert exchange.seen == seen
 
 
@@ -287,11 +280,7 @@ EXPECTS = scope((b"content-length", b"2010"), (b"expect", b"100-Continue"))
 
 def test_a_client_that_waits_for_100_continue_gets_the_reply_before_the_drain() -> None:
     exchange = Exchange()  # the client sends nothing more
-
-    async def main() -> None:
-        await exchange.serve(replies(START, BODY), EXPECTS, before_reply=True)
-
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    in_trio(exchange.serve(replies(START, BODY), EXPECTS, before_reply=True))
     assert exchange.seen == [START, SENT, END]
 
 
