@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -38,6 +39,12 @@ class Program:
             pass_fds=pass_fds,
             start_new_session=start_new_session,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def read_output(self, seconds: float) -> bool:
         """Wait for output and read it; return whether there was any."""

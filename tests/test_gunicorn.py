@@ -6,7 +6,8 @@ import importlib.util
 import signal
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,8 @@ Start = Callable[..., Server]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, stack: ExitStack) -> Start:
     """A function that starts gunicorn with a worker class; it is stopped after the test."""
-    started: list[Server] = []
 
     def start(
         worker: str, *arguments: str, environment: dict[str, str] | None = None
@@ -78,12 +78,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
             "-m", "gunicorn", "--bind", "127.0.0.1:0",
             "--no-control-socket", "-k", worker, *arguments, "applications:app",
         )  # fmt: skip
-        started.append(Server(Recipe("gunicorn", command), tmp_path, environment))
-        return started[-1]
+        return stack.enter_context(Server(Recipe("gunicorn", command), tmp_path, environment))
 
-    yield start
-    for server in started:
-        server.kill()
+    return start
 
 
 def uploads(server: Server, context: ssl.SSLContext | None = None) -> int:

@@ -158,9 +158,8 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     recipe = RECIPES[request.param]
     if importlib.util.find_spec(recipe.needs) is None:
         pytest.skip(f"needs {recipe.needs}")
-    started = Server(recipe)
-    yield started
-    started.kill()
+    with Server(recipe) as started:
+        yield started
 
 
 def test_a_client_that_sends_everything_before_it_reads_gets_the_early_reply(

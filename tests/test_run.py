@@ -67,6 +67,14 @@ class Refuses(asyncio.Protocol):
         self.transport.close()
 """
 
+RUN_MAIN = """
+if len(sys.argv) > 1:
+    import uvloop
+    uvloop.run(main())
+else:
+    asyncio.run(main())
+"""
+
 ASYNCIO_SERVER = (
     REFUSES
     + """
@@ -74,13 +82,8 @@ async def main():
     server = await asyncio.get_running_loop().create_server(Refuses, "127.0.0.1", 0)
     print("on 127.0.0.1:%d" % server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
-
-if len(sys.argv) > 1:
-    import uvloop
-    uvloop.run(main())
-else:
-    asyncio.run(main())
 """
+    + RUN_MAIN
 )
 
 WSGI = """
@@ -138,11 +141,8 @@ def serving(
         "wsgi.py": WSGI,
     }.items():
         (folder / name).write_text(program)
-    server = Server([*run, *command], cwd=folder)
-    try:
+    with Server([*run, *command], cwd=folder) as server:
         yield server
-    finally:
-        server.kill()
 
 
 def upload(sock: socket.socket) -> bytes:
@@ -508,13 +508,8 @@ async def main():
         sock, _ = await loop.run_in_executor(None, listener.accept)
         sock.setblocking(False)
         await loop.connect_accepted_socket(Refuses, sock)
-
-if sys.argv[1:]:
-    import uvloop
-    uvloop.run(main())
-else:
-    asyncio.run(main())
 """
+    + RUN_MAIN
 )
 
 

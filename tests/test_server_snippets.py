@@ -60,14 +60,11 @@ sys.path.insert(0, "")
 print("127.0.0.1:{port} is to come", flush=True)
 {request.param}(app)
 """
-    started = Server(Recipe(needs, ("-W", "ignore", "-c", program)))
-    try:
+    with Server(Recipe(needs, ("-W", "ignore", "-c", program))) as started:
         started.connect_when_it_listens(started.port).close()
         if needs == "cherrypy":
             started.await_output(rb"Bus STARTED")  # before that SIGTERM kills it
         yield started
-    finally:
-        started.kill()
 
 
 def test_a_server_copied_from_the_page_finishes_its_pending_closes(server: Server) -> None:

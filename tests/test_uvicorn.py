@@ -150,9 +150,8 @@ def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A server for the tests below, the last of which ends it."""
-    started = start(request.param, tmp_path_factory.mktemp("uvicorn"))
-    yield started
-    started.kill()
+    with start(request.param, tmp_path_factory.mktemp("uvicorn")) as started:
+        yield started
 
 
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
@@ -226,8 +225,7 @@ def test_sigterm_ends_uvicorn_after_its_pending_closes(server: Server) -> None:
 @pytest.mark.parametrize("loop", ["auto", "asyncio"])
 def test_without_the_option_replies_are_lost(loop: str, tmp_path: Path) -> None:
     """This test shows that the tests above can fail."""
-    server = Server(Started(("--loop", loop, *PORT)), tmp_path)
-    try:
+    with Server(Started(("--loop", loop, *PORT)), tmp_path) as server:
         lost = 0
         for _ in range(TRIES):
             with server.connect() as sock:
@@ -236,8 +234,6 @@ def test_without_the_option_replies_are_lost(loop: str, tmp_path: Path) -> None:
                 except ConnectionError:
                     lost += 1
         assert lost == TRIES
-    finally:
-        server.kill()
 
 
 # --- other features ---------------------------------------------------------------------------
@@ -246,8 +242,7 @@ def test_without_the_option_replies_are_lost(loop: str, tmp_path: Path) -> None:
 def test_early_replies_arrive_after_a_reload(tmp_path: Path) -> None:
     file = tmp_path / "uvicorn_app.py"
     shutil.copy(TESTS / "uvicorn_app.py", file)
-    server = start("--reload", tmp_path, app_folder=tmp_path)
-    try:
+    with start("--reload", tmp_path, app_folder=tmp_path) as server:
         file.write_text(file.read_text().replace("hello", "changed"))
         # uvicorn reads the times of files at its first check, which may be after this.
         changed = file.stat().st_mtime
@@ -263,16 +258,13 @@ def test_early_replies_arrive_after_a_reload(tmp_path: Path) -> None:
         with server.connect() as sock:
             body = server.request(sock, "POST", bytes(UPLOAD), Connection="close")
             assert body == REFUSAL
-    finally:
-        server.kill()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 @pytest.mark.parametrize("how", ["uvloop, httptools", "asyncio, h11"])
 def test_hundreds_of_connections_leave_no_descriptor(how: str, tmp_path: Path) -> None:
-    server = start(how, tmp_path)
-    held = Path(f"/proc/{server.process.pid}/fd")
-    try:
+    with start(how, tmp_path) as server:
+        held = Path(f"/proc/{server.process.pid}/fd")
         before = len(list(held.iterdir()))
         for _ in range(500):
             with server.connect() as sock:
@@ -283,8 +275,6 @@ def test_hundreds_of_connections_leave_no_descriptor(how: str, tmp_path: Path) -
         while len(list(held.iterdir())) > before + 3:
             assert time.monotonic() < give_up
             select.select([], [], [], 0.02)
-    finally:
-        server.kill()
 
 
 def test_a_variable_sets_how_long_a_silent_client_delays_the_stop(
@@ -294,8 +284,7 @@ def test_a_variable_sets_how_long_a_silent_client_delays_the_stop(
     hurried = Started(("--loop", NEW_LOOP, *PORT), {"GRACEFUL_CLOSE_IDLE_TIMEOUT": "0"})
     with ExitStack() as stack:
         for started in (patient, hurried):
-            server = Server(started, tmp_path)
-            stack.callback(server.kill)
+            server = stack.enter_context(Server(started, tmp_path))
             # The client keeps its connection, and does not read the server's FIN.
             sock = stack.enter_context(server.connect())
             assert read_hello(sock)
@@ -314,8 +303,7 @@ def test_a_second_ctrl_c_ends_the_wait_for_a_silent_client(loop: str, tmp_path: 
         pytest.importorskip("uvloop")
     patience = {"GRACEFUL_CLOSE_TIMEOUT": "1000", "GRACEFUL_CLOSE_IDLE_TIMEOUT": "1000"}
     options = ("--loop", f"graceful_close.uvicorn:{loop}", *PORT)
-    server = Server(Started(options, patience), tmp_path)
-    try:
+    with Server(Started(options, patience), tmp_path) as server:
         with server.connect() as silent:
             silent.sendall(HEAD + bytes(1000))
             await_fin(silent)
@@ -323,8 +311,6 @@ def test_a_second_ctrl_c_ends_the_wait_for_a_silent_client(loop: str, tmp_path: 
             server.await_output(b"Shutting down")
             server.process.send_signal(signal.SIGINT)
             server.await_end()
-    finally:
-        server.kill()
 
 
 def read_hello(sock: socket.socket) -> bool:
