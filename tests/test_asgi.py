@@ -148,24 +148,24 @@ def test_the_rest_of_the_request_is_read_before_the_end_of_the_reply(
     assert exchange.seen == seen
 
 
-def test_messages_that_the_application_has_read_are_not_read_again(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("requests", "start", "seen"),
+    [
+        ([CHUNK, LAST], START, [RECEIVED, START, SENT, RECEIVED, END]),
+        ([LAST], UNSIZED, [RECEIVED, UNSIZED, BODY]),
+    ],
+    ids=["a part", "the whole request, after which the reply is not changed"],
+)
+def test_messages_that_the_application_has_read_are_not_read_again(
+    run: Run, requests: list[Message], start: Message, seen: list[Any]
+) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        assert await receive() == CHUNK
-        await replies(START, BODY)(scope, receive, send)
+        assert await receive() == requests[0]
+        await replies(start, BODY)(scope, receive, send)
 
-    exchange = Exchange(CHUNK, LAST)
+    exchange = Exchange(*requests)
     run(exchange.serve(app, scope()))
-    assert exchange.seen == [RECEIVED, START, SENT, RECEIVED, END]
-
-
-def test_a_reply_after_the_whole_request_is_not_changed(run: Run) -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        assert await receive() == LAST
-        await replies(UNSIZED, BODY)(scope, receive, send)
-
-    exchange = Exchange(LAST)
-    run(exchange.serve(app, scope()))
-    assert exchange.seen == [RECEIVED, UNSIZED, BODY]
+    assert exchange.seen == seen
 
 
 @pytest.mark.parametrize(

@@ -312,20 +312,21 @@ def test_a_502_is_a_loss_only_if_it_is_not_expected() -> None:
 # --- TLS --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_over_tls_an_early_reply_is_detected(
-    version: ssl.TLSVersion,
+@pytest.mark.parametrize(
+    ("version", "serve", "code", "outcome"),
+    [
+        (ssl.TLSVersion.TLSv1_2, keeps, 0, "WHOLE"),
+        (ssl.TLSVersion.TLSv1_3, keeps, 0, "WHOLE"),
+        (ssl.TLSVersion.TLSv1_3, reads_all, 3, "LATE"),
+    ],
+    ids=["early, TLS 1.2", "early", "late"],
+)
+def test_over_tls_early_and_late_replies_are_told_apart(
+    version: ssl.TLSVersion, serve: Serve, code: int, outcome: str
 ) -> None:
-    code, found = check_server(keeps, "--insecure", context=server_context(version))
-    assert code == 0
-    assert outcomes(found) == {"WHOLE"}
-    assert all(each["early"] for each in found["tries"])
-
-
-def test_over_tls_a_late_reply_is_detected() -> None:
-    code, found = check_server(reads_all, "--insecure", tries=1, context=TLS)
-    assert (code, outcomes(found)) == (3, {"LATE"})
-    assert not any(each["early"] for each in found["tries"])
+    answer, found = check_server(serve, "--insecure", context=server_context(version))
+    assert (answer, outcomes(found)) == (code, {outcome})
+    assert {each["early"] for each in found["tries"]} == {serve is keeps}
 
 
 @pytest.mark.skipif(PYPY, reason=RESET_AS_SSL_ERROR)
