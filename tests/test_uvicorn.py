@@ -287,7 +287,7 @@ def test_a_variable_sets_how_long_a_silent_client_delays_the_stop(
             server = stack.enter_context(Server(started, tmp_path))
             # The client keeps its connection, and does not read the server's FIN.
             sock = stack.enter_context(server.connect())
-            assert read_hello(sock)
+            assert server.request(sock, "GET", b"") == HELLO
             server.process.send_signal(signal.SIGTERM)
             await_fin(sock)
             if started is hurried:
@@ -311,16 +311,6 @@ def test_a_second_ctrl_c_ends_the_wait_for_a_silent_client(loop: str, tmp_path: 
             server.await_output(b"Shutting down")
             server.process.send_signal(signal.SIGINT)
             server.await_end()
-
-
-def read_hello(sock: socket.socket) -> bool:
-    sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    reply = b""
-    while not reply.endswith(HELLO):
-        chunk = sock.recv(4096)
-        assert chunk
-        reply += chunk
-    return True
 
 
 @pytest.mark.parametrize("name", ["GRACEFUL_CLOSE_TIMEOUT", "GRACEFUL_CLOSE_IDLE_TIMEOUT"])
