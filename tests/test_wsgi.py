@@ -243,16 +243,21 @@ def test_the_length_of_a_reply_is_kept_if_it_has_one() -> None:
     assert not hasattr(of(iter([b"one"])), "__len__")
 
 
-def test_the_drain_has_a_limit_of_bytes() -> None:
+@pytest.mark.parametrize(
+    ("more", "options", "left"),
+    [
+        ({}, {"drain_limit": 5}, len(BODY) - 5),
+        ({}, {"timeout": 0}, len(BODY)),
+        ({"HTTP_EXPECT": "100-continue"}, {}, len(BODY)),
+    ],
+    ids=["a limit of bytes", "a timeout of 0", "a client that waits for 100 Continue"],
+)
+def test_the_drain_reads_no_more_than_it_may(
+    more: dict[str, str], options: dict[str, Any], left: int
+) -> None:
     body = Input(BODY)
-    serve(refuse, environment(body), drain_limit=5)
-    assert body.left == len(BODY) - 5
-
-
-def test_a_timeout_of_0_does_not_drain() -> None:
-    body = Input(BODY)
-    serve(refuse, environment(body), timeout=0)
-    assert body.left == len(BODY)
+    serve(refuse, environment(body, **more), **options)
+    assert body.left == left
 
 
 def test_an_exception_of_the_input_during_the_drain_is_not_propagated() -> None:
@@ -261,12 +266,6 @@ def test_an_exception_of_the_input_during_the_drain_is_not_propagated() -> None:
             raise ConnectionResetError
 
     assert serve(refuse, environment(Broken(BODY))) == (REPLY, len(BODY))
-
-
-def test_a_client_that_waits_for_100_continue_is_not_drained() -> None:
-    body = Input(BODY)
-    serve(refuse, environment(body, HTTP_EXPECT="100-continue"))
-    assert body.left == len(BODY)
 
 
 def test_a_client_that_got_100_continue_is_drained() -> None:
