@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 
-from graceful_close import CloseOutcome, graceful_close, timed_linger_close
+from graceful_close import CloseOutcome, CloseResult, graceful_close, timed_linger_close
 from streams import meanwhile, read_all, read_and_close
 
-from .laid import Wire
+from .laid import OurSocket, Wire
 from .packets import OURS, PEER
 from .proof import proven
 from .rules import ACK, ACK_OF_FIN, DATA, FIN, carrying, every, first, nth
@@ -15,14 +15,20 @@ from .rules import ACK, ACK_OF_FIN, DATA, FIN, carrying, every, first, nth
 REPLY = b"reply" * 2000  # several segments
 
 
-def test_the_first_fin_is_lost(wire: Wire) -> None:
-    ours, peer = wire.connect()
-    wire.drop(first(FIN, from_=OURS))
+def closed_cleanly(wire: Wire, ours: OurSocket, peer: socket.socket) -> CloseResult:
+    """Write the reply and close while the peer reads to the end and closes; all arrives."""
     ours.sendall(REPLY)
     with meanwhile(read_and_close, peer) as received:
         result = proven(wire, graceful_close, ours)
     assert received == [REPLY]
     assert result.outcome is CloseOutcome.PEER_CLOSED
+    return result
+
+
+def test_the_first_fin_is_lost(wire: Wire) -> None:
+    ours, peer = wire.connect()
+    wire.drop(first(FIN, from_=OURS))
+    closed_cleanly(wire, ours, peer)
     assert wire.await_delivery(nth(2, FIN, from_=OURS)).again
 
 
@@ -63,11 +69,7 @@ def test_the_acknowledgement_of_the_fin_is_lost_and_the_time_is_short(wire: Wire
 def test_the_last_data_segment_is_lost(wire: Wire) -> None:
     ours, peer = wire.connect()
     wire.drop(first(carrying(len(REPLY)), from_=OURS))
-    ours.sendall(REPLY)
-    with meanwhile(read_and_close, peer) as received:
-        result = proven(wire, graceful_close, ours)
-    assert received == [REPLY]
-    assert result.outcome is CloseOutcome.PEER_CLOSED
+    closed_cleanly(wire, ours, peer)
 
 
 def test_the_last_data_segment_and_the_fin_are_lost(wire: Wire) -> None:
@@ -95,20 +97,14 @@ def test_the_peers_fin_is_300_ms_late(wire: Wire) -> None:
     """The peer's FIN, which acknowledges ours too, is 300 ms late."""
     ours, peer = wire.connect()
     wire.hold(every(FIN, from_=PEER), 0.3)
-    ours.sendall(REPLY)
-    with meanwhile(read_and_close, peer):
-        result = proven(wire, graceful_close, ours)
-    assert result.outcome is CloseOutcome.PEER_CLOSED
+    result = closed_cleanly(wire, ours, peer)
     assert result.elapsed >= 0.3
 
 
 def test_the_peers_first_fin_is_lost(wire: Wire) -> None:
     ours, peer = wire.connect()
     wire.drop(first(FIN, from_=PEER))
-    ours.sendall(REPLY)
-    with meanwhile(read_and_close, peer):
-        result = proven(wire, graceful_close, ours)
-    assert result.outcome is CloseOutcome.PEER_CLOSED
+    closed_cleanly(wire, ours, peer)
     assert wire.find(nth(2, FIN, from_=PEER))
 
 
@@ -116,10 +112,7 @@ def test_our_acknowledgement_of_the_peers_fin_is_lost(wire: Wire) -> None:
     """Our acknowledgement of the peer's FIN is lost: TIME_WAIT answers after the close."""
     ours, peer = wire.connect()
     wire.drop(first(ACK_OF_FIN, from_=OURS))
-    ours.sendall(REPLY)
-    with meanwhile(read_and_close, peer):
-        result = proven(wire, graceful_close, ours)
-    assert result.outcome is CloseOutcome.PEER_CLOSED
+    closed_cleanly(wire, ours, peer)
     wire.await_packet(nth(2, FIN, from_=PEER))
     wire.await_delivery(nth(2, ACK_OF_FIN, from_=OURS))
     assert wire.resets_sent(OURS) == 0
@@ -128,22 +121,14 @@ def test_our_acknowledgement_of_the_peers_fin_is_lost(wire: Wire) -> None:
 def test_our_fin_arrives_before_the_last_data(wire: Wire) -> None:
     ours, peer = wire.connect()
     wire.swap(first(carrying(len(REPLY)), from_=OURS))
-    ours.sendall(REPLY)
-    with meanwhile(read_and_close, peer) as received:
-        result = proven(wire, graceful_close, ours)
-    assert received == [REPLY]
-    assert result.outcome is CloseOutcome.PEER_CLOSED
+    closed_cleanly(wire, ours, peer)
 
 
 def test_our_data_arrives_in_another_order(wire: Wire) -> None:
     ours, peer = wire.connect()
     wire.swap(nth(2, DATA, from_=OURS))
     wire.swap(nth(4, DATA, from_=OURS))
-    ours.sendall(REPLY)
-    with meanwhile(read_and_close, peer) as received:
-        result = proven(wire, graceful_close, ours)
-    assert received == [REPLY]
-    assert result.outcome is CloseOutcome.PEER_CLOSED
+    closed_cleanly(wire, ours, peer)
 
 
 def test_the_peers_fin_arrives_before_its_last_data(wire: Wire) -> None:
@@ -165,21 +150,14 @@ def test_the_peers_fin_arrives_before_its_last_data(wire: Wire) -> None:
 def test_our_fin_arrives_twice(wire: Wire) -> None:
     ours, peer = wire.connect()
     wire.duplicate(first(FIN, from_=OURS))
-    ours.sendall(REPLY)
-    with meanwhile(read_and_close, peer) as received:
-        result = proven(wire, graceful_close, ours)
-    assert received == [REPLY]
-    assert result.outcome is CloseOutcome.PEER_CLOSED
+    closed_cleanly(wire, ours, peer)
 
 
 def test_the_peers_fin_arrives_twice(wire: Wire) -> None:
     """The peer's FIN arrives twice: the second one finds TIME_WAIT."""
     ours, peer = wire.connect()
     wire.duplicate(first(FIN, from_=PEER))
-    ours.sendall(REPLY)
-    with meanwhile(read_and_close, peer):
-        result = proven(wire, graceful_close, ours)
-    assert result.outcome is CloseOutcome.PEER_CLOSED
+    closed_cleanly(wire, ours, peer)
 
 
 def test_every_packet_takes_20_ms(wire: Wire) -> None:

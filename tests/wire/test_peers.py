@@ -131,16 +131,23 @@ def test_a_peer_that_drips_forever_times_out(wire: Wire) -> None:
     wire.await_packet(first(RST, from_=OURS))
 
 
+def flood(peer: socket.socket) -> None:
+    """Send without end."""
+    with suppress(OSError):
+        while True:
+            peer.sendall(bytes(100_000))
+
+
 def test_a_flood_is_drained_to_its_end(wire: Wire) -> None:
     """The peer sends 500 kB, then closes."""
     ours, peer = wire.connect()
 
-    def flood() -> None:
+    def send_and_close() -> None:
         peer.sendall(bytes(500_000))
         read_and_close(peer)
 
     ours.sendall(REPLY)
-    with meanwhile(flood):
+    with meanwhile(send_and_close):
         result = proven(wire, graceful_close, ours)
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 500_000)
 
@@ -149,13 +156,8 @@ def test_a_flood_that_does_not_end_times_out(wire: Wire) -> None:
     """The peer sends without end: RST is sent only after the deadline."""
     ours, peer = wire.connect()
 
-    def flood() -> None:
-        with suppress(OSError):
-            while True:
-                peer.sendall(bytes(100_000))
-
     ours.sendall(REPLY)
-    with meanwhile(flood):
+    with meanwhile(flood, peer):
         result = proven(wire, graceful_close, ours, timeout=0.3)
     assert result.outcome is CloseOutcome.TIMED_OUT
     assert result.unacked == 0
@@ -166,12 +168,7 @@ def test_a_flood_beyond_the_limit_ends_the_close(wire: Wire) -> None:
     """The peer sends more than the limit."""
     ours, peer = wire.connect()
 
-    def flood() -> None:
-        with suppress(OSError):
-            while True:
-                peer.sendall(bytes(100_000))
-
-    with meanwhile(flood):
+    with meanwhile(flood, peer):
         result = proven(wire, graceful_close, ours, drain_limit=200_000)
     assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 200_001)
 
@@ -182,12 +179,7 @@ def test_delivered_while_the_peer_still_sends(wire: Wire) -> None:
     """
     ours, peer = wire.connect()
 
-    def flood() -> None:
-        with suppress(OSError):
-            while True:
-                peer.sendall(bytes(100_000))
-
-    with meanwhile(flood):
+    with meanwhile(flood, peer):
         await_input(ours)
         ours.sendall(REPLY)
         result = proven(wire, timed_linger_close, ours, 2)
