@@ -14,7 +14,7 @@ from streams import PATIENCE
 from .link import ADDRESSES, Journey, Link
 from .packets import OURS, PEER, Conversation, Fate, Packet, Segment, Side
 from .record import Record
-from .rules import Which, acknowledging, first
+from .rules import FIN, Which, acknowledging, first
 from .states import StateMonitor
 from .table import Proof
 
@@ -147,6 +147,14 @@ class Wire(Record):
         ours = OurSocket(fileno=accepted.detach())
         self._held.callback(_vanish, ours)
         return Connection(ours, peer)
+
+    def half_closed(self) -> Connection:
+        """Make a connection on which the peer's FIN has arrived."""
+        connection = self.connect()
+        connection.peer.shutdown(socket.SHUT_WR)
+        self.await_delivery(first(FIN, from_=PEER))
+        self.settle()
+        return connection
 
     @property
     def _family(self) -> socket.AddressFamily:

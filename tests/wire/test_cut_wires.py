@@ -25,9 +25,14 @@ REPLY = b"reply" * 200
 LARGE = bytes(200_000)
 
 
-def make_room_for_large(ours: OurSocket) -> None:
-    """Or a kernel with a small send buffer (Linux 5.10) waits for an acknowledgement."""
+def broken_after_100_kb(wire: Wire) -> OurSocket:
+    """Return a socket on which a large reply was written; the link breaks after 100 kB of it."""
+    ours, _peer = wire.connect()
+    wire.cut(at=first(past(100_000), from_=OURS))
+    # Or a kernel with a small send buffer (Linux 5.10) waits for an acknowledgement.
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(LARGE))
+    ours.sendall(LARGE)
+    return ours
 
 
 def test_a_close_times_out_if_no_packet_of_ours_arrives(wire: Wire) -> None:
@@ -79,10 +84,7 @@ def test_a_block_that_ends_on_a_broken_link_times_out(wire: Wire) -> None:
 
 def test_the_link_breaks_after_100_kb(wire: Wire) -> None:
     """All packets in both directions are dropped after 100 kB of the reply."""
-    ours, _peer = wire.connect()
-    wire.cut(at=first(past(100_000), from_=OURS))
-    make_room_for_large(ours)
-    ours.sendall(LARGE)
+    ours = broken_after_100_kb(wire)
     result = proven(wire, graceful_close, ours, timeout=0.3, until=CloseOutcome.DELIVERED)
     assert result.outcome is CloseOutcome.TIMED_OUT
     assert result.unacked is not None
@@ -91,10 +93,7 @@ def test_the_link_breaks_after_100_kb(wire: Wire) -> None:
 
 def test_the_link_breaks_and_on_timeout_aborts(wire: Wire) -> None:
     """All packets in both directions are dropped after 100 kB of the reply."""
-    ours, _peer = wire.connect()
-    wire.cut(at=first(past(100_000), from_=OURS))
-    make_room_for_large(ours)
-    ours.sendall(LARGE)
+    ours = broken_after_100_kb(wire)
     result = proven(wire, graceful_close, ours, timeout=0.3, on_timeout=LingerPolicy.ABORT)
     assert result.outcome is CloseOutcome.TIMED_OUT
     wire.await_packet(first(RST, from_=OURS))

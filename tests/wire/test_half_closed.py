@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from graceful_close import CloseOutcome, graceful_close, timed_linger_close
 from streams import meanwhile, read_all, read_and_close
 
-from .laid import Connection, Wire
+from .laid import OurSocket, Wire
 from .packets import OURS, PEER
 from .proof import proven
 from .rules import ACK_OF_FIN, FIN, every, first
@@ -15,18 +17,9 @@ from .rules import ACK_OF_FIN, FIN, every, first
 REPLY = b"reply" * 200
 
 
-def half_closed(wire: Wire) -> Connection:
-    """Return a connection on which the peer's FIN has arrived."""
-    connection = wire.connect()
-    connection.peer.shutdown(socket.SHUT_WR)
-    wire.await_delivery(first(FIN, from_=PEER))
-    wire.settle()
-    return connection
-
-
 def test_a_half_closed_peer_gets_everything(wire: Wire) -> None:
     """The peer has sent its FIN, and continues to read."""
-    ours, peer = half_closed(wire)
+    ours, peer = wire.half_closed()
     ours.sendall(REPLY)
     with meanwhile(read_all, peer) as received:
         result = proven(wire, graceful_close, ours)
@@ -37,7 +30,7 @@ def test_a_half_closed_peer_gets_everything(wire: Wire) -> None:
 def test_peer_closed_is_not_returned_before_the_acknowledgement(wire: Wire) -> None:
     """The peer has sent its FIN; every packet takes 100 ms."""
     wire.delay(0.1)
-    ours, _peer = half_closed(wire)
+    ours, _peer = wire.half_closed()
     ours.sendall(REPLY)
     result = proven(wire, graceful_close, ours)
     assert result.outcome is CloseOutcome.PEER_CLOSED
@@ -46,7 +39,7 @@ def test_peer_closed_is_not_returned_before_the_acknowledgement(wire: Wire) -> N
 
 def test_peer_closed_is_never_returned_without_the_acknowledgement(wire: Wire) -> None:
     """The peer has sent its FIN; every acknowledgement of ours is lost."""
-    ours, _peer = half_closed(wire)
+    ours, _peer = wire.half_closed()
     wire.drop(every(ACK_OF_FIN, from_=PEER))
     result = proven(wire, graceful_close, ours, timeout=0.3)
     assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 1)
@@ -55,14 +48,15 @@ def test_peer_closed_is_never_returned_without_the_acknowledgement(wire: Wire) -
 def test_a_timed_linger_after_the_peers_fin_waits_for_the_acknowledgement(wire: Wire) -> None:
     """The peer has sent its FIN; every packet takes 100 ms."""
     wire.delay(0.1)
-    ours, _peer = half_closed(wire)
+    ours, _peer = wire.half_closed()
     ours.sendall(REPLY)
     result = proven(wire, timed_linger_close, ours, 2)
     assert result.outcome is CloseOutcome.DELIVERED
 
 
-def test_both_sides_close_at_the_same_time(wire: Wire) -> None:
-    """Both FINs are in flight at the same time: ours takes 100 ms."""
+@contextmanager
+def crossing_fins(wire: Wire) -> Generator[OurSocket, None, None]:
+    """Yield a socket with a reply. Its FIN takes 100 ms, and the peer sends its own before."""
     ours, peer = wire.connect()
     wire.hold(first(FIN, from_=OURS), 0.1)
     ours.sendall(REPLY)
@@ -73,6 +67,12 @@ def test_both_sides_close_at_the_same_time(wire: Wire) -> None:
         assert read_all(peer) == REPLY
 
     with meanwhile(close_immediately):
+        yield ours
+
+
+def test_both_sides_close_at_the_same_time(wire: Wire) -> None:
+    """Both FINs are in flight at the same time: ours takes 100 ms."""
+    with crossing_fins(wire) as ours:
         result = proven(wire, graceful_close, ours)
     assert result.outcome is CloseOutcome.PEER_CLOSED
     assert result.elapsed >= 0.1
@@ -80,16 +80,7 @@ def test_both_sides_close_at_the_same_time(wire: Wire) -> None:
 
 def test_both_sides_close_at_the_same_time_until_delivered(wire: Wire) -> None:
     """Both FINs are in flight at the same time: ours takes 100 ms."""
-    ours, peer = wire.connect()
-    wire.hold(first(FIN, from_=OURS), 0.1)
-    ours.sendall(REPLY)
-
-    def close_immediately() -> None:
-        wire.await_packet(first(FIN, from_=OURS))
-        peer.shutdown(socket.SHUT_WR)
-        assert read_all(peer) == REPLY
-
-    with meanwhile(close_immediately):
+    with crossing_fins(wire) as ours:
         result = proven(wire, timed_linger_close, ours, 2)
     assert result.outcome is CloseOutcome.DELIVERED
     assert result.elapsed >= 0.1

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import importlib
 import socket
 import ssl
-import struct
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import anyio
 import pytest
@@ -24,12 +22,11 @@ from event_loops import LOOPS
 from graceful_close import CloseOutcome, CloseResult, Reaper, abortive_close, close_all
 from streams import PATIENCE, await_reset, ends_in_reset, meanwhile, read_all, read_and_close
 
-from .laid import Connection, Passage, Wire
-from .link import ADDRESSES, Journey, Link
-from .packets import OURS, PEER, Fate
+from .icmp import message_about
+from .laid import Connection, OurSocket, Passage, Wire
+from .link import Journey, Link
+from .packets import OURS, Fate
 from .rules import DATA, FIN, Which, every, first, of
-
-_dpkt: Any = importlib.import_module("dpkt")
 
 LONG = bytes(300_000)
 
@@ -71,38 +68,16 @@ class Router(Wire):
             passage.packet.fate = Fate.DROPPED
 
             def load(_now: float) -> tuple[bytes, Callable[[], None]]:
-                return self._about(passage.raw, message), _nothing
+                about = message_about(passage.raw, self.version, message.kind, message.code)
+                return about, _nothing
 
             return [Journey(passage.due, OURS, load)]
 
         self._add_rule(which, act)
 
-    def _about(self, raw: bytes, message: Message) -> bytes:
-        ends = ADDRESSES[self.version]
-        family = socket.AF_INET if self.version == "IPv4" else socket.AF_INET6
-        source, target = (socket.inet_pton(family, ends[side]) for side in (PEER, OURS))
-        quoted = raw[:48] if self.version == "IPv4" else raw[:100]
-        body = struct.pack("!BBHI", message.kind, message.code, 0, 0) + quoted
-        if self.version == "IPv4":
-            body = _with_checksum(body, b"")
-            ip = _dpkt.ip.IP(p=1, ttl=64, src=source, dst=target, data=body)
-            ip.len = 20 + len(body)
-        else:
-            # RFC 4443, section 2.3: the checksum includes the pseudo-header.
-            body = _with_checksum(body, source + target + struct.pack("!II", len(body), 58))
-            ip = _dpkt.ip6.IP6(
-                nxt=58, hlim=64, plen=len(body), src=source, dst=target, data=body
-            )
-        return bytes(ip)
-
 
 def _nothing() -> None:
     pass
-
-
-def _with_checksum(body: bytes, before: bytes) -> bytes:
-    checksum: int = _dpkt.dpkt.in_cksum(before + body)
-    return body[:2] + struct.pack("!H", checksum) + body[4:]
 
 
 def _laid(link: Link, name: str) -> Iterator[tuple[Router, Message]]:
@@ -136,6 +111,15 @@ def with_recverr(router: Router) -> Connection:
     else:
         connection.ours.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
     return connection
+
+
+def with_an_error(router: Router, message: Message) -> OurSocket:
+    """Return a socket whose reply was answered with the message, which has arrived."""
+    ours, _ = with_recverr(router)
+    router.answer(every(DATA, from_=OURS), message)
+    ours.sendall(b"reply")
+    await_reset(ours)
+    return ours
 
 
 def assert_error(result: CloseResult, message: Message) -> None:
@@ -173,10 +157,7 @@ def test_delivered_is_not_returned_after_icmp(
 def test_an_earlier_error_is_reported(some_message: tuple[Router, Message]) -> None:
     """A part of the reply was answered with ICMP before the call."""
     router, message = some_message
-    ours, _ = with_recverr(router)
-    router.answer(every(DATA, from_=OURS), message)
-    ours.sendall(b"reply")
-    await_reset(ours)
+    ours = with_an_error(router, message)
     result = GRACEFUL["graceful_close"](ours, timeout=PATIENCE)
     assert result.outcome is CloseOutcome.TIMED_OUT
     assert (result.error and result.error.errno) == message.number
@@ -276,10 +257,7 @@ def test_an_abort_after_icmp_aborts_or_finds_no_connection(
 ) -> None:
     """A part of the reply was answered with ICMP, and then we abort."""
     router, message = some_message
-    ours, _ = with_recverr(router)
-    router.answer(every(DATA, from_=OURS), message)
-    ours.sendall(b"reply")
-    await_reset(ours)
+    ours = with_an_error(router, message)
     result = abortive_close(ours)
     assert result.outcome in (CloseOutcome.ABORTED, CloseOutcome.NOT_CONNECTED)
     assert ours.fileno() == -1

@@ -155,7 +155,6 @@ def test_a_flood_is_drained_to_its_end(wire: Wire) -> None:
 def test_a_flood_that_does_not_end_times_out(wire: Wire) -> None:
     """The peer sends without end: RST is sent only after the deadline."""
     ours, peer = wire.connect()
-
     ours.sendall(REPLY)
     with meanwhile(flood, peer):
         result = proven(wire, graceful_close, ours, timeout=0.3)
@@ -167,7 +166,6 @@ def test_a_flood_that_does_not_end_times_out(wire: Wire) -> None:
 def test_a_flood_beyond_the_limit_ends_the_close(wire: Wire) -> None:
     """The peer sends more than the limit."""
     ours, peer = wire.connect()
-
     with meanwhile(flood, peer):
         result = proven(wire, graceful_close, ours, drain_limit=200_000)
     assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 200_001)
@@ -178,7 +176,6 @@ def test_delivered_while_the_peer_still_sends(wire: Wire) -> None:
     sent after it.
     """
     ours, peer = wire.connect()
-
     with meanwhile(flood, peer):
         await_input(ours)
         ours.sendall(REPLY)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
 from graceful_close import CloseOutcome, abortive_close, graceful_close, timed_linger_close
 from streams import await_reset, meanwhile, read_all, read_and_close, reset
 
@@ -106,10 +104,7 @@ def test_a_peer_that_closes_without_reading_resets(wire: Wire) -> None:
 
 def test_an_rst_after_the_peers_fin_is_reported(wire: Wire) -> None:
     """The peer has sent its FIN; RST arrives instead of the acknowledgement of ours."""
-    ours, peer = wire.connect()
-    peer.shutdown(socket.SHUT_WR)
-    wire.await_delivery(first(FIN, from_=PEER))
-    wire.settle()
+    ours, _peer = wire.half_closed()
     wire.reset(OURS, at=first(ACK_OF_FIN, from_=PEER))
     result = proven(wire, graceful_close, ours)
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, 1)
@@ -119,10 +114,7 @@ def test_an_rst_after_the_peers_fin_while_data_is_unacknowledged_is_reported(
     wire: Wire,
 ) -> None:
     """The peer has sent its FIN, does not read our data, and resets."""
-    ours, peer = wire.connect()
-    peer.shutdown(socket.SHUT_WR)
-    wire.await_delivery(first(FIN, from_=PEER))
-    wire.settle()
+    ours, peer = wire.half_closed()
     # Every segment, because a loss probe may be faster than the peer's thread.
     wire.drop(every(DATA, from_=OURS))
     wire.drop(every(FIN, from_=OURS))
