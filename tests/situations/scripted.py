@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, ClassVar, NamedTuple
 
+from wire.icmp import in_ip, message_about
 from wire.link import ADDRESSES, Journey, Link
 from wire.packets import OURS, PEER, Segment, Side
 
@@ -149,6 +148,9 @@ class Scripted:
             return [self._ack(self._has)] if crossed else []
         if self.name in SILENT:
             return self._lose(raw, now)
+        act = self._AT_OUR_FIN.get(self.name)
+        if act is not None:
+            return act(self) if self._fin_came else [self._ack(self._has)]
         return self._SCRIPTS.get(self.name, Scripted._answer)(self)
 
     def _lose(self, raw: bytes, now: float) -> list[_Reply]:
@@ -214,8 +216,6 @@ class Scripted:
         return replies
 
     def _fill_later(self) -> list[_Reply]:
-        if not self._fin_came:
-            return [self._ack(self._has)]
         past, fill = (
             self._fin_past_the_hole(),
             self._upload(10, self._has)._replace(after=_LATER),
@@ -245,18 +245,12 @@ class Scripted:
         return [*replies, self._rst(5)] if self._fin_came else replies
 
     def _rst_out_of_window(self) -> list[_Reply]:
-        if not self._fin_came:
-            return [self._ack(self._has)]
         return [self._rst(50_000_000), self._fin(self._has, after=_LATER)]
 
     def _data_then_rst(self) -> list[_Reply]:
-        if not self._fin_came:
-            return [self._ack(self._has)]
         return [self._upload(500, self._has), self._rst()]
 
     def _data_after_fin(self) -> list[_Reply]:
-        if not self._fin_came:
-            return [self._ack(self._has)]
         uploads = [self._upload(500, self._has)._replace(after=_LATER * n) for n in range(3)]
         return [*uploads, self._fin(self._has, after=_LATER * 3)]
 
@@ -270,8 +264,6 @@ class Scripted:
         return [_Reply("A", self._next, self._has + 100_000)]
 
     def _syn_again(self) -> list[_Reply]:
-        if not self._fin_came:
-            return [self._ack(self._has)]
         return [_Reply("S", self._next, 0), self._fin(self._has)]
 
     def _ack_late(self) -> list[_Reply]:
@@ -284,14 +276,10 @@ class Scripted:
         return [self._ack(self._has, window=0), *self._ack_late()]
 
     def _fin_with_data(self) -> list[_Reply]:
-        if not self._fin_came:
-            return [self._ack(self._has)]
         upload, fin = self._upload(500, self._has), self._fin(self._has)
         return [upload._replace(flags=fin.flags)]
 
     def _repeat_data(self) -> list[_Reply]:
-        if not self._fin_came:
-            return [self._ack(self._has)]
         first, second = self._upload(500, self._has), self._upload(250, self._has)
         overlap = _Reply("PA", first.seq + 250, self._has, first.data[250:] + second.data)
         return [first, first, overlap, self._fin(self._has)]
@@ -303,21 +291,25 @@ class Scripted:
         "sends FIN and acknowledges nothing": _fin_alone,
         "sends FIN first": _hold,
         "sends FIN out of order": _fin_past_a_hole,
-        "fills the hole later": _fill_later,
         "crosses our FIN": _cross,
         "sends RST at our FIN": _rst_at_fin,
         "sends RST after both FINs": _rst_after_fins,
         "sends RST in the window": _rst_in_window,
-        "sends RST out of the window": _rst_out_of_window,
-        "sends data, then RST": _data_then_rst,
-        "sends data after our FIN": _data_after_fin,
         "closes its window": _close_window,
         "repeats itself": _repeat,
         "acknowledges the unsent": _ack_the_unsent,
-        "sends SYN again": _syn_again,
         "acknowledges late": _ack_late,
         "acknowledges the half": _ack_the_half,
         "opens its window later": _open_window_later,
+    }
+
+    # These acknowledge everything, and act when our FIN arrives.
+    _AT_OUR_FIN: ClassVar[dict[str, Callable[[Scripted], list[_Reply]]]] = {
+        "fills the hole later": _fill_later,
+        "sends RST out of the window": _rst_out_of_window,
+        "sends data, then RST": _data_then_rst,
+        "sends data after our FIN": _data_after_fin,
+        "sends SYN again": _syn_again,
         "sends FIN with data": _fin_with_data,
         "repeats its data": _repeat_data,
     }
@@ -410,34 +402,12 @@ class Scripted:
             data=reply.data,
         )
         tcp.off = 5 + len(options) // 4
-        return self._packet(_dpkt.ip.IP_PROTO_TCP, tcp)
-
-    def _packet(self, protocol: int, data: Any) -> bytes:
-        ends = ADDRESSES[self._version]
-        family = socket.AF_INET if self._version == "IPv4" else socket.AF_INET6
-        source, target = (socket.inet_pton(family, ends[side]) for side in (PEER, OURS))
-        if family == socket.AF_INET:
-            ip = _dpkt.ip.IP(p=protocol, ttl=64, src=source, dst=target, data=data)
-            ip.len = 20 + len(data)
-        else:
-            ip = _dpkt.ip6.IP6(
-                nxt=protocol, hlim=64, plen=len(data), src=source, dst=target, data=data
-            )
-        return bytes(ip)
+        return in_ip(self._version, _dpkt.ip.IP_PROTO_TCP, tcp)
 
     def _send_icmp(self, raw: bytes, now: float) -> None:
         """Report with ICMP that our packet did not arrive."""
-        version4 = self._version == "IPv4"
-        kind, code, rest = _ICMP[self.name][0 if version4 else 1]
-        body = struct.pack("!BBHI", kind, code, 0, rest) + raw[: 48 if version4 else 100]
-        if version4:
-            body = _with_checksum(body, b"")
-            packet = self._packet(1, body)
-        else:
-            ends = (ADDRESSES["IPv6"][side] for side in (PEER, OURS))
-            pseudo = b"".join(socket.inet_pton(socket.AF_INET6, end) for end in ends)
-            body = _with_checksum(body, pseudo + struct.pack("!II", len(body), 58))
-            packet = self._packet(58, body)
+        header = _ICMP[self.name][0 if self._version == "IPv4" else 1]
+        packet = message_about(raw, self._version, *header)
 
         def load(_now: float) -> tuple[bytes, Callable[[], None]]:
             return packet, _nothing
@@ -447,8 +417,3 @@ class Scripted:
 
 def _nothing() -> None:
     pass
-
-
-def _with_checksum(body: bytes, before: bytes) -> bytes:
-    checksum: int = _dpkt.dpkt.in_cksum(before + body)
-    return body[:2] + struct.pack("!H", checksum) + body[4:]
