@@ -42,8 +42,9 @@ class Root:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8413, help="0 picks a free one")
+    port = parser.parse_args().port
     cherrypy.config.update(
-        {"environment": "production", "server.socket_port": parser.parse_args().port}
+        {"environment": "production", "log.screen": True, "server.socket_port": port}
     )
     cherrypy.server.httpserver = Server(cherrypy.server)
     cherrypy.quickstart(Root())

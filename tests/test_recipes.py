@@ -113,6 +113,8 @@ class Server(Program):
         try:
             # The port of the first address that it prints.
             self.port = int(self.await_output(rb"127\.0\.0\.1:(\d+)\D")[1])
+            if recipe.needs == "cherrypy":
+                self.await_output(rb"Bus STARTED")  # before that SIGTERM kills it
         except BaseException:
             self.kill()
             raise
