@@ -112,8 +112,8 @@ some 800. CPython 3.11 to 3.14, gVisor, i386 and s390x are tried with each chang
   nonblocking again. PyPy's ssl (8.0.1) leaves an error of one TLS connection in OpenSSL's queue, and raises the error in
   the next call for another connection of the same thread. The library empties the queue after its own calls; asyncio
   does not, so some of its TLS connections fail on PyPy, with this library or without it. The session leaves out the
-  situations and the exhaustive tests of the state machine, which take too long, and the tests of servers that cannot be
-  installed there.
+  situations and the exhaustive tests of the state machine, which take too long, uvicorn over TLS, and servers that cannot
+  be installed there.
 - **CPython without the GIL**: importing the library does not turn the GIL on. Debian has no such package, so the session
   builds CPython 3.13 from Debian's source package.
 

@@ -13,6 +13,10 @@ PYPY = sys.implementation.name == "pypy"
 
 RESET_AS_SSL_ERROR = "PyPy's ssl raises the system's errors as SSLError, without a reason"
 
+# An error stays in OpenSSL's queue, which belongs to the thread: four of twenty connections to
+# uvicorn fail, without this library.
+MIXED_UP_TLS = "asyncio on PyPy 8.0.1 raises the error of one TLS connection in another"
+
 # So gunicorn, which tries AF_UNIX first, takes the listener of fd://3 for one of AF_UNIX.
 FAMILY_OF_FROMFD = (
     "PyPy's getsockname() reads an address as of the family that fromfd() was given"

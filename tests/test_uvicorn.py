@@ -22,6 +22,7 @@ import pytest
 from certificates import CERTIFICATE, NAME, client_context
 from graceful_close.uvicorn import new_asyncio_loop
 from programs import Program
+from pythons import MIXED_UP_TLS, PYPY
 from streams import PATIENCE, await_fin, read_all
 from uvicorn_app import HELLO, REFUSAL
 
@@ -150,6 +151,8 @@ def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A server for the tests below, the last of which ends it."""
+    if PYPY and STARTED[request.param].kind == "tls":
+        pytest.skip(MIXED_UP_TLS)
     with start(request.param, tmp_path_factory.mktemp("uvicorn")) as started:
         yield started
 
