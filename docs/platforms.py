@@ -113,7 +113,7 @@ some 800. CPython 3.11 to 3.14, gVisor, i386 and s390x are tried with each chang
   the next call for another connection of the same thread. The library empties the queue after its own calls; asyncio
   does not, so some of its TLS connections fail on PyPy, with this library or without it. The session leaves out the
   situations and the exhaustive tests of the state machine, which take too long, uvicorn over TLS, and servers that cannot
-  be installed there.
+  be installed there. A close with an open `makefile()` object searches all objects, about a second for each gigabyte.
 - **CPython without the GIL**: importing the library does not turn the GIL on. Debian has no such package, so the session
   builds CPython 3.13 from Debian's source package.
 

@@ -98,7 +98,7 @@ async def test_a_reader_that_is_slow_and_steady_gets_it_whole(kind: str) -> None
         assert (result.outcome, result.clean) == (CloseOutcome.PEER_CLOSED, True)
 
 
-@over_tcp
+@pytest.mark.parametrize("kind", ["tcp", "unix", *TLS])
 @in_a_loop
 async def test_so_does_each_of_many(kind: str) -> None:
     async with held(kind, MEGABYTES) as (_, one, its), held(kind, MEGABYTES) as (_, two, other):

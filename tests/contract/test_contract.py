@@ -13,6 +13,7 @@ import pytest
 
 from certificates import NAME, client_context, server_context
 from contract.drivers import DRIVERS, ONLY_GRACEFUL, Driver
+from every_loop import ends_in_raw_reset
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
 from streams import PATIENCE, Connection, connect, kernel_counts, meanwhile, read_all, reset
 
@@ -133,11 +134,7 @@ def resets_after_the_reply(sock: socket.socket, closed: threading.Event) -> None
 
 def is_reset(sock: socket.socket, closed: threading.Event | None = None) -> bool:
     assert closed is None or closed.wait(PATIENCE)
-    try:
-        read_all(sock)
-    except OSError:
-        return True
-    return False
+    return ends_in_raw_reset(sock)
 
 
 # --- graceful_close ------------------------------------------------------------------------------
