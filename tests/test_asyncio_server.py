@@ -108,7 +108,7 @@ async def served(
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         path = str(Path(folder) / "listener")
         server = (
-            await loop.create_unix_server(factory, path=path)
+            await loop.create_unix_server(factory, path)
             if kind == "unix"
             else await loop.create_server(factory, "127.0.0.1", 0, ssl=context)
         )
