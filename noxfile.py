@@ -134,7 +134,8 @@ CONTRACT = ["tests/contract"]
 SUITE = ["tests", "--ignore=tests/situations", "--ignore=tests/test_teardown_exhaustive.py"]
 THREADS = [
     *map(str, Path("tests").glob("test_reaper*.py")),
-    *("tests/test_interrupted_asker.py", "tests/test_importing.py"),
+    "tests/test_interrupted_asker.py",
+    "tests/test_importing.py",
 ]
 ELSEWHERE = {
     "gvisor": CONTRACT,

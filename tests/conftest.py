@@ -148,8 +148,8 @@ def reaper(selector: str) -> Iterator[Reaper]:
         yield reaper
 
 
-@pytest.fixture(autouse=True)
-def _no_threads_of_an_earlier_test() -> None:
+@pytest.fixture
+def no_threads_of_an_earlier_test() -> None:
     forget_threads()
 
 

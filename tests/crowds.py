@@ -7,11 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+import streams
 from graceful_close import CloseOutcome, CloseResult
-from streams import Connection, await_fin, await_input, fill, read_and_close
-
-REPLY = b"reply" * 13_000
-
+from streams import Connection, fill, read_and_close, send_fin
 
 with_select_too = pytest.mark.parametrize(
     "selector", ["epoll", "poll", "select"], indirect=True
@@ -43,18 +41,15 @@ def when_done(count: int, action: Callable[[], object]) -> Callable[[int, int], 
 
 def reply_early(connections: list[Connection], upload: bytes) -> None:
     """Reply to uploads that are not read."""
-    for sock, peer in connections:
-        peer.sendall(upload)
-        await_input(sock)
-        sock.sendall(REPLY)
+    for connection in connections:
+        streams.reply_early(connection, upload)
 
 
 def fill_against_fin(connections: list[Connection]) -> None:
     """Fill the buffers to peers that have half-closed."""
     for sock, peer in connections:
         fill(sock)
-        peer.shutdown(socket.SHUT_WR)
-        await_fin(sock)
+        send_fin(peer, to=sock)
 
 
 def read_and_close_all(*peers: socket.socket) -> list[bytes]:

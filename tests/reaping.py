@@ -14,10 +14,7 @@ from pathlib import Path
 import pytest
 
 from graceful_close import CloseOutcome, CloseResult, Reaper
-from streams import PATIENCE, Connection, await_input, connect, wait_until
-
-REPLY = b"reply" * 13_000
-
+from streams import PATIENCE, connect, wait_until
 
 _left: set[threading.Thread] = set()
 
@@ -42,13 +39,6 @@ def await_end(*threads: threading.Thread) -> None:
 
 def result_of(future: Future[CloseResult]) -> CloseResult:
     return future.result(PATIENCE)
-
-
-def reply_early(connection: Connection) -> None:
-    """Reply to an upload that is not read."""
-    connection.peer.sendall(b"upload" * 1000)
-    await_input(connection.ours)
-    connection.ours.sendall(REPLY)
 
 
 def outcomes(futures: list[Future[CloseResult]]) -> list[CloseOutcome]:

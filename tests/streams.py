@@ -24,6 +24,8 @@ PATIENCE = float(os.environ.get("TESTS_PATIENCE", "20"))
 # asm-generic/poll.h, where the select module has no name for it (PyPy).
 POLLRDHUP: int = getattr(select, "POLLRDHUP", 0x2000)
 
+REPLY = b"reply" * 13_000
+
 
 class Connection(NamedTuple):
     """Both ends of one stream."""
@@ -118,6 +120,13 @@ def reset(sock: socket.socket) -> None:
     """Close with RST."""
     set_linger(sock, LingerPolicy.ABORT)
     sock.close()
+
+
+def reply_early(connection: Connection, upload: bytes) -> None:
+    """Reply to an upload that is not read."""
+    connection.peer.sendall(upload)
+    await_input(connection.ours)
+    connection.ours.sendall(REPLY)
 
 
 def read_all(sock: socket.socket) -> bytes:

@@ -15,7 +15,6 @@ import pytest
 
 import descriptors
 from crowds import (
-    REPLY,
     all_closed,
     assert_untouched,
     fill_against_fin,
@@ -31,6 +30,7 @@ from crowds import (
 from graceful_close import CloseOutcome, Linger, LingerPolicy, close_all, get_linger, set_linger
 from streams import (
     PATIENCE,
+    REPLY,
     Connection,
     await_fin,
     await_input,

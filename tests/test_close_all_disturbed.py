@@ -17,7 +17,6 @@ from time import monotonic
 import pytest
 
 from crowds import (
-    REPLY,
     all_closed,
     assert_untouched,
     note,
@@ -36,6 +35,7 @@ from graceful_close._release import shut_for_writing
 from signals import Stop, each_moment
 from streams import (
     PATIENCE,
+    REPLY,
     Connection,
     await_fin,
     await_input,
@@ -44,6 +44,7 @@ from streams import (
     meanwhile,
     read_and_close,
     reset,
+    send_fin,
 )
 
 pytestmark = pytest.mark.usefixtures("selector")
@@ -129,8 +130,7 @@ def test_resets_by_peers_during_the_close_are_results(crowd: list[Connection]) -
 
 def test_half_closed_peers_still_get_our_data(crowd: list[Connection]) -> None:
     for sock, peer in crowd:
-        peer.shutdown(socket.SHUT_WR)
-        await_fin(sock)
+        send_fin(peer, to=sock)
         sock.sendall(REPLY)
     with meanwhile(read_and_close_all, *peers(crowd)) as replies:
         results = close_all(ours(crowd), timeout=PATIENCE)

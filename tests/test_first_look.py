@@ -21,7 +21,7 @@ from graceful_close._teardown import (
     closed_by_peer,
     may_end_at_first_look,
 )
-from streams import PATIENCE, Connection, await_fin, meanwhile, read_and_close
+from streams import PATIENCE, Connection, meanwhile, read_and_close, send_fin
 
 PEER_CLOSED = CloseOutcome.PEER_CLOSED
 
@@ -146,8 +146,7 @@ def test_a_real_connection_has_the_same_result_with_and_without_the_fast_path(
     timeout: float,
     by_machine: bool,
 ) -> None:
-    tcp.peer.shutdown(socket.SHUT_WR)
-    await_fin(tcp.ours)
+    send_fin(tcp.peer, to=tcp.ours)
     options = Options(timeout, idle_timeout, limit)
     result = closed(options, tcp.ours, by_machine=by_machine)
     assert result == CloseResult(PEER_CLOSED, 0.0, 0, 0, None, peer_first=True)

@@ -27,6 +27,7 @@ from graceful_close._options import Options
 from signals import Stop, each_moment
 from streams import (
     PATIENCE,
+    REPLY,
     Connection,
     Full,
     await_fin,
@@ -40,8 +41,6 @@ from streams import (
     reset,
     send_fin,
 )
-
-REPLY = b"reply" * 13_000
 
 MODES: list[Any] = [
     pytest.param(None, id="blocking"),

@@ -17,20 +17,19 @@ import pytest
 
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, Reaper
 from reaping import (
-    REPLY,
     assert_gone,
     assert_it_works,
     await_end,
     await_sleep,
     kept_thread,
     outcomes,
-    reply_early,
     result_of,
     threads,
 )
 from signals import Stop
 from streams import (
     PATIENCE,
+    REPLY,
     Connection,
     await_input,
     await_reset,
@@ -40,15 +39,18 @@ from streams import (
     meanwhile,
     read_all,
     read_and_close,
+    reply_early,
     reset,
 )
 from test_tls import fill_raw, session
+
+pytestmark = pytest.mark.usefixtures("no_threads_of_an_earlier_test")
 
 # --- the purpose ------------------------------------------------------------------------------
 
 
 def test_unread_input_does_not_destroy_the_reply(stream: Connection, reaper: Reaper) -> None:
-    reply_early(stream)
+    reply_early(stream, b"upload" * 1000)
     future = reaper.submit(stream.ours)
     assert stream.ours.fileno() == -1
     assert read_and_close(stream.peer) == REPLY
@@ -160,7 +162,7 @@ def test_a_closed_makefile_object_causes_no_warning(stream: Connection, reaper: 
 
 
 def test_a_close_by_another_thread_has_no_effect(stream: Connection, reaper: Reaper) -> None:
-    reply_early(stream)
+    reply_early(stream, b"upload" * 1000)
     future = reaper.submit(stream.ours)
     closer = threading.Thread(target=stream.ours.close)
     closer.start()

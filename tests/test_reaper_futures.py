@@ -28,6 +28,8 @@ from reaping import (
 from signals import moments, stop
 from streams import PATIENCE, Connection, await_reset, connect, meanwhile, reset, wait_until
 
+pytestmark = pytest.mark.usefixtures("no_threads_of_an_earlier_test")
+
 # --- the futures ------------------------------------------------------------------------------
 
 

@@ -24,7 +24,6 @@ from graceful_close import CloseOutcome, CloseResult, LingerPolicy, Reaper
 from graceful_close._drain import drain_of
 from graceful_close._loop import CloseLoop, Pending
 from reaping import (
-    REPLY,
     assert_gone,
     assert_it_works,
     await_end,
@@ -32,7 +31,6 @@ from reaping import (
     kept_thread,
     no_threads,
     outcomes,
-    reply_early,
     result_of,
     start_and_let_it_run,
     submit,
@@ -42,6 +40,7 @@ from reaping import (
 from signals import Stop, moments, stop
 from streams import (
     PATIENCE,
+    REPLY,
     Connection,
     await_reset,
     connect,
@@ -51,9 +50,12 @@ from streams import (
     meanwhile,
     read_all,
     read_and_close,
+    reply_early,
     reset,
     wait_until,
 )
+
+pytestmark = pytest.mark.usefixtures("no_threads_of_an_earlier_test")
 
 # --- the thread -------------------------------------------------------------------------------
 
@@ -306,7 +308,7 @@ def test_without_threads_submit_closes_in_the_callers_thread(
     stream: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called_in: list[threading.Thread] = []
-    reply_early(stream)
+    reply_early(stream, b"upload" * 1000)
     with Reaper(
         timeout=PATIENCE, on_close=lambda _: called_in.append(threading.current_thread())
     ) as reaper:
@@ -362,7 +364,7 @@ def test_without_threads_a_signal_closes_immediately(monkeypatch: pytest.MonkeyP
 
 
 def test_a_reaper_works_without_free_descriptors(stream: Connection, reaper: Reaper) -> None:
-    reply_early(stream)
+    reply_early(stream, b"upload" * 1000)
     with descriptors.none_left():
         future = reaper.submit(stream.ours)
         assert read_and_close(stream.peer) == REPLY

@@ -38,6 +38,7 @@ from graceful_close._step import LET_GO, WAIT_EITHER
 from signals import Stop, each_moment
 from streams import (
     PATIENCE,
+    REPLY,
     await_fin,
     await_input,
     await_reset,
@@ -47,7 +48,6 @@ from streams import (
     reset,
 )
 
-REPLY = b"reply" * 13_000
 UPLOAD = b"upload" * 1000
 
 ALERT, APPLICATION_DATA = 21, 23
