@@ -30,7 +30,7 @@ os.environ["PATH"] = os.pathsep.join([*map(str, PYENV.glob("3.*/bin")), os.envir
 
 
 # Tests mostly wait, so more of them run at a time than there are processors.
-PYTEST = ("pytest", "-n", "4")
+PYTEST = ("pytest", "-n", "6")
 
 
 @nox.session(python=PYTHONS)
