@@ -100,8 +100,12 @@ class Pair(NamedTuple):
 async def pair(
     kind: str, *, peer_buffer: int | None = None, limit: int = 1 << 16
 ) -> AsyncGenerator[Pair]:
-    """A connection of a kind, with our side as a server's. A stream that is left open is reset."""
-    family = "unix" if kind == "unix" else "tcp4"
+    """A connection of a kind, with our side as a server's. A stream that is left open is reset.
+
+    The kind may also be TLS over AF_UNIX: "tls1.3 unix".
+    """
+    kind, _, family = kind.partition(" ")
+    family = "unix" if "unix" in (kind, family) else "tcp4"
     with connect(family, peer_buffer=peer_buffer) as (ours, raw):
         context, peer, shaken = None, raw, None
         if kind in TLS:

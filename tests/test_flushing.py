@@ -124,6 +124,21 @@ async def test_one_that_stops_reading_is_given_up(kind: str, policy: Any) -> Non
         assert error is not None, "half a reply does not end in order"
 
 
+@pytest.mark.parametrize("kind", ["tcp", "unix", *TLS])
+@in_a_loop
+async def test_a_peer_that_half_closes_and_stops_reading_costs_no_processor_time(
+    kind: str,
+) -> None:
+    async with held(kind, bytes(HELD)) as (_, writer, peer):
+        ending = asyncio.create_task(graceful_close(writer, timeout=1))
+        await until_it_flushes(writer)
+        socket.socket.shutdown(peer, socket.SHUT_WR)
+        before = time.process_time()
+        result = await ending
+        assert time.process_time() - before < 0.1
+        assert result.outcome is CloseOutcome.TIMED_OUT
+
+
 @one_or_many
 @over_tcp
 @in_a_loop
@@ -162,16 +177,18 @@ async def test_what_another_task_aborts_meanwhile_is_reset_and_not_clean(
 
 
 @one_or_many
+@pytest.mark.parametrize("kind", ["unix", "tls1.2 unix", "tls1.3 unix"])
 @in_a_loop
 async def test_what_another_task_aborts_is_not_clean_although_the_kernel_does_not_count(
-    many: bool,
+    kind: str, many: bool
 ) -> None:
-    async with pair("unix") as (_, writer, peer):
+    async with pair(kind) as (_, writer, peer):
         writer.write(bytes(HELD))
         ending = asyncio.create_task(close(writer, many=many))
         await until_it_flushes(writer)
         writer.transport.abort()
-        assert str((await ending).error) == ABORTED
+        result = await ending
+        assert (str(result.error), result.unacked) == (ABORTED, None)
         assert (await in_thread(how_it_ends, peer))[0] < HELD
 
 

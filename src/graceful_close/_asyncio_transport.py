@@ -302,12 +302,12 @@ class TransportTakeover(Taker):
 
     def _count_owed(self) -> None:
         held = self._transport.get_write_buffer_size()
-        if held == 0 and self._transport.is_closing():
-            return  # it may have failed, and forgotten what it held
+        if held == 0:
+            return  # a transport that is closing may have failed, and forgotten what it held
         written = count_written(self._sock, self._view)
         if written is not None:
             self._owed = written + held
-        elif held:
+        else:
             self._must_be_emptied = True
             # The transport then calls resume_writing() at 0 bytes, and not if it is aborted.
             self._transport.set_write_buffer_limits(high=0)

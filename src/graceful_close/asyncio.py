@@ -126,6 +126,8 @@ async def graceful_close(
         session sends its close_notify.
         With TLS on uvloop, the transport reads the input that arrives before its end: these bytes
         are not in `drained` and not limited by `drain_limit`.
+        A transport that was aborted before this call looks like one that was closed with an empty
+        buffer. The result then describes only the bytes that the transport had written to the kernel.
         On a loop without `add_reader()` (Windows' ProactorEventLoop), the blocking `graceful_close`
         waits in a thread of the loop's default executor.
     """
