@@ -215,10 +215,10 @@ async def test_an_on_close_that_raises_is_logged_and_the_others_continue(
                 peer.close()
                 other_peer.close()
     assert reaper.stats()[CloseOutcome.PEER_CLOSED] == 2
-    assert [(record.name, "on_close" in record.getMessage()) for record in caplog.records] == [
-        ("graceful_close", True)
-    ] * 2
-    assert all("ZeroDiv" in str(record.exc_info) for record in caplog.records)
+    # On a busy machine the debug mode of asyncio's loop also logs, that a turn was slow.
+    logged = [record for record in caplog.records if record.name == "graceful_close"]
+    assert ["on_close" in record.getMessage() for record in logged] == [True] * 2
+    assert all("ZeroDiv" in str(record.exc_info) for record in logged)
 
 
 @pytest.mark.parametrize(

@@ -195,10 +195,13 @@ def check_over(link: Link, name: str) -> tuple[int, dict[str, Any]]:
 
 @needs("flask")
 def test_flask_loses_replies_of_curl_over_a_link_of_60_ms(link: Link) -> None:
-    code, found = check_over(link, "flask run")
+    # Not every reply is lost on a busy machine, because werkzeug waits for 10 ms.
+    for _ in range(10):
+        code, found = check_over(link, "flask run")
+        if verdicts(found)["EXPECT"] == "LOST":
+            break
     assert code == 1
     assert found["verdict"] == "LOST"
-    # Not every reply is lost on a busy machine, because werkzeug waits for 10 ms.
     assert verdicts(found)["EXPECT"] == "LOST"
     assert found["local"] is False
     assert "app.wsgi_app = graceful_close.wsgi.DrainMiddleware" in found["remedy"]

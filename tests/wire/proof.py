@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic
 from typing import Concatenate, ParamSpec
 
@@ -17,8 +18,8 @@ from .table import Proof
 P = ParamSpec("P")
 Closer = Callable[Concatenate[OurSocket, P], CloseResult]
 
-# Seconds by which a wait may end after its deadline, or after the packet that ends it. On a slow
-# machine the packets themselves are late, and then as many seconds more.
+# Seconds by which a wait may end after its deadline, or after the packet that ends it. On a busy
+# machine the packets are late, or no processor is free when the wait ends: as many seconds more.
 LATE = 0.15
 
 # Seconds between the last look at the connection and the return of the call, at most. A
@@ -47,9 +48,9 @@ def proven(
     written = ours.written
     call = _name(close, args, options)
     wire.note(OURS, call)
-    began = monotonic()
+    began, ready = monotonic(), _ready_seconds()
     result = close(ours, *args, **options)
-    returned = monotonic()
+    returned, ready = monotonic(), _ready_seconds() - ready
     wire.note(OURS, f"returned: {result.outcome.name}")
     wire.settle()
 
@@ -58,7 +59,13 @@ def proven(
     assert isinstance(timeout, (int, float))
     assert idle is None or isinstance(idle, (int, float))
     trial = _Trial(
-        wire, result, written=written, lasted=(began, returned), timeout=timeout, idle=idle
+        wire,
+        result,
+        written=written,
+        lasted=(began, returned),
+        late=wire.late + ready,
+        timeout=timeout,
+        idle=idle,
     )
     assert ours.fileno() == -1
     trial.the_outcome_is_in_the_record()
@@ -69,6 +76,14 @@ def proven(
     return result
 
 
+def _ready_seconds() -> float:
+    """Return for how long this thread was ready to run, and waited for a processor.
+
+    The second number of /proc/PID/schedstat (Documentation/scheduler/sched-stats.rst of Linux).
+    """
+    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+
+
 class _Trial:
     def __init__(
         self,
@@ -77,6 +92,7 @@ class _Trial:
         *,
         written: int,
         lasted: tuple[float, float],
+        late: float,
         timeout: float,
         idle: float | None,
     ) -> None:
@@ -86,7 +102,8 @@ class _Trial:
         self._began, self._returned = lasted
         self._timeout = timeout
         self._idle = idle
-        self._late = LATE + wire.late
+        self._late = LATE + late
+        self._last_look = LAST_LOOK + late
 
     # --- the checks ----------------------------------------------------------------
 
@@ -108,7 +125,7 @@ class _Trial:
         An acknowledgement just before the return may be counted or not.
         """
         end = 1 + self._written + (1 if self._has_fin() else 0)
-        last_look = min(self._over_at(), self._returned) - LAST_LOOK
+        last_look = min(self._over_at(), self._returned) - self._last_look
         least = end - max(1, self._acked_by(self._returned))
         most = end - max(1, self._acked_by(last_look))
         assert self._result.unacked is not None
