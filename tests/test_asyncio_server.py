@@ -191,6 +191,17 @@ def test_a_server_whose_wait_is_cancelled_ends_its_closes(loop: str) -> None:
     run_in(partial(GRACEFUL[loop], timeout=1000, idle_timeout=None), test())
 
 
+@in_each_loop
+async def test_a_server_waits_for_pending_closes_although_its_loop_starts_no_threads() -> None:
+    """As when the interpreter exits while the loop runs in another thread."""
+    async with served("tcp") as (server, made, connect):
+        client = await pending_close(made, connect)
+        client.close()
+        await asyncio.get_running_loop().shutdown_default_executor()
+        server.close()
+        await server.wait_closed()
+
+
 @each_loop
 def test_sigint_ends_the_wait_for_a_server_and_reaches_its_handler(loop: str) -> None:
     interrupted: list[int] = []

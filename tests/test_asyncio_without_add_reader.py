@@ -41,6 +41,17 @@ async def test_without_add_reader_a_thread_does_the_waiting() -> None:
 
 
 @without_add_reader
+async def test_without_add_reader_and_threads_the_loop_waits() -> None:
+    """As when the interpreter exits while the loop runs in another thread."""
+    async with pair("tcp") as one, pair("tcp") as two:
+        for end in (one, two):
+            end.peer.close()
+        await asyncio.get_running_loop().shutdown_default_executor()
+        results = [await graceful_close(one.writer), *(await close_all([two.writer]))]
+        assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 2
+
+
+@without_add_reader
 async def test_without_add_reader_a_cancellation_closes_the_connection() -> None:
     async with pair("tcp") as (_, writer, peer):
         closed = asyncio.create_task(graceful_close(writer, timeout=0.5))

@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 from ._asyncio_first_look import FirstLook, holds_nothing
 from ._asyncio_proxy import TransportProxy
 from ._asyncio_transport import TransportTakeover, dup_of, some_turns
-from ._asyncio_view import can_watch, info_of, open_socket_of
+from ._asyncio_view import can_watch, in_a_thread, info_of, open_socket_of
 from ._clock import monotonic
 from ._loop import Pending
 from ._options import Options
@@ -292,7 +292,7 @@ class _Closes:
             if not len(ending):
                 ending.close()
                 return
-            await asyncio.get_running_loop().run_in_executor(None, stop, ending)
+            await in_a_thread(stop, ending)
         except asyncio.CancelledError:
             # Or the end of the loop would wait for the thread.
             (ending or self._last_reaper()).close(0)

@@ -1,13 +1,17 @@
-"""What a transport of asyncio or uvloop shows of itself, also while it ends."""
+"""What a transport of asyncio or uvloop shows of itself, also while it ends, and what its loop can do."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import TypeVar
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from typing import Any
+
+T = TypeVar("T")
 
 
 def info_of(transport: asyncio.Transport, name: str) -> Any:
@@ -56,6 +60,19 @@ def is_elsewhere(transport: Any) -> bool:
 def can_watch(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether the loop can wait for our descriptors. Windows' ProactorEventLoop cannot."""
     return type(loop).add_reader is not asyncio.AbstractEventLoop.add_reader
+
+
+async def in_a_thread(function: Callable[..., T], *args: Any) -> T:
+    """Call a function that blocks in a thread of the loop's default executor.
+
+    The executor starts no threads when the interpreter exits while the loop runs in another thread.
+    The program ends then, so the function may block the loop, and is called here.
+    """
+    try:
+        done = asyncio.get_running_loop().run_in_executor(None, function, *args)
+    except RuntimeError:
+        return function(*args)
+    return await done
 
 
 def forget_number(loop: asyncio.AbstractEventLoop, number: int) -> None:

@@ -30,7 +30,7 @@ from ._asyncio_transport import (
     some_turns,
     take_over,
 )
-from ._asyncio_view import can_watch, info_of, is_elsewhere, open_socket_of
+from ._asyncio_view import can_watch, in_a_thread, info_of, is_elsewhere, open_socket_of
 from ._blocking import abort_on, drive
 from ._clock import monotonic
 from ._close_all import close_all_on as close_all_in_thread
@@ -531,15 +531,14 @@ async def _drive(
     close: TaskClose, sock: socket.socket, flush: TransportTakeover | None = None
 ) -> CloseResult:
     """Close a socket: the dup of a transport, or one that the caller has."""
-    loop = asyncio.get_running_loop()
-    if can_watch(loop):
+    if can_watch(asyncio.get_running_loop()):
         return await multiplexer().close(close, sock, flush)
     close.flush = flush is not None
     try:
         step = close.begin(sock)
         while flush is not None and step is FLUSH:
             step = await flush.go_on(close)
-        await loop.run_in_executor(None, drive, close, step)
+        await in_a_thread(drive, close, step)
         return close.let_go()
     except BaseException:
         close.abandon(sock)  # the thread notices at its deadline
@@ -549,11 +548,10 @@ async def _drive(
 async def _drive_all(
     options: Options, socks: list[socket.socket], since: float
 ) -> list[CloseResult]:
-    loop = asyncio.get_running_loop()
     if not socks:
         return []
-    if can_watch(loop):
+    if can_watch(asyncio.get_running_loop()):
         return await multiplexer().close_each(
             [(TaskClose(options, since), sock) for sock in socks]
         )
-    return await loop.run_in_executor(None, close_all_in_thread, options, socks, since)
+    return await in_a_thread(close_all_in_thread, options, socks, since)
