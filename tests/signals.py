@@ -1,8 +1,9 @@
-"""Interrupts a call at each moment at which a signal handler could run."""
+"""Interrupts calls: by a signal, or at each moment at which a signal handler could run."""
 
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,8 +20,20 @@ class Stop(BaseException):
     """Stands for KeyboardInterrupt, which pytest would handle itself."""
 
 
-def stop() -> None:
+def stop(*_: object) -> None:
     raise Stop
+
+
+@contextmanager
+def on_alarm(handler: Callable[..., object], *times: float) -> Generator[None, None, None]:
+    """Send a signal after some seconds, and repeat it if there is a second number."""
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, *times)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Moment:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -32,7 +31,7 @@ from graceful_close import CloseOutcome, LingerPolicy, close_all, set_linger
 from graceful_close._close_all import close_all_on
 from graceful_close._options import Options
 from graceful_close._release import shut_for_writing
-from signals import Stop, each_moment
+from signals import Stop, each_moment, on_alarm, stop
 from streams import (
     PATIENCE,
     REPLY,
@@ -250,25 +249,10 @@ def test_an_exception_of_progress_is_raised_after_all_sockets_are_closed(
 # --- signals and bugs -------------------------------------------------------------------------
 
 
-@contextmanager
-def on_alarm(handler: Callable[..., object], *times: float) -> Generator[None, None, None]:
-    """Send a signal after some seconds, and repeat it if there is a second number."""
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, *times)
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 @with_select_too
 def test_an_exception_from_a_signal_handler_closes_all_sockets_immediately_and_propagates(
     crowd: list[Connection],
 ) -> None:
-    def stop(*_: object) -> None:
-        raise Stop
-
     set_linger(crowd[0].ours, LingerPolicy.TIMED, 20)
     with on_alarm(stop, 0.05), pytest.raises(Stop):
         close_all(ours(crowd), timeout=PATIENCE)

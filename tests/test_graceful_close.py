@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from graceful_close import (
 )
 from graceful_close._blocking import close_on
 from graceful_close._options import Options
-from signals import Stop, each_moment
+from signals import Stop, each_moment, on_alarm, stop
 from streams import (
     PATIENCE,
     REPLY,
@@ -372,31 +371,15 @@ def test_a_datagram_socket_is_rejected_before_it_is_touched() -> None:
 def test_an_exception_from_a_signal_handler_closes_immediately_and_propagates(
     stream: Connection,
 ) -> None:
-    def stop(*_: object) -> None:
-        raise Stop
-
     set_linger(stream.ours, LingerPolicy.TIMED, 20)
-    before = signal.signal(signal.SIGALRM, stop)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with pytest.raises(Stop):
-            graceful_close(stream.ours, timeout=PATIENCE)
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with on_alarm(stop, 0.05), pytest.raises(Stop):
+        graceful_close(stream.ours, timeout=PATIENCE)
     assert stream.ours.fileno() == -1
 
 
 def test_a_signal_handler_that_returns_does_not_shorten_the_wait(stream: Connection) -> None:
-    def do_nothing(*_: object) -> None:
-        pass
-
-    before = signal.signal(signal.SIGALRM, do_nothing)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    with on_alarm(lambda *_: None, 0.01, 0.01):
         result = graceful_close(stream.ours, timeout=0.1)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     assert result.outcome is CloseOutcome.TIMED_OUT
     assert result.elapsed >= 0.1
 

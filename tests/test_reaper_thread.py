@@ -6,7 +6,6 @@ import gc
 import os
 import select
 import selectors
-import signal
 import socket
 import threading
 import time
@@ -37,7 +36,7 @@ from reaping import (
     threads,
     times_awake,
 )
-from signals import Stop, moments, stop
+from signals import Stop, moments, on_alarm, stop
 from streams import (
     PATIENCE,
     REPLY,
@@ -579,18 +578,10 @@ def test_a_signal_before_or_after_any_call_of_close_closes_all_at_once() -> None
 
 
 def test_an_interrupted_close_closes_all_sockets_immediately(tcp: Connection) -> None:
-    def handler(*_: object) -> None:
-        raise Stop
-
     reaper = Reaper(timeout=PATIENCE)
     future = reaper.submit(tcp.ours)
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with pytest.raises(Stop):
-            reaper.close()
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with on_alarm(stop, 0.05), pytest.raises(Stop):
+        reaper.close()
     assert future.result(0).outcome is CloseOutcome.TIMED_OUT
     assert threads() == []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 import socket
 import ssl
 import subprocess
@@ -35,7 +34,7 @@ from graceful_close._close_all import close_all_on, close_at_once
 from graceful_close._connection import Connection as ClosingConnection
 from graceful_close._options import Options
 from graceful_close._step import LET_GO, WAIT_EITHER
-from signals import Stop, each_moment
+from signals import Stop, each_moment, on_alarm, stop
 from streams import (
     PATIENCE,
     REPLY,
@@ -888,18 +887,10 @@ def test_a_closed_tls_socket_does_not_touch_a_reused_descriptor_number(
 def test_an_exception_from_a_signal_handler_closes_immediately_and_propagates(
     version: ssl.TLSVersion,
 ) -> None:
-    def stop(*_: object) -> None:
-        raise Stop
-
     with session(version, peer_buffer=4096) as (ours, peer):
         written = fill_raw(ours)
-        before = signal.signal(signal.SIGALRM, stop)
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-            with pytest.raises(Stop):
-                graceful_close(ours, timeout=PATIENCE)
-        finally:
-            signal.signal(signal.SIGALRM, before)
+        with on_alarm(stop, 0.05), pytest.raises(Stop):
+            graceful_close(ours, timeout=PATIENCE)
         assert ours.fileno() == -1
         assert len(read_raw(peer)) == written, "the close was still waiting for room"
 
