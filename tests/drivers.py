@@ -19,6 +19,7 @@ from graceful_close import (
     Reaper,
     abortive_close,
     close_all,
+    closing,
     graceful_close,
     timed_linger_close,
 )
@@ -60,6 +61,15 @@ def _lingering(sock: socket.socket, *, timeout: float, **options: Any) -> CloseR
 
 def _aborting(sock: socket.socket, **_: Any) -> CloseResult:
     return abortive_close(sock)
+
+
+def leave_a_block(sock: socket.socket, **options: Any) -> CloseResult:
+    """Close at the end of a block of `closing`."""
+    block = closing(sock, **options)
+    with block:
+        pass
+    assert block.result is not None
+    return block.result
 
 
 THREADED: dict[str, Close] = {

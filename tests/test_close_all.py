@@ -239,13 +239,6 @@ def receive(peer: socket.socket, count: int) -> int:
     return received
 
 
-def test_peer_first_is_limited_by_the_deadline(crowd: list[Connection]) -> None:
-    results = close_all(ours(crowd), timeout=0.1, peer_first=PATIENCE)
-    assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
-    assert [peer.recv(1) for peer in peers(crowd)] == [b""] * 10
-    assert all(0.1 <= result.elapsed < 2 for result in results)
-
-
 @with_select_too
 @pytest.mark.parametrize("seconds", [1e9, 1e300])
 def test_a_timeout_that_is_too_long_for_a_system_call_is_accepted(

@@ -16,15 +16,12 @@ from typing import Any
 
 import pytest
 
-from drivers import THREADED, Close, parts
+from drivers import THREADED, Close, leave_a_block, parts
 from graceful_close import (
     CloseOutcome,
     CloseResult,
     LingerPolicy,
-    Reaper,
     abortive_close,
-    close_all,
-    closing,
     get_linger,
     graceful_close,
     timed_linger_close,
@@ -44,7 +41,8 @@ from streams import (
     reset,
 )
 
-every_close = pytest.mark.parametrize("close", parts(THREADED))
+CLOSES = {**THREADED, "closing": leave_a_block}
+every_close = pytest.mark.parametrize("close", parts(CLOSES))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
@@ -409,41 +407,9 @@ def test_an_open_reader_does_not_hide_an_open_writer(tcp: Connection) -> None:
             assert not graceful_close(tcp.ours, timeout=PATIENCE).clean
 
 
-def test_an_open_writer_of_one_socket_does_not_change_the_results_of_others() -> None:
-    with connect_many(3) as connections:
-        file = connections[1].ours.makefile("wb")
-        with ignored_flush_error(file):
-            for _, peer in connections:
-                peer.shutdown(socket.SHUT_WR)
-            with pytest.warns(ResourceWarning, match=WARNING):
-                results = close_all([ours for ours, _ in connections], timeout=PATIENCE)
-    assert [result.clean for result in results] == [True, False, True]
-
-
-def test_leaving_the_block_of_closing_warns_of_a_writer(tcp: Connection) -> None:
-    block = closing(tcp.ours, timeout=PATIENCE)
-    file = tcp.ours.makefile("wb")
-    with ignored_flush_error(file), meanwhile(read_and_close, tcp.peer) as received:
-        with pytest.warns(ResourceWarning, match=WARNING):
-            with block:
-                file.write(b"never sent")
-    assert received == [b""]
-    assert block.result is not None
-    assert not block.result.clean
-
-
 def test_an_abort_with_an_open_writer_does_not_warn(tcp: Connection) -> None:
     file = tcp.ours.makefile("wb")
     with ignored_flush_error(file):
         file.write(b"never sent")
         result = abortive_close(tcp.ours)
     assert (result.outcome, result.clean) == (CloseOutcome.ABORTED, True)
-
-
-def test_a_socket_submitted_after_its_writer_was_closed_is_clean(tcp: Connection) -> None:
-    with Reaper(timeout=PATIENCE) as reaper:
-        with tcp.ours.makefile("wb") as file:
-            file.write(b"reply")
-        future = reaper.submit(tcp.ours)
-        assert read_and_close(tcp.peer) == b"reply"
-        assert future.result(PATIENCE).clean

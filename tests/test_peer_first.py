@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 
-from drivers import GRACEFUL, Close, parts
-from graceful_close import CloseOutcome, CloseResult, close_all, closing, graceful_close
+from drivers import GRACEFUL, Close, leave_a_block, parts
+from graceful_close import CloseOutcome, CloseResult, graceful_close
 from streams import (
     PATIENCE,
     POLLRDHUP,
     Connection,
     await_fin,
-    connect_many,
     meanwhile,
     read_all,
     read_and_close,
@@ -37,15 +36,7 @@ PROMPTLY = 2.0
 TIME_WAIT = 6  # include/net/tcp_states.h
 
 
-def _leave_a_block(sock: socket.socket, **options: Any) -> CloseResult:
-    block = closing(sock, **options)
-    with block:
-        pass
-    assert block.result is not None
-    return block.result
-
-
-CLOSES = {**GRACEFUL, "closing": _leave_a_block}
+CLOSES = {**GRACEFUL, "closing": leave_a_block}
 every_close = pytest.mark.parametrize("close", parts(CLOSES))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/net/tcp")
 
@@ -189,23 +180,6 @@ def test_a_peer_that_resets_is_not_reported_as_first(tcp: Connection, close: Clo
     assert result.outcome is CloseOutcome.PEER_RESET
     assert result.peer_first is not True
     assert result.elapsed < PROMPTLY
-
-
-@linux
-def test_close_all_keeps_no_time_wait_for_peers_that_close() -> None:
-    with connect_many(4) as crowd:
-        ends = [ends_of(connection) for connection in crowd]
-        for connection in crowd:
-            connection.ours.sendall(b"reply")
-        with meanwhile(closes_first, crowd[0].peer), meanwhile(closes_first, crowd[2].peer):
-            results = close_all([ours for ours, _ in crowd], timeout=0.8, peer_first=0.5)
-        assert [result.peer_first for result in results] == [True, False, True, False]
-        assert [result.outcome for result in results] == [
-            CloseOutcome.PEER_CLOSED,
-            CloseOutcome.TIMED_OUT,
-        ] * 2
-        assert kept_state(ends[0]) is None
-        assert kept_state(ends[2]) is None
 
 
 # --- TLS --------------------------------------------------------------------------------------

@@ -37,7 +37,6 @@ from streams import (
     connect_many,
     fill,
     meanwhile,
-    read_all,
     read_and_close,
     reply_early,
     reset,
@@ -154,13 +153,6 @@ def test_an_open_makefile_object_releases_the_descriptor_and_makes_the_result_un
         file.close()
 
 
-def test_a_closed_makefile_object_causes_no_warning(stream: Connection, reaper: Reaper) -> None:
-    stream.ours.makefile("wb").close()
-    future = reaper.submit(stream.ours)
-    stream.peer.close()
-    assert not result_of(future).unflushed
-
-
 def test_a_close_by_another_thread_has_no_effect(stream: Connection, reaper: Reaper) -> None:
     reply_early(stream, b"upload" * 1000)
     future = reaper.submit(stream.ours)
@@ -170,34 +162,6 @@ def test_a_close_by_another_thread_has_no_effect(stream: Connection, reaper: Rea
     assert read_and_close(stream.peer) == REPLY
     result = result_of(future)
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 6000)
-
-
-def test_peer_first_lets_a_peer_close_first(tcp: Connection) -> None:
-    """The side that sends the first FIN keeps the connection in TIME_WAIT."""
-    with Reaper(timeout=PATIENCE, peer_first=PATIENCE) as reaper:
-        tcp.ours.sendall(b"reply")
-        future = reaper.submit(tcp.ours)
-        assert tcp.peer.recv(5) == b"reply"
-        tcp.peer.sendall(b"upload")
-        tcp.peer.shutdown(socket.SHUT_WR)
-        assert read_all(tcp.peer) == b""
-    result = future.result(0)
-    assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, True)
-    assert result.drained == 6
-
-
-def test_peer_first_waits_no_longer_than_its_time(tcp: Connection) -> None:
-    with Reaper(timeout=PATIENCE, peer_first=0.1) as reaper:
-        started = time.monotonic()
-        future = reaper.submit(tcp.ours)
-        assert tcp.peer.recv(1) == b""
-        assert time.monotonic() - started >= 0.1, "our FIN was sent after that"
-        await_sleep(
-            threads()[0]
-        )  # so that the Reaper has seen that the peer's FIN has not arrived
-        tcp.peer.close()
-    result = future.result(0)
-    assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, False)
 
 
 @pytest.mark.parametrize("seconds", [1e9, 1e300])
