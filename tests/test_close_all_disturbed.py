@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from time import monotonic
 
 import pytest
@@ -31,6 +28,7 @@ from graceful_close import CloseOutcome, LingerPolicy, close_all, set_linger
 from graceful_close._close_all import close_all_on
 from graceful_close._options import Options
 from graceful_close._release import shut_for_writing
+from pythons import output_of
 from signals import Stop, each_moment, on_alarm, stop
 from streams import (
     PATIENCE,
@@ -387,12 +385,5 @@ GEVENT_LATE = "import graceful_close; " + GEVENT
 def test_close_all_works_with_other_selectors(patch: str) -> None:
     if "gevent" in patch:
         pytest.importorskip("gevent", reason="needs gevent", exc_type=ImportError)
-    ran = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE.replace("{patch}", patch)],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ran.stdout == "all well\n", ran.stderr
+    output, errors = output_of(ELSEWHERE.replace("{patch}", patch))
+    assert output == "all well\n", errors

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
-
 import pytest
+
+from greenlets import LIBRARIES, before_and_after_the_import, output_under
 
 PROGRAM = """
 {library}
@@ -74,32 +72,10 @@ print("all well")
 """
 
 
-LIBRARIES = {
-    "gevent": ("import gevent as library, gevent.monkey", "gevent.monkey.patch_all()"),
-    "eventlet": ("import eventlet as library", "library.monkey_patch()"),
-}
-
-GREENLETS = pytest.mark.parametrize("library", LIBRARIES)
-
-
-def run(program: str, library: str, when: str) -> str:
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"needs {library}")
-    imports, patch = LIBRARIES[library]
-    program = program.replace("{library}", imports)
-    program = program.replace("{patch}", patch if when == "before the import" else "")
-    program = program.replace("{patch_late}", patch if when == "after it" else "")
-    return subprocess.run(
-        # eventlet warns that it is deprecated
-        [sys.executable, "-W", "ignore", "-c", program],
-        capture_output=True, text=True, timeout=60, check=True,
-    ).stdout  # fmt: skip
-
-
-@GREENLETS
-@pytest.mark.parametrize("when", ["before the import", "after it"])
+@pytest.mark.parametrize("library", LIBRARIES)
+@before_and_after_the_import
 def test_a_close_lets_other_greenlets_run(library: str, when: str) -> None:
-    assert run(PROGRAM, library, when) == "all well\n"
+    assert output_under(library, PROGRAM, when) == "all well\n"
 
 
 REFUSED = """
@@ -117,6 +93,6 @@ for make in (lambda: GracefulListener(("127.0.0.1", 0)), lambda: GracefulListene
 """
 
 
-@pytest.mark.parametrize("when", ["before the import", "after it"])
+@before_and_after_the_import
 def test_a_listener_under_eventlet_is_rejected_before_it_listens(when: str) -> None:
-    assert run(REFUSED, "eventlet", when) == "True True\n" * 2
+    assert output_under("eventlet", REFUSED, when) == "True True\n" * 2

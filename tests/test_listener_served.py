@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import subprocess
-import sys
 from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 
 from certificates import NAME, client_context, server_context
 from graceful_close import CloseOutcome, GracefulListener, graceful_close
+from greenlets import before_and_after_the_import, output_under
 from listening import (
     UPLOAD,
     ask,
@@ -291,13 +290,12 @@ def test_trio_rejects_the_listener(listener: GracefulListener) -> None:
 
 
 GEVENT = """
-import gevent.monkey
+{library}
 {patch}
-import ssl, sys
-import gevent, gevent.pywsgi, socket
+import ssl
+import gevent.pywsgi, socket
 from graceful_close import CloseOutcome, GracefulListener, graceful_close
 {patch_late}
-sys.path.insert(0, {tests!r})
 from certificates import NAME, client_context, server_context
 
 turns = 0
@@ -359,15 +357,6 @@ print("all well")
 """
 
 
-@pytest.mark.parametrize("when", ["before the import", "after it"])
+@before_and_after_the_import
 def test_gevent_can_serve_the_listener(when: str) -> None:
-    pytest.importorskip("gevent", exc_type=ImportError)
-    patch = "gevent.monkey.patch_all()"
-    early = when == "before the import"
-    program = GEVENT.replace("{patch}", patch if early else "")
-    program = program.replace("{patch_late}", "" if early else patch)
-    program = program.replace("{tests!r}", repr(str(Path(__file__).parent)))
-    ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ran.stdout == "all well\n", ran.stderr
+    assert output_under("gevent", GEVENT, when) == "all well\n"

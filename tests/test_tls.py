@@ -7,12 +7,9 @@ import os
 import select
 import socket
 import ssl
-import subprocess
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -34,6 +31,7 @@ from graceful_close._close_all import close_all_on, close_at_once
 from graceful_close._connection import Connection as ClosingConnection
 from graceful_close._options import Options
 from graceful_close._step import LET_GO, WAIT_EITHER
+from greenlets import before_and_after_the_import, output_under
 from signals import Stop, each_moment, on_alarm, stop
 from streams import (
     PATIENCE,
@@ -929,14 +927,14 @@ def test_tls_without_a_socket_is_rejected(version: ssl.TLSVersion) -> None:
 
 
 GEVENT = """
-import gevent.monkey
+{library}
 {patch}
-import gevent, socket, ssl, sys
+import socket, ssl
 from certificates import NAME, client_context, server_context
 from graceful_close import CloseOutcome, abortive_close, graceful_close
 {patch_late}
 import gevent.ssl
-V = ssl.TLSVersion.{version}
+V = ssl.TLSVersion.VERSION
 assert ssl.SSLSocket is gevent.ssl.SSLSocket
 
 def session():
@@ -997,24 +995,7 @@ peer.close()
 """
 
 
-@pytest.mark.parametrize("when", ["before the import", "after it"])
+@before_and_after_the_import
 def test_a_close_over_tls_works_under_gevent(version: ssl.TLSVersion, when: str) -> None:
-    pytest.importorskip("gevent", reason="needs gevent", exc_type=ImportError)
-    patch = "gevent.monkey.patch_all()"
-    early = when == "before the import"
-    program = GEVENT.replace("{patch}", patch if early else "")
-    program = program.replace("{patch_late}", "" if early else patch)
-    program = program.replace("{version}", version.name)
-    ran = run_here(program)
-    assert ran.stdout == "all well\n", ran.stderr
-
-
-def run_here(program: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    program = GEVENT.replace("VERSION", version.name)
+    assert output_under("gevent", program, when) == "all well\n"
