@@ -42,6 +42,14 @@ class Full(NamedTuple):
     written: int
 
 
+class FailsToDetach(socket.socket):
+    """A socket that raises when its descriptor is taken."""
+
+    def detach(self) -> int:
+        super().detach()
+        raise RuntimeError("a bug")
+
+
 def listen(family: str, folder: Path | None = None) -> socket.socket:
     match family:
         case "tcp4":
@@ -93,6 +101,16 @@ def connect_many(
             ours = stack.enter_context(listener.accept()[0])
             connections.append(Connection(ours, peer))
         yield connections
+
+
+@contextmanager
+def default_timeout(seconds: float | None) -> Generator[None, None, None]:
+    """Give each new socket this timeout in the block."""
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(None)
 
 
 @cache

@@ -34,6 +34,7 @@ from streams import (
     PATIENCE,
     REPLY,
     Connection,
+    FailsToDetach,
     await_fin,
     await_input,
     connect_many,
@@ -312,18 +313,10 @@ def test_a_bug_in_one_close_does_not_shorten_the_others(
     assert reports[-1] == (10, 10)
 
 
-class Broken(socket.socket):
-    """A socket whose detach() fails."""
-
-    def detach(self) -> int:
-        super().detach()
-        raise RuntimeError("a bug")
-
-
 def test_a_socket_that_fails_before_its_close_begins_does_not_shorten_the_others(
     crowd: list[Connection],
 ) -> None:
-    broken = Broken(fileno=crowd[4].ours.detach())
+    broken = FailsToDetach(fileno=crowd[4].ours.detach())
     others = crowd[:4] + crowd[5:]
     socks = [*ours(crowd[:4]), broken, *ours(crowd[5:])]
     reply_early(others, b"unread")

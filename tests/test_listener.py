@@ -44,6 +44,7 @@ from streams import (
     await_fin,
     await_input,
     await_reset,
+    default_timeout,
     ends_in_reset,
     fill,
     meanwhile,
@@ -360,11 +361,8 @@ def test_an_accepted_socket_has_the_usual_blocking_mode(
             client = client_of(listening)
             await_input(listening)
             listening.settimeout(timeout)
-            socket.setdefaulttimeout(default)
-            try:
+            with default_timeout(default):
                 accepted, _ = listening.accept()
-            finally:
-                socket.setdefaulttimeout(None)
             seen.append((accepted.gettimeout(), os.get_blocking(accepted.fileno())))
             accepted.close()
             client.close()

@@ -41,9 +41,11 @@ from streams import (
     PATIENCE,
     REPLY,
     Connection,
+    FailsToDetach,
     await_reset,
     connect,
     connect_many,
+    default_timeout,
     ends_in_reset,
     fill,
     meanwhile,
@@ -143,17 +145,12 @@ def test_a_submission_just_before_the_thread_sleeps_is_closed(reaper: Reaper) ->
 
 def test_a_default_timeout_does_not_block_the_reaper(reaper: Reaper) -> None:
     """With a default timeout, Python's own recv() waits for input even with MSG_DONTWAIT."""
-    socket.setdefaulttimeout(PATIENCE)
-    try:
-        with connect_many(2) as crowd:
-            silent, polite = crowd
-            first, other = reaper.submit(silent.ours), reaper.submit(polite.ours)
-            polite.peer.close()
-            assert other.result(PATIENCE / 2).outcome is CloseOutcome.PEER_CLOSED
-            silent.peer.close()
-            assert result_of(first).outcome is CloseOutcome.PEER_CLOSED
-    finally:
-        socket.setdefaulttimeout(None)
+    with default_timeout(PATIENCE), connect_many(2) as [silent, polite]:
+        first, other = reaper.submit(silent.ours), reaper.submit(polite.ours)
+        polite.peer.close()
+        assert other.result(PATIENCE / 2).outcome is CloseOutcome.PEER_CLOSED
+        silent.peer.close()
+        assert result_of(first).outcome is CloseOutcome.PEER_CLOSED
 
 
 def test_a_connection_that_has_ended_before_submit_is_not_reported_as_clean(
@@ -287,13 +284,8 @@ def test_a_bug_in_one_close_is_set_as_its_exception_and_the_others_continue(
 
 
 def test_a_failure_before_a_close_begins_is_set_as_its_exception(reaper: Reaper) -> None:
-    class Broken(socket.socket):
-        def detach(self) -> int:
-            super().detach()
-            raise RuntimeError("a bug")
-
     with connect("tcp4") as (ours, peer):
-        future = reaper.submit(Broken(fileno=ours.detach()))
+        future = reaper.submit(FailsToDetach(fileno=ours.detach()))
         assert isinstance(future.exception(0), RuntimeError)
         assert peer.recv(1) == b""
         assert len(reaper) == 0

@@ -26,7 +26,7 @@ from graceful_close._sockets import (
     take_descriptor,
     view_of,
 )
-from streams import Connection
+from streams import Connection, default_timeout
 
 Move = Callable[[socket.socket, list[socket.socket]], bool]
 MPTCP, SCTP = 262, 132
@@ -82,6 +82,10 @@ def test_without_an_answer_of_the_kernel_the_object_says_the_protocol(
 # --- whose the descriptor is ---------------------------------------------------------------------
 
 
+def kind_of(sock: socket.socket) -> tuple[int, int, int]:
+    return sock.family, sock.type, sock.proto
+
+
 def test_what_is_taken_belongs_to_the_new_object_alone(tcp: Connection) -> None:
     number = tcp.ours.fileno()
     held: list[socket.socket] = []
@@ -90,11 +94,7 @@ def test_what_is_taken_belongs_to_the_new_object_alone(tcp: Connection) -> None:
     assert "[closed]" in repr(tcp.ours)
     [taken] = held
     assert taken.fileno() == number
-    assert (taken.family, taken.type, taken.proto) == (
-        tcp.ours.family,
-        tcp.ours.type,
-        tcp.ours.proto,
-    )
+    assert kind_of(taken) == kind_of(tcp.ours)
     taken.close()
     assert tcp.peer.recv(1) == b""
 
@@ -104,11 +104,7 @@ def test_what_is_borrowed_belongs_to_both(tcp: Connection) -> None:
     assert borrow_descriptor(tcp.ours, held) is True
     [borrowed] = held
     assert borrowed.fileno() == tcp.ours.fileno()
-    assert (borrowed.family, borrowed.type, borrowed.proto) == (
-        tcp.ours.family,
-        tcp.ours.type,
-        tcp.ours.proto,
-    )
+    assert kind_of(borrowed) == kind_of(tcp.ours)
     borrowed.detach()
     tcp.ours.sendall(b"x")
     assert tcp.peer.recv(1) == b"x"
@@ -135,11 +131,8 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_descriptor_that_only_os_close_has_closed_is_closed(default: float | None) -> None:
     ours, peer = socket.socketpair()
     os.close(ours.fileno())
-    socket.setdefaulttimeout(default)
-    try:
+    with default_timeout(default):
         assert graceful_close(ours).outcome is CloseOutcome.ALREADY_CLOSED
-    finally:
-        socket.setdefaulttimeout(None)
     assert ours.fileno() == -1
     peer.close()
 
@@ -163,11 +156,8 @@ def test_a_second_object_never_waits_by_itself_and_the_mode_stays(
     tcp.ours.setblocking(blocking)
     held: list[socket.socket] = []
     with tcp.ours.dup() as other_holder:
-        socket.setdefaulttimeout(default)
-        try:
+        with default_timeout(default):
             move(tcp.ours, held)
-        finally:
-            socket.setdefaulttimeout(None)
         assert os.get_blocking(other_holder.fileno()) is blocking
     assert held[0].gettimeout() in {None, 0.0}
     if move is borrow_descriptor:
@@ -232,7 +222,7 @@ def test_a_socket_that_waits_cooperatively_is_a_stream_whose_descriptor_can_be_t
     held: list[socket.socket] = []
     assert take_descriptor(sock, held) is True
     assert (held[0].fileno(), tcp.ours.fileno()) == (number, -1)
-    assert (held[0].family, held[0].type) == (tcp.ours.family, tcp.ours.type)
+    assert kind_of(held[0]) == kind_of(tcp.ours)
     assert take_descriptor(sock, held) is False
     held[0].close()
 
