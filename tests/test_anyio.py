@@ -118,6 +118,13 @@ async def test_what_a_failed_transport_held_is_not_claimed(loop: Loop) -> None:
         assert ends_in_raw_reset(peer)
 
 
+async def end(stream: Any, *, aborts: bool) -> None:
+    if aborts:
+        stream._transport.abort()
+    else:
+        await stream.aclose()
+
+
 # Before and after the time that a stream has to report that it holds bytes.
 @pytest.mark.parametrize("turns", [0, 1, None])
 @pytest.mark.parametrize("aborts", [False, True])
@@ -132,10 +139,7 @@ async def test_what_another_task_closes_during_the_flush_is_reset(
                 await anyio.lowlevel.checkpoint()
             if turns is None:
                 await anyio.sleep(0.3)
-            if aborts:
-                stream._transport.abort()
-            else:
-                await stream.aclose()
+            await end(stream, aborts=aborts)
 
         group.start_soon(close_later)
         result = await graceful_close(stream, timeout=PATIENCE)
@@ -151,14 +155,7 @@ async def test_a_stream_that_held_nothing_ends_gracefully_whoever_closes_it(
 ) -> None:
     async with pair(loop) as (stream, peer), anyio.create_task_group() as group:
         await stream.send(b"reply")
-
-        async def close_later() -> None:
-            if aborts:
-                stream._transport.abort()
-            else:
-                await stream.aclose()
-
-        group.start_soon(close_later)
+        group.start_soon(partial(end, stream, aborts=aborts))
         with meanwhile(read_and_close, peer) as received:
             result = await graceful_close(stream, timeout=PATIENCE)
         assert (result.outcome, received) == (CloseOutcome.PEER_CLOSED, [b"reply"])
