@@ -121,42 +121,25 @@ class Seen(NamedTuple):
     """The position of the driver, and what the reports have shown so far."""
 
     step: Step
-    now: float
-    life: float  # the time of the last sign of the peer
-    looked: bool
-    shown: TcpState | None  # according to the last look
-    ours_was_first: bool  # our FIN, in the first look
-    end_of_stream: bool  # recv() returned 0, and will again
-    reads: int  # reads that returned data, since the last wait
-    fin_out: bool  # ours
-    fin_asked: bool
-    fin_before_ours: bool  # the peer's FIN, in a look before our FIN was requested
-    last_count: int | None
-    counted: bool  # since the last wait or look
-    peer_fin: bool
-    delivered: bool
-    reset: bool
+    now: float = 0
+    life: float = 0  # the time of the last sign of the peer
+    looked: bool = False
+    shown: TcpState | None = None  # according to the last look
+    ours_was_first: bool = False  # our FIN, in the first look
+    end_of_stream: bool = False  # recv() returned 0, and will again
+    reads: int = 0  # reads that returned data, since the last wait
+    fin_out: bool = False  # ours
+    fin_asked: bool = False
+    fin_before_ours: bool = False  # the peer's FIN, in a look before our FIN was requested
+    last_count: int | None = None
+    counted: bool = False  # since the last wait or look
+    peer_fin: bool = False
+    delivered: bool = False
+    reset: bool = False
 
 
 def seen_at_first(case: Case, machine: Teardown) -> Seen:
-    return Seen(
-        step=machine.start(),
-        now=0,
-        life=0,
-        looked=False,
-        shown=None,
-        ours_was_first=False,
-        end_of_stream=False,
-        reads=0,
-        fin_out=case.fin_sent,
-        fin_asked=case.fin_sent,
-        fin_before_ours=False,
-        last_count=None,
-        counted=False,
-        peer_fin=False,
-        delivered=False,
-        reset=False,
-    )
+    return Seen(machine.start(), fin_out=case.fin_sent, fin_asked=case.fin_sent)
 
 
 class Report(NamedTuple):
