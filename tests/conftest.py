@@ -8,6 +8,7 @@ import select
 import selectors
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Iterator
@@ -98,6 +99,11 @@ def full() -> Iterator[Full]:
     """A TCP connection whose peer reads nothing, and whose buffers are full."""
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         yield Full(ours, peer, fill(ours))
+
+
+@pytest.fixture(params=["1.2", "1.3"])
+def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
+    return ssl.TLSVersion.TLSv1_2 if request.param == "1.2" else ssl.TLSVersion.TLSv1_3
 
 
 @pytest.fixture

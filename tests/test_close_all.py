@@ -409,7 +409,6 @@ def test_close_all_uses_at_most_one_descriptor(crowd: list[Connection]) -> None:
 # --- TLS --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_tls_says_goodbye_and_the_session_is_forgotten(version: ssl.TLSVersion) -> None:
     with session(version) as (tls, tls_peer), connect("tcp4") as (plain, plain_peer):
         tls.sendall(b"reply")

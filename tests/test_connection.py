@@ -47,8 +47,6 @@ from test_tls import session
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the first look is Linux's")
 
-VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
-
 
 def begun(pair: Pair, options: Options | None = None, **more: Any) -> Connection:
     """A connection whose first step is a read."""
@@ -338,7 +336,6 @@ def test_an_interrupt_after_a_flush_ends_in_order(tcp: Pair) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before begin", "in begin", "after begin"])
-@pytest.mark.parametrize("version", VERSIONS)
 def test_an_interrupt_under_tls_releases_the_callers_object_too(
     moment: str, version: ssl.TLSVersion
 ) -> None:

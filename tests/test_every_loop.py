@@ -33,7 +33,6 @@ from every_loop import (
 )
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, set_linger
 from streams import PATIENCE, await_reset, meanwhile, read_all, read_and_close, reset
-from test_tls import read_tls_and_close
 
 on_every_kind_of_tcp = on(EVERY, ["tcp", *TLS])
 
@@ -98,8 +97,7 @@ async def test_a_timeout_of_zero_sends_the_fin_and_closes(loop: Loop, kind: str)
         assert result.notified is (True if kind in TLS else None)
         assert raw.fileno() == -1
         # PyPy's ssl may raise an error of our session in the next call of this thread.
-        read = read_tls_and_close if kind in TLS else read_and_close
-        assert await in_thread(read, peer) == b"reply"
+        assert await in_thread(read_and_close, peer) == b"reply"
 
 
 @on_every_loop

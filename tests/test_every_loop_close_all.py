@@ -22,8 +22,8 @@ from every_loop import (
     upload_then_read,
 )
 from graceful_close import CloseOutcome
-from streams import PATIENCE, connect_many, meanwhile
-from test_tls import read_tls_and_close, records
+from streams import PATIENCE, connect_many, meanwhile, read_and_close
+from test_tls import records
 
 
 @on_every_loop
@@ -78,7 +78,7 @@ async def test_a_close_notify_without_room_does_not_delay_the_other_streams(loop
         pair(loop, "TLS 1.2") as quick,
     ):
         leave_no_room(loop.raw(slow.stream))
-        with meanwhile(read_tls_and_close, quick.peer) as received:
+        with meanwhile(read_and_close, quick.peer) as received:
             results = await loop.module.close_all([slow.stream, quick.stream], timeout=1)
         assert received == [b""]
         assert [result.outcome for result in results] == [
@@ -98,7 +98,7 @@ async def test_a_close_notify_that_waits_for_room_goes_out_among_many(loop: Loop
         written = leave_no_room(loop.raw(slow.stream))
         with (
             meanwhile(send_then_read_raw, slow.peer) as late,
-            meanwhile(read_tls_and_close, quick.peer) as soon,
+            meanwhile(read_and_close, quick.peer) as soon,
         ):
             results = await loop.module.close_all([slow.stream, quick.stream], timeout=PATIENCE)
         assert (soon, len(records(late[0][written:]))) == ([b""], 1)
@@ -112,7 +112,7 @@ async def test_a_stream_that_is_given_in_several_forms_is_closed_once(loop: Loop
         forms = [stream.transport_stream, stream, stream]
         if loop.module is graceful_close.trio:
             forms.insert(0, loop.raw(stream))
-        with meanwhile(read_tls_and_close, peer) as received:
+        with meanwhile(read_and_close, peer) as received:
             results = await loop.module.close_all(forms, timeout=PATIENCE)
         assert received == [b""]
         assert len({id(result) for result in results}) == 1

@@ -27,11 +27,18 @@ from every_loop import (
     version_of,
 )
 from graceful_close import CloseOutcome
-from streams import PATIENCE, await_fin, await_input, connect, meanwhile, reset
+from streams import (
+    PATIENCE,
+    await_fin,
+    await_input,
+    connect,
+    meanwhile,
+    read_and_close,
+    reset,
+)
 from test_tls import (
     is_one_close_notify,
     read_raw_and_close,
-    read_tls_and_close,
     send_close_notify,
     send_fin,
 )
@@ -59,7 +66,7 @@ async def test_input_that_is_not_decrypted_does_not_stop_close_notify(
             peer.sendall(b"u" * 1000)
         await_input(loop.raw(stream))
         assert await loop.receive(stream, 1) == b"u"
-        with meanwhile(read_tls_and_close, peer) as received:
+        with meanwhile(read_and_close, peer) as received:
             result = await loop.module.graceful_close(stream, timeout=PATIENCE)
         assert received == [b""]
         assert result.notified

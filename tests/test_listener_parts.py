@@ -16,8 +16,7 @@ from certificates import NAME, client_context, server_context
 from graceful_close import CloseResult, GracefulListener, Reaper
 from graceful_close._listener import _let_others_run  # pyright: ignore[reportPrivateUsage]
 from listening import client_of, closing_reaper, connection
-from streams import PATIENCE, await_reset, meanwhile, read_all, reset
-from test_tls import read_tls_and_close
+from streams import PATIENCE, await_reset, meanwhile, read_all, read_and_close, reset
 
 HERE = ("127.0.0.1", 0)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="a field of Linux")
@@ -125,7 +124,7 @@ def test_the_address_of_a_tls_peer_is_in_the_result() -> None:
             )
             with meanwhile(client.do_handshake):
                 ours = context.wrap_socket(accepted, server_side=True)
-            with meanwhile(read_tls_and_close, client):
+            with meanwhile(read_and_close, client):
                 ours.close()
             client.close()
         listener.reaper.close()

@@ -91,12 +91,6 @@ def test_close_of_one_process_after_a_fork_only_drops_its_reference(
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
-@pytest.fixture(params=VERSIONS, ids=lambda version: version.name)
-def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
-    version: ssl.TLSVersion = request.param
-    return version
-
-
 def serve_one_by_tls(listener: socket.socket, context: ssl.SSLContext, how: int | None) -> None:
     accepted, _ = listener.accept()
     with context.wrap_socket(accepted, server_side=True) as tls:

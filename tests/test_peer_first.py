@@ -185,12 +185,6 @@ def test_a_peer_that_resets_is_not_reported_as_first(tcp: Connection, close: Clo
 # --- TLS --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
-def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
-    chosen: ssl.TLSVersion = request.param
-    return chosen
-
-
 THREADED_TLS: dict[str, Callable[..., CloseResult]] = {
     name: close for name, close in CLOSES.items() if name not in ("asyncio", "trio")
 }

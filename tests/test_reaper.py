@@ -233,9 +233,9 @@ def test_a_flood_does_not_delay_other_closes(reaper: Reaper) -> None:
 # --- TLS --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def tls(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with session(request.param) as both:
+@pytest.fixture
+def tls(version: ssl.TLSVersion) -> Iterator[Any]:
+    with session(version) as both:
         yield both
 
 

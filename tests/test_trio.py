@@ -52,7 +52,7 @@ from streams import (
     read_all,
     read_and_close,
 )
-from test_tls import read_raw_and_close, read_tls_and_close
+from test_tls import read_raw_and_close
 
 TRIO = EVERY["trio"]
 
@@ -154,7 +154,7 @@ async def test_aclose_of_trio_sends_no_close_notify_if_input_is_not_decrypted() 
         assert await stream.receive_some(1) == b"u"
         await stream.aclose()
         with pytest.raises(OSError, match=r"violation of protocol|unexpected eof|reset"):
-            read_tls_and_close(peer)
+            read_and_close(peer)
 
 
 @every_tls
@@ -163,7 +163,7 @@ async def test_the_tickets_that_trio_holds_back_go_out_before_close_notify(kind:
         stream = before_handshake(ours, kind)
         with meanwhile(peer.do_handshake):
             await stream.do_handshake()
-        with meanwhile(read_tls_and_close, peer) as received:
+        with meanwhile(read_and_close, peer) as received:
             result = await graceful_close(stream, timeout=PATIENCE)
         assert received == [b""]
         assert result.check().notified
