@@ -106,6 +106,19 @@ def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
     return ssl.TLSVersion.TLSv1_2 if request.param == "1.2" else ssl.TLSVersion.TLSv1_3
 
 
+@pytest.fixture(params=["server", "client"])
+def side(request: pytest.FixtureRequest) -> str:
+    """The side that is ours."""
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.fixture(params=["tcp4", "unix"])
+def family(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     with listen("tcp4") as listener:

@@ -41,7 +41,7 @@ import graceful_close.trio
 from certificates import NAME, client_context, server_context
 from event_loops import LOOPS
 from streams import PATIENCE, connect, fill, meanwhile, read_and_close
-from test_tls import read_raw_and_close
+from tls_sessions import read_raw_and_close
 
 UPLOAD = 5_000_000
 REPLY = b"r" * 65536

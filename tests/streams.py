@@ -26,6 +26,9 @@ POLLRDHUP: int = getattr(select, "POLLRDHUP", 0x2000)
 
 REPLY = b"reply" * 13_000
 
+# The timeouts that a socket may have.
+MODES: dict[str, float | None] = {"blocking": None, "non-blocking": 0.0, "timeout": 30.0}
+
 
 class Connection(NamedTuple):
     """Both ends of one stream."""

@@ -40,7 +40,7 @@ from every_loop import upload_then_read as upload_then_read  # noqa: PLC0414 (fo
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, set_linger
 from graceful_close.asyncio import abortive_close, close_all, closing, graceful_close
 from streams import PATIENCE, connect, meanwhile, read_all, read_and_close
-from test_tls import send_close_notify
+from tls_sessions import send_close_notify
 
 REPLY = b"reply" * 13_107
 MEGABYTES = b"reply" * 1_700_000

@@ -43,7 +43,7 @@ from streams import (
     read_and_close,
     reset,
 )
-from test_tls import session
+from tls_sessions import session
 
 pytestmark = pytest.mark.usefixtures("selector")
 

@@ -43,7 +43,7 @@ from streams import (
     send_fin,
 )
 from streams import Connection as Pair
-from test_tls import session
+from tls_sessions import session
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the first look is Linux's")
 

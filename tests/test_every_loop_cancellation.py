@@ -27,7 +27,7 @@ from every_loop import (
     uses,
 )
 from streams import PATIENCE, meanwhile, read_and_close
-from test_tls import read_raw, read_raw_and_close
+from tls_sessions import read_raw, read_raw_and_close
 
 # This stream is closed at the end, so a task may see the end of the connection before.
 LATE = EVERY.get("anyio on uvloop"), "unix"

@@ -23,7 +23,7 @@ from every_loop import (
 )
 from graceful_close import CloseOutcome
 from streams import PATIENCE, connect_many, meanwhile, read_and_close
-from test_tls import records
+from tls_sessions import records
 
 
 @on_every_loop

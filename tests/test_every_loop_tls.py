@@ -36,7 +36,7 @@ from streams import (
     read_and_close,
     reset,
 )
-from test_tls import (
+from tls_sessions import (
     is_one_close_notify,
     read_raw_and_close,
     send_close_notify,

@@ -25,6 +25,7 @@ from graceful_close._blocking import close_on
 from graceful_close._options import Options
 from signals import Stop, each_moment, on_alarm, stop
 from streams import (
+    MODES,
     PATIENCE,
     REPLY,
     Connection,
@@ -40,13 +41,6 @@ from streams import (
     reset,
     send_fin,
 )
-
-MODES: list[Any] = [
-    pytest.param(None, id="blocking"),
-    pytest.param(0.0, id="non-blocking"),
-    pytest.param(30.0, id="timeout"),
-]
-
 
 # --- the purpose -----------------------------------------------------------------------
 
@@ -70,7 +64,7 @@ def test_a_plain_close_with_unread_input_destroys_the_reply(tcp: Connection) -> 
     assert ends_in_reset(tcp.peer)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_a_peer_that_closes_after_us_is_reported_as_closed(
     stream: Connection, mode: float | None
 ) -> None:
@@ -84,7 +78,7 @@ def test_a_peer_that_closes_after_us_is_reported_as_closed(
     assert stream.ours.fileno() == -1
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_a_peer_that_closed_before_us_is_reported_as_closed(
     stream: Connection, mode: float | None
 ) -> None:

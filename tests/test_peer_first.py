@@ -27,7 +27,7 @@ from streams import (
     send_fin,
 )
 from test_end_of_stream import resets_after_a_delay
-from test_tls import session
+from tls_sessions import session
 
 THOUGHT = 0.15  # seconds before a peer of this module acts
 SHORT = 0.2  # seconds of peer_first if the peer must not be first

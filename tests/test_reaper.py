@@ -41,7 +41,7 @@ from streams import (
     reply_early,
     reset,
 )
-from test_tls import fill_raw, session
+from tls_sessions import fill_raw, session
 
 pytestmark = pytest.mark.usefixtures("no_threads_of_an_earlier_test")
 

@@ -206,7 +206,7 @@ def test_forks_during_closes_neither_deadlock_nor_keep_copies() -> None:
 
 TLS_FORK = """
 import ssl
-from test_tls import fill_raw, session
+from tls_sessions import fill_raw, session
 
 def look():
     assert tls.ours.fileno() == -1, "another socket may have the number"

@@ -22,7 +22,7 @@ from graceful_close._tls import (
 from pythons import PYPY
 from signals import each_moment
 from streams import PATIENCE
-from test_tls import session
+from tls_sessions import session
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="Windows has no SIGPIPE")
 
@@ -74,7 +74,7 @@ with connect("tcp4") as (ours, peer):
 }
 
 _TLS = """
-from test_tls import session
+from tls_sessions import session
 """
 
 TLS = {

@@ -9,7 +9,7 @@ import pytest
 
 from graceful_close._tls import _after, _send  # pyright: ignore[reportPrivateUsage]
 from streams import await_reset, reset
-from test_tls import session
+from tls_sessions import session
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ from streams import (
     read_all,
     read_and_close,
 )
-from test_tls import read_raw_and_close
+from tls_sessions import read_raw_and_close
 
 TRIO = EVERY["trio"]
 

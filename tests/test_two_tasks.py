@@ -11,7 +11,7 @@ import pytest
 from every_loop import EVERY, Loop, on, on_every_loop, pair
 from graceful_close import CloseOutcome, CloseResult
 from streams import PATIENCE, connect, meanwhile, read_all
-from test_tls import read_raw_and_close
+from tls_sessions import read_raw_and_close
 
 
 @pytest.mark.parametrize("turns", range(4))
