@@ -21,6 +21,7 @@ import graceful_close
 from graceful_close import Reaper
 from reaping import forget_threads
 from streams import PATIENCE, Connection, Full, connect, connect_many, fill, listen
+from tls_sessions import Session, session
 
 FAMILIES = ("tcp4", "tcp6", "unix")
 
@@ -117,6 +118,18 @@ def side(request: pytest.FixtureRequest) -> str:
 def family(request: pytest.FixtureRequest) -> str:
     chosen: str = request.param
     return chosen
+
+
+@pytest.fixture
+def tls(version: ssl.TLSVersion) -> Iterator[Session]:
+    with session(version) as both:
+        yield both
+
+
+@pytest.fixture
+def any_tls(version: ssl.TLSVersion, family: str, side: str) -> Iterator[Session]:
+    with session(version, family, side) as both:
+        yield both
 
 
 @pytest.fixture

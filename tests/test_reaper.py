@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -41,7 +39,7 @@ from streams import (
     reply_early,
     reset,
 )
-from tls_sessions import fill_raw, session
+from tls_sessions import Session, fill_raw
 
 pytestmark = pytest.mark.usefixtures("no_threads_of_an_earlier_test")
 
@@ -233,14 +231,8 @@ def test_a_flood_does_not_delay_other_closes(reaper: Reaper) -> None:
 # --- TLS --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def tls(version: ssl.TLSVersion) -> Iterator[Any]:
-    with session(version) as both:
-        yield both
-
-
 def test_a_close_over_tls_sends_close_notify_and_drops_the_session(
-    tls: Any, reaper: Reaper
+    tls: Session, reaper: Reaper
 ) -> None:
     tls.ours.sendall(b"reply")
     future = reaper.submit(tls.ours)
@@ -251,7 +243,9 @@ def test_a_close_over_tls_sends_close_notify_and_drops_the_session(
     assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
 
 
-def test_close_notify_without_room_is_sent_when_there_is_room(tls: Any, reaper: Reaper) -> None:
+def test_close_notify_without_room_is_sent_when_there_is_room(
+    tls: Session, reaper: Reaper
+) -> None:
     written = fill_raw(tls.ours)
     future = reaper.submit(tls.ours)
     await_sleep(threads()[0])  # so that the Reaper has seen that there is no room
@@ -265,7 +259,7 @@ def test_close_notify_without_room_is_sent_when_there_is_room(tls: Any, reaper: 
 
 
 def test_the_reset_of_a_tls_peer_is_a_result_and_not_an_exception(
-    tls: Any, reaper: Reaper
+    tls: Session, reaper: Reaper
 ) -> None:
     reset(tls.peer)
     await_reset(tls.ours)
@@ -276,7 +270,7 @@ def test_the_reset_of_a_tls_peer_is_a_result_and_not_an_exception(
 
 
 def test_close_drops_the_descriptor_number_of_a_tls_socket_that_waits_for_room(
-    tls: Any, reaper: Reaper
+    tls: Session, reaper: Reaper
 ) -> None:
     """Another socket may have the number when the object is closed."""
     fill_raw(tls.ours)

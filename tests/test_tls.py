@@ -57,66 +57,61 @@ UPLOAD = b"upload" * 1000
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_the_connection_ends_with_one_close_notify_then_fin_and_no_reset(
-    version: ssl.TLSVersion, family: str, side: str, mode: float | None
+    any_tls: Session, version: ssl.TLSVersion, mode: float | None
 ) -> None:
-    with session(version, family, side) as (ours, peer):
-        ours.settimeout(mode)
-        result, received = close_while_the_peer_reads(ours, peer)
-        assert is_one_close_notify(received, version)
-        assert result.outcome is CloseOutcome.PEER_CLOSED
-        assert (result.notified, result.peer_notified) == (True, None)
-        assert result.clean
-        assert ours.fileno() == -1
+    any_tls.ours.settimeout(mode)
+    result, received = close_while_the_peer_reads(any_tls.ours, any_tls.peer)
+    assert is_one_close_notify(received, version)
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert (result.notified, result.peer_notified) == (True, None)
+    assert result.clean
+    assert any_tls.ours.fileno() == -1
 
 
-def test_a_plain_shutdown_and_close_truncates_the_stream(version: ssl.TLSVersion) -> None:
-    with session(version) as (ours, peer):
-        ours.sendall(b"reply")
-        ours.shutdown(socket.SHUT_WR)
-        ours.close()
-        with pytest.raises(ssl.SSLEOFError):
-            read_all(peer)
+def test_a_plain_shutdown_and_close_truncates_the_stream(tls: Session) -> None:
+    tls.ours.sendall(b"reply")
+    tls.ours.shutdown(socket.SHUT_WR)
+    tls.ours.close()
+    with pytest.raises(ssl.SSLEOFError):
+        read_all(tls.peer)
 
 
-def test_unread_input_does_not_destroy_the_reply(
-    version: ssl.TLSVersion, family: str, side: str
+def test_unread_input_does_not_destroy_the_reply(any_tls: Session) -> None:
+    any_tls.peer.sendall(UPLOAD)
+    await_input(any_tls.ours)
+    any_tls.ours.sendall(REPLY)
+
+    def upload_more_and_read() -> bytes:
+        any_tls.peer.sendall(UPLOAD)
+        return read_and_close(any_tls.peer)
+
+    with meanwhile(upload_more_and_read) as received:
+        result = graceful_close(any_tls.ours, timeout=PATIENCE)
+    assert received == [REPLY]
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    # The other data arrived first, so the close did not look for the peer's close_notify.
+    assert (result.notified, result.peer_notified) == (True, None)
+    assert result.drained > 0
+
+
+def test_a_close_after_a_partly_read_record_works(
+    tls: Session, version: ssl.TLSVersion
 ) -> None:
-    with session(version, family, side) as (ours, peer):
-        peer.sendall(UPLOAD)
-        await_input(ours)
-        ours.sendall(REPLY)
-
-        def upload_more_and_read() -> bytes:
-            peer.sendall(UPLOAD)
-            return read_and_close(peer)
-
-        with meanwhile(upload_more_and_read) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
-        assert received == [REPLY]
-        assert result.outcome is CloseOutcome.PEER_CLOSED
-        # The other data arrived first, so the close did not look for the peer's close_notify.
-        assert (result.notified, result.peer_notified) == (True, None)
-        assert result.drained > 0
+    tls.peer.sendall(UPLOAD)
+    assert tls.ours.recv(1) == b"u"
+    assert tls.ours.pending() > 0
+    with meanwhile(read_raw_and_close, tls.peer) as received:
+        assert graceful_close(tls.ours, timeout=PATIENCE).check().notified
+    assert is_one_close_notify(received[0], version)
 
 
-def test_a_close_after_a_partly_read_record_works(version: ssl.TLSVersion) -> None:
-    with session(version) as (ours, peer):
-        peer.sendall(UPLOAD)
-        assert ours.recv(1) == b"u"
-        assert ours.pending() > 0
-        with meanwhile(read_raw_and_close, peer) as received:
-            assert graceful_close(ours, timeout=PATIENCE).check().notified
-        assert is_one_close_notify(received[0], version)
-
-
-def test_a_makefile_object_does_not_keep_the_descriptor_open(version: ssl.TLSVersion) -> None:
-    with session(version) as (ours, peer):
-        file = ours.makefile("rb")
-        with meanwhile(read_and_close, peer):
-            assert graceful_close(ours, timeout=PATIENCE).check().notified
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            file.read(1)
-        file.close()
+def test_a_makefile_object_does_not_keep_the_descriptor_open(tls: Session) -> None:
+    file = tls.ours.makefile("rb")
+    with meanwhile(read_and_close, tls.peer):
+        assert graceful_close(tls.ours, timeout=PATIENCE).check().notified
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        file.read(1)
+    file.close()
 
 
 def test_the_blocking_mode_of_a_dup_is_unchanged(version: ssl.TLSVersion) -> None:
@@ -154,62 +149,57 @@ def test_a_peer_that_never_closes_costs_the_deadline(
         assert is_one_close_notify(read_raw(peer), version)
 
 
-def test_a_timeout_of_0_still_sends_close_notify(version: ssl.TLSVersion) -> None:
-    with session(version) as (ours, peer):
-        assert graceful_close(ours, timeout=0).notified
-        assert read_all(peer) == b""
+def test_a_timeout_of_0_still_sends_close_notify(tls: Session) -> None:
+    assert graceful_close(tls.ours, timeout=0).notified
+    assert read_all(tls.peer) == b""
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["read", "unread"])
 def test_a_peer_that_sent_close_notify_first_is_reported(
-    version: ssl.TLSVersion, family: str, side: str, seen: bool
+    any_tls: Session, version: ssl.TLSVersion, seen: bool
 ) -> None:
-    with session(version, family, side) as (ours, peer):
-        send_close_notify(peer)
-        if seen:
-            assert ours.recv(1) == b""
-        else:
-            await_input(ours)
-        result, received = close_while_the_peer_reads(ours, peer)
-        assert is_one_close_notify(received, version)
-        assert result.outcome is CloseOutcome.PEER_CLOSED
-        assert (result.notified, result.peer_notified) == (True, True)
+    send_close_notify(any_tls.peer)
+    if seen:
+        assert any_tls.ours.recv(1) == b""
+    else:
+        await_input(any_tls.ours)
+    result, received = close_while_the_peer_reads(any_tls.ours, any_tls.peer)
+    assert is_one_close_notify(received, version)
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert (result.notified, result.peer_notified) == (True, True)
 
 
-def test_a_close_notify_after_other_data_is_not_read(version: ssl.TLSVersion) -> None:
-    with session(version) as (ours, peer):
-        peer.sendall(b"more")
-        send_close_notify(peer)
-        send_fin(peer)
-        await_fin(ours)
-        result = graceful_close(ours)
-        assert result.outcome is CloseOutcome.PEER_CLOSED
-        assert (result.notified, result.peer_notified) == (True, None)
+def test_a_close_notify_after_other_data_is_not_read(tls: Session) -> None:
+    tls.peer.sendall(b"more")
+    send_close_notify(tls.peer)
+    send_fin(tls.peer)
+    await_fin(tls.ours)
+    result = graceful_close(tls.ours)
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert (result.notified, result.peer_notified) == (True, None)
 
 
 def test_a_peer_that_ends_without_close_notify_is_reported_as_not_notified(
-    version: ssl.TLSVersion, family: str, side: str
+    any_tls: Session,
 ) -> None:
-    with session(version, family, side) as (ours, peer):
-        send_fin(peer)
-        await_fin(ours)
-        result = graceful_close(ours)
-        assert result.outcome is CloseOutcome.PEER_CLOSED
-        assert (result.notified, result.peer_notified) == (True, False)
-        assert result.clean, "our own stream is whole"
-        assert read_all(peer) == b""
+    send_fin(any_tls.peer)
+    await_fin(any_tls.ours)
+    result = graceful_close(any_tls.ours)
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert (result.notified, result.peer_notified) == (True, False)
+    assert result.clean, "our own stream is whole"
+    assert read_all(any_tls.peer) == b""
 
 
-def test_a_fatal_alert_is_not_reported_as_close_notify(version: ssl.TLSVersion) -> None:
-    with session(version) as (ours, peer):
-        socket.socket.sendall(ours, b"GET / HTTP/1.1\r\n\r\n")
-        with pytest.raises(ssl.SSLError, match="SSL"):
-            peer.recv(1)
-        send_fin(peer)
-        await_fin(ours)
-        result = graceful_close(ours, timeout=PATIENCE)
-        assert result.outcome is CloseOutcome.PEER_CLOSED
-        assert (result.notified, result.peer_notified) == (True, None)
+def test_a_fatal_alert_is_not_reported_as_close_notify(tls: Session) -> None:
+    socket.socket.sendall(tls.ours, b"GET / HTTP/1.1\r\n\r\n")
+    with pytest.raises(ssl.SSLError, match="SSL"):
+        tls.peer.recv(1)
+    send_fin(tls.peer)
+    await_fin(tls.ours)
+    result = graceful_close(tls.ours, timeout=PATIENCE)
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert (result.notified, result.peer_notified) == (True, None)
 
 
 @pytest.mark.skipif(not hasattr(ssl, "OP_IGNORE_UNEXPECTED_EOF"), reason="needs OpenSSL 3")
@@ -225,15 +215,14 @@ def test_an_ignored_truncation_is_not_reported_as_close_notify(
 
 
 def test_a_peer_that_sends_invalid_data_after_our_close_notify_was_notified(
-    version: ssl.TLSVersion,
+    tls: Session,
 ) -> None:
-    with session(version) as (ours, peer):
-        socket.socket.sendall(peer, b"GET / HTTP/1.1\r\n\r\n")
-        await_input(ours)
-        with meanwhile(read_and_close, peer) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
-        assert received == [b""]
-        assert (result.notified, result.peer_notified) == (True, None)
+    socket.socket.sendall(tls.peer, b"GET / HTTP/1.1\r\n\r\n")
+    await_input(tls.ours)
+    with meanwhile(read_and_close, tls.peer) as received:
+        result = graceful_close(tls.ours, timeout=PATIENCE)
+    assert received == [b""]
+    assert (result.notified, result.peer_notified) == (True, None)
 
 
 def test_unread_tickets_of_our_client_do_not_cause_a_reset() -> None:
@@ -274,18 +263,15 @@ def test_a_timed_linger_ends_when_the_close_notify_is_acknowledged(
         assert read_all(peer) == b"reply"
 
 
-def test_an_abort_sends_nothing_before_the_reset(
-    version: ssl.TLSVersion, family: str, side: str
-) -> None:
-    with session(version, family, side) as (ours, peer):
-        result = abortive_close(ours)
-        assert (result.outcome, result.notified) == (CloseOutcome.ABORTED, None)
-        assert ours.fileno() == -1
-        if family == "unix":  # AF_UNIX has no reset, but would keep data sent before
-            assert read_raw(peer) == b""
-        else:
-            with pytest.raises(ConnectionResetError):
-                read_raw(peer)
+def test_an_abort_sends_nothing_before_the_reset(any_tls: Session, family: str) -> None:
+    result = abortive_close(any_tls.ours)
+    assert (result.outcome, result.notified) == (CloseOutcome.ABORTED, None)
+    assert any_tls.ours.fileno() == -1
+    if family == "unix":  # AF_UNIX has no reset, but would keep data sent before
+        assert read_raw(any_tls.peer) == b""
+    else:
+        with pytest.raises(ConnectionResetError):
+            read_raw(any_tls.peer)
 
 
 # --- after the close ---------------------------------------------------------------------

@@ -65,19 +65,14 @@ def test_a_reset_after_the_peers_close_notify_is_reported(version: ssl.TLSVersio
         assert result.unacked
 
 
-def test_after_a_reset_that_the_caller_has_read_there_is_no_connection(
-    version: ssl.TLSVersion,
-) -> None:
-    with session(version) as (ours, peer):
-        reset(peer)
-        await_reset(ours)
-        with pytest.raises(
-            OSError, match="EOF|reset"
-        ):  # some versions report it as a truncation
-            ours.recv(1)
-        result = graceful_close(ours)
-        assert (result.outcome, result.notified) == (CloseOutcome.NOT_CONNECTED, False)
-        assert not result.clean
+def test_after_a_reset_that_the_caller_has_read_there_is_no_connection(tls: Session) -> None:
+    reset(tls.peer)
+    await_reset(tls.ours)
+    with pytest.raises(OSError, match="EOF|reset"):  # some versions report it as a truncation
+        tls.ours.recv(1)
+    result = graceful_close(tls.ours)
+    assert (result.outcome, result.notified) == (CloseOutcome.NOT_CONNECTED, False)
+    assert not result.clean
 
 
 def test_a_unix_peer_that_has_closed_after_close_notify_is_not_notified(
@@ -112,16 +107,13 @@ def test_a_unix_peer_that_has_closed_is_not_notified(
         assert unread or result.error is None
 
 
-def test_a_close_after_another_holders_shutdown_waits_for_the_peer(
-    version: ssl.TLSVersion,
-) -> None:
-    with session(version) as (ours, peer):
-        with hold_too(ours) as holder:
-            holder.shutdown(socket.SHUT_WR)
-        result, _ = close_while_the_peer_reads(ours, peer)
-        # NOT_CONNECTED if the peer is faster than the call.
-        assert result.outcome in (CloseOutcome.PEER_CLOSED, CloseOutcome.NOT_CONNECTED)
-        assert result.notified is False
+def test_a_close_after_another_holders_shutdown_waits_for_the_peer(tls: Session) -> None:
+    with hold_too(tls.ours) as holder:
+        holder.shutdown(socket.SHUT_WR)
+    result, _ = close_while_the_peer_reads(tls.ours, tls.peer)
+    # NOT_CONNECTED if the peer is faster than the call.
+    assert result.outcome in (CloseOutcome.PEER_CLOSED, CloseOutcome.NOT_CONNECTED)
+    assert result.notified is False
 
 
 # --- the states of a TLS socket --------------------------------------------------------------
@@ -158,17 +150,14 @@ def test_a_handshake_that_failed_left_no_session(version: ssl.TLSVersion) -> Non
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
 
 
-def test_a_session_that_an_error_has_ended_sends_no_close_notify(
-    version: ssl.TLSVersion, family: str, side: str
-) -> None:
-    with session(version, family, side) as (ours, peer):
-        socket.socket.sendall(peer, bytes([APPLICATION_DATA, 3, 3, 0, 32]) + bytes(32))
-        # The second is OpenSSL's name for it from 3.5 on.
-        with pytest.raises(ssl.SSLError, match="(?i)BAD.RECORD.MAC|RECORD.LAYER.FAILURE"):
-            ours.recv(1)
-        result, _ = close_while_the_peer_reads(ours, peer)
-        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
-        assert not result.clean
+def test_a_session_that_an_error_has_ended_sends_no_close_notify(any_tls: Session) -> None:
+    socket.socket.sendall(any_tls.peer, bytes([APPLICATION_DATA, 3, 3, 0, 32]) + bytes(32))
+    # The second is OpenSSL's name for it from 3.5 on.
+    with pytest.raises(ssl.SSLError, match="(?i)BAD.RECORD.MAC|RECORD.LAYER.FAILURE"):
+        any_tls.ours.recv(1)
+    result, _ = close_while_the_peer_reads(any_tls.ours, any_tls.peer)
+    assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
+    assert not result.clean
 
 
 def test_a_truncation_that_the_caller_has_read_has_ended_the_session(
@@ -183,38 +172,35 @@ def test_a_truncation_that_the_caller_has_read_has_ended_the_session(
 
 
 def test_a_session_that_the_caller_has_ended_sends_no_close_notify(
-    version: ssl.TLSVersion,
+    tls: Session, version: ssl.TLSVersion
 ) -> None:
-    with session(version) as (ours, peer):
-        send_close_notify(peer)
-        await_input(ours)
-        ours.unwrap()
-        result, received = close_while_the_peer_reads(ours, peer)
-        assert is_one_close_notify(received, version)
-        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
+    send_close_notify(tls.peer)
+    await_input(tls.ours)
+    tls.ours.unwrap()
+    result, received = close_while_the_peer_reads(tls.ours, tls.peer)
+    assert is_one_close_notify(received, version)
+    assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
 
 
 def test_a_close_notify_that_the_caller_has_sent_is_not_sent_again(
-    version: ssl.TLSVersion, family: str, side: str
+    any_tls: Session, version: ssl.TLSVersion
 ) -> None:
-    with session(version, family, side) as (ours, peer):
-        send_close_notify(ours)
-        result, received = close_while_the_peer_reads(ours, peer)
-        assert is_one_close_notify(received, version)
-        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
+    send_close_notify(any_tls.ours)
+    result, received = close_while_the_peer_reads(any_tls.ours, any_tls.peer)
+    assert is_one_close_notify(received, version)
+    assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
 
 
 def test_an_unwrap_that_failed_at_late_data_has_sent_its_close_notify(
-    version: ssl.TLSVersion,
+    tls: Session, version: ssl.TLSVersion
 ) -> None:
-    with session(version) as (ours, peer):
-        peer.sendall(b"late")
-        await_input(ours)
-        with pytest.raises(ssl.SSLError, match="APPLICATION_DATA_AFTER_CLOSE_NOTIFY"):
-            ours.unwrap()
-        result, received = close_while_the_peer_reads(ours, peer)
-        assert is_one_close_notify(received, version)
-        assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
+    tls.peer.sendall(b"late")
+    await_input(tls.ours)
+    with pytest.raises(ssl.SSLError, match="APPLICATION_DATA_AFTER_CLOSE_NOTIFY"):
+        tls.ours.unwrap()
+    result, received = close_while_the_peer_reads(tls.ours, tls.peer)
+    assert is_one_close_notify(received, version)
+    assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
 
 
 def test_an_unwrap_that_failed_at_an_incomplete_record_has_sent_nothing(
@@ -228,14 +214,11 @@ def test_an_unwrap_that_failed_at_an_incomplete_record_has_sent_nothing(
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
 
 
-def test_a_session_that_shutdown_has_dropped_sends_no_close_notify(
-    version: ssl.TLSVersion,
-) -> None:
-    with session(version) as (ours, peer):
-        ours.shutdown(socket.SHUT_WR)
-        result, _ = close_while_the_peer_reads(ours, peer)
-        assert result.outcome in (CloseOutcome.PEER_CLOSED, CloseOutcome.NOT_CONNECTED)
-        assert result.notified is None
+def test_a_session_that_shutdown_has_dropped_sends_no_close_notify(tls: Session) -> None:
+    tls.ours.shutdown(socket.SHUT_WR)
+    result, _ = close_while_the_peer_reads(tls.ours, tls.peer)
+    assert result.outcome in (CloseOutcome.PEER_CLOSED, CloseOutcome.NOT_CONNECTED)
+    assert result.notified is None
 
 
 def test_a_closed_tls_socket_is_reported_as_already_closed(version: ssl.TLSVersion) -> None:
