@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import drivers
 from drivers import THREADED, Close, leave_a_block, parts
 from graceful_close import (
     CloseOutcome,
@@ -360,16 +361,26 @@ def ignored_flush_error(file: Any) -> Generator[None, None, None]:
 
 @every_close
 @pytest.mark.parametrize(
-    ("mode", "buffering"), [("wb", None), ("w", None), ("rwb", None), ("wb", 0)]
+    ("mode", "buffering", "held"),
+    [
+        ("wb", None, b"never sent"),
+        ("w", None, "never sent"),
+        ("rwb", None, b"never sent"),
+        ("wb", 0, b""),
+    ],
 )
 def test_an_open_writer_causes_a_warning_and_an_unclean_result(
-    tcp: Connection, close: Close, mode: Any, buffering: int | None
+    tcp: Connection, close: Close, mode: Any, buffering: int | None, held: Any
 ) -> None:
     file = tcp.ours.makefile(mode, buffering)
+    file.write(held)
     with ignored_flush_error(file):
-        with meanwhile(read_and_close, tcp.peer):
-            with pytest.warns(ResourceWarning, match=WARNING):
+        with meanwhile(read_and_close, tcp.peer) as received:
+            with pytest.warns(ResourceWarning, match=WARNING) as warned:
                 result = close(tcp.ours, timeout=PATIENCE)
+    assert received == [b""]
+    [warning] = warned
+    assert warning.filename in {__file__, drivers.__file__}, "it names the caller"
     assert (result.outcome, result.unflushed) == (CloseOutcome.PEER_CLOSED, True)
     assert not result.clean
     assert tcp.ours.fileno() == -1

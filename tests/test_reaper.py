@@ -132,25 +132,6 @@ def test_each_deadline_counts_from_the_submission(reaper: Reaper) -> None:
     assert all(0.2 <= result.elapsed < 2 for result in results)
 
 
-def test_an_open_makefile_object_releases_the_descriptor_and_makes_the_result_unclean(
-    stream: Connection, reaper: Reaper
-) -> None:
-    file = stream.ours.makefile("wb")
-    file.write(b"never sent")
-    with pytest.warns(ResourceWarning, match="makefile") as warned:
-        future = reaper.submit(stream.ours)
-    assert [warning.filename for warning in warned] == [__file__], (
-        "the warning names the caller"
-    )
-    assert stream.peer.recv(100) == b""
-    stream.peer.close()
-    result = result_of(future)
-    assert (result.outcome, result.unflushed) == (CloseOutcome.PEER_CLOSED, True)
-    assert not result.clean
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        file.close()
-
-
 def test_a_close_by_another_thread_has_no_effect(stream: Connection, reaper: Reaper) -> None:
     reply_early(stream, b"upload" * 1000)
     future = reaper.submit(stream.ours)
