@@ -253,19 +253,7 @@ def test_a_drain_limit_that_is_met_exactly_is_not_exceeded(stream: Connection) -
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 1000)
 
 
-# --- until, on_timeout ------------------------------------------------------------------------
-
-
-def test_until_delivered_on_a_unix_stream_waits_for_the_end(stack: Any) -> None:
-    ours, peer = stack.enter_context(connect("unix"))
-    peer.close()
-    result = graceful_close(ours, until=CloseOutcome.DELIVERED)
-    assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, None)
-
-
-def test_on_timeout_background_leaves_the_rest_to_the_kernel(full: Full) -> None:
-    assert graceful_close(full.ours, timeout=0.05).outcome is CloseOutcome.TIMED_OUT
-    assert len(read_all(full.peer)) == full.written
+# --- on_timeout -------------------------------------------------------------------------------
 
 
 def test_on_timeout_abort_resets_the_peer(full: Full) -> None:
@@ -275,12 +263,18 @@ def test_on_timeout_abort_resets_the_peer(full: Full) -> None:
 
 
 @pytest.mark.parametrize(
-    "linger", [(LingerPolicy.ABORT, None), (LingerPolicy.TIMED, 10)], ids=["abort", "timed"]
+    "earlier",
+    [
+        Linger(LingerPolicy.BACKGROUND),
+        Linger(LingerPolicy.ABORT),
+        Linger(LingerPolicy.TIMED, 10),
+    ],
+    ids=str,
 )
-def test_an_earlier_so_linger_neither_resets_nor_delays_the_close_at_the_deadline(
-    linger: Any, full: Full
+def test_at_the_deadline_the_kernel_sends_the_rest_whatever_so_linger_was(
+    earlier: Linger, full: Full
 ) -> None:
-    set_linger(full.ours, *linger)
+    set_linger(full.ours, earlier.policy, earlier.seconds)
     result = graceful_close(full.ours, timeout=0.05)
     assert result.outcome is CloseOutcome.TIMED_OUT
     assert result.elapsed < 5
