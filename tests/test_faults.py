@@ -13,9 +13,8 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 import pytest
 
@@ -204,83 +203,76 @@ NOT_CONNECTED = CloseOutcome.NOT_CONNECTED
 # --- the soak ---------------------------------------------------------------------------------
 
 
-@dataclass
-class Schedule:
-    """One seeded schedule: the actions of the peer, and the options of the close."""
+def play(seed: int) -> tuple[str, CloseResult]:
+    """Play one schedule: the actions of a peer, and the options of a close."""
+    dice = random.Random(seed)
+    family = dice.choice(["tcp4", "tcp4", "tcp6", "unix"])
+    buffer = dice.choice([None, 4096]) if family != "unix" else None
+    with connect(family, peer_buffer=buffer) as (ours, peer):
+        ours.settimeout(dice.choice([None, 0, 3.0]))
+        written = dice.choice([0, 100, -1])
+        if written > 0:
+            ours.sendall(bytes(written))
+        elif written < 0:
+            fill(ours)
+        actions = dice.choices(ACTIONS, k=dice.randint(1, 4))
+        thread = threading.Thread(target=act, args=(peer, actions, dice.random()))
+        thread.start()
+        way = dice.choice([*CLOSES])
+        result = CLOSES[way](ours, dice.choice([0.0, 0.01, 0.05]))
+        assert ours.fileno() == -1, seed
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), seed
+    return way, result
 
-    seed: int
 
-    def play(self) -> tuple[str, CloseResult]:
-        dice = random.Random(self.seed)
-        family = dice.choice(["tcp4", "tcp4", "tcp6", "unix"])
-        buffer = dice.choice([None, 4096]) if family != "unix" else None
-        with connect(family, peer_buffer=buffer) as (ours, peer):
-            ours.settimeout(dice.choice([None, 0, 3.0]))
-            written = dice.choice([0, 100, -1])
-            if written > 0:
-                ours.sendall(bytes(written))
-            elif written < 0:
-                fill(ours)
-            actions = dice.choices(ACTIONS, k=dice.randint(1, 4))
-            thread = threading.Thread(target=self.act, args=(peer, actions, dice.random()))
-            thread.start()
-            way = dice.choice(["graceful", "delivered", "idle", "limit", "timed", "abort"])
-            result = close(way, ours, dice.choice([0.0, 0.01, 0.05]))
-            assert ours.fileno() == -1, self
-            thread.join(PATIENCE)
-            assert not thread.is_alive(), self
-        return way, result
-
-    @staticmethod
-    def act(peer: socket.socket, actions: list[str], start: float) -> None:
-        """Run the peer in a thread; errors are expected."""
-        peer.settimeout(0.2)
-        if start < 0.5:
-            with suppress(OSError):
-                peer.recv(1)
-        for action in actions:
-            with suppress(OSError):
-                match action:
-                    case "write":
-                        peer.sendall(bytes(1000))
-                    case "flood":
-                        peer.sendall(bytes(300_000))
-                    case "read":
-                        while peer.recv(1 << 16):
-                            pass
-                    case "half-close":
-                        peer.shutdown(socket.SHUT_WR)
-                    case "close":
-                        peer.close()
-                    case _:
-                        set_linger(peer, LingerPolicy.ABORT)
-                        peer.close()
+def act(peer: socket.socket, actions: list[str], start: float) -> None:
+    """Run the peer in a thread; errors are expected."""
+    peer.settimeout(0.2)
+    if start < 0.5:
+        with suppress(OSError):
+            peer.recv(1)
+    for action in actions:
+        with suppress(OSError):
+            match action:
+                case "write":
+                    peer.sendall(bytes(1000))
+                case "flood":
+                    peer.sendall(bytes(300_000))
+                case "read":
+                    while peer.recv(1 << 16):
+                        pass
+                case "half-close":
+                    peer.shutdown(socket.SHUT_WR)
+                case "close":
+                    peer.close()
+                case _:
+                    set_linger(peer, LingerPolicy.ABORT)
+                    peer.close()
 
 
 ACTIONS = ["write", "flood", "read", "half-close", "close", "reset"]
 
 
-def close(way: str, sock: socket.socket, timeout: float) -> CloseResult:
-    match way:
-        case "graceful":
-            return graceful_close(sock, timeout=timeout)
-        case "delivered":
-            return graceful_close(sock, timeout=timeout, until=CloseOutcome.DELIVERED)
-        case "idle":
-            return graceful_close(sock, timeout=1, idle_timeout=timeout)
-        case "limit":
-            return graceful_close(sock, timeout=timeout, drain_limit=5000)
-        case "timed":
-            return timed_linger_close(sock, timeout, on_timeout=LingerPolicy.ABORT)
-        case _:
-            return abortive_close(sock)
+CLOSES: dict[str, Callable[[socket.socket, float], CloseResult]] = {
+    "graceful": lambda sock, seconds: graceful_close(sock, timeout=seconds),
+    "delivered": lambda sock, seconds: graceful_close(
+        sock, timeout=seconds, until=CloseOutcome.DELIVERED
+    ),
+    "idle": lambda sock, seconds: graceful_close(sock, timeout=1, idle_timeout=seconds),
+    "limit": lambda sock, seconds: graceful_close(sock, timeout=seconds, drain_limit=5000),
+    "timed": lambda sock, seconds: timed_linger_close(
+        sock, seconds, on_timeout=LingerPolicy.ABORT
+    ),
+    "abort": lambda sock, _: abortive_close(sock),
+}
 
 
 def test_closes_of_random_peers_return_true_results(request: pytest.FixtureRequest) -> None:
     """`pytest --soak 100000` runs more schedules; a failure names its seed."""
     outcomes: Counter[tuple[str, CloseOutcome]] = Counter()
     for seed in range(int(request.config.option.soak)):
-        way, result = Schedule(seed).play()
+        way, result = play(seed)
         outcomes[way, result.outcome] += 1
         check(way, result, seed)
     assert len({outcome for _, outcome in outcomes}) >= 6, (
