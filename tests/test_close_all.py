@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import threading
 from collections.abc import Generator
 from contextlib import ExitStack
@@ -43,7 +42,7 @@ from streams import (
     read_and_close,
     reset,
 )
-from tls_sessions import session
+from tls_sessions import Session
 
 pytestmark = pytest.mark.usefixtures("selector")
 
@@ -409,12 +408,11 @@ def test_close_all_uses_at_most_one_descriptor(crowd: list[Connection]) -> None:
 # --- TLS --------------------------------------------------------------------------------------
 
 
-def test_tls_says_goodbye_and_the_session_is_forgotten(version: ssl.TLSVersion) -> None:
-    with session(version) as (tls, tls_peer), connect("tcp4") as (plain, plain_peer):
-        tls.sendall(b"reply")
-        with meanwhile(read_and_close_all, plain_peer, tls_peer) as replies:
-            results = close_all([tls, plain], timeout=PATIENCE)
-        assert replies == [[b"", b"reply"]], "an end without close_notify would be an error"
-        assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 2
-        assert [result.notified for result in results] == [True, None]
-        assert tls.version() is None, "OpenSSL would continue to use the number"
+def test_tls_says_goodbye_and_the_session_is_forgotten(tls: Session, tcp: Connection) -> None:
+    tls.ours.sendall(b"reply")
+    with meanwhile(read_and_close_all, tcp.peer, tls.peer) as replies:
+        results = close_all([tls.ours, tcp.ours], timeout=PATIENCE)
+    assert replies == [[b"", b"reply"]], "an end without close_notify would be an error"
+    assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 2
+    assert [result.notified for result in results] == [True, None]
+    assert tls.ours.version() is None, "OpenSSL would continue to use the number"

@@ -43,7 +43,7 @@ from streams import (
     send_fin,
 )
 from streams import Connection as Pair
-from tls_sessions import session
+from tls_sessions import Session, session
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the first look is Linux's")
 
@@ -337,16 +337,15 @@ def test_an_interrupt_after_a_flush_ends_in_order(tcp: Pair) -> None:
 
 @pytest.mark.parametrize("moment", ["before begin", "in begin", "after begin"])
 def test_an_interrupt_under_tls_releases_the_callers_object_too(
-    moment: str, version: ssl.TLSVersion
+    moment: str, tls: Session
 ) -> None:
-    with session(version) as (ours, peer):
-        connection = Connection(Options(), monotonic())
-        if moment != "before begin":
-            connection.begin(ours)
-        connection.abandon(None if moment == "after begin" else ours)
-        assert ours.fileno() == -1
-        with pytest.raises(OSError):  # noqa: PT011 (the stream ends without a close_notify)
-            peer.unwrap()
+    connection = Connection(Options(), monotonic())
+    if moment != "before begin":
+        connection.begin(tls.ours)
+    connection.abandon(None if moment == "after begin" else tls.ours)
+    assert tls.ours.fileno() == -1
+    with pytest.raises(OSError):  # noqa: PT011 (the stream ends without a close_notify)
+        tls.peer.unwrap()
 
 
 def test_an_interrupt_while_the_session_ends_releases_the_callers_object_too(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import socket
-import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from streams import (
     send_fin,
 )
 from test_end_of_stream import resets_after_a_delay
-from tls_sessions import session
+from tls_sessions import Session
 
 THOUGHT = 0.15  # seconds before a peer of this module acts
 SHORT = 0.2  # seconds of peer_first if the peer must not be first
@@ -192,36 +191,32 @@ THREADED_TLS: dict[str, Callable[..., CloseResult]] = {
 
 @pytest.mark.parametrize("close", parts(THREADED_TLS))
 def test_under_tls_close_notify_is_sent_first_and_our_fin_after_the_peers(
-    version: ssl.TLSVersion, close: Close
+    tls: Session, close: Close
 ) -> None:
-    with session(version) as (ours, peer):
-        ends = ends_of(Connection(ours, peer))
+    ends = ends_of(Connection(*tls))
 
-        def closes_at_close_notify(peer: socket.socket) -> bool:
-            peer.settimeout(PATIENCE)
-            assert peer.recv(100) == b"", "close_notify"
-            time.sleep(THOUGHT)
-            poller = select.poll()
-            poller.register(peer, POLLRDHUP)
-            fin_came = bool(poller.poll(0))
-            peer.close()
-            return fin_came
+    def closes_at_close_notify(peer: socket.socket) -> bool:
+        peer.settimeout(PATIENCE)
+        assert peer.recv(100) == b"", "close_notify"
+        time.sleep(THOUGHT)
+        poller = select.poll()
+        poller.register(peer, POLLRDHUP)
+        fin_came = bool(poller.poll(0))
+        peer.close()
+        return fin_came
 
-        with meanwhile(closes_at_close_notify, peer) as fin_came:
-            result = close(ours, timeout=PATIENCE, peer_first=PATIENCE)
-        assert fin_came == [False]
-        assert result.outcome is CloseOutcome.PEER_CLOSED
-        assert (result.notified, result.peer_first, result.clean) == (True, True, True)
-        assert result.elapsed < PROMPTLY
-        if sys.platform == "linux":
-            assert kept_state(ends) is None
+    with meanwhile(closes_at_close_notify, tls.peer) as fin_came:
+        result = close(tls.ours, timeout=PATIENCE, peer_first=PATIENCE)
+    assert fin_came == [False]
+    assert result.outcome is CloseOutcome.PEER_CLOSED
+    assert (result.notified, result.peer_first, result.clean) == (True, True, True)
+    assert result.elapsed < PROMPTLY
+    if sys.platform == "linux":
+        assert kept_state(ends) is None
 
 
-def test_under_tls_our_fin_is_sent_when_the_time_of_peer_first_is_over(
-    version: ssl.TLSVersion,
-) -> None:
-    with session(version) as (ours, peer):
-        result = graceful_close(ours, timeout=2 * SHORT, peer_first=SHORT)
-        assert (result.outcome, result.notified) == (CloseOutcome.TIMED_OUT, True)
-        assert result.peer_first is False
-        await_fin(peer)
+def test_under_tls_our_fin_is_sent_when_the_time_of_peer_first_is_over(tls: Session) -> None:
+    result = graceful_close(tls.ours, timeout=2 * SHORT, peer_first=SHORT)
+    assert (result.outcome, result.notified) == (CloseOutcome.TIMED_OUT, True)
+    assert result.peer_first is False
+    await_fin(tls.peer)
