@@ -36,13 +36,21 @@ from streams import *
 version = ssl.TLSVersion.TLSv1_3
 """
 
-PLAIN = {
-    "after the peer's reset": """
-with connect("tcp4") as (ours, peer):
+_AFTER_A_RESET = """
+with STREAM as (ours, peer), graceful_close.Reaper() as reaper:
     reset(peer)
     await_reset(ours)
-    print(graceful_close.graceful_close(ours, timeout=5).outcome)
-""",
+    print(CLOSE.outcome)
+"""
+
+CLOSES = {
+    "graceful_close": "graceful_close.graceful_close(ours, timeout=5)",
+    "close_all": "graceful_close.close_all([ours], timeout=5)[0]",
+    "Reaper": "reaper.submit(ours).result(5)",
+    "abortive_close": "graceful_close.abortive_close(ours)",
+}
+
+PLAIN = {
     "after a reset that was read": """
 with connect("tcp4") as (ours, peer):
     reset(peer)
@@ -57,20 +65,10 @@ with connect("tcp4") as (ours, peer):
     await_fin(ours)
     print(graceful_close.graceful_close(ours, timeout=5).outcome)
 """,
-    "close_all and a Reaper": """
-with connect_many(2) as [(one, its), (two, other)], graceful_close.Reaper() as reaper:
-    for ours, peer in ((one, its), (two, other)):
-        reset(peer)
-        await_reset(ours)
-    print(graceful_close.close_all([one], timeout=5)[0].outcome)
-    print(reaper.submit(two).result(5).outcome)
-""",
-    "an abort": """
-with connect("tcp4") as (ours, peer):
-    reset(peer)
-    await_reset(ours)
-    print(graceful_close.abortive_close(ours).outcome)
-""",
+    **{
+        close: _AFTER_A_RESET.replace("STREAM", 'connect("tcp4")').replace("CLOSE", call)
+        for close, call in CLOSES.items()
+    },
 }
 
 _TLS = """
@@ -78,12 +76,6 @@ from tls_sessions import session
 """
 
 TLS = {
-    "TLS, after the peer's reset": """
-with session(version) as (ours, peer):
-    reset(peer)
-    await_reset(ours)
-    print(graceful_close.graceful_close(ours, timeout=5).outcome)
-""",
     "TLS, after a reset that a dup has read": """
 with session(version) as (ours, peer):
     with socket.socket(fileno=os.dup(ours.fileno())) as dup:
@@ -99,12 +91,12 @@ with session(version) as (ours, peer):
     socket.socket.shutdown(ours, socket.SHUT_WR)
     print(graceful_close.graceful_close(ours, timeout=0.2).outcome)
 """,
-    "TLS, close_all": """
-with session(version) as (ours, peer):
-    reset(peer)
-    await_reset(ours)
-    print(graceful_close.close_all([ours], timeout=5)[0].outcome)
-""",
+    **{
+        f"TLS, {close}": _AFTER_A_RESET.replace("STREAM", "session(version)").replace(
+            "CLOSE", call
+        )
+        for close, call in CLOSES.items()
+    },
 }
 
 _ASYNCIO = """
