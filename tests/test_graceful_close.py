@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import descriptors
+from drivers import THREADED, Close, parts
 from graceful_close import (
     CloseOutcome,
     Linger,
@@ -41,6 +42,9 @@ from streams import (
     reset,
     send_fin,
 )
+
+every_close = pytest.mark.parametrize("close", parts(THREADED))
+
 
 # --- the purpose -----------------------------------------------------------------------
 
@@ -335,21 +339,23 @@ def test_descriptors_above_1023_are_ordinary(tcp: Connection) -> None:
             assert graceful_close(sock).outcome is CloseOutcome.PEER_CLOSED
 
 
+@every_close
 @pytest.mark.parametrize(
     "thing",
     [None, 7, "socket", object(), socket.socket],
     ids=["None", "descriptor", "text", "object", "class"],
 )
-def test_an_object_that_is_not_a_socket_is_rejected(thing: Any) -> None:
+def test_an_object_that_is_not_a_socket_is_rejected(thing: Any, close: Close) -> None:
     with pytest.raises(TypeError, match="expected a socket.socket"):
-        graceful_close(thing)
+        close(thing)
 
 
-def test_a_datagram_socket_is_rejected_before_it_is_touched() -> None:
+@every_close
+def test_a_datagram_socket_is_rejected_before_it_is_touched(close: Close) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        message = r"^expected a stream socket \(SOCK_STREAM\), got <"
+        message = r"^(socks\[0\]: )?expected a stream socket \(SOCK_STREAM\), got <"
         with pytest.raises(TypeError, match=message):
-            graceful_close(sock)
+            close(sock)
         assert sock.fileno() != -1
 
 

@@ -265,19 +265,6 @@ def test_close_drops_the_descriptor_number_of_a_tls_socket_that_waits_for_room(
 # --- invalid arguments ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("thing", [7, None, "socket"])
-def test_an_object_that_is_not_a_socket_is_rejected(thing: Any) -> None:
-    with pytest.raises(TypeError, match="expected a socket.socket"):
-        Reaper().submit(thing)
-
-
-def test_a_datagram_socket_is_rejected_before_it_is_touched() -> None:
-    with socket.socket(type=socket.SOCK_DGRAM) as datagram:
-        with pytest.raises(TypeError, match="expected a stream socket"):
-            Reaper().submit(datagram)
-        assert datagram.fileno() != -1
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
