@@ -30,7 +30,6 @@ from streams import (
     REPLY,
     Connection,
     await_input,
-    await_reset,
     connect,
     connect_many,
     fill,
@@ -237,17 +236,6 @@ def test_close_notify_without_room_is_sent_when_there_is_room(
     assert result.notified is True
     assert tls.ours.fileno() == -1
     assert tls.ours.version() is None
-
-
-def test_the_reset_of_a_tls_peer_is_a_result_and_not_an_exception(
-    tls: Session, reaper: Reaper
-) -> None:
-    reset(tls.peer)
-    await_reset(tls.ours)
-    result = result_of(reaper.submit(tls.ours))
-    assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, False)
-    assert isinstance(result.error, ConnectionResetError)
-    assert tls.ours.fileno() == -1
 
 
 def test_close_drops_the_descriptor_number_of_a_tls_socket_that_waits_for_room(

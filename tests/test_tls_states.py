@@ -9,6 +9,7 @@ import ssl
 import pytest
 
 from certificates import NAME, client_context, server_context
+from drivers import THREADED, Close, parts
 from graceful_close import CloseOutcome, graceful_close
 from streams import (
     PATIENCE,
@@ -40,14 +41,16 @@ from tls_sessions import (
 # --- connections that have ended --------------------------------------------------------------
 
 
-def test_an_unread_reset_is_reported(version: ssl.TLSVersion, side: str) -> None:
+@pytest.mark.parametrize("close", parts(THREADED))
+def test_an_unread_reset_is_reported(version: ssl.TLSVersion, side: str, close: Close) -> None:
     with session(version, side=side) as (ours, peer):
         reset(peer)
         await_reset(ours)
-        result = graceful_close(ours)
+        result = close(ours)
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, False)
         assert result.error is not None
         assert result.error.errno == errno.ECONNRESET
+        assert ours.fileno() == -1
 
 
 def test_a_reset_after_the_peers_close_notify_is_reported(version: ssl.TLSVersion) -> None:
