@@ -167,7 +167,8 @@ def test_a_turn_handles_a_limited_number_of_deadlines(
 ) -> None:
     for sock, _ in crowd:
         loop.close_one(sock, Options(0.001))
-    while monotonic() < loop.wake_at + 0.001:
+    last = monotonic() + 0.001  # the deadline of the last is not later
+    while monotonic() < last:
         pass
     loop.serve([], most=2)
     assert len(loop.ends) == 2
