@@ -60,15 +60,8 @@ def refuse(_environ: dict[str, Any], start_response: Callable[..., object]) -> I
     return [b"413 too large"]
 
 
-# Each class has two lines, like a user's; the lambdas make them as documented.
-
-
 class GracefulTCPServer(GracefulMixIn, socketserver.TCPServer):
-    pass
-
-
-class GracefulUnixStreamServer(GracefulMixIn, socketserver.UnixStreamServer):
-    pass
+    """Two lines, like the servers of users."""
 
 
 class GracefulThreadingTCPServer(GracefulMixIn, socketserver.ThreadingTCPServer):
@@ -79,40 +72,13 @@ class GracefulForkingTCPServer(GracefulMixIn, socketserver.ForkingTCPServer):
     pass
 
 
-class GracefulUDPServer(GracefulMixIn, socketserver.UDPServer):
-    pass
-
-
-class GracefulHTTPServer(GracefulMixIn, HTTPServer):
-    pass
-
-
-class GracefulThreadingHTTPServer(GracefulMixIn, ThreadingHTTPServer):
-    pass
-
-
-class GracefulWSGIServer(GracefulMixIn, WSGIServer):
-    pass
-
-
-class GracefulXMLRPCServer(GracefulMixIn, SimpleXMLRPCServer):
-    pass
-
-
-class GracefulWerkzeugServer(GracefulMixIn, BaseWSGIServer):
-    pass
-
-
-class GracefulThreadedWerkzeugServer(GracefulMixIn, ThreadedWSGIServer):
-    pass
-
-
-class GracefulForkingWerkzeugServer(GracefulMixIn, ForkingWSGIServer):
-    pass
+def graceful(kind: type[socketserver.BaseServer]) -> Any:
+    """Return a subclass of another server with the mixin."""
+    return type(f"Graceful{kind.__name__}", (GracefulMixIn, kind), {})
 
 
 def wsgiref_server() -> WSGIServer:
-    server = GracefulWSGIServer(HERE, Quiet)
+    server: WSGIServer = graceful(WSGIServer)(HERE, Quiet)
     server.set_app(refuse)
     return server
 
@@ -121,10 +87,10 @@ SERVERS: dict[str, Callable[[], Any]] = {
     "TCPServer": partial(GracefulTCPServer, HERE, Refuse),
     "ThreadingTCPServer": partial(GracefulThreadingTCPServer, HERE, Refuse),
     "ForkingTCPServer": partial(GracefulForkingTCPServer, HERE, Refuse),
-    "HTTPServer": partial(GracefulHTTPServer, HERE, RefuseHTTP),
-    "ThreadingHTTPServer": partial(GracefulThreadingHTTPServer, HERE, RefuseHTTP),
+    "HTTPServer": partial(graceful(HTTPServer), HERE, RefuseHTTP),
+    "ThreadingHTTPServer": partial(graceful(ThreadingHTTPServer), HERE, RefuseHTTP),
     "WSGIServer": wsgiref_server,
-    "SimpleXMLRPCServer": partial(GracefulXMLRPCServer, HERE, logRequests=False),
+    "SimpleXMLRPCServer": partial(graceful(SimpleXMLRPCServer), HERE, logRequests=False),
 }
 
 
@@ -173,18 +139,11 @@ def test_an_early_reply_arrives_complete(make: Callable[[], Any]) -> None:
         assert ended(server) == {CloseOutcome.PEER_CLOSED: 3}
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        GracefulWerkzeugServer,
-        GracefulThreadedWerkzeugServer,
-        GracefulForkingWerkzeugServer,
-    ],
-)
+@pytest.mark.parametrize("kind", [BaseWSGIServer, ThreadedWSGIServer, ForkingWSGIServer])
 def test_an_early_reply_of_werkzeugs_server_arrives_complete(
     kind: type[BaseWSGIServer],
 ) -> None:
-    with serving(kind(*HERE, refuse)) as server:
+    with serving(graceful(kind)(*HERE, refuse)) as server:
         for _ in range(3):
             with client_of(server) as client, client.makefile("rb") as file:
                 client.sendall(REQUEST)
@@ -193,16 +152,17 @@ def test_an_early_reply_of_werkzeugs_server_arrives_complete(
                 while not file.readline().isspace():
                     pass
                 assert file.read(13) == b"413 too large"
-                client.shutdown(
-                    socket.SHUT_WR
-                )  # it reads until it has 10 MB, or the end of the stream
+                # The server reads until it has 10 MB, or the end of the stream.
+                client.shutdown(socket.SHUT_WR)
                 assert file.read() == b""
     if not isinstance(server, socketserver.ForkingMixIn):
         assert ended(server) == {CloseOutcome.PEER_CLOSED: 3}
 
 
 def test_an_early_reply_over_af_unix_arrives_complete(tmp_path: Path) -> None:
-    with serving(GracefulUnixStreamServer(str(tmp_path / "server"), Refuse)) as server:
+    with serving(
+        graceful(socketserver.UnixStreamServer)(str(tmp_path / "server"), Refuse)
+    ) as server:
         assert upload(server) == b"413 too large"
     assert ended(server) == {CloseOutcome.PEER_CLOSED: 1}
 
@@ -229,7 +189,7 @@ def test_a_datagram_server_works() -> None:
             data, sock = self.request
             sock.sendto(data, self.client_address)
 
-    with serving(GracefulUDPServer(HERE, Echo)) as server:
+    with serving(graceful(socketserver.UDPServer)(HERE, Echo)) as server:
         with socket.socket(type=socket.SOCK_DGRAM) as client:
             client.settimeout(PATIENCE)
             client.sendto(b"datagram", server.server_address)
