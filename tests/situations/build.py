@@ -43,6 +43,21 @@ SO_TIMESTAMPING, SO_PEEK_OFF, SO_MAX_PACING_RATE, SO_ZEROCOPY = 37, 42, 47, 60
 MSG_ZEROCOPY = 0x4000000  # linux/socket.h
 IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
 
+# The options of `axes` that one call sets: the level, the number, the value.
+_OPTIONS: dict[str, tuple[int, int, int]] = {
+    "rcvlowat": (socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1000),
+    "cork": (socket.IPPROTO_TCP, socket.TCP_CORK, 1),
+    "notsent_lowat": (socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, 1),
+    "peek_off": (socket.SOL_SOCKET, SO_PEEK_OFF, 0),
+    # TX_SOFTWARE, SOFTWARE, OPT_ID, TX_ACK
+    "timestamping": (socket.SOL_SOCKET, SO_TIMESTAMPING, 0x2 | 0x10 | 0x80 | 0x200),
+    "user_timeout": (socket.IPPROTO_TCP, TCP_USER_TIMEOUT, 100),
+    # Negative: no FIN_WAIT2 without a descriptor, but RST.
+    "linger2": (socket.IPPROTO_TCP, TCP_LINGER2, -1),
+    "oobinline": (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),
+    "paced": (socket.SOL_SOCKET, SO_MAX_PACING_RATE, 1_000_000),  # in bytes a second
+}
+
 LITTLE = b"text\n" * 600  # in lines, because curl reads the first line before it decides
 MORE = b"text\n" * 60_000
 FILE = 4_000_000
@@ -114,6 +129,10 @@ class Arrangement:
             self._connect_script()
         else:
             self._connect_peer()
+        if not situation.bare:
+            self.ours.settimeout(None)
+            if situation.option == "small buffers" and not situation.scripted:
+                self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         if self.ours.fileno() != -1:
             self.inode = os.fstat(self.ours.fileno()).st_ino
         if not situation.bare and situation.family != "unix":
@@ -195,9 +214,7 @@ class Arrangement:
             self.ours, other = (
                 (accepted, client) if situation.origin == "accept" else (client, accepted)
             )
-        self.ours.settimeout(None)
         if situation.option == "small buffers":
-            self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
             other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         context, server = None, situation.origin == "connect"
         if situation.tls != "none":
@@ -221,9 +238,6 @@ class Arrangement:
         self._held.callback(program.close)
         listener.settimeout(_PATIENCE)
         self.ours, _ = listener.accept()
-        self.ours.settimeout(None)
-        if self.situation.option == "small buffers":
-            self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
 
     def _peers_port(self) -> int:
         if isinstance(self.peer, Scripted):
@@ -261,7 +275,6 @@ class Arrangement:
                 listener.settimeout(_PATIENCE)
                 script.connect(listener.getsockname()[1], fast_open=fast)
                 self.ours, _ = listener.accept()
-        self.ours.settimeout(None)
 
     def _make_unconnected(self) -> None:
         situation = self.situation
@@ -306,32 +319,15 @@ class Arrangement:
                     set_linger(sock, LingerPolicy.ABORT)
                 case "linger 1":
                     set_linger(sock, LingerPolicy.TIMED, 1)
-                case "rcvlowat":
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1000)
-                case "cork":
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-                case "notsent_lowat":
-                    sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, 1)
-                case "peek_off":
-                    sock.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
                 case "zerocopy":
                     sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
                     self.written += sock.send(b"z" * 1000, MSG_ZEROCOPY)
-                case "timestamping":
-                    flags = 0x2 | 0x10 | 0x80 | 0x200  # TX_SOFTWARE, SOFTWARE, OPT_ID, TX_ACK
-                    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, flags)
-                case "user_timeout":
-                    sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, 100)
                 case "rcvtimeo":
                     brief = struct.pack("ll", 0, 10_000)
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, brief)
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, brief)
-                case "linger2":  # negative: no FIN_WAIT2 without a descriptor, but RST
-                    sock.setsockopt(socket.IPPROTO_TCP, TCP_LINGER2, -1)
-                case "oobinline":
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-                case "paced":  # in bytes a second
-                    sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, 1_000_000)
+                case option if option in _OPTIONS:
+                    sock.setsockopt(*_OPTIONS[option])
                 case _:
                     pass
 
