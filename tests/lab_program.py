@@ -6,8 +6,11 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from io import StringIO
 from subprocess import CompletedProcess
+
+from graceful_close_lab.command import main
 
 THE_LAB = [sys.executable, "-W", "error", "-m", "graceful_close"]
 
@@ -43,6 +46,22 @@ def run(*command: str, **environment: str) -> CompletedProcess[str]:
         check=False,
         env=environment_with(**environment),
     )
+
+
+def exits(code: int, *arguments: str) -> str:
+    """Run `graceful-close` in this process, with an exit code that is checked.
+
+    Returns:
+        What it prints: on stdout if the exit code is 0, else on stderr. The other is empty.
+    """
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        try:
+            ended: object = main(arguments)
+        except SystemExit as end:
+            ended = end.code
+    printed, empty = (errors, out) if code else (out, errors)
+    assert (ended, empty.getvalue()) == (code, "")
+    return printed.getvalue()
 
 
 class Terminal:

@@ -25,7 +25,7 @@ from graceful_close_lab.report import Report, as_json
 from graceful_close_lab.tables import Column, Table, Words, conclusion, tables
 from graceful_close_lab.this_platform import ThisPlatform, Trial, Verdict, examine
 from graceful_close_lab.timeline import Exchange
-from lab_program import INTERRUPTIBLE, THE_LAB, Terminal, environment_with, run
+from lab_program import INTERRUPTIBLE, THE_LAB, Terminal, environment_with, exits, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -268,12 +268,8 @@ def test_a_mistake_on_the_command_line_is_explained() -> None:
     assert "usage: python -m graceful_close" in result.stderr
 
 
-def test_an_unknown_experiment_is_rejected_with_a_list_of_all(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["--only", "platform,linger-forever"])
-    errors = capsys.readouterr().err
+def test_an_unknown_experiment_is_rejected_with_a_list_of_all() -> None:
+    errors = exits(2, "--only", "platform,linger-forever")
     assert "unknown experiment 'linger-forever'" in errors
     assert all(name in errors for name in NAMES)
 
@@ -288,12 +284,9 @@ def test_without_names_all_experiments_are_chosen_and_names_keep_the_order_of_th
     assert len(chosen(["linger", "linger-abort"])) == len(WAYS)
 
 
-def test_several_names_are_given_by_repeating_the_option_or_with_commas(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_several_names_are_given_by_repeating_the_option_or_with_commas() -> None:
     names = ["--only", "linger-abort,linger-background", "--only", "linger-abortive-close"]
-    assert main([*names, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(exits(0, *names, "--json"))
     assert [run["name"] for run in found["linger_experiments"]] == [
         "linger-background",
         "linger-abort",
@@ -475,13 +468,10 @@ def test_a_silent_stream_ends_with_neither_fin_nor_reset() -> None:
 
 
 def test_a_broken_loopback_is_reported_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError("no sockets here")
 
     monkeypatch.setattr(socket, "create_server", refuse)
-    assert main([]) == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err == "graceful-close lab: no sockets here\n"
+    assert exits(1) == "graceful-close lab: no sockets here\n"

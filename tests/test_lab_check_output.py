@@ -8,6 +8,8 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from subprocess import PIPE, Popen
 from xml.etree import ElementTree
@@ -15,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 from graceful_close_lab.command import main
-from lab_program import GIVE_UP, INTERRUPTIBLE, THE_LAB, Terminal, lines_of, run
+from lab_program import GIVE_UP, INTERRUPTIBLE, THE_LAB, Terminal, exits, lines_of, run
 from serving import (
     Serve,
     closes,
@@ -47,37 +49,33 @@ def test_the_text_in_a_pipe_has_the_loss_and_the_remedy() -> None:
     assert result.stderr == ""  # no progress to a pipe
 
 
-def output_of(
-    capsys: pytest.CaptureFixture[str], serve: Serve, *arguments: str
-) -> tuple[int, str]:
-    with serving(serve) as address:
-        code = main(["check", address, "--tries", "1", *arguments])
-    return code, " ".join(capsys.readouterr().out.split())
+def output_of(serve: Serve, *arguments: str) -> tuple[int, str]:
+    """Check a server; return the exit code, and the words on stdout and stderr."""
+    with redirect_stdout(StringIO()) as printed, redirect_stderr(printed):
+        with serving(serve) as address:
+            code = main(["check", address, "--tries", "1", *arguments])
+    return code, " ".join(printed.getvalue().split())
 
 
-def test_a_success_on_one_machine_reports_what_it_does_not_prove(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    code, output = output_of(capsys, keeps)
+def test_a_success_on_one_machine_reports_what_it_does_not_prove() -> None:
+    code, output = output_of(keeps)
     assert code == 0
     assert "All 5 early replies arrived complete." in output
     assert "Client and server were on one machine" in output
     assert "What to do" not in output
 
 
-def test_a_success_with_short_replies_reports_that_they_are_short(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert "No reply was longer than 4," in output_of(capsys, keeps)[1]
+def test_a_success_with_short_replies_reports_that_they_are_short() -> None:
+    assert "No reply was longer than 4," in output_of(keeps)[1]
     is_long = b"HTTP/1.1 413 No\r\nContent-Length: 65536\r\n\r\n" + bytes(65536)
-    output = output_of(capsys, replying(is_long))[1]
+    output = output_of(replying(is_long))[1]
     assert re.search(r"the longest has 65,\d{3} bytes", output)
     assert "No reply was longer" not in output
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the expected results are those of Linux")
-def test_a_loss_for_some_clients_names_them(capsys: pytest.CaptureFixture[str]) -> None:
-    code, output = output_of(capsys, loses_if_closing)
+def test_a_loss_for_some_clients_names_them() -> None:
+    code, output = output_of(loses_if_closing)
     assert code == 1
     assert (
         "LOST for clients that send `Connection: close`: 1 of 5 early replies. The other "
@@ -86,45 +84,36 @@ def test_a_loss_for_some_clients_names_them(capsys: pytest.CaptureFixture[str]) 
     assert "502 Bad Gateway" in output
 
 
-def test_a_hang_is_not_reported_as_a_loss(capsys: pytest.CaptureFixture[str]) -> None:
-    code, output = output_of(capsys, never_replies, "--timeout", "0.2")
+def test_a_hang_is_not_reported_as_a_loss() -> None:
+    code, output = output_of(never_replies, "--timeout", "0.2")
     assert code == 5
     assert "HUNG: 1 of 1 tries." in output
     assert "a graceful close does not help" in output
     assert "LOST" not in output
 
 
-def test_a_server_that_was_not_tested_has_no_success_reported(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    code, output = output_of(capsys, reads_all)
+def test_a_server_that_was_not_tested_has_no_success_reported() -> None:
+    code, output = output_of(reads_all)
     assert code == 3
     assert "Not tested: there was no early reply. What to do: " in output
 
 
-def test_a_status_of_500_is_reported_as_a_server_error(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_status_of_500_is_reported_as_a_server_error() -> None:
     fails = replying(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")
-    assert "All replies report a server error" in output_of(capsys, fails)[1]
+    assert "All replies report a server error" in output_of(fails)[1]
 
 
-def test_quiet_prints_nothing_and_returns_the_exit_code(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert output_of(capsys, closes, "--quiet") == (3, "")
-    assert capsys.readouterr().err == ""
+def test_quiet_prints_nothing_and_returns_the_exit_code() -> None:
+    assert output_of(closes, "--quiet") == (3, "")
 
 
 # --- JUnit ------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the expected results are those of Linux")
-def test_junit_has_a_case_for_each_kind_of_client(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_junit_has_a_case_for_each_kind_of_client(tmp_path: Path) -> None:
     file = tmp_path / "found.xml"
-    assert output_of(capsys, loses_if_closing, "--junit", str(file))[0] == 1
+    assert output_of(loses_if_closing, "--junit", str(file))[0] == 1
     suite = ElementTree.parse(file).getroot()
     counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
     assert counts == {"tests": "5", "failures": "1", "errors": "0", "skipped": "0"}
@@ -139,10 +128,10 @@ def test_junit_has_a_case_for_each_kind_of_client(
     ("serve", "tag", "count"), [(never_replies, "error", 1), (reads_all, "skipped", 5)]
 )
 def test_junit_has_an_error_for_a_hang_and_skipped_for_an_untested_client(
-    serve: Serve, tag: str, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    serve: Serve, tag: str, count: int, tmp_path: Path
 ) -> None:
     file = tmp_path / "found.xml"
-    output_of(capsys, serve, "--junit", str(file), "--timeout", "2")
+    output_of(serve, "--junit", str(file), "--timeout", "2")
     assert len(list(ElementTree.parse(file).getroot().iter(tag))) == count
 
 
@@ -162,13 +151,10 @@ def test_junit_has_errors_for_a_server_that_does_not_listen(
 # --- terminals --------------------------------------------------------------------------------
 
 
-def test_control_codes_of_a_server_are_escaped(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_control_codes_of_a_server_are_escaped() -> None:
     paints = b"HTTP/1.1 400 No\r\nServer: \x1b[2Jfoo\xff\r\nContent-Length: 0\r\n\r\n"
     with serving(replying(paints)) as address:
-        assert main(["check", address, "--tries", "1"]) == 0
-    output = capsys.readouterr().out
+        output = exits(0, "check", address, "--tries", "1")
     assert "foo" in output
     assert output.isascii()
     assert output.replace("\n", "").isprintable()
@@ -240,12 +226,8 @@ def test_an_interrupt_ends_the_check_without_a_traceback() -> None:
         (["localhost:1", "--junit", "/nowhere/x"], "argument --junit: "),
     ],
 )
-def test_a_mistake_on_the_command_line_is_explained(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["check", *arguments])
-    assert message in capsys.readouterr().err
+def test_a_mistake_on_the_command_line_is_explained(arguments: list[str], message: str) -> None:
+    assert message in exits(2, "check", *arguments)
 
 
 def test_an_unknown_host_name_is_reported_in_one_line_or_in_json(
@@ -253,10 +235,7 @@ def test_an_unknown_host_name_is_reported_in_one_line_or_in_json(
 ) -> None:
     # The real resolver is called: the domain "invalid" does not exist (RFC 6761).
     command = ["check", "nobody.invalid:80", "--timeout", "60"]
-    assert main(command) == 4
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert re.fullmatch("graceful-close check: nobody.invalid: .+\n", output.err)
+    assert re.fullmatch("graceful-close check: nobody.invalid: .+\n", exits(4, *command))
     assert main([*command, "--json"]) == 4
     output = capsys.readouterr()
     found = json.loads(output.out)
@@ -266,7 +245,7 @@ def test_an_unknown_host_name_is_reported_in_one_line_or_in_json(
 
 
 def test_a_resolver_that_never_answers_does_not_block_the_check(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answer = threading.Event()
 
@@ -276,7 +255,7 @@ def test_a_resolver_that_never_answers_does_not_block_the_check(
 
     monkeypatch.setattr(socket, "getaddrinfo", never)
     try:
-        assert main(["check", "slow.invalid:80", "--timeout", "0.05"]) == 4
+        errors = exits(4, "check", "slow.invalid:80", "--timeout", "0.05")
     finally:
         answer.set()
-    assert "could not be resolved in time" in capsys.readouterr().err
+    assert "could not be resolved in time" in errors

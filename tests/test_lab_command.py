@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from graceful_close_lab.command import COMMANDS, main
+from graceful_close_lab.command import COMMANDS
 from graceful_close_lab.documentation import SITE
-from lab_program import THE_LAB, run
+from lab_program import THE_LAB, exits, run
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,77 +34,50 @@ def test_the_script_and_the_module_are_the_same_program() -> None:
 
 
 @is_installed
-def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        main(["--version"])
+def test_the_version_is_that_of_the_distribution() -> None:
     version = metadata.version("graceful-close")
-    assert capsys.readouterr().out == f"graceful-close {version}\n"
+    assert exits(0, "--version") == f"graceful-close {version}\n"
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
-def test_the_help_lists_every_exit_code(
-    command: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        main([*command, "--help"])
-    output = capsys.readouterr().out
+def test_the_help_lists_every_exit_code(command: list[str]) -> None:
+    output = exits(0, *command, "--help")
     codes = output[output.index("exit codes:") :].splitlines()[1:]
     listed = [int(line.split()[0]) for line in codes if line[2] != " "]
     assert {0, 2, 130, 141} <= set(listed)
     assert listed == sorted(listed)
 
 
-def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
-    output = capsys.readouterr().out
+def test_the_help_lists_every_command() -> None:
+    output = exits(0, "--help")
     assert all(f"\n    {name} " in output for name in COMMANDS)
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "120"])
-def test_the_help_fits_its_terminal(
-    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_help_fits_its_terminal(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    with pytest.raises(SystemExit, match="0"):
-        main(["check", "--help"])
-    lines = capsys.readouterr().out.splitlines()
+    lines = exits(0, "check", "--help").splitlines()
     assert max(map(len, lines)) <= int(columns)
 
 
-def test_an_unknown_command_is_rejected_with_a_list_of_commands(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["chekc"])
-    output = capsys.readouterr().err
+def test_an_unknown_command_is_rejected_with_a_list_of_commands() -> None:
+    output = exits(2, "chekc")
     assert all(name in output for name in COMMANDS)
 
 
-def test_options_without_a_command_are_those_of_the_lab(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["--list"]) == main(["lab", "--list"]) == 0
-    output = capsys.readouterr().out
-    assert output[: len(output) // 2] == output[len(output) // 2 :]
+def test_options_without_a_command_are_those_of_the_lab() -> None:
+    assert exits(0, "--list") == exits(0, "lab", "--list")
 
 
-def test_list_names_every_experiment_and_runs_none(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_list_names_every_experiment_and_runs_none() -> None:
     from graceful_close_lab.experiments import ALL
 
-    assert main(["lab", "--list"]) == 0
-    output = capsys.readouterr().out
+    output = exits(0, "lab", "--list")
     assert all(f"\n{experiment.name} " in output for experiment in ALL)
 
 
-def test_a_quiet_lab_prints_nothing_if_everything_went_as_expected(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["lab", "--only", "linger-abort", "--quiet"]) == 0
-    output = capsys.readouterr()
-    assert (output.out, output.err) == ("", "")
+def test_a_quiet_lab_prints_nothing_if_everything_went_as_expected() -> None:
+    assert exits(0, "lab", "--only", "linger-abort", "--quiet") == ""
 
 
 @pytest.mark.parametrize(

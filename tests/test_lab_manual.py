@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from graceful_close_lab.command import COMMANDS, main, make_parser
+from graceful_close_lab.command import COMMANDS, make_parser
 from graceful_close_lab.parsing import Parser
+from lab_program import exits
 from serving import check, keeps, serving
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -76,55 +77,53 @@ def keys_of(found: Any) -> set[str]:
     return ({*members} - {"schema_version", "ok"}) | inner
 
 
-def test_every_key_of_the_json_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_key_of_the_json_is_documented() -> None:
     page = (DOCS / "lab.md").read_text(encoding="utf-8")
-    assert main(["lab", "--only", "reply-close,linger-abort", "--json"]) == 0
-    of_the_lab = keys_of(json.loads(capsys.readouterr().out))
+    of_the_lab = keys_of(
+        json.loads(exits(0, "lab", "--only", "reply-close,linger-abort", "--json"))
+    )
     with serving(keeps) as address:
         _, found = check(address, tries=1)
     assert {key for key in of_the_lab | keys_of(found) if f"`{key}`" not in page} == set()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh", "fish"])
-def test_a_completion_script_has_every_option(
-    shell: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_completion_script_has_every_option(shell: str) -> None:
     pytest.importorskip("shtab")
-    with pytest.raises(SystemExit, match="0"):
-        main(["--print-completion", shell])
-    script = capsys.readouterr().out
+    script = exits(0, "--print-completion", shell)
     assert all(option.lstrip("-") in script for option in every_option())
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_bash_completes_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bash_completes_an_option() -> None:
     pytest.importorskip("shtab")
-    with pytest.raises(SystemExit, match="0"):
-        main(["--print-completion", "bash"])
+    script = exits(0, "--print-completion", "bash")
     commands = """
 COMP_WORDS=(graceful-close check --conn) COMP_CWORD=2
 "$(complete -p graceful-close | sed 's/.* -F \\([^ ]*\\) .*/\\1/')"
 echo "${COMPREPLY[*]}"
 """
     bash = subprocess.run(
-        ["bash"], input=capsys.readouterr().out + commands, capture_output=True, text=True,
-        check=True, timeout=30,
-    )  # fmt: skip
+        ["bash"],
+        input=script + commands,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
     assert bash.stdout == "--connect-to\n"
 
 
-def test_an_unknown_shell_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_shell_is_rejected() -> None:
     pytest.importorskip("shtab")
-    with pytest.raises(SystemExit, match="2"):
-        main(["--print-completion", "ksh"])
-    assert "unknown shell 'ksh' (choose from bash, zsh, tcsh, fish)" in capsys.readouterr().err
+    errors = exits(2, "--print-completion", "ksh")
+    assert "unknown shell 'ksh' (choose from bash, zsh, tcsh, fish)" in errors
 
 
 def test_completion_without_shtab_names_the_extra_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "shtab", None)
     monkeypatch.delitem(sys.modules, "graceful_close_lab.completion", raising=False)
-    with pytest.raises(SystemExit, match="2"):
-        main(["--print-completion", "bash"])
-    assert "needs shtab: pip install 'graceful-close[lab]'" in capsys.readouterr().err
+    errors = exits(2, "--print-completion", "bash")
+    assert "needs shtab: pip install 'graceful-close[lab]'" in errors

@@ -12,11 +12,10 @@ from xml.etree import ElementTree
 import pytest
 
 from graceful_close_lab import files, lost_reply
-from graceful_close_lab.command import main
 from graceful_close_lab.picture import picture
 from graceful_close_lab.tables import Column, Table, Words
 from graceful_close_lab.timeline import Kind, Side, Timeline
-from lab_program import THE_LAB, run
+from lab_program import THE_LAB, exits, run
 
 pytest.importorskip("rich")
 
@@ -154,31 +153,26 @@ def test_texts_are_escaped_for_xml() -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_reported_before_any_experiment(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SystemExit, match="2"):
-        main(["--svg", str(tmp_path / "file")])
-    printed = capsys.readouterr()
-    assert "argument --svg: " in printed.err
-    assert "[ 1/13]" not in printed.err
+    errors = exits(2, "--svg", str(tmp_path / "file"))
+    assert "argument --svg: " in errors
+    assert "[ 1/13]" not in errors
 
 
 def test_pictures_without_rich_are_rejected(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "rich", None)
-    with pytest.raises(SystemExit, match="2"):
-        main(["--svg", str(tmp_path / "drawn")])
-    assert "needs rich: pip install 'graceful-close[lab]'" in capsys.readouterr().err
+    errors = exits(2, "--svg", str(tmp_path / "drawn"))
+    assert "needs rich: pip install 'graceful-close[lab]'" in errors
     assert not (tmp_path / "drawn").exists()
 
 
-def test_the_text_output_names_the_files(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["--only", "linger-abort", "--svg", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.endswith(
+def test_the_text_output_names_the_files(tmp_path: Path) -> None:
+    output = exits(0, "--only", "linger-abort", "--svg", str(tmp_path))
+    assert output.endswith(
         f"\n\nwrote {tmp_path / 'linger-abort.svg'}\nwrote {tmp_path / 'linger.svg'}\n"
     )
 

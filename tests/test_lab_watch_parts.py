@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from graceful_close_lab.command import main
 from graceful_close_lab.watch.events import Connection, Endpoint, parse
 from graceful_close_lab.watch.judgement import Cost, Kind, Reset, judge
+from lab_program import exits
 
 if sys.platform != "linux":
     pytest.skip("only Linux reports its resets", allow_module_level=True)
@@ -156,27 +156,18 @@ def test_a_peer_that_closed_before_the_reset_lost_nothing() -> None:
         (["--json", "--plain"], "not allowed with"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_explained(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["watch", *arguments])
-    assert exit_.value.code == 2
-    assert message in capsys.readouterr().err
+def test_a_mistake_on_the_command_line_is_explained(arguments: list[str], message: str) -> None:
+    assert message in exits(2, "watch", *arguments)
 
 
-def test_counters_work_without_privileges(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["watch", "--counters", "--duration", "0.01", "--json"]) == 0
-    start, *_, summary = map(json.loads, capsys.readouterr().out.splitlines())
+def test_counters_work_without_privileges() -> None:
+    output = exits(0, "watch", "--counters", "--duration", "0.01", "--json")
+    start, *_, summary = map(json.loads, output.splitlines())
     assert (start["event"], start["traced"]) == ("start", False)
     assert summary["event"] == "summary"
     assert {"TCPAbortOnClose", "TCPAbortOnData", "OutRsts"} <= summary["counters"].keys()
 
 
-def test_counters_cannot_be_limited_to_a_port(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["watch", "--counters", "--duration", "0.01", "--port", "80"]) == 3
-    assert "--port and --pid need tracing" in capsys.readouterr().err
+def test_counters_cannot_be_limited_to_a_port() -> None:
+    errors = exits(3, "watch", "--counters", "--duration", "0.01", "--port", "80")
+    assert "--port and --pid need tracing" in errors
