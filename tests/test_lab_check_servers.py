@@ -6,8 +6,9 @@ import importlib.util
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -156,14 +157,7 @@ class Slow:
     """Delays every packet by 30 ms: a round trip takes 60 ms."""
 
     def carry(self, raw: bytes, from_: Side, now: float) -> list[Journey]:
-        def load(_: float) -> tuple[bytes, Callable[[], None]]:
-            return raw, nothing
-
-        return [Journey(now + 0.03, from_.other, load)]
-
-
-def nothing() -> None:
-    pass
+        return [Journey.of(raw, from_.other, now + 0.03)]
 
 
 @pytest.fixture
@@ -171,12 +165,9 @@ def link() -> Generator[Link, None, None]:
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
-    link = Link()
-    try:
+    with closing(Link()) as link:
         link.hand_to(Slow())
         yield link
-    finally:
-        link.close()
 
 
 def check_over(link: Link, name: str) -> tuple[int, dict[str, Any]]:

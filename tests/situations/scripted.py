@@ -385,7 +385,7 @@ class Scripted:
             )
             if believable:
                 account.exact = max(account.exact or 0, reply.ack)
-            return raw, _nothing
+            return raw, lambda: None
 
         return Journey(now + reply.after, OURS, load)
 
@@ -407,13 +407,4 @@ class Scripted:
     def _send_icmp(self, raw: bytes, now: float) -> None:
         """Report with ICMP that our packet did not arrive."""
         header = _ICMP[self.name][0 if self._version == "IPv4" else 1]
-        packet = message_about(raw, self._version, *header)
-
-        def load(_now: float) -> tuple[bytes, Callable[[], None]]:
-            return packet, _nothing
-
-        self._link.send(Journey(now, OURS, load))
-
-
-def _nothing() -> None:
-    pass
+        self._link.send(Journey.of(message_about(raw, self._version, *header), OURS, now))

@@ -272,11 +272,7 @@ class Wire(Record):
     def carry(self, raw: bytes, from_: Side, now: float) -> list[Journey] | None:
         """Decide about a packet; called by the forwarder."""
         if not self._recording:
-
-            def load(_now: float) -> tuple[bytes, Callable[[], None]]:
-                return raw, _nothing
-
-            return [Journey(now + self._delay, from_.other, load)]
+            return [Journey.of(raw, from_.other, now + self._delay)]
         segment = Segment.read(raw)
         conversation = segment and self._conversation_of(segment, from_)
         if segment is None or conversation is None:
@@ -334,10 +330,6 @@ class Wire(Record):
             conversation = Conversation({OURS: (ends[OURS], ours), PEER: (ends[PEER], peer)})
             self._conversations[ours, peer] = conversation
         return conversation
-
-
-def _nothing() -> None:
-    pass
 
 
 def _vanish(sock: socket.socket) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from streams import PATIENCE
 
@@ -66,6 +66,15 @@ class Journey(NamedTuple):
     due: float
     to: Side
     load: Callable[[float], tuple[bytes, Callable[[], None]]]
+
+    @classmethod
+    def of(cls, raw: bytes, to: Side, due: float) -> Self:
+        """Return the journey of a packet that no record has."""
+
+        def load(_now: float) -> tuple[bytes, Callable[[], None]]:
+            return raw, lambda: None
+
+        return cls(due, to, load)
 
 
 class Carrier(Protocol):

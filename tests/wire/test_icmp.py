@@ -66,18 +66,10 @@ class Router(Wire):
 
         def act(passage: Passage) -> list[Journey]:
             passage.packet.fate = Fate.DROPPED
-
-            def load(_now: float) -> tuple[bytes, Callable[[], None]]:
-                about = message_about(passage.raw, self.version, message.kind, message.code)
-                return about, _nothing
-
-            return [Journey(passage.due, OURS, load)]
+            about = message_about(passage.raw, self.version, message.kind, message.code)
+            return [Journey.of(about, OURS, passage.due)]
 
         self._add_rule(which, act)
-
-
-def _nothing() -> None:
-    pass
 
 
 def _laid(link: Link, name: str) -> Iterator[tuple[Router, Message]]:
