@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import select
 import socket
 import struct
 import sys
@@ -19,13 +18,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from graceful_close import LingerPolicy, graceful_close, set_linger
+from streams import PATIENCE, await_fin, await_reset, fill
 
 REQUEST, REPLY = b"x" * 1000, b"y" * 200
 ALMOST = len(REPLY) - 30
-TIMEOUT = 20
 
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1  # linux/sockios.h, linux/if.h
-_POLLRDHUP = 0x2000  # asm-generic/poll.h; the select module of PyPy has no name for it
 
 
 # The code of one side: the first socket is its connection, the second synchronises the two
@@ -49,12 +47,6 @@ def _await_step(turns: socket.socket) -> None:
     assert turns.recv(1) == b"."
 
 
-def _await_event(sock: socket.socket, event: int) -> None:
-    poll = select.poll()
-    poll.register(sock, event)
-    assert poll.poll(TIMEOUT * 1000)
-
-
 # --- how the server closes
 
 
@@ -75,7 +67,7 @@ def _with_nothing_unread(sock: socket.socket, turns: socket.socket) -> None:
 
 
 def _while_much_is_unsent(sock: socket.socket, turns: socket.socket) -> None:
-    _fill(sock)
+    fill(sock)
     sock.close()
     _step(turns)
 
@@ -83,15 +75,6 @@ def _while_much_is_unsent(sock: socket.socket, turns: socket.socket) -> None:
 def _over_unread_input_while_much_is_unsent(sock: socket.socket, turns: socket.socket) -> None:
     sock.recv(len(REQUEST), socket.MSG_PEEK | socket.MSG_WAITALL)
     _while_much_is_unsent(sock, turns)
-
-
-def _fill(sock: socket.socket) -> None:
-    sock.setblocking(False)
-    try:
-        while True:
-            sock.send(bytes(1 << 20))
-    except BlockingIOError:
-        pass
 
 
 def _with_linger_0(sock: socket.socket, turns: socket.socket) -> None:
@@ -103,22 +86,20 @@ def _with_linger_0(sock: socket.socket, turns: socket.socket) -> None:
 
 def _gracefully(sock: socket.socket, turns: socket.socket) -> None:
     sock.sendall(REPLY)
-    graceful_close(sock, timeout=TIMEOUT)
+    graceful_close(sock, timeout=PATIENCE)
 
 
 def _after_the_clients_reset(sock: socket.socket, turns: socket.socket) -> None:
     sock.sendall(REPLY)
     _step(turns)
-    _await_event(sock, select.POLLERR)
+    await_reset(sock)
     sock.close()
 
 
 # --- what the client does
 
 
-def _sends_and_then(
-    client: Side,
-) -> Side:
+def _sends_and_then(client: Side) -> Side:
     def send(sock: socket.socket, turns: socket.socket) -> None:
         sock.sendall(REQUEST)
         client(sock, turns)
@@ -145,12 +126,12 @@ def _stays(sock: socket.socket, turns: socket.socket) -> None:
 def _sends_on_after(count: int) -> Side:
     def send(sock: socket.socket, turns: socket.socket) -> None:
         _await_step(turns)
-        _await_event(sock, _POLLRDHUP)
+        await_fin(sock)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)  # acknowledge the FIN now
         if count:
             assert len(sock.recv(count, socket.MSG_WAITALL)) == count
         sock.sendall(b"more")
-        _await_event(sock, select.POLLERR)
+        await_reset(sock)
 
     return send
 
@@ -161,13 +142,13 @@ def _sends_on_when_released(sock: socket.socket, turns: socket.socket) -> None:
     turns.settimeout(None)
     assert turns.recv(1) == b"."
     sock.sendall(b"more")
-    _await_event(sock, select.POLLERR)
+    await_reset(sock)
 
 
 def _sends_on_before_the_fin(sock: socket.socket, turns: socket.socket) -> None:
     _await_step(turns)
     sock.sendall(b"more")
-    _await_event(sock, select.POLLERR)
+    await_reset(sock)
 
 
 def _half_closes(sock: socket.socket, turns: socket.socket) -> None:
@@ -242,7 +223,7 @@ def _begin(
 ) -> tuple[int, socket.socket]:
     """Start a client; return its pid, and the socket that synchronises the two sides."""
     ours, its = socket.socketpair()
-    ours.settimeout(TIMEOUT)
+    ours.settimeout(PATIENCE)
     client = os.fork()
     if client:
         its.close()
@@ -250,7 +231,7 @@ def _begin(
     status = 1
     try:
         ours.close()
-        its.settimeout(TIMEOUT)
+        its.settimeout(PATIENCE)
         address = listeners[family].getsockname()[:2]
         for listener in listeners.values():
             listener.close()
