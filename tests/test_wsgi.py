@@ -50,6 +50,16 @@ def refuse(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     return [REPLY]
 
 
+def after(act: Callable[[Any], object]) -> App:
+    """Return an application that refuses a request after it has done something with its input."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        act(environ["wsgi.input"])
+        return refuse(environ, start_response)
+
+    return app
+
+
 def start(status: str, headers: object, exc_info: object = None) -> Callable[[bytes], object]:
     return lambda data: None
 
@@ -81,7 +91,7 @@ READS: dict[str, Callable[[Any], object]] = {
     "read": lambda stream: stream.read(5),
     "readline": lambda stream: stream.readline(),
     "readlines": lambda stream: stream.readlines(5),
-    "iteration": next,
+    "iteration": lambda stream: next(iter(stream)),
     "a read of 0 bytes": lambda stream: stream.read(0),
 }
 
@@ -90,18 +100,13 @@ READS: dict[str, Callable[[Any], object]] = {
 def test_bytes_that_the_application_has_read_are_not_read_again(way: str) -> None:
     seen: list[int] = []
 
-    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        stream = environ["wsgi.input"]
-        READS[way](iter(stream) if way == "iteration" else stream)
-        return refuse(environ, start_response)
-
     class Counting(Input):
         def read(self, size: int | None = -1, /) -> bytes:
             seen.append(-1 if size is None else size)
             return super().read(size)
 
     body = Counting(BODY + b"the next request")
-    serve(app, environment(body))
+    serve(after(READS[way]), environment(body))
     assert body.left == len("the next request")
     assert all(size >= 0 for size in seen), "no more than the body has"
 
@@ -117,12 +122,8 @@ BEYOND_PEP_3333: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("way", BEYOND_PEP_3333)
 def test_bytes_that_were_read_in_another_way_are_not_read_again(way: str) -> None:
-    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        BEYOND_PEP_3333[way](environ["wsgi.input"])
-        return refuse(environ, start_response)
-
     body = Input(BODY + b"the next request")
-    reply: Any = DrainMiddleware(app)(environment(body), start)
+    reply: Any = DrainMiddleware(after(BEYOND_PEP_3333[way]))(environment(body), start)
     reply.close()
     assert body.left == len("the next request")
 
@@ -131,11 +132,10 @@ def test_the_input_has_no_more_methods_than_that_of_the_server() -> None:
     class Pep3333:
         read = readline = readlines = __iter__ = None
 
-    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        assert not hasattr(environ["wsgi.input"], "readinto")
-        return refuse(environ, start_response)
+    def look(stream: object) -> None:
+        assert not hasattr(stream, "readinto")
 
-    DrainMiddleware(app)(environment(Pep3333()), start)
+    DrainMiddleware(after(look))(environment(Pep3333()), start)
 
 
 def test_a_body_that_was_read_to_its_end_is_not_read_again() -> None:
@@ -148,12 +148,12 @@ def test_a_body_that_was_read_to_its_end_is_not_read_again() -> None:
             self.ended = not data
             return data
 
-    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        while environ["wsgi.input"].read(4):
+    def read_all(stream: Any) -> None:
+        while stream.read(4):
             pass
-        return refuse(environ, start_response)
 
-    serve(app, environment(Ended(BODY[:-2])))  # the client sent less than its Content-Length
+    # The client sent less than its Content-Length.
+    serve(after(read_all), environment(Ended(BODY[:-2])))
 
 
 @pytest.mark.parametrize(
@@ -269,12 +269,8 @@ def test_an_exception_of_the_input_during_the_drain_is_not_propagated() -> None:
 
 
 def test_a_client_that_got_100_continue_is_drained() -> None:
-    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        environ["wsgi.input"].read(1)
-        return refuse(environ, start_response)
-
     body = Input(BODY)
-    serve(app, environment(body, HTTP_EXPECT="100-continue"))
+    serve(after(READS["read"]), environment(body, HTTP_EXPECT="100-continue"))
     assert body.left == 0
 
 
