@@ -171,9 +171,8 @@ COMMANDS = {
 
 def in_this_python(command: Sequence[str]) -> list[str]:
     for word in command:
-        module = "gunicorn" if word == "gunicorn" else word
-        if module in {"gunicorn", "waitress", "uvicorn"}:
-            pytest.importorskip(module)
+        if word in {"gunicorn", "waitress", "uvicorn"}:
+            pytest.importorskip(word)
     if "on uvloop" in command and "uvloop" not in LOOPS:
         pytest.skip("needs uvloop")
     return [sys.executable if word == "python" else word for word in command]
@@ -213,9 +212,8 @@ def test_sigterm_ends_the_server_after_its_pending_closes(tmp_path: Path) -> Non
         with server.connect() as client:
             client.sendall(HEAD + bytes(1000))
             await_fin(client)
-            with (
-                server.connect() as another
-            ):  # a reply to the next client proves that the last connection was submitted
+            # A reply to the next client proves that the last connection was submitted.
+            with server.connect() as another:
                 another.sendall(b"GET / HTTP/1.1\r\n\r\n")
                 another.recv(1)
             server.process.send_signal(signal.SIGTERM)
@@ -276,46 +274,6 @@ def test_unsupported_sockets_work_as_usual(module: str, tmp_path: Path) -> None:
 
 
 SHOWS = "import socket; print(socket.socket.accept.__name__)"
-
-TERMINATED_AT_ONCE = """
-import multiprocessing, signal, time
-
-context = multiprocessing.get_context("fork")
-codes = set()
-for _ in range(40):
-    process = context.Process(target=time.sleep, args=(1000,))
-    process.start()
-    process.terminate()
-    process.join(10)
-    process.kill()
-    codes.add(process.exitcode)
-for _ in range(20):
-    with context.Pool(3):  # terminated at once
-        pass
-print(codes == {-signal.SIGTERM}, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-"""
-
-
-IN_A_FORK = """
-import os, signal, socket
-
-with socket.create_server(("127.0.0.1", 0)) as listener:
-    if os.fork():
-        os.wait()
-    else:
-        before = signal.getsignal(signal.SIGTERM)
-        with socket.create_connection(listener.getsockname()), listener.accept()[0]:
-            print(before is signal.SIG_DFL, signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
-"""
-
-
-def test_a_forked_child_has_the_default_of_sigterm_until_it_accepts() -> None:
-    assert run("--", sys.executable, "-c", IN_A_FORK).stdout == "True False\n"
-
-
-def test_a_child_that_is_terminated_immediately_ends() -> None:
-    ended = run("--", sys.executable, "-c", TERMINATED_AT_ONCE)
-    assert (ended.returncode, ended.stdout) == (0, "True set()\n"), ended.stderr
 
 
 # --- the command -----------------------------------------------------------------------
@@ -479,22 +437,70 @@ def test_without_run_nothing_is_replaced(imports: str) -> None:
     assert ended.stdout == "accept\n"
 
 
-def test_run_loads_no_module_that_the_program_does_not_load() -> None:
-    program = (
-        "import sys; print(*{'asyncio', 'ssl', 'uvloop', 'trio', 'anyio'} & {*sys.modules})"
-    )
-    assert run("--", sys.executable, "-c", program).stdout == "\n"
-
-
-def test_a_graceful_listener_still_prepares_its_tls_contexts() -> None:
-    program = """
+# Each prints "well".
+PROGRAMS = {
+    "run loads no module that the program does not load": """
+import sys
+assert not {"asyncio", "ssl", "uvloop", "trio", "anyio"} & {*sys.modules}
+print("well")
+""",
+    "a graceful listener prepares its TLS contexts": """
 import ssl
 from graceful_close import GracefulListener
 with GracefulListener(("127.0.0.1", 0)) as listener:
     listener.tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 print("well")
-"""
-    assert run("--", sys.executable, "-c", program).stdout == "well\n"
+""",
+    "a client of TLS is as it was": """
+import socket, ssl
+kind = ssl.SSLContext.sslsocket_class
+client = ssl.create_default_context().wrap_socket(
+    socket.socket(), server_hostname="x", do_handshake_on_connect=False)
+assert type(client) is kind and not client.closes_gracefully()
+print("well")
+""",
+    "exit_at_sigterm() ends the program with its finally blocks": """
+import signal, graceful_close
+graceful_close.exit_at_sigterm()
+try:
+    signal.raise_signal(signal.SIGTERM)
+finally:
+    print("well")
+""",
+    "a forked child has the default of SIGTERM until it accepts": """
+import os, signal, socket
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    if os.fork():
+        os.wait()
+    else:
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        with socket.create_connection(listener.getsockname()), listener.accept()[0]:
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+            print("well")
+""",
+    "a child that is terminated immediately ends": """
+import multiprocessing, signal, time
+context = multiprocessing.get_context("fork")
+for _ in range(40):
+    process = context.Process(target=time.sleep, args=(1000,))
+    process.start()
+    process.terminate()
+    process.join(10)
+    process.kill()
+    assert process.exitcode == -signal.SIGTERM
+for _ in range(20):
+    with context.Pool(3):  # terminated at once
+        pass
+assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+print("well")
+""",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_the_command_works(program: str) -> None:
+    ended = run("--", sys.executable, "-c", program)
+    assert (ended.returncode, ended.stdout) == (0, "well\n"), ended.stderr
 
 
 ACCEPTED_BY_THE_PROGRAM = (
@@ -589,28 +595,3 @@ def test_a_connection_that_is_passed_to_another_process_is_served_there(
             client.sendall(b"you\n")
             assert reader.readline() == b"hello you\n"
     assert process.returncode == 0
-
-
-def test_a_client_of_tls_is_as_it_was() -> None:
-    program = (
-        "import socket, ssl\n"
-        "kind = ssl.SSLContext.sslsocket_class\n"
-        "client = ssl.create_default_context().wrap_socket(\n"
-        "    socket.socket(), server_hostname='x', do_handshake_on_connect=False)\n"
-        "assert type(client) is kind and not client.closes_gracefully()\n"
-    )
-    ended = run("--", sys.executable, "-c", program)
-    assert ended.returncode == 0, ended.stderr
-
-
-def test_exit_at_sigterm_works_in_the_command() -> None:
-    program = (
-        "import signal, graceful_close\n"
-        "graceful_close.exit_at_sigterm()\n"
-        "try:\n"
-        "    signal.raise_signal(signal.SIGTERM)\n"
-        "finally:\n"
-        "    print('at the end')\n"
-    )
-    ended = run("--", sys.executable, "-c", program)
-    assert (ended.returncode, ended.stdout) == (0, "at the end\n")
