@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import socket
@@ -139,6 +140,16 @@ def aborts(sock: socket.socket, head: bytes) -> None:
 
 def closes(sock: socket.socket, head: bytes) -> None:
     graceful_close(sock, timeout=PATIENCE)
+
+
+def in_turn(*serves: Serve) -> Serve:
+    """Return a server that serves each connection with the next of these, and the rest with the last."""
+    turns = itertools.chain(serves, itertools.repeat(serves[-1]))
+
+    def serve(sock: socket.socket, head: bytes) -> None:
+        next(turns)(sock, head)
+
+    return serve
 
 
 def check(*arguments: str, tries: int = 3) -> tuple[int, dict[str, Any]]:

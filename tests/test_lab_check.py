@@ -24,6 +24,7 @@ from serving import (
     check,
     check_server,
     closes,
+    in_turn,
     keeps,
     loses,
     loses_if_closing,
@@ -114,17 +115,12 @@ def test_a_server_that_never_replies_hangs_for_one_timeout() -> None:
 
 
 def test_an_occasional_hang_is_not_a_loss() -> None:
-    asked: list[bytes] = []
     done = threading.Event()
 
-    def hangs_once(sock: socket.socket, head: bytes) -> None:
-        asked.append(head)
-        if len(asked) == 2:
-            done.wait(PATIENCE)
-        else:
-            keeps(sock, head)
+    def hangs(sock: socket.socket, head: bytes) -> None:
+        done.wait(PATIENCE)
 
-    with serving(hangs_once) as address:
+    with serving(in_turn(keeps, hangs, keeps)) as address:
         code, found = check(address, "--timeout", "1.2")
         done.set()
     assert code == 5
@@ -226,13 +222,7 @@ def test_a_server_that_never_replies_before_its_close_has_lost_no_reply() -> Non
 
 
 def test_a_close_without_a_reply_is_a_loss_if_other_tries_got_one() -> None:
-    asked: list[bytes] = []
-
-    def leaves_one_out(sock: socket.socket, head: bytes) -> None:
-        asked.append(head)
-        (closes if len(asked) == 2 else keeps)(sock, head)
-
-    code, found = check_server(leaves_one_out)
+    code, found = check_server(in_turn(keeps, closes, keeps))
     assert (code, found["lost"]) == (1, 1)
     assert outcomes(found) == {"WHOLE", "MISSING"}
 
@@ -251,14 +241,8 @@ BY_A_PROXY = b"HTTP/1.1 502 Bad Gateway\r\nServer: nginx/1.27\r\nContent-Length:
 
 
 def test_a_502_among_other_replies_is_a_loss_by_a_proxy() -> None:
-    asked: list[bytes] = []
-
-    def second_fails(sock: socket.socket, head: bytes) -> None:
-        asked.append(head)
-        reply = REPLY if len(asked) % 2 else BY_A_PROXY
-        replying(reply, reads_first=True)(sock, head)
-
-    code, found = check_server(second_fails, tries=2)
+    fails = replying(BY_A_PROXY, reads_first=True)
+    code, found = check_server(in_turn(*[reads_all, fails] * 5, reads_all), tries=2)
     assert code == 1
     assert (found["verdict"], found["lost"]) == ("LOST", 5)
     assert outcomes(found) == {"LATE", "BY_PROXY"}
@@ -456,9 +440,8 @@ def test_only_the_named_version_of_ip_is_used() -> None:
         assert check(f"localhost:{port}", "-4", tries=1)[0] == 0
         code, found = check(f"localhost:{port}", "--ipv6", tries=1)
     assert code == 4
-    assert (
-        found["verdict"] == "NOT_CONNECTED"
-    )  # ::1 refuses the connection, or there is no IPv6
+    # ::1 refuses the connection, or there is no IPv6.
+    assert found["verdict"] == "NOT_CONNECTED"
 
 
 def test_ipv6_is_written_in_brackets() -> None:
