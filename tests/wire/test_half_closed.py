@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from graceful_close import CloseOutcome, graceful_close, timed_linger_close
+import pytest
+
+from graceful_close import CloseOutcome, CloseResult, graceful_close, timed_linger_close
 from streams import meanwhile, read_all, read_and_close
 
-from .laid import OurSocket, Wire
+from .laid import Wire
 from .packets import OURS, PEER
 from .proof import proven
 from .rules import ACK_OF_FIN, FIN, every, first
 
 REPLY = b"reply" * 200
+
+Close = Callable[..., CloseResult]
 
 
 def test_a_half_closed_peer_gets_everything(wire: Wire) -> None:
@@ -27,13 +30,26 @@ def test_a_half_closed_peer_gets_everything(wire: Wire) -> None:
     assert result.outcome is CloseOutcome.PEER_CLOSED
 
 
-def test_peer_closed_is_not_returned_before_the_acknowledgement(wire: Wire) -> None:
+either_close = pytest.mark.parametrize(
+    ("close", "arguments", "outcome"),
+    [
+        (graceful_close, (), CloseOutcome.PEER_CLOSED),
+        (timed_linger_close, (2,), CloseOutcome.DELIVERED),
+    ],
+    ids=["graceful_close", "timed_linger_close"],
+)
+
+
+@either_close
+def test_neither_outcome_is_returned_before_the_acknowledgement(
+    wire: Wire, close: Close, arguments: tuple[float, ...], outcome: CloseOutcome
+) -> None:
     """The peer has sent its FIN; every packet takes 100 ms."""
     wire.delay(0.1)
     ours, _peer = wire.half_closed()
     ours.sendall(REPLY)
-    result = proven(wire, graceful_close, ours)
-    assert result.outcome is CloseOutcome.PEER_CLOSED
+    result = proven(wire, close, ours, *arguments)
+    assert result.outcome is outcome
     assert result.elapsed >= 0.2
 
 
@@ -45,18 +61,11 @@ def test_peer_closed_is_never_returned_without_the_acknowledgement(wire: Wire) -
     assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 1)
 
 
-def test_a_timed_linger_after_the_peers_fin_waits_for_the_acknowledgement(wire: Wire) -> None:
-    """The peer has sent its FIN; every packet takes 100 ms."""
-    wire.delay(0.1)
-    ours, _peer = wire.half_closed()
-    ours.sendall(REPLY)
-    result = proven(wire, timed_linger_close, ours, 2)
-    assert result.outcome is CloseOutcome.DELIVERED
-
-
-@contextmanager
-def crossing_fins(wire: Wire) -> Generator[OurSocket, None, None]:
-    """Yield a socket with a reply. Its FIN takes 100 ms, and the peer sends its own before."""
+@either_close
+def test_both_sides_close_at_the_same_time(
+    wire: Wire, close: Close, arguments: tuple[float, ...], outcome: CloseOutcome
+) -> None:
+    """Both FINs are in flight at the same time: ours takes 100 ms."""
     ours, peer = wire.connect()
     wire.hold(first(FIN, from_=OURS), 0.1)
     ours.sendall(REPLY)
@@ -67,22 +76,8 @@ def crossing_fins(wire: Wire) -> Generator[OurSocket, None, None]:
         assert read_all(peer) == REPLY
 
     with meanwhile(close_immediately):
-        yield ours
-
-
-def test_both_sides_close_at_the_same_time(wire: Wire) -> None:
-    """Both FINs are in flight at the same time: ours takes 100 ms."""
-    with crossing_fins(wire) as ours:
-        result = proven(wire, graceful_close, ours)
-    assert result.outcome is CloseOutcome.PEER_CLOSED
-    assert result.elapsed >= 0.1
-
-
-def test_both_sides_close_at_the_same_time_until_delivered(wire: Wire) -> None:
-    """Both FINs are in flight at the same time: ours takes 100 ms."""
-    with crossing_fins(wire) as ours:
-        result = proven(wire, timed_linger_close, ours, 2)
-    assert result.outcome is CloseOutcome.DELIVERED
+        result = proven(wire, close, ours, *arguments)
+    assert result.outcome is outcome
     assert result.elapsed >= 0.1
 
 
