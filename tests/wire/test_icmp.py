@@ -72,23 +72,14 @@ class Router(Wire):
         self._add_rule(which, act)
 
 
-def _laid(link: Link, name: str) -> Iterator[tuple[Router, Message]]:
-    message = MESSAGES[name]
-    with Router(link, message.version) as router:
-        yield router, message
-        router.settle()
-
-
-@pytest.fixture(params=MESSAGES)
-def any_message(link: Link, request: pytest.FixtureRequest) -> Iterator[tuple[Router, Message]]:
-    yield from _laid(link, request.param)
-
-
 @pytest.fixture(params=SOME)
 def some_message(
     link: Link, request: pytest.FixtureRequest
 ) -> Iterator[tuple[Router, Message]]:
-    yield from _laid(link, request.param)
+    message = MESSAGES[request.param]
+    with Router(link, message.version) as router:
+        yield router, message
+        router.settle()
 
 
 def with_recverr(router: Router) -> Connection:
@@ -122,12 +113,13 @@ def assert_error(result: CloseResult, message: Message) -> None:
     assert not result.clean
 
 
+@pytest.mark.parametrize("some_message", MESSAGES, indirect=True)
 @pytest.mark.parametrize("close", parts(GRACEFUL))
 def test_the_result_has_the_number_of_the_message(
-    any_message: tuple[Router, Message], close: Close
+    some_message: tuple[Router, Message], close: Close
 ) -> None:
     """Our FIN is answered with ICMP, and the socket has IP_RECVERR."""
-    router, message = any_message
+    router, message = some_message
     ours, _ = with_recverr(router)
     router.answer(every(FIN, from_=OURS), message)
     assert_error(close(ours, timeout=PATIENCE), message)
