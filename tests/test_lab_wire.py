@@ -9,7 +9,7 @@ from time import perf_counter
 import pytest
 
 from graceful_close import abortive_close
-from graceful_close_lab import linger_experiments, loopback, lost_reply, wire_view
+from graceful_close_lab import linger_experiments, loopback, lost_reply
 from graceful_close_lab.picture import picture
 from graceful_close_lab.timeline import Exchange, Kind, Side, Timeline
 from graceful_close_lab.ways import Way
@@ -167,15 +167,3 @@ os.seteuid(0)  # coverage writes its data to root's folder
 """
     result = run(sys.executable, "-W", "error", "-c", code)
     assert (result.stdout, result.stderr) == ("False\n", "")
-
-
-def test_a_recording_that_fails_is_marked_as_incomplete(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def refuse(_: int) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(wire_view, "_listening", refuse)
-    with watched(80) as wire:
-        pass
-    assert not wire.complete
