@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from lab_program import GIVE_UP, THE_LAB, Terminal, environment_with, lines_of
+from programs import Program
 
 if sys.platform != "linux":
     pytest.skip("only Linux reports its resets", allow_module_level=True)
@@ -308,18 +309,12 @@ def test_events_that_the_kernel_discarded_are_reported(server: Server) -> None:
 
 def test_the_text_output_has_the_process_and_its_losses(server: Server) -> None:
     command = watching(server, "--port", str(server.ports["4"]), "--pid", str(server.pid))
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment_with(COLUMNS="80")
-    ) as program:
-        try:
-            assert program.stdout is not None
-            assert program.stdout.readline().startswith("Watching the resets of process ")
-            server.serve("unread", "unread", "read")
-            program.send_signal(signal.SIGINT)
-            output, _ = program.communicate(timeout=GIVE_UP)
-        finally:
-            program.kill()
-    assert program.returncode == 0
+    with Program(command, env=environment_with(COLUMNS="80")) as program:
+        program.await_output(b"^Watching the resets of process .*\n")
+        server.serve("unread", "unread", "read")
+        program.process.send_signal(signal.SIGINT)
+        assert program.await_end() == 0
+    output = program.output.decode()
     [row] = [line for line in output.splitlines() if line.endswith(f"  {UNREAD}")]
     *_, pid, port, resets, lost, may, kept = row.removesuffix(UNREAD).split()
     assert (int(pid), int(port)) == (server.pid, server.ports["4"])
