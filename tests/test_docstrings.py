@@ -188,29 +188,29 @@ def test_the_args_section_has_exactly_the_arguments(name: str) -> None:
         assert expected - set(described) - shown == set()
 
 
+def numbers(each: Documented) -> Iterator[tuple[str, str]]:
+    """Return the name and the description of each argument that is a number."""
+    described = entries(each.doc, "Args")
+    for name, parameter in parameters(each.called).items():
+        if is_number(parameter.annotation) and name not in STANDARD:
+            yield name, described.get(name, "as inherited `")
+
+
 @every_callable
 def test_every_number_has_a_unit_or_a_reference(name: str) -> None:
-    each = CALLABLES[name]
-    described = entries(each.doc, "Args")
-    for parameter in parameters(each.called).values():
-        text = described.get(parameter.name, "as inherited `")
-        if is_number(parameter.annotation) and parameter.name not in STANDARD:
-            has_unit = (
-                UNITS.search(parameter.name) or UNITS.search(text) or ELSEWHERE.search(text)
-            )
-            assert has_unit, f"{parameter.name}: {text}"
+    for argument, text in numbers(CALLABLES[name]):
+        has_unit = UNITS.search(argument) or UNITS.search(text) or ELSEWHERE.search(text)
+        assert has_unit, f"{argument}: {text}"
 
 
 @every_callable
 def test_every_number_has_a_range_or_a_reference(name: str) -> None:
     each = CALLABLES[name]
     home = CALLABLES["graceful_close.graceful_close"]
-    described = entries(each.doc, "Args")
     options = frozenset[str]() if each is home else frozenset(parameters(home.called))
-    for parameter in parameters(each.called).values():
-        text = described.get(parameter.name, "as inherited `")
-        if is_number(parameter.annotation) and parameter.name not in options | STANDARD:
-            assert RANGE.search(text) or ELSEWHERE.search(text), f"{parameter.name}: {text}"
+    for argument, text in numbers(each):
+        if argument not in options:
+            assert RANGE.search(text) or ELSEWHERE.search(text), f"{argument}: {text}"
 
 
 @pytest.mark.parametrize("name", [name for name, it in public() if inspect.isclass(it)])
