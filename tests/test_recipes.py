@@ -216,9 +216,8 @@ def upload_slowly(client: socket.socket, stopped: threading.Event) -> tuple[int,
     while not stopped.is_set() and sent < UPLOAD:
         sent += client.send(bytes(8192))
         stopped.wait(0.02)
-    client.sendall(
-        bytes(4 * UPLOAD)
-    )  # more than the buffers hold, so that RST would truncate it
+    # More than the buffers hold, so that RST would truncate the reply.
+    client.sendall(bytes(4 * UPLOAD))
     status, stated, length = read_reply(client)
     return status, length == stated
 

@@ -212,9 +212,8 @@ def main() -> None:
                 else:
                     _end(client, turns)
             print("done", flush=True)
-    for client, turns in reversed(
-        staying
-    ):  # later clients inherited the sockets of earlier ones
+    # Later clients inherited the sockets of earlier ones.
+    for client, turns in reversed(staying):
         _end(client, turns)
 
 

@@ -27,11 +27,8 @@ PROBE = Path(__file__).parent / "winsock_linger.c"
 MISSING = 77  # the exit code of skipped tests in automake
 WSAEFAULT = 10014
 
-WINES = (
-    "wine64",
-    "wine",
-    "/usr/lib/wine/wine64",
-)  # the last is Debian's, without recommended packages
+# The last is Debian's, without recommended packages.
+WINES = ("wine64", "wine", "/usr/lib/wine/wine64")
 
 
 class Trial(NamedTuple):

@@ -130,9 +130,8 @@ class Link:
                 os.open("/proc/thread-self/ns/net", os.O_RDONLY)
             )
             device = self._hold(os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK))
-            request = struct.pack(
-                "16sH22x", _DEVICE.encode(), _IFF_TUN | _IFF_NO_PI
-            )  # struct ifreq
+            # struct ifreq
+            request = struct.pack("16sH22x", _DEVICE.encode(), _IFF_TUN | _IFF_NO_PI)
             fcntl.ioctl(device, _TUNSETIFF, request)
             self._devices[side] = device
             # Before the device is up, so that it makes no address and no router solicitation.
