@@ -9,7 +9,7 @@ EARLY_BEFORE_REPLY for its options.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from graceful_close.asgi import DrainMiddleware as ASGIDrainMiddleware
@@ -50,11 +50,7 @@ def plain_wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> I
     if sized:
         headers.append(("Content-Length", str(sum(map(len, body)))))
     start_response({200: "200 OK", 401: "401 No", 413: "413 No"}[status], headers)
-
-    def pieces() -> Iterator[bytes]:
-        yield from body
-
-    return body if len(body) == 1 else pieces()
+    return body if len(body) == 1 else iter(body)  # which has no len()
 
 
 async def plain_asgi(scope: Any, receive: Any, send: Any) -> None:

@@ -118,10 +118,8 @@ def main() -> None:
                 runner.run(serve_by_asyncio(context))
         case "trio":
             trio.run(serve_by_trio, context)
-        case "anyio on asyncio":
-            anyio.run(serve_by_anyio, context)
-        case "anyio on trio":
-            anyio.run(serve_by_anyio, context, backend="trio")
+        case "anyio on asyncio" | "anyio on trio":
+            anyio.run(serve_by_anyio, context, backend=driver.removeprefix("anyio on "))
         case _:
             raise SystemExit(f"unknown driver {driver}")
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Self
 import pytest
 
 from early_apps import BIG, PIECES, REFUSAL
+from started import free_port
 from streams import PATIENCE
 
 HERE = Path(__file__).parent
@@ -133,9 +134,7 @@ class Server:
         command = SERVERS[name]
         self.name = name
         self.log = log
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = sock.getsockname()[1]
+        self.port = free_port()
         arguments = [one.replace("{port}", str(self.port)) for one in command.arguments]
         if command.before_reply:
             environment["EARLY_BEFORE_REPLY"] = "1"

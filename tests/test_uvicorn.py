@@ -38,6 +38,7 @@ HEAD = (
     % UPLOAD
 )
 NEW_LOOP = "graceful_close.uvicorn:new_loop"
+NEW_ASYNCIO_LOOP = "graceful_close.uvicorn:new_asyncio_loop"
 
 
 class Started(NamedTuple):
@@ -57,33 +58,23 @@ class Started(NamedTuple):
 
 
 PORT = ("--port", "0")
+TLS = ("--ssl-certfile", str(CERTIFICATE), "--ssl-keyfile", str(CERTIFICATE))
 STARTED = {
     "uvloop, httptools": Started(
         ("--loop", NEW_LOOP, "--http", "httptools", *PORT), needs=("uvloop", "httptools")
     ),
-    "asyncio, h11": Started(
-        ("--loop", "graceful_close.uvicorn:new_asyncio_loop", "--http", "h11", *PORT)
-    ),
+    "asyncio, h11": Started(("--loop", NEW_ASYNCIO_LOOP, "--http", "h11", *PORT)),
     "UVICORN_LOOP": Started(PORT, {"UVICORN_LOOP": NEW_LOOP}),
     "--workers": Started(("--loop", NEW_LOOP, "--workers", "2", *PORT)),
     "--reload": Started(("--loop", NEW_LOOP, "--reload", "--reload-dir", "{folder}", *PORT)),
     "--uds": Started(("--loop", NEW_LOOP, "--uds", "{folder}/socket"), kind="unix"),
     "--uds, asyncio": Started(
-        ("--loop", "graceful_close.uvicorn:new_asyncio_loop", "--uds", "{folder}/socket"),
-        kind="unix",
+        ("--loop", NEW_ASYNCIO_LOOP, "--uds", "{folder}/socket"), kind="unix"
     ),
     "--fd": Started(("--loop", NEW_LOOP, "--fd", "{listener}"), kind="unix"),
-    "TLS": Started(
-        ("--loop", NEW_LOOP, "--ssl-certfile", str(CERTIFICATE), "--ssl-keyfile",
-         str(CERTIFICATE), *PORT),
-        kind="tls",
-    ),
-    "TLS, asyncio": Started(
-        ("--loop", "graceful_close.uvicorn:new_asyncio_loop", "--ssl-certfile",
-         str(CERTIFICATE), "--ssl-keyfile", str(CERTIFICATE), *PORT),
-        kind="tls",
-    ),
-}  # fmt: skip
+    "TLS": Started(("--loop", NEW_LOOP, *TLS, *PORT), kind="tls"),
+    "TLS, asyncio": Started(("--loop", NEW_ASYNCIO_LOOP, *TLS, *PORT), kind="tls"),
+}
 
 
 class Server(Program):
