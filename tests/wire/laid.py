@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Self
 
@@ -53,20 +54,17 @@ class Connection(NamedTuple):
     peer: socket.socket
 
 
+@dataclass
 class _Rule:
-    def __init__(self, which: Which, act: Act) -> None:
-        self._which = which
-        self._act = act
-        self._count = 0
+    which: Which
+    act: Act
+    count: int = 0
 
     def takes(self, packet: Packet) -> bool:
-        if not self._which.is_one(packet):
+        if not self.which.is_one(packet):
             return False
-        self._count += 1
-        return self._which.counts(self._count)
-
-    def apply(self, passage: Passage) -> list[Journey]:
-        return self._act(passage)
+        self.count += 1
+        return self.which.counts(self.count)
 
 
 class Wire(Record):
@@ -287,7 +285,7 @@ class Wire(Record):
             if from_ in self._dark:
                 return self._pass(passage)
             rule = next((rule for rule in self._rules if rule.takes(packet)), None)
-            journeys = self._pass(passage) if rule is None else rule.apply(passage)
+            journeys = self._pass(passage) if rule is None else rule.act(passage)
             if swapped is not None:
                 journeys = [*journeys, swapped._replace(due=passage.due)]
             return journeys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Concatenate, ParamSpec
@@ -51,6 +52,7 @@ def proven(
     began, ready = monotonic(), _ready_seconds()
     result = close(ours, *args, **options)
     returned, ready = monotonic(), _ready_seconds() - ready
+    wire.late += ready
     wire.note(OURS, f"returned: {result.outcome.name}")
     wire.settle()
 
@@ -58,15 +60,7 @@ def proven(
     idle = options.get("idle_timeout")
     assert isinstance(timeout, (int, float))
     assert idle is None or isinstance(idle, (int, float))
-    trial = _Trial(
-        wire,
-        result,
-        written=written,
-        lasted=(began, returned),
-        late=wire.late + ready,
-        timeout=timeout,
-        idle=idle,
-    )
+    trial = _Trial(wire, result, written, began, returned, timeout, idle)
     assert ours.fileno() == -1
     trial.the_outcome_is_in_the_record()
     trial.unacked_agrees()
@@ -84,26 +78,19 @@ def _ready_seconds() -> float:
     return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
 
 
+@dataclass
 class _Trial:
-    def __init__(
-        self,
-        wire: Wire,
-        result: CloseResult,
-        *,
-        written: int,
-        lasted: tuple[float, float],
-        late: float,
-        timeout: float,
-        idle: float | None,
-    ) -> None:
-        self._wire = wire
-        self._result = result
-        self._written = written
-        self._began, self._returned = lasted
-        self._timeout = timeout
-        self._idle = idle
-        self._late = LATE + late
-        self._last_look = LAST_LOOK + late
+    _wire: Wire
+    _result: CloseResult
+    _written: int
+    _began: float
+    _returned: float
+    _timeout: float
+    _idle: float | None
+
+    @property
+    def _late(self) -> float:
+        return LATE + self._wire.late
 
     # --- the checks ----------------------------------------------------------------
 
@@ -125,7 +112,7 @@ class _Trial:
         An acknowledgement just before the return may be counted or not.
         """
         end = 1 + self._written + (1 if self._has_fin() else 0)
-        last_look = min(self._over_at(), self._returned) - self._last_look
+        last_look = min(self._over_at(), self._returned) - LAST_LOOK - self._wire.late
         least = end - max(1, self._acked_by(self._returned))
         most = end - max(1, self._acked_by(last_look))
         assert self._result.unacked is not None
