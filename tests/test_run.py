@@ -576,22 +576,15 @@ child.wait()
 def test_a_connection_that_is_passed_to_another_process_is_served_there(
     how: str, tmp_path: Path
 ) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(
+    (tmp_path / "program.py").write_text(
         "import os, socket, subprocess, sys\n"
         "def accept():\n"
         "    with socket.create_server(('127.0.0.1', 0)) as listener:\n"
-        "        print(listener.getsockname()[1], flush=True)\n"
+        "        print('127.0.0.1:%d' % listener.getsockname()[1], flush=True)\n"
         "        return listener.accept()[0]\n" + PASSED_ON[how]
     )
-    command = [*RUN, "--", sys.executable, str(program)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        port = int(process.stdout.readline())
-        with (
-            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client,
-            client.makefile("rb") as reader,
-        ):
+    with serving(tmp_path, sys.executable, "program.py") as server:
+        with server.connect() as client, client.makefile("rb") as reader:
             client.sendall(b"you\n")
             assert reader.readline() == b"hello you\n"
-    assert process.returncode == 0
+        assert server.await_end() == 0
