@@ -102,9 +102,7 @@ class Terminal:
 
     @property
     def written(self) -> str:
-        """The output until now, with the \\r\
- of the terminal replaced by \
-."""
+        """The output until now, with newlines instead of the line ends of a terminal."""
         return self._written.decode(errors="replace").replace("\r\n", "\n")
 
     def _read(self) -> bool:

@@ -104,13 +104,8 @@ def got(received: int, unread: int) -> SocketNotice:
         (LATER, sent(200, 200, 1), None, Cost.MAY, "may not have read it"),  # the FIN
         (LATER, sent(200, 200, 101), None, Cost.LOST, "100 bytes were never sent"),
         (LATEST, None, None, Cost.MAY, "may not have read it"),
-        (
-            ABORT,
-            sent(0, 0, 65538),
-            None,
-            Cost.MAY,
-            "not known",
-        ),  # the kernel cleared the counts
+        # The kernel cleared the counts.
+        (ABORT, sent(0, 0, 65538), None, Cost.MAY, "not known"),
         (REQUEST, None, None, Cost.NONE, "not established"),
         # The peer is on this machine.
         (UNREAD, sent(200, 200), got(200, 0), Cost.NONE, "read everything"),
