@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,11 +112,8 @@ class Probe:
 
     def inspect_the_others(self) -> None:
         """Wait a second for the other holders, and inspect the other connection."""
-        arrangement, situation, report = (
-            self._arrangement,
-            self._arrangement.situation,
-            self.report,
-        )
+        arrangement, report = self._arrangement, self.report
+        situation = arrangement.situation
         waiting = arrangement.still_running(1.0)
         if situation.holder in {"reader", "sender"}:
             report.not_woken = tuple(waiting)
@@ -150,10 +147,10 @@ def _interrupted(interrupt: str) -> Generator[None, None, None]:
     """Interrupt the block, or take resources away from the process."""
     match interrupt:
         case "stopped":
-            with _alarm(STOPS_AFTER):
+            with _alarm():
                 yield
         case "signals":
-            with _signals():
+            with _signals(_ignore, STOPS_AFTER):
                 yield
         case "no descriptors":
             with descriptors.none_left():
@@ -177,10 +174,12 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _signals() -> Generator[None, None, None]:
-    """Interrupt the system calls of the block with signals that have no effect."""
-    before = signal.signal(signal.SIGALRM, _ignore)
-    signal.setitimer(signal.ITIMER_REAL, STOPS_AFTER, STOPS_AFTER)
+def _signals(
+    handler: Callable[[int, FrameType | None], None], interval: float = 0
+) -> Generator[None, None, None]:
+    """Interrupt the block with a signal; with an interval, again and again."""
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, STOPS_AFTER, interval)
     try:
         yield
     finally:
@@ -189,7 +188,7 @@ def _signals() -> Generator[None, None, None]:
 
 
 @contextmanager
-def _alarm(seconds: float) -> Generator[None, None, None]:
+def _alarm() -> Generator[None, None, None]:
     """Raise Stop in the block, by a signal."""
     armed = True
 
@@ -197,18 +196,13 @@ def _alarm(seconds: float) -> Generator[None, None, None]:
         if not armed:
             return
         if frame is not None and frame.f_code.co_filename == contextlib.__file__:
-            signal.setitimer(
-                signal.ITIMER_REAL, _MOMENT
-            )  # the call is over, and is measured now
+            # The call is over, and is measured now.
+            signal.setitimer(signal.ITIMER_REAL, _MOMENT)
             return
         raise Stop
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-        armed = False
-    finally:
-        armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with _signals(stop):
+        try:
+            yield
+        finally:
+            armed = False

@@ -212,14 +212,12 @@ class Scripted:
     def _fin_past_a_hole(self) -> list[_Reply]:
         replies = [self._ack(self._has)]
         if self._fin_came:
-            replies.append(_Reply("FA", self._next + 10, self._has))
+            replies.append(self._fin_past_the_hole())
         return replies
 
     def _fill_later(self) -> list[_Reply]:
-        past, fill = (
-            self._fin_past_the_hole(),
-            self._upload(10, self._has)._replace(after=_LATER),
-        )
+        past = self._fin_past_the_hole()
+        fill = self._upload(10, self._has)._replace(after=_LATER)
         self._next += 1
         self.account.fin = True
         return [self._ack(self._has), past, fill]
