@@ -278,20 +278,17 @@ class Arrangement:
 
     def _make_unconnected(self) -> None:
         situation = self.situation
+        listens = situation.origin == "listening"
+        self.ours = self._listener() if listens else self._socket()
         match situation.origin:
-            case "listening":
-                self.ours = self._listener()
-            case "never connected":
-                self.ours = self._socket()
+            case "listening" | "never connected":
+                pass
             case "closed":
-                self.ours = self._socket()
                 self.ours.close()
             case "refused":
-                self.ours = self._socket()
                 with suppress(ConnectionRefusedError):
                     self.ours.connect((_HOSTS[situation.family], 1))
             case _:
-                self.ours = self._socket()
                 self.ours.setblocking(False)
                 if situation.origin == "deferred":  # until the first write
                     self.ours.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
@@ -369,6 +366,11 @@ class Arrangement:
         server = self.situation.origin != "connect"
         return server_context(version) if server else client_context(version)
 
+    def tls_side(self) -> dict[str, Any]:
+        """Return the arguments that make us the server or the client of a TLS session."""
+        server = self.situation.origin != "connect"
+        return {"server_side": server, "server_hostname": None if server else NAME}
+
     def write(self) -> bytes:
         """Return the data that the caller writes."""
         return {"nothing": b"", "little": LITTLE, "more": MORE}[self.situation.wrote]
@@ -431,7 +433,7 @@ class Arrangement:
                 self._begin(self._send_on, stream)
                 _await_sleep(self._threads[-1])
             case "closer":
-                self._begin(_close_soon, stream)
+                self._begin(socket.socket.close, stream)
             case _:
                 pass
 
@@ -516,10 +518,6 @@ class _NoAnswer:
 
 def _version(situation: Situation) -> ssl.TLSVersion:
     return ssl.TLSVersion.TLSv1_2 if situation.tls == "1.2" else ssl.TLSVersion.TLSv1_3
-
-
-def _close_soon(stream: socket.socket) -> None:
-    stream.close()
 
 
 def _await_room(sock: socket.socket) -> None:

@@ -72,14 +72,10 @@ def _by_threads(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
     stream: socket.socket = arrangement.ours
     context = arrangement.context()
     if context is not None:
-        server = situation.origin != "connect"
         arrangement.secure()
         stream.settimeout(_PATIENCE)
         secured = context.wrap_socket(
-            stream,
-            server_side=server,
-            server_hostname=None if server else NAME,
-            do_handshake_on_connect=False,
+            stream, do_handshake_on_connect=False, **arrangement.tls_side()
         )
         stream = arrangement.ours = secured
         if situation.tls != "half":
@@ -301,8 +297,7 @@ async def _asyncio_stream(
     """Make a stream; `closes` makes its transport that of a graceful server."""
     situation, loop = arrangement.situation, asyncio.get_running_loop()
     protocol = _Protocol(reader)
-    server, context = situation.origin != "connect", arrangement.context()
-    hostname = None if server else NAME
+    context, side = arrangement.context(), arrangement.tls_side()
     later = context if situation.tls == "upgraded" else None
     first = None if later is not None else context
 
@@ -311,19 +306,17 @@ async def _asyncio_stream(
 
     if later is None:
         arrangement.secure()
-    if server:
+    if side["server_side"]:
         made = factory if closes is None else closes.wrap(factory)
         await loop.connect_accepted_socket(made, arrangement.ours, ssl=first)
     else:
-        name = hostname if first is not None else None
+        name = NAME if first is not None else None
         await loop.create_connection(
             factory, sock=arrangement.ours, ssl=first, server_hostname=name
         )
     if later is not None:
         arrangement.secure()
-        protocol.transport = await loop.start_tls(
-            protocol.transport, protocol, later, server_side=server, server_hostname=hostname
-        )
+        protocol.transport = await loop.start_tls(protocol.transport, protocol, later, **side)
     await _secured(arrangement)
     return asyncio.StreamWriter(protocol.transport, protocol, reader, loop)
 
@@ -362,18 +355,15 @@ async def _by_asyncio(arrangement: Arrangement, probe: Probe, plain: bool) -> No
             timer = loop.call_later(STOPS_AFTER, task.cancel)
         try:
             with probe.watch():
-                if closes is not None and not plain:
-                    stream.close()
-                    with suppress(OSError, TimeoutError):
-                        await asyncio.wait_for(stream.wait_closed(), _PATIENCE)
-                    await closes.wait()
-                elif not plain:
+                if closes is None and not plain:
                     probe.result = await _ask(graceful_close.asyncio, stream, arrangement)
                 else:
                     stream.close()
                     if not situation.bare:
                         with suppress(OSError, TimeoutError):
                             await asyncio.wait_for(stream.wait_closed(), _PATIENCE)
+                    if closes is not None and not plain:
+                        await closes.wait()
         except asyncio.CancelledError:
             probe.report.stopped = True
             task.uncancel()
@@ -391,11 +381,8 @@ async def _by_trio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
         if context is None:
             _write_beneath(arrangement)
         else:
-            server = situation.origin != "connect"
             arrangement.secure()
-            stream = trio.SSLStream(
-                stream, context, server_side=server, server_hostname=None if server else NAME
-            )
+            stream = trio.SSLStream(stream, context, **arrangement.tls_side())
             if situation.tls != "half":
                 await stream.do_handshake()
                 await _secured(arrangement)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import select
 import socket
 from contextlib import ExitStack, suppress
 from typing import Any
 
 from graceful_close import CloseResult, LingerPolicy, set_linger
+from streams import send_fin
 
 _REPLY = b"reply"
 _PATIENCE = 5.0
@@ -27,10 +27,7 @@ class Other:
         held.callback(peer.close)
         held.callback(reset, ours)
         ours.sendall(_REPLY)
-        peer.shutdown(socket.SHUT_WR)
-        poller = select.poll()
-        poller.register(ours, select.POLLRDHUP)
-        poller.poll(_PATIENCE * 1000)
+        send_fin(peer, to=ours)
         self.stream: Any = ours
         self.result: CloseResult | None = None
 

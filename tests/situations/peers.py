@@ -214,7 +214,7 @@ class Peer:
                 self.account.fin = True
 
     def reset(self) -> None:
-        self._note_kernel()
+        self.returned()
         if self.sock.family == socket.AF_UNIX:
             self.close()  # AF_UNIX has no RST; close() with unread input reports ECONNRESET to us
             return
@@ -246,7 +246,7 @@ class Peer:
         if not self._open:
             return
         self.send_close_notify()
-        self._note_kernel()
+        self.returned()
         self._open = False
         account = self.account
         try:
@@ -258,9 +258,6 @@ class Peer:
         account.rst = account.rst or bool(unread) or account.left
         account.fin = account.fin or not unread
         self.sock.close()
-
-    def _note_kernel(self) -> None:
-        self.account.kernel_has = self.kernel_has()
 
     def kernel_has(self) -> int | None:
         """Return the number of bytes that arrived in order; FIN counts as one. None: not known."""
@@ -343,9 +340,7 @@ class Peer:
 
     def returned(self) -> None:
         """Record what its kernel has at the return of the call."""
-        if self._open:
-            with suppress(OSError):
-                self.account.kernel_has = self.kernel_has()
+        self.account.kernel_has = self.kernel_has()
 
     def finish(self) -> Account:
         """Read until the end, close, and return the record."""
@@ -400,9 +395,6 @@ class Peer:
         self._over.wait(0.12)
         self._reads_and_closes()
 
-    def _never_closes(self) -> None:
-        self._read_all()
-
     def _resets_later(self) -> None:
         self._over.wait(_A_WHILE)
         self.reset()
@@ -424,10 +416,10 @@ class Peer:
         "drips": _drips,
         "reads slowly": _reads_slowly,
         "reads late": _reads_late,
-        "never closes": _never_closes,
+        "never closes": _read_all,
         "has half-closed": _reads_and_closes,
         "resets later": _resets_later,
         "resets at our FIN": _resets_at_our_fin,
         "closes unread": _closes_unread,
-        "has shut reading": _never_closes,
+        "has shut reading": _read_all,
     }

@@ -8,7 +8,7 @@ _TEMPLATE = """\
 # PYTHONPATH=tests python this_program.py        (Linux; as root if the peer is a script)
 from situations import Situation, complaints_once, open_lab
 
-situation = Situation({choices})
+situation = {situation}
 with open_lab() as lab:
     print(lab.play(situation))
     for complaint in complaints_once(lab, situation):
@@ -19,5 +19,4 @@ with open_lab() as lab:
 def program(situation: Situation, complaints: list[str]) -> str:
     """Return the source, with the complaints as a comment before it."""
     said = "".join(f"# {complaint}\n" for complaint in complaints)
-    choices = ", ".join(f"{axis}={choice!r}" for axis, choice in situation.chosen.items())
-    return said + _TEMPLATE.format(choices=choices)
+    return said + _TEMPLATE.format(situation=situation)
