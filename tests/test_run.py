@@ -467,6 +467,23 @@ try:
 finally:
     print("well")
 """,
+    "a duplicate of no connection changes nothing": """
+import os, socket
+number = os.dup(2)
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            os.dup2(2, number)
+            for wrong in (-1, 1 << 70, None):
+                try:
+                    os.dup(wrong)
+                except (OSError, OverflowError, TypeError):
+                    assert connection.closes_gracefully()
+                else:
+                    raise AssertionError
+print("well")
+""",
     "a forked child has the default of SIGTERM until it accepts": """
 import os, signal, socket
 with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -569,13 +586,44 @@ child = subprocess.Popen(
 connection.close()
 child.wait()
 """,
+    "to an inheriting subprocess": """
+connection = accept()
+connection.set_inheritable(True)
+program = "import os; os.write(%d, b'hello ' + os.read(%d, 100))"
+program %= connection.fileno(), connection.fileno()
+child = subprocess.Popen([sys.executable, "-c", program], close_fds=False)
+connection.close()
+child.wait()
+""",
+    "by posix_spawn": """
+connection = accept()
+stdio = [(os.POSIX_SPAWN_DUP2, connection.fileno(), number) for number in (0, 1)]
+command = [sys.executable, "-c", "print('hello', input())"]
+child = os.posix_spawn(sys.executable, command, os.environ, file_actions=stdio)
+connection.close()
+os.waitpid(child, 0)
+""",
+    **{
+        f"to {dup}": f"""
+import fcntl
+connection = accept()
+number = connection.fileno()
+kept = {dup}
+connection.close()
+kept.sendall(b"hello " + kept.recv(100))
+"""
+        for dup in (
+            "socket.fromfd(number, connection.family, connection.type)",
+            "socket.socket(fileno=os.dup(number))",
+            "socket.socket(fileno=os.dup2(number, 99))",
+            "socket.socket(fileno=fcntl.fcntl(number, fcntl.F_DUPFD, 0))",
+        )
+    },
 }
 
 
 @pytest.mark.parametrize("how", PASSED_ON)
-def test_a_connection_that_is_passed_to_another_process_is_served_there(
-    how: str, tmp_path: Path
-) -> None:
+def test_a_connection_that_is_passed_on_is_served_there(how: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(
         "import os, socket, subprocess, sys\n"
         "def accept():\n"

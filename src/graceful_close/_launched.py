@@ -1,9 +1,10 @@
 """The replacements that `python -m graceful_close run` makes in each Python process of a command.
 
 They concern `socket.socket.accept`, the class of server-side TLS sockets, `uvloop.Loop`, and the
-default action of SIGTERM. A connection that the program passes to another process closes plainly, so
-`socket.socket.sendmsg` and `subprocess.Popen` are wrapped, too. Importing this module changes nothing;
-`begin()` makes the replacements.
+default action of SIGTERM. A connection that the program passes to another process, or whose descriptor
+it duplicates, closes plainly. So `socket.socket.sendmsg`, `subprocess.Popen` and the functions that
+duplicate a descriptor are wrapped, too. Importing this module changes nothing; `begin()` makes the
+replacements.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
+from functools import wraps
 from importlib import import_module
+from typing import cast
 
 from ._environment import LAUNCHER, NOTICE, options_from_environment, put_launcher_first
 from ._listener import Accepted, accept_for, graceful_ssl_socket, others_may_hold
@@ -57,11 +61,13 @@ def begin() -> None:
         uvloop.Loop = graceful_loop(uvloop.Loop, **options)  # type: ignore[attr-defined]
 
     _replace_sendmsg()
+    _replace_dups()
     _replace_exec()
     _when_imported(
         {
             "ssl": change_ssl,
             "uvloop": change_uvloop,
+            "fcntl": _change_fcntl,
             "subprocess": _change_subprocess,
             "multiprocessing.reduction": _change_reduction,
         }
@@ -108,7 +114,7 @@ def _is_served(listener: socket.socket) -> bool:
     return trio is None or not (in_trio is None or in_trio())
 
 
-# --- connections that another process gets -------------------------------------------------------
+# --- connections that get another holder ----------------------------------------------------------
 
 
 def _replace_sendmsg() -> None:
@@ -125,6 +131,58 @@ def _replace_sendmsg() -> None:
 
     sendmsg_and_share.__doc__ = sendmsg.__doc__
     stock.sendmsg = sendmsg_and_share
+
+
+def _replace_dups() -> None:
+    """Close plainly what may have got another descriptor, here or in a child."""
+    _share(socket, "dup", _first)  # of socket.fromfd()
+    for name in ("dup", "dup2", "set_inheritable"):
+        _share(os, name, _first)
+    for name in ("posix_spawn", "posix_spawnp"):
+        _share(os, name, _sources)
+
+
+def _change_fcntl(fcntl: Any) -> None:
+    duplicate = {fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC}
+    _share(fcntl, "fcntl", lambda *args: args[:1] if {*args[1:2]} <= duplicate else ())
+
+
+def _share(module: Any, name: str, numbers: Callable[..., Sequence[Any]]) -> None:
+    """Wrap a function that may give a connection another holder.
+
+    Args:
+        module: The module of the function.
+        name: The name of the function.
+        numbers: Returns the descriptors that the function duplicates, from its arguments.
+    """
+    stock = getattr(module, name, None)
+    if stock is None:
+        return  # not on this system
+
+    @wraps(stock)
+    def share(*args: Any, **more: Any) -> Any:
+        if any(map(_is_socket, numbers(*args, **more))):
+            others_may_hold()  # which connection this is, is not known
+        return stock(*args, **more)
+
+    setattr(module, name, share)
+
+
+def _first(*args: Any, fd: Any = None, **_more: Any) -> Sequence[Any]:
+    return args[:1] or (fd,)
+
+
+def _sources(*_args: Any, file_actions: Any = (), **_more: Any) -> Sequence[Any]:
+    actions = cast("list[Any]", file_actions) if isinstance(file_actions, (tuple, list)) else []
+    return [action[1] for action in actions if action[:1] == (os.POSIX_SPAWN_DUP2,)]
+
+
+def _is_socket(file: Any) -> bool:
+    try:
+        number = file if isinstance(file, int) else file.fileno()
+        return stat.S_ISSOCK(os.fstat(number).st_mode)
+    except Exception:  # noqa: BLE001 (a wrong argument, which the function itself reports)
+        return False
 
 
 def _change_subprocess(subprocess: Any) -> None:

@@ -455,7 +455,8 @@ def _let_others_run(listener: socket.socket) -> None:
 
 def _stock_dup(sock: socket.socket) -> socket.socket:
     """A socket of the standard class with a descriptor of its own, and the timeout of `sock`."""
-    dup = socket.fromfd(sock.fileno(), sock.family, sock.type, sock.proto)
+    number = _socket.dup(sock.fileno())
+    dup = socket.socket(sock.family, sock.type, sock.proto, number)
     dup.settimeout(sock.gettimeout())  # both share the mode
     return dup
 
