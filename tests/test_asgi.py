@@ -104,6 +104,7 @@ TRAILERS: Message = {"type": "http.response.trailers", "headers": [(b"sum", b"1"
     [
         (scope(), [CHUNK, CHUNK, LAST], [START, BODY], [START, SENT, *[RECEIVED] * 3, END]),
         (CHUNKED, [CHUNK, LAST], [START, BODY], [START, SENT, RECEIVED, RECEIVED, END]),
+        (scope(http_version="1"), [LAST], [START, BODY], [START, SENT, RECEIVED, END]),
         (scope(), [CHUNK, GONE], [START, BODY], [START, SENT, RECEIVED, RECEIVED, END]),
         (scope(), [CHUNK, LAST], [], [RECEIVED, RECEIVED]),
         # A reply of one part gets a Content-Length; the parts of others are sent immediately.
@@ -131,6 +132,7 @@ TRAILERS: Message = {"type": "http.response.trailers", "headers": [(b"sum", b"1"
     ids=[
         "a reply with a length",
         "a chunked request",
+        "granian's HTTP/1.0",
         "a disconnect",
         "no reply",
         "one part",

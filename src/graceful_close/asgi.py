@@ -190,7 +190,8 @@ def _header(scope: Scope, name: bytes) -> str:
 
 
 def _has_body(scope: Scope) -> bool:
-    return scope["http_version"] in ("1.0", "1.1") and announces_body(
+    # granian names HTTP/1.0 "1".
+    return scope["http_version"] in ("1", "1.0", "1.1") and announces_body(
         _header(scope, b"content-length"), _header(scope, b"transfer-encoding")
     )
 
