@@ -331,11 +331,27 @@ def test_an_unknown_command_is_reported() -> None:
     assert "no-such-command" in ended.stderr
 
 
+def test_a_script_without_a_first_line_is_the_shells_and_a_wrong_one_is_reported(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "script"
+    script.write_text('echo "$@"\n')
+    script.chmod(0o755)
+    assert run("--", str(script), "a", "b").stdout == "a b\n"
+    script.write_text("#!/no/such/interpreter\n")
+    ended = run("--", str(script))
+    assert (ended.returncode, ended.stderr.count("\n")) == (126, 1)
+    assert str(script) in ended.stderr
+
+
 @pytest.mark.parametrize(
-    "arguments", [[], ["--timeout", "-1", "--", "true"], ["--timeout", "x"]]
+    "arguments",
+    [[], ["--timeout", "-1", "--", "true"], ["--timeout", "x"], ["--timeout", "inf", "true"]],
 )
 def test_wrong_arguments_are_rejected(arguments: list[str]) -> None:
-    assert run(*arguments).returncode == 2
+    ended = run(*arguments)
+    assert ended.returncode == 2
+    assert "number of seconds" in ended.stderr or not arguments
 
 
 def test_options_become_environment_variables() -> None:

@@ -7,7 +7,7 @@ this process. `graceful_close._launched` describes what is replaced in each Pyth
 from __future__ import annotations
 
 import argparse
-import math
+import errno
 import os
 import shutil
 import subprocess
@@ -17,9 +17,12 @@ from pathlib import Path
 from graceful_close._environment import IDLE_TIMEOUT, NOTICE, TIMEOUT, put_launcher_first
 
 from . import show
-from .parsing import Parser
+from .parsing import Parser, number
 
-_NOT_FOUND = 127  # what a shell reports for an unknown command
+# What a shell reports for a command that cannot be started, and for an unknown command.
+_NOT_STARTED, _NOT_FOUND = 126, 127
+
+_SECONDS = number(0, sys.float_info.max, "a number of seconds, 0 or more")
 
 # Commands whose server does not accept connections in Python, and its language.
 _NOT_SERVED = {
@@ -42,21 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "It has no effect on servers that accept outside Python (granian, Robyn, uWSGI, "
         "socketify), on gevent, eventlet and trio, and on Python with -I, -E or -S."
     )
-    parser.usage = "%(prog)s [OPTIONS] -- COMMAND [ARGUMENTS]"
+    parser.usage = "%(prog)s [OPTIONS] -- COMMAND ..."
     if isinstance(parser, Parser):
         parser.exit_codes |= {
             0: "success of the command; other codes are its own, too",
+            _NOT_STARTED: "the command cannot be started",
             _NOT_FOUND: "there is no such command",
         }
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=_SECONDS,
         metavar="SECONDS",
         help=f"for each close; also {TIMEOUT} (30)",
     )
     parser.add_argument(
         "--idle-timeout",
-        type=_seconds,
+        type=_SECONDS,
         metavar="SECONDS",
         help=f"of silence, for each close; also {IDLE_TIMEOUT} (5)",
     )
@@ -71,8 +75,8 @@ def run(given: argparse.Namespace) -> int:
         given: The parsed arguments of `add_arguments`.
 
     Returns:
-        127 if there is no such command. On Windows, the command's exit code; on other systems
-        it does not return.
+        127 if there is no such command, 126 if it cannot be started. On Windows, the command's
+        exit code; on other systems it does not return.
     """
     command: str = given.command
     program = shutil.which(command)
@@ -87,13 +91,24 @@ def run(given: argparse.Namespace) -> int:
             sys.stderr,
         )
     line = [command, *given.arguments]
-    if sys.platform == "win32":
-        ended = subprocess.run(line, executable=program, env=_environment(given), check=False)  # noqa: S603 (the user's own)
-        return ended.returncode
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(program, line, _environment(given))  # noqa: S606 (the user's own)
-    raise AssertionError("execve() does not return")
+    try:
+        if sys.platform == "win32":
+            return subprocess.run(  # noqa: S603 (the user's own)
+                line, executable=program, env=_environment(given), check=False
+            ).returncode
+        try:
+            os.execve(program, line, _environment(given))  # noqa: S606 (the user's own)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            # A script without a first line `#!` is the shell's, as for execvp().
+            shell = ["sh", program, *given.arguments]
+            os.execve("/bin/sh", shell, _environment(given))  # noqa: S606
+    except OSError as error:  # no interpreter, E2BIG, EACCES
+        show.write(f"graceful-close: {command} cannot be started: {error.strerror}", sys.stderr)
+    return _NOT_STARTED
 
 
 def _environment(given: argparse.Namespace) -> dict[str, str]:
@@ -109,10 +124,3 @@ def _environment(given: argparse.Namespace) -> dict[str, str]:
         environment[NOTICE] = "1"
     put_launcher_first(environment)
     return environment
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or more")
-    return seconds
