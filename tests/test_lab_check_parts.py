@@ -59,6 +59,7 @@ REPLIES = {
     b"3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n",
     "chunked with a trailer": b"HTTP/1.1 413 No\r\nServer: s\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"1\r\na\r\n0\r\nMood: good\r\n\r\n",
+    "lines end with LF alone": b"HTTP/1.1 413 No\nServer: s\nContent-Length: 3\n\nabc",
     "after others": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n"
     b"HTTP/1.1 413 No\r\nServer: s\r\nContent-Length: 3\r\n\r\nabc",
 }
@@ -98,6 +99,8 @@ def test_a_reply_without_a_length_is_complete_at_the_end_of_the_stream() -> None
         b"HTTP/1.1 413 No\r\nContent-Length: -3\r\n\r\n",
         b"HTTP/1.1 413 No\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\n",
         b"HTTP/1.1 413 " + b"x" * 70_000,
+        b"HTTP/1.1 413 No\r\n" + b"x: y\r\n" * 12_000,
+        b"HTTP/1.1 " + b"4" * 5000 + b"\r\n\r\n",
     ],
 )
 def test_bytes_that_are_not_an_http_reply_are_rejected(data: bytes) -> None:

@@ -125,7 +125,7 @@ def _table(findings: Findings) -> Table:
     return Table(
         "check",
         f"Early replies from {findings.url}"
-        + (f" by {findings.unix_socket}" if findings.unix_socket else ""),
+        + (f" by {_printable(findings.unix_socket)}" if findings.unix_socket else ""),
         f"{findings.upload:,} bytes uploaded by each kind of client: how many early replies "
         "arrived complete, and what the client received otherwise."
         + (f" Replies: {', '.join(heads)}{size}." if heads else ""),
@@ -240,5 +240,5 @@ def _reservations(findings: Findings) -> list[Words]:
 
 
 def _printable(text: str) -> str:
-    """Escape the control characters in a text that a server sent."""
+    """Escape what may not be printed in a text of a server, or in a name of a file."""
     return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]

@@ -14,6 +14,10 @@ _BEGINNING = b"HTTP/1."
 # The longest head, in bytes. http.client allows a line of this length.
 _LONGEST_HEAD = 65536
 
+_LONGEST_STATUS = 3  # digits (RFC 9112, section 4)
+
+_EMPTY_LINES = (b"\r\n", b"\n")
+
 _HEXADECIMAL = frozenset(b"0123456789abcdefABCDEF")
 
 
@@ -77,11 +81,14 @@ class Reply:
             yield False
         if not self._buffer.startswith(_BEGINNING):
             raise NotHTTPError(f"the answer is not HTTP/1: {bytes(self._buffer[:40])!r}")
-        head = yield from self._until(b"\r\n\r\n")
-        first, _, rest = head.partition(b"\r\n")
+        first = yield from self._line()
         status = first.split()[1:2]
-        if not status or not status[0].isdigit():
+        if not status or not status[0].isdigit() or len(status[0]) > _LONGEST_STATUS:
             raise NotHTTPError(f"the answer has no status: {first[:40]!r}")
+        rest = line = yield from self._line()
+        while line not in _EMPTY_LINES:
+            line = yield from self._line(len(rest))
+            rest += line
         self.status = int(status[0])
         try:
             fields = http.client.parse_headers(io.BytesIO(rest))
@@ -90,12 +97,13 @@ class Reply:
         self.server = fields.get("Server", "")
         return fields
 
-    def _until(self, mark: bytes) -> Generator[bool, None, bytes]:
-        while (end := self._buffer.find(mark)) < 0:
-            if len(self._buffer) > _LONGEST_HEAD:
-                raise NotHTTPError(f"the answer's head is longer than {_LONGEST_HEAD} bytes")
+    def _line(self, before: int = 0) -> Generator[bool, None, bytes]:
+        """Read a line, which may end with LF alone (RFC 9112, section 2.2)."""
+        left = _LONGEST_HEAD - before
+        while (end := self._buffer.find(b"\n") + 1) == 0 and len(self._buffer) <= left:
             yield False
-        end += len(mark)
+        if not 0 < end <= left:
+            raise NotHTTPError(f"the answer's head is longer than {_LONGEST_HEAD} bytes")
         found = bytes(self._buffer[:end])
         del self._buffer[:end]
         return found
@@ -110,20 +118,20 @@ class Reply:
     def _chunks(self) -> Generator[bool]:
         """Read a chunked body (RFC 9112, section 7.1)."""
         while True:
-            line = yield from self._until(b"\r\n")
+            line = yield from self._line()
             size = _number(line.partition(b";")[0].strip().decode("latin-1"), 16)
             if size == 0:
                 break
             yield from self._count(size + 2)
-        while (yield from self._until(b"\r\n")) != b"\r\n":
+        while (yield from self._line()) not in _EMPTY_LINES:
             pass  # a trailer field
 
 
 def _number(text: str, base: int) -> int:
     digits = text.encode("latin-1", "replace")
     if not digits or not _HEXADECIMAL.issuperset(digits):
-        raise NotHTTPError(f"the answer's length is {text!r}")
+        raise NotHTTPError(f"the answer's length is {text[:40]!r}")
     try:
         return int(text, base)
     except ValueError:
-        raise NotHTTPError(f"the answer's length is {text!r}") from None
+        raise NotHTTPError(f"the answer's length is {text[:40]!r}") from None
