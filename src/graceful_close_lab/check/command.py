@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "report which of them lose the reply when it closes. The command connects to this "
         "address only."
     )
+    parser.usage = "%(prog)s [OPTIONS] [ADDRESS]"
     if isinstance(parser, Parser):
         parser.exit_codes |= {
             0: "every early reply arrived complete",
@@ -248,14 +249,14 @@ def _size(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"invalid size {text!r} (examples: 5MB, 64KiB, 5000000)"
         )
-    size = int(float(match[1].replace("_", "")) * _UNITS[match[2]])
+    size = float(match[1].replace("_", "")) * _UNITS[match[2]]  # may be infinite
     if not 1 <= size <= 1 << 40:
         raise argparse.ArgumentTypeError(f"{text!r} is not between 1 byte and 1024 GiB")
-    return size
+    return int(size)
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 10_000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 10000")
     return int(text)
 
