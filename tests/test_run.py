@@ -411,6 +411,15 @@ def test_another_launcher_does_not_prevent_the_replacements(tmp_path: Path) -> N
     assert run("--", *program).stdout == "the launcher\ngraceful_accept\n"
 
 
+def test_a_module_that_a_program_finds_before_it_imports_it_is_changed() -> None:
+    program = (
+        "import importlib.util; importlib.util.find_spec('ssl')\n"
+        "import ssl; print(ssl.SSLContext.sslsocket_class.__name__)\n"
+        "importlib.reload(ssl); print(ssl.__loader__ is ssl.__spec__.loader)"
+    )
+    assert run("--", sys.executable, "-c", program).stdout == "GracefulSSLSocket\nTrue\n"
+
+
 def test_modules_in_an_archive_share_a_loader_that_is_not_changed(tmp_path: Path) -> None:
     """Python keeps its standard library in a zip on Windows (the embeddable package)."""
     with zipfile.ZipFile(tmp_path / "modules.zip", "w") as archive:

@@ -337,10 +337,13 @@ class _Finder:
         change = self._changes.pop(name, None)
         if change is None:
             return None
-        spec: ModuleSpec | None = import_module("importlib.util").find_spec(name)
+        try:
+            spec: ModuleSpec | None = import_module("importlib.util").find_spec(name)
+        finally:
+            self._changes[name] = change  # a program may find a module before it imports it
         if spec is None or spec.loader is None:
             return None
-        loader: Any = _Loader(name, spec.loader, change)
+        loader: Any = _Loader(name, spec.loader, self._changes)
         spec.loader = loader
         return spec
 
@@ -351,10 +354,12 @@ class _Loader:
     The module's own loader is not changed, because other modules may share it (in a zip, frozen).
     """
 
-    def __init__(self, name: str, loader: Any, change: Callable[[ModuleType], None]) -> None:
+    def __init__(
+        self, name: str, loader: Any, changes: dict[str, Callable[[ModuleType], None]]
+    ) -> None:
         self._name = name
         self._loader = loader
-        self._change = change
+        self._changes = changes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -364,7 +369,10 @@ class _Loader:
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
+        change = self._changes.pop(self._name, None)
+        if change is None:
+            return  # another copy of the module, or importlib.reload()
         try:
-            self._change(module)
+            change(module)
         except Exception as error:  # noqa: BLE001 (the program continues without)
             _report(f"not in {self._name}: {error!r}")
