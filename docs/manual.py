@@ -36,7 +36,8 @@ def _lines() -> Iterator[str]:
     for name, command in commands.items():
         yield f".B {_text(PROGRAM)} {name}"
         yield f"[{_italic('OPTION')}]..." + "".join(
-            f" [{_italic(str(action.metavar))}]" for action in _actions(command, named=False)
+            (" {}" if action.nargs is None else " [{}]").format(_italic(str(action.metavar)))
+            for action in _actions(command, named=False)
         )
         yield ".br"
     yield f".B {_text(PROGRAM)}"

@@ -52,6 +52,8 @@ def test_the_manual_page_has_every_command_option_and_exit_code() -> None:
         assert f"\n.SS {name}\n" in page
     for option in every_option():
         assert f"\\fB{option}\\fR" in page
+    assert "... \\fICOMMAND\\fR [\\fIARGUMENTS\\fR]\n" in page
+    assert "\n\n" not in page, "an operand or an option has no help"
     for parser in every_parser():
         for code, _ in parser.all_exit_codes:
             assert f"\n.B {code}\n" in page

@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Start a server as usual, with connections that close gracefully. In each Python "
         "process of the command, workers and reloaders included, this replaces "
         "socket.accept(), the server's side of TLS sockets, uvloop's Loop, and the default "
-        "action of SIGTERM, which then waits for the pending closes. Nothing else is changed. "
+        "action of SIGTERM, which then waits for the pending closes. It also wraps the "
+        "functions that pass a connection on, duplicate it, or start another program. "
         "The first Python process of the command reports that this is done there. "
         "It has no effect on servers that accept outside Python (granian, Robyn, uWSGI, "
         "socketify), on gevent, eventlet and trio, and on Python with -I, -E or -S."
@@ -65,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of silence, for each close; also {IDLE_TIMEOUT} (5)",
     )
     parser.add_argument("command", metavar="COMMAND", help="the command to start")
-    parser.add_argument("arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER)
+    parser.add_argument(
+        "arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER, help="its arguments"
+    )
 
 
 def run(given: argparse.Namespace) -> int:
