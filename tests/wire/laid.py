@@ -80,7 +80,8 @@ class Wire(Record):
             for traffic that is too much for a record.
 
     Attributes:
-        late: The most seconds by which a packet was delivered too late, because the machine is slow.
+        late: The most seconds by which a packet was delivered too late, because the machine is slow,
+            and the seconds in which no processor was free for a close.
     """
 
     def __init__(self, link: Link, version: str, *, recording: bool = True) -> None:

@@ -67,7 +67,7 @@ def test_both_sides_close_at_the_same_time(
 ) -> None:
     """Both FINs are in flight at the same time: ours takes 100 ms."""
     ours, peer = wire.connect()
-    wire.hold(first(FIN, from_=OURS), 0.1)
+    wire.hold(every(FIN, from_=OURS), 0.1)  # also what is sent again
     ours.sendall(REPLY)
 
     def close_immediately() -> None:
