@@ -319,6 +319,12 @@ def test_a_datagram_socket_is_named_by_its_index_and_no_socket_is_touched(
     assert_untouched(crowd)
 
 
+def test_a_progress_that_cannot_be_called_touches_no_socket(crowd: list[Connection]) -> None:
+    with pytest.raises(TypeError, match="progress must be callable, not 5"):
+        close_all(ours(crowd), progress=5)  # type: ignore[arg-type]
+    assert_untouched(crowd)
+
+
 def test_a_generator_is_accepted(crowd: list[Connection]) -> None:
     results = close_all((sock for sock in ours(crowd)), timeout=0)
     assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10

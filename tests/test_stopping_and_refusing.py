@@ -104,10 +104,11 @@ def test_an_interrupt_leaves_the_mode_of_the_listener_unchanged() -> None:
             assert listener.gettimeout() is None
 
 
-def test_a_wrong_timeout_raises_before_any_accept() -> None:
+@pytest.mark.parametrize(("argument", "value"), [("timeout", -1), ("reply", "503")])
+def test_a_wrong_argument_raises_before_any_accept(argument: str, value: Any) -> None:
     with GracefulListener(HERE) as listener, waiting(listener, 1):
-        with pytest.raises(ValueError, match="timeout must be a finite number"):
-            listener.refuse_backlog(timeout=-1)
+        with pytest.raises((TypeError, ValueError)):
+            listener.refuse_backlog(**{argument: value})
         listener.accept()[0].close()
         listener.reaper.close(0)
 

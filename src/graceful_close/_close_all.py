@@ -62,6 +62,8 @@ def close_all(
         The call uses one descriptor of its own, for an epoll or a kqueue. If none is left (EMFILE),
         it uses poll(), which needs no descriptor and costs more for each wake-up.
     """
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be callable, not {progress!r}")
     results = close_all_on(
         options_of("close_all", options), require_streams(socks), progress=progress
     )

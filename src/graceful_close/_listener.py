@@ -208,7 +208,7 @@ class GracefulListener(socket.socket):
             How each connection ended.
 
         Raises:
-            TypeError, ValueError: `timeout` is not a number of seconds.
+            TypeError, ValueError: `reply` is not bytes, or `timeout` is not a number of seconds.
             OSError: The listener is closed, or no descriptor is left (EMFILE).
 
         Notes:
@@ -219,6 +219,7 @@ class GracefulListener(socket.socket):
         .. versionadded:: 0.2.0
         """
         options = Options(timeout)
+        reply = bytes(memoryview(reply))  # raises here, and not when a client was accepted
         waiting: list[socket.socket] = []
         resets: dict[int, ConnectionError] = {}
         before = self.gettimeout()
