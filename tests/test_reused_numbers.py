@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 
+import anyio
 import pytest
 import trio
 import trio.testing
 
+import graceful_close.anyio
 import graceful_close.trio
 from every_loop import in_thread
 from graceful_close import CloseOutcome
@@ -92,3 +95,27 @@ def test_a_close_in_trio_waits_for_its_own_descriptors(tcp: Connection) -> None:
             nursery.cancel_scope.cancel()
 
     trio.run(test)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_close_in_anyio_waits_for_its_own_descriptors(backend: str, tcp: Connection) -> None:
+    async def wait_in_vain(number: int) -> None:
+        with suppress(anyio.ClosedResourceError):
+            await anyio.wait_readable(number)
+
+    async def test() -> None:
+        stream = await anyio.abc.SocketStream.from_socket(tcp.ours)
+        socks = never_readable()
+        async with anyio.create_task_group() as group:
+            for sock in socks:
+                group.start_soon(wait_in_vain, sock.fileno())
+            await anyio.wait_all_tasks_blocked()
+            for sock in socks:
+                sock.close()
+            with anyio.move_on_after(0.1):
+                await stream.send(bytes(8_000_000))
+            result = await graceful_close.anyio.graceful_close(stream, timeout=0.3)
+            assert result.outcome is CloseOutcome.TIMED_OUT
+            group.cancel_scope.cancel()
+
+    anyio.run(test, backend=backend)

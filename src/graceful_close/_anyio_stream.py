@@ -120,6 +120,7 @@ class End:
         # The object that asyncio and uvloop return for a transport is not a socket.
         if not (isinstance(raw, socket.socket) and _may_be_detached()):
             taken = Taken(self, plain_dup(raw), close, shared=True)
+            _wake_earlier_waiters(taken.sock.fileno())
             _taken.add(self.stream)
             return taken
         anyio.notify_closing(raw.fileno())
@@ -215,6 +216,15 @@ def now() -> float:
 
 def new_close(options: Options, since: float, **more: Any) -> TaskClose:
     return TaskClose(options, since, clock=multiplexer().clock, **more)
+
+
+def _wake_earlier_waiters(number: int) -> None:
+    """Wake the tasks that wait for an earlier descriptor with this number, which was closed."""
+    for _ in range(2):
+        try:
+            anyio.notify_closing(number)
+        except OSError:
+            pass  # a reader and a writer: asyncio's selector forgets both before it raises
 
 
 class Taken:
