@@ -24,7 +24,7 @@ from hypercorn.asyncio import serve  # pyright: ignore[reportUnknownVariableType
 from hypercorn.config import Config
 
 _CLIENTS = 8
-_PATIENCE = 3.0
+_DEADLINE = 3.0
 _UPLOAD = bytes(20_000_000)  # more than the buffers hold
 
 
@@ -37,7 +37,7 @@ async def _refuse(scope: Any, receive: Any, send: Any) -> None:
 
 
 def _upload(port: int) -> str:
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=_DEADLINE)
     try:
         client.request("POST", "/", body=_UPLOAD)
         return str(client.getresponse().status)

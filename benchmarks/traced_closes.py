@@ -24,7 +24,7 @@ END = "end: "
 
 # Seconds before the peer answers, so that the close is asleep, which needs the most system
 # calls. Also the delay before it reads, if the close does not wait that long.
-_PATIENCE = 0.02
+_DEADLINE = 0.02
 _SILENCE = 5.0
 
 # Orders to the peer.
@@ -124,7 +124,7 @@ def _peer_of(listener: socket.socket) -> Callable[[socket.socket], None]:
                         pass
                 except ConnectionResetError:  # the abortive closes
                     pass
-                time.sleep(_PATIENCE)
+                time.sleep(_DEADLINE)
         for sock in silent:
             sock.close()
 

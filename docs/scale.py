@@ -38,7 +38,7 @@ FIN_WAIT2, TIME_WAIT, LISTEN = 5, 6, 10  # include/net/tcp_states.h
 SO_MEMINFO, SO_ATTACH_FILTER = 55, 26  # include/uapi/asm-generic/socket.h
 
 # Seconds after which a wait for a state fails.
-PATIENCE = 30.0
+DEADLINE = 30.0
 
 # Enough connections to make other activity on the machine insignificant.
 MANY = 5_000
@@ -122,7 +122,7 @@ def reaper(count: int) -> None:
     _set("net.ipv4.tcp_max_tw_buckets", max(2 * count, 1_000))
     addresses = [f"127.0.{number}.1" for number in range(1 + count // 30_000)]
     with socket.create_server(("", 0), backlog=4096) as listener, _peers() as orders:
-        listener.settimeout(PATIENCE)
+        listener.settimeout(DEADLINE)
         before_slab, before_pages = _slab(), 0
         held = Reaper(timeout=3600, idle_timeout=None, max_sockets=count + 1)
         made, spent = 0, 0.0
@@ -219,7 +219,7 @@ def _overflow(listener: socket.socket, until: Any) -> Sequence[object]:
             ended = [held.submit(ours) for ours, _ in pairs]
             if until is CloseOutcome.DELIVERED:  # closed before the peers close
                 for future in ended:
-                    future.result(PATIENCE)
+                    future.result(DEADLINE)
             told.update(_last_words(peer, b"") for _, peer in pairs)
     return (
         _words(Counter({how.name: number for how, number in held.stats().items() if number})),
@@ -417,7 +417,7 @@ def _last_words(peer: socket.socket, words: bytes) -> str:
 
 
 def _read_all(peer: socket.socket, size: int) -> str:
-    peer.settimeout(PATIENCE)
+    peer.settimeout(DEADLINE)
     count = 0
     try:
         while part := peer.recv(65_536):
@@ -460,7 +460,7 @@ def _see_one_closed(held: Reaper) -> None:
     with _listener() as listener:
         ours, peer = _connect(listener)
         peer.close()
-        held.submit(ours).result(PATIENCE).check()
+        held.submit(ours).result(DEADLINE).check()
 
 
 # --- what the kernel says ------------------------------------------------------------------------
@@ -511,7 +511,7 @@ def _weigh() -> dict[str, dict[tuple[str, int], float]]:
 def _caches() -> Counter[tuple[str, int]]:
     """Objects in use in every slab cache, once their number has come to rest."""
     found, before = _read_caches(), None
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + DEADLINE
     while before is None or any(abs(found[c] - before[c]) > MANY / 50 for c in found):
         if time.monotonic() > deadline:
             break

@@ -30,7 +30,7 @@ _SETTINGS = {
     "process_isolation": "forkserver",
 }
 # Seconds. Many changes make a test wait for what does not come.
-_PATIENCE = "5"
+_DEADLINE = "5"
 _PYTEST = ("--hypothesis-seed=0", "-p", "no:cacheprovider")
 # mutmut writes all mutants of a function into one file, and their annotations meet there. It renames
 # __init__, in which mypy then looks for no attributes.
@@ -144,7 +144,7 @@ class Room:
         self._environment = {
             **os.environ,
             "PYTHONPATH": str(mutated),
-            "TESTS_PATIENCE": _PATIENCE,
+            "TESTS_DEADLINE": _DEADLINE,
         }
 
     def mutmut(self, *arguments: str) -> str:

@@ -20,7 +20,7 @@ import pytest
 import graceful_close
 from graceful_close import Reaper
 from reaping import forget_threads
-from streams import PATIENCE, Connection, Full, connect, connect_many, fill, listen
+from streams import DEADLINE, Connection, Full, connect, connect_many, fill, listen
 from tls_sessions import Session, session
 
 FAMILIES = ("tcp4", "tcp6", "unix")
@@ -176,7 +176,7 @@ def selector(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def reaper(selector: str) -> Iterator[Reaper]:
     """A Reaper with every kind of selector."""
     del selector
-    with Reaper(timeout=PATIENCE, idle_timeout=None) as reaper:
+    with Reaper(timeout=DEADLINE, idle_timeout=None) as reaper:
         yield reaper
 
 

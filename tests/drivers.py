@@ -23,7 +23,7 @@ from graceful_close import (
     graceful_close,
     timed_linger_close,
 )
-from streams import PATIENCE
+from streams import DEADLINE
 
 Close = Callable[..., CloseResult]
 
@@ -35,7 +35,7 @@ def _with_others(sock: socket.socket, **options: Any) -> CloseResult:
 def _in_a_reaper(sock: socket.socket, **options: Any) -> CloseResult:
     chosen: dict[str, Any] = {"idle_timeout": None, **options}
     with Reaper(**chosen) as reaper:
-        return reaper.submit(sock).result(PATIENCE * 2)
+        return reaper.submit(sock).result(DEADLINE * 2)
 
 
 def _in_asyncio(sock: socket.socket, **options: Any) -> CloseResult:

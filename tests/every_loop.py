@@ -40,7 +40,7 @@ import graceful_close.asyncio
 import graceful_close.trio
 from certificates import NAME, client_context, server_context
 from event_loops import LOOPS
-from streams import PATIENCE, connect, fill, meanwhile, read_and_close
+from streams import DEADLINE, connect, fill, meanwhile, read_and_close
 from tls_sessions import read_raw_and_close
 
 UPLOAD = 5_000_000
@@ -303,7 +303,7 @@ async def watched(test: Callable[[], Coroutine[Any, Any, None]], complaints: Rep
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: complaints.append(context)
         )
-    with anyio.fail_after(2 * PATIENCE):
+    with anyio.fail_after(2 * DEADLINE):
         await test()
     if not on_trio:
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -405,14 +405,14 @@ async def in_thread(action: Callable[..., Any], *args: Any) -> Any:
 
 def upload_then_read(peer: socket.socket) -> bytes:
     """A client that reads nothing before it has sent all, as http.client does."""
-    peer.settimeout(PATIENCE)
+    peer.settimeout(DEADLINE)
     peer.sendall(b"u" * UPLOAD)
     return read_and_close(peer)
 
 
 def send_then_read_raw(peer: ssl.SSLSocket) -> bytes:
     """A client below TLS, because what filled the connection is not TLS."""
-    peer.settimeout(PATIENCE)
+    peer.settimeout(DEADLINE)
     socket.socket.sendall(peer, bytes(1_000_000))
     return read_raw_and_close(peer)
 
@@ -454,8 +454,8 @@ async def call(loop: Loop, name: str, stream: Any) -> Any:
     if name == "abortive_close":
         return await close(stream)
     if name == "timed_linger_close":
-        return await close(stream, PATIENCE)
-    return await close([stream] if name == "close_all" else stream, timeout=PATIENCE)
+        return await close(stream, DEADLINE)
+    return await close([stream] if name == "close_all" else stream, timeout=DEADLINE)
 
 
 async def require_refusal(module: Any, wrong: Any, stream: Any) -> None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from certificates import NAME, client_context
 from graceful_close import CloseOutcome, GracefulListener, Reaper
-from streams import PATIENCE, await_input, read_all
+from streams import DEADLINE, await_input, read_all
 
 if TYPE_CHECKING:
     from graceful_close import ReaperOptions
 
 UPLOAD = bytes(300_000)
-FOREVER: ReaperOptions = {"timeout": 4 * PATIENCE, "idle_timeout": None}
+FOREVER: ReaperOptions = {"timeout": 4 * DEADLINE, "idle_timeout": None}
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def client_of(listener: socket.socket, buffer: int | None = None) -> socket.sock
     client = socket.socket(listener.family, socket.SOCK_STREAM)
     if buffer is not None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    client.settimeout(PATIENCE)
+    client.settimeout(DEADLINE)
     client.connect(listener.getsockname())
     return client
 

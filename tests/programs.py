@@ -14,7 +14,7 @@ from typing import Self
 
 import pytest
 
-from streams import PATIENCE
+from streams import DEADLINE
 
 
 class Program:
@@ -59,7 +59,7 @@ class Program:
 
     def await_output(self, pattern: bytes) -> re.Match[bytes]:
         """Wait until the output contains a text."""
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + DEADLINE
         while (found := re.search(pattern, self.output)) is None:
             left = max(0, give_up - time.monotonic())
             assert self.read_output(left), self.output.decode()
@@ -67,10 +67,10 @@ class Program:
 
     def connect_when_it_listens(self, port: int) -> socket.socket:
         """Connect to a port that the program prints before it listens."""
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + DEADLINE
         while True:
             try:
-                return socket.create_connection(("127.0.0.1", port), PATIENCE)
+                return socket.create_connection(("127.0.0.1", port), DEADLINE)
             except ConnectionRefusedError:
                 assert self.process.poll() is None, self.process.communicate()[0].decode()
                 assert time.monotonic() < give_up
@@ -79,7 +79,7 @@ class Program:
     def await_end(self) -> int:
         """Wait for the end, and return the exit status; kill a program that does not end."""
         try:
-            self.output += self.process.communicate(timeout=PATIENCE)[0]
+            self.output += self.process.communicate(timeout=DEADLINE)[0]
         except subprocess.TimeoutExpired:
             self.kill()
             pytest.fail(self.output.decode())
@@ -90,7 +90,7 @@ class Program:
         if self.process.returncode is None:
             self.process.terminate()
             try:
-                self.output += self.process.communicate(timeout=PATIENCE)[0]
+                self.output += self.process.communicate(timeout=DEADLINE)[0]
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.output += self.process.communicate()[0]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from streams import PATIENCE
+from streams import DEADLINE
 
 PYPY = sys.implementation.name == "pypy"
 
@@ -36,6 +36,6 @@ def output_of(program: str) -> tuple[str, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE,
+        timeout=DEADLINE,
     )
     return child.stdout, child.stderr

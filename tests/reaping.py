@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from graceful_close import CloseOutcome, CloseResult, Reaper
-from streams import PATIENCE, connect, wait_until
+from streams import DEADLINE, connect, wait_until
 
 _left: set[threading.Thread] = set()
 
@@ -33,12 +33,12 @@ def threads() -> list[threading.Thread]:
 
 def await_end(*threads: threading.Thread) -> None:
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(DEADLINE)
         assert not thread.is_alive()
 
 
 def result_of(future: Future[CloseResult]) -> CloseResult:
-    return future.result(PATIENCE)
+    return future.result(DEADLINE)
 
 
 def outcomes(futures: list[Future[CloseResult]]) -> list[CloseOutcome]:
@@ -58,7 +58,7 @@ def assert_gone(peer: socket.socket, when: object = "") -> None:
         peer.send(b"x")
     poller = select.poll()
     poller.register(peer, 0)
-    assert poller.poll(PATIENCE * 1000), f"it is still open {when}"
+    assert poller.poll(DEADLINE * 1000), f"it is still open {when}"
 
 
 @contextmanager
@@ -68,10 +68,10 @@ def kept_thread(reaper: Reaper) -> Generator[Callable[[], None], None, None]:
 
     def block(_: Future[CloseResult]) -> None:
         entered.set()
-        continue_later.wait(PATIENCE)
+        continue_later.wait(DEADLINE)
 
     close_and(reaper, block)
-    assert entered.wait(PATIENCE)
+    assert entered.wait(DEADLINE)
     try:
         yield continue_later.set
     finally:
@@ -113,8 +113,8 @@ def await_sleep(thread: threading.Thread) -> tuple[str, ...]:
 
 def await_rest(thread: threading.Thread) -> tuple[str, ...] | None:
     """Wait until the thread is idle for a twentieth of a second; None: it has ended."""
-    patience = time.monotonic() + PATIENCE
-    while time.monotonic() < patience:
+    deadline = time.monotonic() + DEADLINE
+    while time.monotonic() < deadline:
         try:
             before = times_awake(thread)
             thread.join(0.05)

@@ -15,7 +15,7 @@ from typing import Any
 
 from graceful_close import abortive_close, graceful_close
 from graceful_close_lab.command import main
-from streams import PATIENCE
+from streams import DEADLINE
 
 BODY = bytes(4096)
 HEAD = b"HTTP/1.1 413 Content Too Large\r\nServer: waitress\r\nConnection: close\r\n"
@@ -48,7 +48,7 @@ def serving(
     def answer(sock: socket.socket) -> None:
         # A client that gives up resets the connection, which is not an error here.
         with contextlib.suppress(OSError), sock:
-            sock.settimeout(PATIENCE)
+            sock.settimeout(DEADLINE)
             stream = context.wrap_socket(sock, server_side=True) if context else sock
             with stream:
                 head = b""
@@ -81,7 +81,7 @@ def serving(
             with contextlib.suppress(OSError), socket.socket(listener.family) as knock:
                 knock.connect(address)
             for thread in threads:
-                thread.join(PATIENCE)
+                thread.join(DEADLINE)
 
 
 def _listening(family: int, host: str, path: str) -> socket.socket:
@@ -104,7 +104,7 @@ def replying(reply: bytes, *, reads_first: bool = False) -> Serve:
             while left and (chunk := sock.recv(65536)):
                 left -= len(chunk)
         sock.sendall(reply)
-        graceful_close(sock, timeout=PATIENCE)
+        graceful_close(sock, timeout=DEADLINE)
 
     return serve
 
@@ -134,12 +134,12 @@ def never_replies(sock: socket.socket, head: bytes) -> None:
 def aborts(sock: socket.socket, head: bytes) -> None:
     if b"Content-Length: 0\r\n" in head:
         sock.sendall(b"HTTP/1.1 200 OK\r\nServer: gunicorn\r\nContent-Length: 0\r\n\r\n")
-        graceful_close(sock, timeout=PATIENCE)
+        graceful_close(sock, timeout=DEADLINE)
     abortive_close(sock)
 
 
 def closes(sock: socket.socket, head: bytes) -> None:
-    graceful_close(sock, timeout=PATIENCE)
+    graceful_close(sock, timeout=DEADLINE)
 
 
 def in_turn(*serves: Serve) -> Serve:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-from streams import PATIENCE
+from streams import DEADLINE
 
 HERE = Path(__file__).parent
 
@@ -74,7 +74,7 @@ def started(command: list[str], where: tuple[str, int] | Path) -> Generator[None
         finally:
             process.terminate()
             try:
-                process.wait(PATIENCE)
+                process.wait(DEADLINE)
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -83,7 +83,7 @@ def wait_until_it_answers(
     process: subprocess.Popen[bytes], where: tuple[str, int] | Path
 ) -> None:
     """Send requests until the server replies, with any status."""
-    give_up = time.monotonic() + PATIENCE
+    give_up = time.monotonic() + DEADLINE
     while True:
         with contextlib.closing(_connection(where)) as connection:
             try:
@@ -98,7 +98,7 @@ def wait_until_it_answers(
 
 def _connection(where: tuple[str, int] | Path) -> http.client.HTTPConnection:
     if not isinstance(where, Path):
-        return http.client.HTTPConnection(*where, timeout=PATIENCE)
+        return http.client.HTTPConnection(*where, timeout=DEADLINE)
 
     class ByUnixSocket(http.client.HTTPConnection):
         def connect(self) -> None:
@@ -109,7 +109,7 @@ def _connection(where: tuple[str, int] | Path) -> http.client.HTTPConnection:
                 self.close()
                 raise
 
-    return ByUnixSocket("localhost", timeout=PATIENCE)
+    return ByUnixSocket("localhost", timeout=DEADLINE)
 
 
 @contextlib.contextmanager

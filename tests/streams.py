@@ -19,7 +19,7 @@ from graceful_close import LingerPolicy, set_linger, unacked_bytes
 T = TypeVar("T")
 
 # Seconds. A test that waits longer than this has failed.
-PATIENCE = float(os.environ.get("TESTS_PATIENCE", "20"))
+DEADLINE = float(os.environ.get("TESTS_DEADLINE", "20"))
 
 # asm-generic/poll.h, where the select module has no name for it (PyPy).
 POLLRDHUP: int = getattr(select, "POLLRDHUP", 0x2000)
@@ -79,7 +79,7 @@ def connect(
     ):
         if peer_buffer is not None:
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, peer_buffer)
-        peer.settimeout(PATIENCE)
+        peer.settimeout(DEADLINE)
         peer.connect(listener.getsockname())
         ours, _ = listener.accept()
         with ours:
@@ -99,7 +99,7 @@ def connect_many(
             peer = stack.enter_context(socket.socket(listener.family, socket.SOCK_STREAM))
             if peer_buffer is not None:
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, peer_buffer)
-            peer.settimeout(PATIENCE)
+            peer.settimeout(DEADLINE)
             peer.connect(listener.getsockname())
             ours = stack.enter_context(listener.accept()[0])
             connections.append(Connection(ours, peer))
@@ -152,7 +152,7 @@ def reply_early(connection: Connection, upload: bytes) -> None:
 
 def read_all(sock: socket.socket) -> bytes:
     """Read to the end of the stream; raise ConnectionResetError if it ends with RST."""
-    sock.settimeout(PATIENCE)
+    sock.settimeout(DEADLINE)
     chunks: list[bytes] = []
     while chunk := sock.recv(1 << 20):
         chunks.append(chunk)
@@ -191,14 +191,14 @@ def await_reset(sock: socket.socket) -> None:
 def _await(sock: socket.socket, event: int) -> None:
     poller = select.poll()
     poller.register(sock, event)
-    assert poller.poll(PATIENCE * 1000), "the state was not reached"
+    assert poller.poll(DEADLINE * 1000), "the state was not reached"
 
 
 def wait_until(state: Callable[[], object]) -> None:
     """Wait until a condition is true, by polling."""
-    patience = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + DEADLINE
     while not state():
-        assert time.monotonic() < patience, "the condition was never true"
+        assert time.monotonic() < deadline, "the condition was never true"
         time.sleep(0.001)
 
 
@@ -229,7 +229,7 @@ def meanwhile(action: Callable[..., T], *args: socket.socket) -> Generator[list[
     try:
         yield returned
     finally:
-        thread.join(PATIENCE)
+        thread.join(DEADLINE)
         assert not thread.is_alive(), "the peer never ended"
     if errors:
         raise errors[0]

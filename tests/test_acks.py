@@ -25,7 +25,7 @@ from graceful_close._acks import (
     standing,
 )
 from graceful_close._platform import SYSTEMS, TcpState, View
-from streams import PATIENCE, Connection, connect, listen
+from streams import DEADLINE, Connection, connect, listen
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the questions are Linux's")
 
@@ -64,7 +64,7 @@ def test_what_was_written_is_counted_acknowledged_or_not(tcp: Connection) -> Non
     assert acked is not None
     tcp.ours.sendall(bytes(1000))
     assert count_written(tcp.ours, TCP) == before + 1000
-    until = monotonic() + PATIENCE
+    until = monotonic() + DEADLINE
     while unacked_bytes(tcp.ours):
         assert monotonic() < until
     assert count_written(tcp.ours, TCP) == before + 1000
@@ -128,7 +128,7 @@ def test_a_pending_error_is_taken_once() -> None:
         assert pending_error(sock) is None
         sock.setblocking(False)
         assert sock.connect_ex(address) == errno.EINPROGRESS
-        assert select.select([], [sock], [], PATIENCE)[1]
+        assert select.select([], [sock], [], DEADLINE)[1]
         error = pending_error(sock)
         assert error is not None
         assert (error.errno, error.strerror) == (
@@ -145,9 +145,9 @@ def test_an_error_queue_is_emptied_and_the_input_is_left(tcp: Connection) -> Non
     poll.register(tcp.ours, 0)
     for _ in range(3):
         tcp.ours.sendall(b"x")
-        assert poll.poll(PATIENCE * 1000) == [(tcp.ours.fileno(), select.POLLERR)]
+        assert poll.poll(DEADLINE * 1000) == [(tcp.ours.fileno(), select.POLLERR)]
     tcp.peer.sendall(b"input")
-    assert select.select([tcp.ours], [], [], PATIENCE)[0]
+    assert select.select([tcp.ours], [], [], DEADLINE)[0]
     clear_error_queue(tcp.ours)
     assert poll.poll(0) == []
     assert tcp.ours.recv(100, socket.MSG_DONTWAIT) == b"input"

@@ -38,7 +38,7 @@ from every_loop import (
 from graceful_close import CloseOutcome, LingerPolicy
 from graceful_close._option_types import OnTimeout
 from graceful_close.anyio import abortive_close, close_all, graceful_close
-from streams import PATIENCE, connect, meanwhile, read_and_close, reset
+from streams import DEADLINE, connect, meanwhile, read_and_close, reset
 
 on_anyio = on(ANYIO)
 with_transports = on(WITH_TRANSPORTS)
@@ -59,7 +59,7 @@ async def test_a_cancelled_send_does_not_prevent_a_graceful_close(loop: Loop) ->
     """asyncio's transport holds the data of the cancelled send(); trio has sent a part of the data."""
     async with full(loop) as (stream, peer):
         with meanwhile(upload_then_read, peer) as received:
-            result = await graceful_close(stream, timeout=PATIENCE)
+            result = await graceful_close(stream, timeout=DEADLINE)
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert 0 < len(received[0]) <= 30_000_000
 
@@ -68,7 +68,7 @@ async def test_a_cancelled_send_does_not_prevent_a_graceful_close(loop: Loop) ->
 async def test_what_the_transport_holds_is_flushed(loop: Loop) -> None:
     async with full(loop) as (stream, peer):
         with meanwhile(upload_then_read, peer) as received:
-            result = await graceful_close(stream, timeout=PATIENCE)
+            result = await graceful_close(stream, timeout=DEADLINE)
         assert len(received[0]) == 30_000_000
         assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, UPLOAD)
 
@@ -102,7 +102,7 @@ async def test_a_reset_during_the_flush_is_a_result(loop: Loop) -> None:
             reset(peer)
 
         group.start_soon(reset_later)
-        result = await graceful_close(stream, timeout=PATIENCE)
+        result = await graceful_close(stream, timeout=DEADLINE)
         assert result.outcome is CloseOutcome.PEER_RESET
 
 
@@ -110,7 +110,7 @@ async def test_a_reset_during_the_flush_is_a_result(loop: Loop) -> None:
 async def test_what_a_failed_transport_held_is_not_claimed(loop: Loop) -> None:
     async with full(loop) as (stream, peer):
         stream._transport._force_close(MemoryError())  # as after recv() has raised it
-        result = await graceful_close(stream, timeout=PATIENCE)
+        result = await graceful_close(stream, timeout=DEADLINE)
         assert result.error is not None
         assert result.error.errno == errno.ECONNABORTED
         assert result.unacked is None
@@ -142,7 +142,7 @@ async def test_what_another_task_closes_during_the_flush_is_reset(
             await end(stream, aborts=aborts)
 
         group.start_soon(close_later)
-        result = await graceful_close(stream, timeout=PATIENCE)
+        result = await graceful_close(stream, timeout=DEADLINE)
         assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, None)
         assert result.error is not None
         assert ends_in_raw_reset(peer)
@@ -157,7 +157,7 @@ async def test_a_stream_that_held_nothing_ends_gracefully_whoever_closes_it(
         await stream.send(b"reply")
         group.start_soon(partial(end, stream, aborts=aborts))
         with meanwhile(read_and_close, peer) as received:
-            result = await graceful_close(stream, timeout=PATIENCE)
+            result = await graceful_close(stream, timeout=DEADLINE)
         assert (result.outcome, received) == (CloseOutcome.PEER_CLOSED, [b"reply"])
 
 
@@ -166,7 +166,7 @@ async def test_a_cancelled_flush_ends_in_a_reset(loop: Loop) -> None:
     async with full(loop) as (stream, peer):
         raw = loop.raw(stream)
         with anyio.move_on_after(0.3) as scope:
-            await graceful_close(stream, timeout=PATIENCE)
+            await graceful_close(stream, timeout=DEADLINE)
         assert scope.cancelled_caught
         assert raw.fileno() == -1
         assert ends_in_raw_reset(peer)
@@ -187,7 +187,7 @@ async def test_a_reset_that_the_transport_reads_first_is_a_result(loop: Loop) ->
 
             async with anyio.create_task_group() as group:
                 group.start_soon(reset_later)
-                result = await graceful_close(stream, timeout=PATIENCE)
+                result = await graceful_close(stream, timeout=DEADLINE)
                 # The transport may have closed itself before the call.
                 assert result.outcome in {CloseOutcome.PEER_RESET, CloseOutcome.ALREADY_CLOSED}
 
@@ -201,7 +201,7 @@ async def test_a_reset_that_the_transport_reads_during_the_close_is_a_result(
             stream = await loop.open(ours)
 
             async def close(stream: Any = stream) -> None:
-                result = await graceful_close(stream, timeout=PATIENCE)
+                result = await graceful_close(stream, timeout=DEADLINE)
                 assert result.outcome is CloseOutcome.PEER_RESET
                 assert isinstance(result.error, ConnectionResetError)
 
@@ -222,7 +222,7 @@ async def test_a_wrapper_is_closed_with_the_stream_in_it(loop: Loop, over: str) 
         }[over]
         await wrapper.send(b"reply")
         with meanwhile(read_and_close, peer) as heard:
-            result = await graceful_close(wrapper, timeout=PATIENCE)
+            result = await graceful_close(wrapper, timeout=DEADLINE)
         assert (result.outcome, heard) == (CloseOutcome.PEER_CLOSED, [b"reply"])
         with pytest.raises(anyio.ClosedResourceError):
             await wrapper.receive()
@@ -235,7 +235,7 @@ async def test_a_task_that_waits_on_a_unix_stream_is_woken_immediately(loop: Loo
         group.start_soon(uses, partial(loop.receive, stream), met)
         await anyio.wait_all_tasks_blocked()
         # Longer than any test may last.
-        group.start_soon(partial(graceful_close, stream, timeout=PATIENCE * 3))
+        group.start_soon(partial(graceful_close, stream, timeout=DEADLINE * 3))
         while not met:
             await anyio.sleep(0.001)
         peer.close()

@@ -12,7 +12,7 @@ import pytest
 
 from every_loop import ASYNCIO, Loop, in_thread, on, on_every_loop
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
-from streams import PATIENCE, connect, connect_many, ends_in_reset, read_all
+from streams import DEADLINE, connect, connect_many, ends_in_reset, read_all
 
 REPLY = b"r" * 65536
 
@@ -25,7 +25,7 @@ async def test_submit_returns_before_the_peer_answers_and_the_block_ends_after(
     with connect("tcp4") as (ours, peer):
         stream = await loop.open(ours)
         await loop.send(stream, REPLY)
-        async with loop.module.Reaper(timeout=PATIENCE, on_close=results.append) as reaper:
+        async with loop.module.Reaper(timeout=DEADLINE, on_close=results.append) as reaper:
             reaper.submit(stream)
             assert (len(reaper), results) == (1, [])
             assert await in_thread(read_all, peer) == REPLY
@@ -64,7 +64,7 @@ async def test_silent_peers_cost_the_deadline_once(loop: Loop) -> None:
 async def test_the_oldest_makes_room_for_the_newest(loop: Loop) -> None:
     with connect_many(5) as pairs:
         async with loop.module.Reaper(
-            timeout=PATIENCE, max_sockets=2, on_overflow=LingerPolicy.ABORT
+            timeout=DEADLINE, max_sockets=2, on_overflow=LingerPolicy.ABORT
         ) as reaper:
             for ours, _ in pairs:
                 reaper.submit(await loop.open(ours))
@@ -80,14 +80,14 @@ async def test_the_oldest_makes_room_for_the_newest(loop: Loop) -> None:
 
 
 @on_every_loop
-async def test_one_that_is_hurried_in_its_first_turns_ends_when_it_would_wait(
+async def test_one_that_is_expired_in_its_first_turns_ends_when_it_would_wait(
     loop: Loop,
 ) -> None:
     with connect("tcp4") as (ours, _peer), connect("tcp4") as (other, other_peer):
         streams = [await loop.open(ours), await loop.open(other)]
         results: list[CloseResult] = []
         async with loop.module.Reaper(
-            timeout=PATIENCE, max_sockets=1, on_close=results.append
+            timeout=DEADLINE, max_sockets=1, on_close=results.append
         ) as reaper:
             for stream in streams:
                 reaper.submit(stream)
@@ -100,7 +100,7 @@ async def test_one_that_is_hurried_in_its_first_turns_ends_when_it_would_wait(
 
 @pytest.mark.parametrize("turns", [0, 20])
 @on(ASYNCIO)
-async def test_one_that_is_hurried_before_or_while_it_flushes_ends_in_a_reset(
+async def test_one_that_is_expired_before_or_while_it_flushes_ends_in_a_reset(
     loop: Loop, turns: int
 ) -> None:
     accept = asyncio.get_running_loop().connect_accepted_socket
@@ -114,7 +114,7 @@ async def test_one_that_is_hurried_before_or_while_it_flushes_ends_in_a_reset(
         empty, _ = await accept(asyncio.Protocol, other)
         results: list[CloseResult] = []
         async with loop.module.Reaper(
-            timeout=PATIENCE, max_sockets=1, on_close=results.append
+            timeout=DEADLINE, max_sockets=1, on_close=results.append
         ) as reaper:
             reaper.submit(full)
             for _ in range(turns):
@@ -133,12 +133,12 @@ async def test_a_cancelled_block_closes_everything_at_once(loop: Loop) -> None:
     with connect("tcp4") as (ours, peer):
         stream = await loop.open(ours)
         await loop.send(stream, b"reply")
-        reaper = loop.module.Reaper(timeout=PATIENCE)
+        reaper = loop.module.Reaper(timeout=DEADLINE)
         with anyio.CancelScope() as scope:
             async with reaper:
                 reaper.submit(stream)
                 scope.cancel()
-                await anyio.sleep(PATIENCE)
+                await anyio.sleep(DEADLINE)
         assert len(reaper) == 0
         assert await in_thread(read_all, peer) == b"reply"
 
@@ -154,13 +154,13 @@ async def test_a_cancelled_task_closes_everything_at_once(loop: Loop) -> None:
             async with loop.module.Reaper(timeout=1000, idle_timeout=None) as reaper:
                 reaper.submit(writer)
                 entered.set()
-                await asyncio.sleep(PATIENCE)
+                await asyncio.sleep(DEADLINE)
 
         task = asyncio.create_task(block())
         await entered.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(task, PATIENCE)
+            await asyncio.wait_for(task, DEADLINE)
         assert await in_thread(read_all, peer) == b""
 
 
@@ -168,7 +168,7 @@ async def test_a_cancelled_task_closes_everything_at_once(loop: Loop) -> None:
 async def test_an_exception_of_the_block_lets_the_closes_finish(loop: Loop) -> None:
     with connect("tcp4") as (ours, peer):
         stream = await loop.open(ours)
-        reaper = loop.module.Reaper(timeout=PATIENCE)
+        reaper = loop.module.Reaper(timeout=DEADLINE)
         with pytest.raises(ZeroDivisionError):  # noqa: PT012
             async with reaper:
                 reaper.submit(stream)
@@ -242,7 +242,7 @@ async def test_a_wrong_option_is_named(
 @on(ASYNCIO)
 async def test_a_protocol_refuses_an_upload_without_waiting(loop: Loop) -> None:
     """data_received() cannot await: it answers, and submits its transport."""
-    async with loop.module.Reaper(timeout=PATIENCE) as reaper:
+    async with loop.module.Reaper(timeout=DEADLINE) as reaper:
 
         class Refuse(asyncio.Protocol):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -259,7 +259,7 @@ async def test_a_protocol_refuses_an_upload_without_waiting(loop: Loop) -> None:
 
             def upload() -> bytes:
                 with socket.create_connection(address) as client:
-                    client.settimeout(PATIENCE)
+                    client.settimeout(DEADLINE)
                     client.sendall(bytes(3_000_000))
                     return read_all(client)
 

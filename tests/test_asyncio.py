@@ -39,7 +39,7 @@ from every_loop import (
 from every_loop import upload_then_read as upload_then_read  # noqa: PLC0414 (for test_asyncio_server.py)
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, set_linger
 from graceful_close.asyncio import abortive_close, close_all, closing, graceful_close
-from streams import PATIENCE, connect, meanwhile, read_all, read_and_close
+from streams import DEADLINE, connect, meanwhile, read_all, read_and_close
 from tls_sessions import send_close_notify
 
 REPLY = b"reply" * 13_107
@@ -196,7 +196,7 @@ async def test_a_reply_larger_than_every_buffer_is_flushed_while_the_peer_upload
         await reader.read(1)
         writer.write(MEGABYTES)
         assert writer.transport.get_write_buffer_size() > 0 or kind in TLS
-        result = await graceful_close(writer, timeout=PATIENCE)
+        result = await graceful_close(writer, timeout=DEADLINE)
         assert await client == MEGABYTES
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert result.notified is (True if kind in TLS else None)
@@ -217,7 +217,7 @@ async def test_tls_loses_nothing_to_buffers_of_any_size(kind: str) -> None:
                 for _ in range(3):
                     writer.write(bytes(size))
                 client = asyncio.create_task(asyncio.to_thread(read_and_close, peer))
-                result = await graceful_close(writer, timeout=PATIENCE)
+                result = await graceful_close(writer, timeout=DEADLINE)
                 assert len(await client) == 3 * size
                 assert result.notified is True
 
@@ -236,8 +236,8 @@ async def test_tasks_that_wait_are_woken_and_the_descriptor_is_free(kind: str) -
         result = await graceful_close(writer)
         assert is_closed(writer)
         assert await client == b"goodbye"
-        await asyncio.wait_for(waiter, PATIENCE)
-        assert await asyncio.wait_for(reading, PATIENCE) == b""
+        await asyncio.wait_for(waiter, DEADLINE)
+        assert await asyncio.wait_for(reading, DEADLINE) == b""
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert str(result).startswith("peer closed")
 
@@ -292,7 +292,7 @@ async def test_a_close_notify_that_the_peer_sent_first_is_reported(
         send_close_notify(cast(ssl.SSLSocket, peer))
         if was_read:
             assert await reader.read() == b""
-        result = await graceful_close(writer, timeout=PATIENCE, until=CloseOutcome.DELIVERED)
+        result = await graceful_close(writer, timeout=DEADLINE, until=CloseOutcome.DELIVERED)
         assert result.notified is True
         assert result.peer_notified or (result.peer_notified is None and not was_read)
 
@@ -304,7 +304,7 @@ async def test_wait_closed_of_a_server_returns_after_its_connections_are_closed(
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"goodbye")
-        results.append(await graceful_close(writer, timeout=PATIENCE))
+        results.append(await graceful_close(writer, timeout=DEADLINE))
 
     version = ssl.TLSVersion.TLSv1_3
     for server_side in (None, server_context(version)):
@@ -320,7 +320,7 @@ async def test_wait_closed_of_a_server_returns_after_its_connections_are_closed(
             CloseOutcome.ALREADY_CLOSED,
         )
         server.close()
-        await asyncio.wait_for(server.wait_closed(), PATIENCE)
+        await asyncio.wait_for(server.wait_closed(), DEADLINE)
         while len(results) < (2 if server_side else 1):
             await asyncio.sleep(0)
     assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 2
@@ -371,7 +371,7 @@ async def test_a_loss_below_the_tls_transport_is_not_claimed_as_notified() -> No
     async with upgraded(peer_buffer=4096, hold=1 << 30) as (transport, peer):
         transport.write(MEGABYTES)
         client = asyncio.create_task(asyncio.to_thread(read_complete, peer))
-        result = await graceful_close(transport, timeout=PATIENCE)
+        result = await graceful_close(transport, timeout=DEADLINE)
         complete = await client
         assert (result.notified is True) is complete
         assert result.clean is complete
@@ -391,7 +391,7 @@ async def test_a_reader_at_its_limit_does_not_prevent_a_close(kind: str) -> None
         while transport.is_reading() or (kind in TLS and not transport.get_read_buffer_size()):
             await asyncio.sleep(0)
         writer.write(REPLY)
-        result = await graceful_close(writer, timeout=PATIENCE)
+        result = await graceful_close(writer, timeout=DEADLINE)
         assert await client == REPLY
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert result.notified is (True if kind in TLS else None)
@@ -430,7 +430,7 @@ async def test_the_callbacks_of_a_protocol_report_room_and_the_end_only(kind: st
         transport.write(MEGABYTES)
         transport.write(MEGABYTES)
         client = asyncio.create_task(asyncio.to_thread(read_and_close, peer))
-        await graceful_close(transport, timeout=PATIENCE)
+        await graceful_close(transport, timeout=DEADLINE)
         assert await client == 2 * MEGABYTES
         uvloop_does_not_resume = kind in TLS and not isinstance(transport, asyncio.Transport)
         heard = ["pause", "lost"] if uvloop_does_not_resume else ["pause", "resume", "lost"]
@@ -445,8 +445,8 @@ async def test_a_task_that_waits_in_drain_is_woken() -> None:
         await asyncio.sleep(0)
         assert not draining.done()
         client = asyncio.create_task(asyncio.to_thread(read_and_close, peer))
-        await graceful_close(writer, timeout=PATIENCE)
-        await asyncio.wait_for(draining, PATIENCE)
+        await graceful_close(writer, timeout=DEADLINE)
+        await asyncio.wait_for(draining, DEADLINE)
         assert await client == MEGABYTES
 
 
@@ -458,7 +458,7 @@ async def test_a_stream_can_be_closed_after_write_eof(kind: str, size: int) -> N
         writer.write(bytes(size))
         writer.write_eof()
         client = asyncio.create_task(asyncio.to_thread(read_and_close, peer))
-        result = await graceful_close(writer, timeout=PATIENCE)
+        result = await graceful_close(writer, timeout=DEADLINE)
         assert len(await client) == size
         assert result.outcome in (CloseOutcome.PEER_CLOSED, CloseOutcome.NOT_CONNECTED)
 
@@ -470,7 +470,7 @@ async def test_the_close_of_a_transport_that_is_already_closing_is_completed(kin
         writer.write(MEGABYTES)
         writer.close()
         client = asyncio.create_task(asyncio.to_thread(read_and_close, peer))
-        result = await graceful_close(writer, timeout=PATIENCE)
+        result = await graceful_close(writer, timeout=DEADLINE)
         assert await client == MEGABYTES
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert is_closed(writer)
@@ -493,7 +493,7 @@ async def test_a_closed_transport_is_not_touched(
         result = await close(writer)
         assert result.outcome is CloseOutcome.ALREADY_CLOSED
         assert not result.clean
-        assert 0 <= result.elapsed < PATIENCE
+        assert 0 <= result.elapsed < DEADLINE
 
 
 @in_a_loop
@@ -514,7 +514,7 @@ async def test_a_writer_and_its_transport_are_one_stream_beside_a_plain_socket()
             sock_peer.close()
             client = asyncio.create_task(asyncio.to_thread(read_and_close, peer))
             transport = cast(asyncio.Transport, writer.transport)
-            results = await close_all([sock, writer, transport], timeout=PATIENCE)
+            results = await close_all([sock, writer, transport], timeout=DEADLINE)
             assert await client == b""
             assert results[1] is results[2]
             assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 3
@@ -561,7 +561,7 @@ async def test_a_cancellation_closes_all_streams(turns: int) -> None:
             linger_long(stuck.writer)
             async with heartbeat() as worst:
                 everything: list[Any] = [sock, stuck.writer, silent.writer, tls.writer]
-                closed = asyncio.create_task(close_all(everything, timeout=PATIENCE))
+                closed = asyncio.create_task(close_all(everything, timeout=DEADLINE))
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 closed.cancel()

@@ -13,7 +13,7 @@ import descriptors
 from every_loop import ends_in_raw_reset
 from graceful_close import CloseOutcome, CloseResult
 from graceful_close.asyncio import abortive_close, close_all, graceful_close
-from streams import PATIENCE, read_all, read_and_close
+from streams import DEADLINE, read_all, read_and_close
 from test_asyncio import (
     BLOCKED,
     MEGABYTES,
@@ -70,7 +70,7 @@ async def test_more_streams_than_free_descriptors_close_in_turns() -> None:
         for end in ends:
             end.writer.write(REPLY)
         with descriptors.none_left(but=2):
-            results = await close_all([end.writer for end in ends], timeout=PATIENCE)
+            results = await close_all([end.writer for end in ends], timeout=DEADLINE)
         assert [await client for client in clients] == [REPLY] * 5
     assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 5
 
@@ -80,5 +80,5 @@ async def test_a_peer_that_answers_immediately_needs_no_descriptor_for_a_dup() -
     async with pair("tcp") as (_, writer, peer):
         peer.shutdown(socket.SHUT_WR)
         with descriptors.none_left():
-            result = await graceful_close(writer, timeout=PATIENCE)
+            result = await graceful_close(writer, timeout=DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)

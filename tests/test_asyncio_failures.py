@@ -12,7 +12,7 @@ import pytest
 from every_loop import ends_in_raw_reset, leave_no_room
 from graceful_close import CloseOutcome, LingerPolicy
 from graceful_close.asyncio import abortive_close, graceful_close, timed_linger_close
-from streams import PATIENCE, connect, read_and_close, reset
+from streams import DEADLINE, connect, read_and_close, reset
 from test_asyncio import (
     BLOCKED,
     MEGABYTES,
@@ -59,9 +59,9 @@ async def test_what_cannot_be_flushed_in_time_ends_in_a_reset(kind: str, policy:
 async def test_the_idle_timeout_applies_to_the_flush(kind: str) -> None:
     async with pair(kind, peer_buffer=4096) as (_, writer, _peer):
         writer.write(MEGABYTES)
-        result = await graceful_close(writer, timeout=PATIENCE, idle_timeout=0.1)
+        result = await graceful_close(writer, timeout=DEADLINE, idle_timeout=0.1)
         assert result.outcome is CloseOutcome.IDLE_TIMED_OUT
-        assert result.elapsed < PATIENCE / 2
+        assert result.elapsed < DEADLINE / 2
 
 
 @over_tcp
@@ -77,7 +77,7 @@ async def test_a_slow_peer_gets_everything_despite_the_idle_timeout(kind: str) -
     async with pair(kind, peer_buffer=4096) as (_, writer, peer):
         writer.write(2 * MEGABYTES)
         client = asyncio.create_task(asyncio.to_thread(sip, peer))
-        result = await graceful_close(writer, timeout=PATIENCE, idle_timeout=1)
+        result = await graceful_close(writer, timeout=DEADLINE, idle_timeout=1)
         assert await client == 2 * len(MEGABYTES)
         assert result.outcome is CloseOutcome.PEER_CLOSED
 
@@ -94,7 +94,7 @@ async def test_a_reset_that_the_transport_has_read_and_not_reported_is_a_result(
             reset(peer)
             for _ in range(len(outcomes)):
                 await asyncio.sleep(0)
-            outcomes.append((await graceful_close(writer, timeout=PATIENCE)).outcome)
+            outcomes.append((await graceful_close(writer, timeout=DEADLINE)).outcome)
     assert len(outcomes) > 1
     assert set(outcomes[:-1]) == {CloseOutcome.PEER_RESET}
 
@@ -104,7 +104,7 @@ async def test_a_reset_that_the_transport_has_read_and_not_reported_is_a_result(
 async def test_a_reset_while_flushing_is_a_result(kind: str) -> None:
     async with pair(kind, peer_buffer=4096) as (reader, writer, peer):
         writer.write(MEGABYTES)
-        closed = asyncio.create_task(graceful_close(writer, timeout=PATIENCE))
+        closed = asyncio.create_task(graceful_close(writer, timeout=DEADLINE))
         for _ in range(100):
             await asyncio.sleep(0)
         assert not closed.done()
@@ -123,7 +123,7 @@ async def test_a_reset_while_flushing_is_a_result(kind: str) -> None:
 async def test_the_limit_counts_what_arrives_during_the_flush() -> None:
     async with pair("tcp", peer_buffer=4096) as (_, writer, peer):
         writer.write(MEGABYTES)
-        closed = asyncio.create_task(graceful_close(writer, timeout=PATIENCE, drain_limit=1000))
+        closed = asyncio.create_task(graceful_close(writer, timeout=DEADLINE, drain_limit=1000))
         while not writer.is_closing():  # until then the transport itself reads
             await asyncio.sleep(0)
         await in_thread(peer.sendall, bytes(100_000))
@@ -139,7 +139,7 @@ async def test_a_fin_without_close_notify_is_a_result(kind: str) -> None:
         raw = socket.socket(fileno=peer.detach())
         raw.shutdown(socket.SHUT_WR)
         writer.write(b"goodbye")
-        result = await graceful_close(writer, timeout=PATIENCE)
+        result = await graceful_close(writer, timeout=DEADLINE)
         raw.close()
         assert result.outcome in (CloseOutcome.PEER_CLOSED, CloseOutcome.ALREADY_CLOSED)
         assert result.notified in (True, False, None)
@@ -179,7 +179,7 @@ async def test_an_abort_sends_a_reset_and_drops_what_the_transport_holds(kind: s
         assert result.outcome is CloseOutcome.ABORTED
         assert result.clean
         assert result.notified is None
-        assert 0 < result.elapsed < PATIENCE
+        assert 0 < result.elapsed < DEADLINE
         assert await in_thread(ends_in_raw_reset, peer)
         assert worst[0] < BLOCKED
         if kind == "tcp":
@@ -222,7 +222,7 @@ async def test_a_cancellation_closes_immediately_and_propagates(
         linger_long(writer)
         writer.write(bytes(size))
         async with heartbeat() as worst:
-            closed = asyncio.create_task(graceful_close(writer, timeout=PATIENCE))
+            closed = asyncio.create_task(graceful_close(writer, timeout=DEADLINE))
             for _ in range(turns):
                 await asyncio.sleep(0)
             assert not closed.done()

@@ -15,7 +15,7 @@ from event_loops import LOOPS
 from graceful_close import CloseOutcome, _platform
 from graceful_close._asyncio_view import open_socket_of
 from graceful_close.asyncio import graceful_close
-from streams import PATIENCE, connect, read_all
+from streams import DEADLINE, connect, read_all
 
 every_loop = pytest.mark.parametrize("name", LOOPS)
 
@@ -27,7 +27,7 @@ def run(name: str, test: Callable[[], Coroutine[Any, Any, None]]) -> None:
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: complaints.append(context)
         )
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             await test()
 
     with asyncio.Runner(loop_factory=LOOPS[name]) as runner:
@@ -77,7 +77,7 @@ def test_an_interrupt_in_that_turn_closes_the_transport_and_keeps_the_reply(
         with connect("tcp4") as (ours, peer):
             transport = await transport_of(ours)
             transport.write(b"reply")
-            closing = graceful_close(transport, timeout=PATIENCE)
+            closing = graceful_close(transport, timeout=DEADLINE)
             if how == "the coroutine is closed":
                 closing.send(None)
                 assert transport.is_closing()
@@ -104,7 +104,7 @@ def test_another_task_that_uses_the_transport_in_that_turn_changes_nothing(
         with connect("tcp4") as (ours, peer):
             transport = await transport_of(ours)
             transport.write(b"reply")
-            task = asyncio.create_task(graceful_close(transport, timeout=PATIENCE))
+            task = asyncio.create_task(graceful_close(transport, timeout=DEADLINE))
             await asyncio.sleep(0)
             use: Callable[[], object] = {
                 "abort": transport.abort,
@@ -128,7 +128,7 @@ def test_a_second_close_in_that_turn_ends_too_and_closes_no_other_descriptor(
             transport = await transport_of(ours)
             transport.write(b"reply")
             closes = [
-                asyncio.create_task(graceful_close(transport, timeout=PATIENCE)) for _ in "12"
+                asyncio.create_task(graceful_close(transport, timeout=DEADLINE)) for _ in "12"
             ]
             await asyncio.sleep(0)
             bystanders = socket.socketpair()
@@ -158,7 +158,7 @@ def test_the_owner_of_the_protocol_hears_of_the_end_once(name: str) -> None:
         with connect("tcp4") as (ours, peer):
             transport = await transport_of(ours, Protocol)
             peer.close()
-            await graceful_close(transport, timeout=PATIENCE)
+            await graceful_close(transport, timeout=DEADLINE)
 
     run(name, test)
     assert told == [None]

@@ -26,7 +26,7 @@ from event_loops import LOOPS
 from graceful_close import CloseOutcome, GracefulListener, LingerPolicy, set_linger
 from graceful_close.asyncio import graceful_close, graceful_factory, graceful_loop
 from signals import each_moment
-from streams import PATIENCE, await_fin, await_reset, connect, ends_in_reset, read_all, reset
+from streams import DEADLINE, await_fin, await_reset, connect, ends_in_reset, read_all, reset
 from test_asyncio import (
     KINDS,
     TLS,
@@ -42,7 +42,7 @@ MEGABYTES = b"reply" * 1_700_000
 
 
 def _new_loop(
-    of: Callable[[], asyncio.AbstractEventLoop], timeout: float = PATIENCE, **more: Any
+    of: Callable[[], asyncio.AbstractEventLoop], timeout: float = DEADLINE, **more: Any
 ) -> asyncio.AbstractEventLoop:
     plain = of()
     plain.close()
@@ -117,7 +117,7 @@ async def served(
         def connect() -> socket.socket:
             family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
             peer = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            peer.settimeout(PATIENCE)
+            peer.settimeout(DEADLINE)
             peer.connect(address)
             if version is None:
                 return peer
@@ -140,7 +140,7 @@ def await_reapers() -> None:
     gc.collect()
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
-            thread.join(PATIENCE)
+            thread.join(DEADLINE)
 
 
 # --- the purpose --------------------------------------------------------------------------
@@ -402,7 +402,7 @@ def test_a_transport_can_be_closed_while_the_loop_does_not_run(loop: str) -> Non
         made: asyncio.Queue[Protocol] = asyncio.Queue()
         running = asyncio.get_running_loop()
         server = await running.create_server(lambda: Protocol(made), "127.0.0.1", 0)
-        peer = socket.create_connection(server.sockets[0].getsockname(), PATIENCE)
+        peer = socket.create_connection(server.sockets[0].getsockname(), DEADLINE)
         protocol = await made.get()
         server.close()
         return protocol, peer
@@ -479,11 +479,11 @@ async def test_an_explicit_graceful_close_of_such_a_stream_returns_a_result() ->
         await writers.put(writer)
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
-        peer = socket.create_connection(server.sockets[0].getsockname(), PATIENCE)
+        peer = socket.create_connection(server.sockets[0].getsockname(), DEADLINE)
         writer = await writers.get()
         writer.write(REPLY)
         client = asyncio.create_task(in_thread(read_then_close, peer))
-        result = await graceful_close(writer, timeout=PATIENCE)
+        result = await graceful_close(writer, timeout=DEADLINE)
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert await client == REPLY
         writer.close()
@@ -498,7 +498,7 @@ async def test_a_stream_after_start_tls_closes_gracefully() -> None:
     )
 
     def client(address: tuple[str, int]) -> bytes:
-        with socket.create_connection(address, PATIENCE) as plain:
+        with socket.create_connection(address, DEADLINE) as plain:
             assert plain.recv(2) == b"go"
             with theirs.wrap_socket(plain, server_hostname=NAME) as peer:
                 return upload_then_read(peer)
@@ -576,7 +576,7 @@ def test_a_graceful_listener_works_on_every_such_loop(loop: str) -> None:
         server = await asyncio.get_running_loop().create_server(
             lambda: Protocol(made), sock=listener
         )
-        peer = socket.create_connection(listener.getsockname(), PATIENCE)
+        peer = socket.create_connection(listener.getsockname(), DEADLINE)
         client = asyncio.create_task(in_thread(upload_then_read, peer))
         protocol = await made.get()
         await protocol.received.wait()
@@ -628,7 +628,7 @@ STEPS = st.sampled_from(
 @each_loop
 def test_connection_lost_is_called_exactly_once(loop: str, kind: str) -> None:
     async def play(steps: list[str]) -> None:
-        async with asyncio.timeout(PATIENCE), served(kind) as (_, made, connect):
+        async with asyncio.timeout(DEADLINE), served(kind) as (_, made, connect):
             peer, protocol = await connected(made, connect)
             transport = protocol.transport
             peer.settimeout(0)
@@ -693,7 +693,7 @@ def test_the_end_of_the_loop_during_a_flush_resets_and_leaks_nothing(
     protocols: list[Protocol] = []
 
     async def test() -> None:
-        async with asyncio.timeout(PATIENCE), served(kind) as (_, made, connect):
+        async with asyncio.timeout(DEADLINE), served(kind) as (_, made, connect):
             peer, protocol = await connected(made, connect)
             protocols.append(protocol)
             protocol.transport.write(MEGABYTES * 2)

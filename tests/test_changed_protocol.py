@@ -10,7 +10,7 @@ import pytest
 from event_loops import LOOPS
 from graceful_close import CloseOutcome
 from graceful_close.asyncio import close_all, graceful_close
-from streams import PATIENCE
+from streams import DEADLINE
 from test_asyncio import KINDS, in_thread, pair, read_then_close, run_in
 
 REPLIES = {"in the kernel": b"reply", "held": b"reply" * 1_700_000}
@@ -38,9 +38,9 @@ def test_a_close_is_complete_although_the_protocol_changes(
         async with pair(kind) as (_, writer, peer):
             writer.write(REPLIES[reply])
             closing: asyncio.Task[Any] = asyncio.create_task(
-                close_all([writer], timeout=PATIENCE)
+                close_all([writer], timeout=DEADLINE)
                 if many
-                else graceful_close(writer, timeout=PATIENCE)
+                else graceful_close(writer, timeout=DEADLINE)
             )
             for _turn in range(turns):
                 await asyncio.sleep(0)

@@ -28,7 +28,7 @@ from crowds import (
 )
 from graceful_close import CloseOutcome, Linger, LingerPolicy, close_all, get_linger, set_linger
 from streams import (
-    PATIENCE,
+    DEADLINE,
     REPLY,
     Connection,
     await_fin,
@@ -55,7 +55,7 @@ def test_unread_input_destroys_no_reply(any_family: str) -> None:
     with connect_many(10, any_family) as crowd:
         reply_early(crowd, b"upload" * 1000)
         with meanwhile(read_and_close_all, *peers(crowd)) as replies:
-            results = close_all(ours(crowd), timeout=PATIENCE)
+            results = close_all(ours(crowd), timeout=DEADLINE)
         assert replies == [[REPLY] * 10]
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
     assert [result.drained for result in results] == [6000] * 10
@@ -140,7 +140,7 @@ def test_a_timeout_of_0_polls_each_socket_once(crowd: list[Connection]) -> None:
 
 def test_every_fin_is_sent_before_the_first_wait(crowd: list[Connection]) -> None:
     with meanwhile(read_and_close_all, *reversed(peers(crowd))):
-        results = close_all(ours(crowd), timeout=PATIENCE)
+        results = close_all(ours(crowd), timeout=DEADLINE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
 
 
@@ -155,7 +155,7 @@ def test_each_socket_has_its_own_idle_deadline(crowd: list[Connection]) -> None:
 
     with meanwhile(talk, talker.peer):
         results = close_all(
-            ours(crowd), timeout=PATIENCE, idle_timeout=0.2, progress=when_done(9, talked.set)
+            ours(crowd), timeout=DEADLINE, idle_timeout=0.2, progress=when_done(9, talked.set)
         )
     expected = [CloseOutcome.IDLE_TIMED_OUT] * 10
     expected[4] = CloseOutcome.PEER_CLOSED
@@ -176,7 +176,7 @@ def test_the_close_waits_for_acknowledgements_after_the_peers_fin() -> None:
     with connect_many(3, peer_buffer=4096) as crowd:
         fill_against_fin(crowd)
         with meanwhile(read_and_close_all, *peers(crowd)):
-            results = close_all(ours(crowd), timeout=PATIENCE)
+            results = close_all(ours(crowd), timeout=DEADLINE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 3
     assert [result.unacked for result in results] == [0] * 3
 
@@ -221,7 +221,7 @@ def test_peer_first_lets_peers_close_first(stack: ExitStack) -> None:
 
     with meanwhile(close_first, *peers(eager)) as received:
         with meanwhile(read_and_close_all, *peers(silent)) as replies:
-            results = close_all(ours(silent + eager), timeout=PATIENCE, peer_first=0.3)
+            results = close_all(ours(silent + eager), timeout=DEADLINE, peer_first=0.3)
     assert (received, replies) == ([[len(REPLY)] * 5], [[b""] * 5])
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
     assert {result.peer_first for result in results[:5]} <= {False, None}, "None: both crossed"
@@ -270,7 +270,7 @@ def test_an_object_given_twice_is_closed_once_and_has_one_result(
     (a, peer_a), (b, peer_b) = crowd[:2]
     reports: list[tuple[int, int]] = []
     with meanwhile(read_and_close_all, peer_a, peer_b):
-        results = close_all([a, b, a], timeout=PATIENCE, progress=partial(note, reports))
+        results = close_all([a, b, a], timeout=DEADLINE, progress=partial(note, reports))
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 3
     assert results[0] is results[2]
     assert reports[-1] == (2, 2)
@@ -278,7 +278,7 @@ def test_an_object_given_twice_is_closed_once_and_has_one_result(
 
 def test_two_holders_of_one_connection_are_both_closed(tcp: Connection) -> None:
     with tcp.ours.dup() as dup, meanwhile(read_and_close, tcp.peer):
-        results = close_all([tcp.ours, dup], timeout=PATIENCE)
+        results = close_all([tcp.ours, dup], timeout=DEADLINE)
         assert dup.fileno() == -1
     # The first reader of the end has the whole result; for the other the connection had ended
     # before.
@@ -352,7 +352,7 @@ def test_sockets_of_every_mode_and_family_close_the_same_way(stack: ExitStack) -
             crowd.append(connection)
     reply_early(crowd, b"unread")
     with meanwhile(read_and_close_all, *peers(crowd)) as replies:
-        results = close_all(ours(crowd), timeout=PATIENCE)
+        results = close_all(ours(crowd), timeout=DEADLINE)
     assert replies == [[REPLY] * 9]
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 9
     assert [result.drained for result in results] == [6] * 9
@@ -364,7 +364,7 @@ def test_an_open_makefile_object_releases_the_descriptor_and_makes_the_result_un
     files = [sock.makefile("rwb") for sock in ours(crowd[:2])]
     with meanwhile(read_and_close_all, *peers(crowd)):
         with pytest.warns(ResourceWarning, match="makefile") as warned:
-            results = close_all(ours(crowd), timeout=PATIENCE)
+            results = close_all(ours(crowd), timeout=DEADLINE)
     assert [warning.filename for warning in warned] == [__file__], "it names the caller, once"
     assert all_closed(crowd)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
@@ -386,7 +386,7 @@ def test_descriptors_above_1023_are_supported(crowd: list[Connection]) -> None:
             high.append(stack.enter_context(socket.socket(fileno=number)))
             sock.close()
         with meanwhile(read_and_close_all, *peers(crowd)):
-            results = close_all(high, timeout=PATIENCE)
+            results = close_all(high, timeout=DEADLINE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
 
 
@@ -395,7 +395,7 @@ def test_close_all_works_without_a_free_descriptor() -> None:
         fill_against_fin(slow)  # so that the close has to wait for an acknowledgement
         both = crowd + slow
         with descriptors.none_left(), meanwhile(read_and_close_all, *peers(both)):
-            results = close_all(ours(both), timeout=PATIENCE)
+            results = close_all(ours(both), timeout=DEADLINE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 7
 
 
@@ -417,7 +417,7 @@ def test_close_all_uses_at_most_one_descriptor(crowd: list[Connection]) -> None:
 def test_tls_says_goodbye_and_the_session_is_forgotten(tls: Session, tcp: Connection) -> None:
     tls.ours.sendall(b"reply")
     with meanwhile(read_and_close_all, tcp.peer, tls.peer) as replies:
-        results = close_all([tls.ours, tcp.ours], timeout=PATIENCE)
+        results = close_all([tls.ours, tcp.ours], timeout=DEADLINE)
     assert replies == [[b"", b"reply"]], "an end without close_notify would be an error"
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 2
     assert [result.notified for result in results] == [True, None]

@@ -31,7 +31,7 @@ from graceful_close._release import shut_for_writing
 from pythons import output_of
 from signals import Stop, each_moment, on_alarm, stop
 from streams import (
-    PATIENCE,
+    DEADLINE,
     REPLY,
     Connection,
     FailsToDetach,
@@ -74,7 +74,7 @@ def test_a_flood_does_not_delay_other_closes_and_ends_too(crowd: list[Connection
         meanwhile(read_and_close_all, *peers(polite)),
     ):
         results = close_all(
-            ours(crowd), timeout=PATIENCE, progress=when_done(len(polite), enough.set)
+            ours(crowd), timeout=DEADLINE, progress=when_done(len(polite), enough.set)
         )
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
     assert all(result.drained > 0 for result in results[:3])
@@ -89,7 +89,7 @@ def test_a_flood_from_peers_that_do_not_read_does_not_delay_other_closes() -> No
         with meanwhile(partial(flood, enough), *peers(floods)):
             results = close_all(
                 ours(floods + polite),
-                timeout=PATIENCE,
+                timeout=DEADLINE,
                 until=CloseOutcome.DELIVERED,
                 progress=when_done(len(polite), enough.set),
             )
@@ -121,7 +121,7 @@ def test_resets_by_peers_during_the_close_are_results(crowd: list[Connection]) -
             reset(peer)
 
     with meanwhile(reset_all, *peers(crowd)):
-        results = close_all(ours(crowd), timeout=PATIENCE)
+        results = close_all(ours(crowd), timeout=DEADLINE)
     assert outcomes(results) == [CloseOutcome.PEER_RESET] * 10
     assert all(isinstance(result.error, ConnectionResetError) for result in results)
 
@@ -131,7 +131,7 @@ def test_half_closed_peers_still_get_our_data(crowd: list[Connection]) -> None:
         send_fin(peer, to=sock)
         sock.sendall(REPLY)
     with meanwhile(read_and_close_all, *peers(crowd)) as replies:
-        results = close_all(ours(crowd), timeout=PATIENCE)
+        results = close_all(ours(crowd), timeout=DEADLINE)
     assert replies == [[REPLY] * 10]
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
 
@@ -155,7 +155,7 @@ def test_a_close_by_another_thread_has_no_effect(crowd: list[Connection]) -> Non
         await_input(sock)
     others = crowd[:2] + crowd[3:]
     with meanwhile(close_detached, *peers(others), victim.peer):
-        results = close_all(ours(crowd), timeout=PATIENCE)
+        results = close_all(ours(crowd), timeout=DEADLINE)
     assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 10
     assert [result.drained for result in results] == [6] * 10
 
@@ -176,7 +176,7 @@ def test_a_reused_descriptor_number_is_not_touched(crowd: list[Connection]) -> N
 
     first.peer.close()
     await_fin(first.ours)
-    results = close_all(ours([first, *others]), timeout=PATIENCE, progress=reuse_number)
+    results = close_all(ours([first, *others]), timeout=DEADLINE, progress=reuse_number)
     with taken[0] as tenant:
         assert outcomes(results) == [CloseOutcome.PEER_CLOSED] * 9
         assert_untouched([unrelated, Connection(tenant, unrelated.peer)])
@@ -212,7 +212,7 @@ def test_progress_is_reported_during_the_closes_and_ends_with_all(
     reports: list[tuple[int, int]] = []
     crowd[9].ours.close()
     with meanwhile(read_and_close_all, *peers(crowd)):
-        close_all(ours(crowd), timeout=PATIENCE, progress=partial(note, reports))
+        close_all(ours(crowd), timeout=DEADLINE, progress=partial(note, reports))
     assert reports[-1] == (10, 10)
     assert {total for _, total in reports} == {10}
     done = [figure for figure, _ in reports]
@@ -222,14 +222,14 @@ def test_progress_is_reported_during_the_closes_and_ends_with_all(
 def test_progress_is_not_reported_before_a_socket_is_closed(tcp: Connection) -> None:
     reports: list[tuple[int, int]] = []
     with meanwhile(read_and_close, tcp.peer):
-        close_all([tcp.ours], timeout=PATIENCE, progress=partial(note, reports))
+        close_all([tcp.ours], timeout=DEADLINE, progress=partial(note, reports))
     assert reports == [(1, 1)]
 
 
 def test_the_deadlines_count_from_the_time_that_is_given(crowd: list[Connection]) -> None:
-    results = close_all_on(Options(PATIENCE), ours(crowd), monotonic() - 2 * PATIENCE)
+    results = close_all_on(Options(DEADLINE), ours(crowd), monotonic() - 2 * DEADLINE)
     assert outcomes(results) == [CloseOutcome.TIMED_OUT] * 10
-    assert all(result.elapsed >= 2 * PATIENCE for result in results)
+    assert all(result.elapsed >= 2 * DEADLINE for result in results)
 
 
 def test_an_exception_of_progress_is_raised_after_all_sockets_are_closed(
@@ -241,7 +241,7 @@ def test_an_exception_of_progress_is_raised_after_all_sockets_are_closed(
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError, match="no more"):
-        close_all(ours(crowd), timeout=PATIENCE, progress=give_up)
+        close_all(ours(crowd), timeout=DEADLINE, progress=give_up)
     assert all_closed(crowd)
 
 
@@ -254,7 +254,7 @@ def test_an_exception_from_a_signal_handler_closes_all_sockets_immediately_and_p
 ) -> None:
     set_linger(crowd[0].ours, LingerPolicy.TIMED, 20)
     with on_alarm(stop, 0.05), pytest.raises(Stop):
-        close_all(ours(crowd), timeout=PATIENCE)
+        close_all(ours(crowd), timeout=DEADLINE)
     assert all_closed(crowd)
 
 
@@ -306,7 +306,7 @@ def test_a_bug_in_one_close_does_not_shorten_the_others(
     reply_early(crowd, b"unread")
     with meanwhile(read_and_close_all, *peers(crowd[1:])) as replies:
         with pytest.raises(MemoryError) as raised:
-            close_all(ours(crowd), timeout=PATIENCE, progress=partial(note, reports))
+            close_all(ours(crowd), timeout=DEADLINE, progress=partial(note, reports))
     assert raised.value is bug
     assert all_closed(crowd)
     assert replies == [[REPLY] * 9]
@@ -322,7 +322,7 @@ def test_a_socket_that_fails_before_its_close_begins_does_not_shorten_the_others
     reply_early(others, b"unread")
     with meanwhile(read_and_close_all, *peers(others)) as replies:
         with pytest.raises(RuntimeError, match="a bug"):
-            close_all(socks, timeout=PATIENCE)
+            close_all(socks, timeout=DEADLINE)
     assert crowd[4].peer.recv(1) == b""
     assert all_closed(crowd)
     assert replies == [[REPLY] * 9]
@@ -335,7 +335,7 @@ ELSEWHERE = """
 {patch}
 import socket, threading
 from graceful_close import CloseOutcome, close_all
-from streams import PATIENCE, connect_many, meanwhile, read_and_close
+from streams import DEADLINE, connect_many, meanwhile, read_and_close
 with connect_many(50) as crowd, connect_many(2, "unix") as silent:
     for ours, peer in crowd:
         ours.sendall(b"reply")
@@ -352,7 +352,7 @@ with connect_many(50) as crowd, connect_many(2, "unix") as silent:
     counter = threading.Thread(target=count, daemon=True)
     counter.start()
     with meanwhile(read, *(peer for _, peer in crowd)) as replies:
-        results = close_all([ours for ours, _ in crowd], timeout=PATIENCE)
+        results = close_all([ours for ours, _ in crowd], timeout=DEADLINE)
     assert replies == [[b"reply"] * 50], replies
     assert {result.outcome for result in results} == {CloseOutcome.PEER_CLOSED}, results
     results = close_all([ours for ours, _ in silent], timeout=0.2)

@@ -34,7 +34,7 @@ from graceful_close._step import (
 from graceful_close._tls import LastRecords
 from signals import Stop
 from streams import (
-    PATIENCE,
+    DEADLINE,
     await_reset,
     ends_in_reset,
     fill,
@@ -61,7 +61,7 @@ def holder_of(connection: Connection) -> socket.socket:
 
 def await_acknowledgement(connection: Connection) -> None:
     """Wait until our FIN is acknowledged."""
-    until = monotonic() + PATIENCE
+    until = monotonic() + DEADLINE
     while unacked_bytes(connection.sock):
         assert monotonic() < until
 
@@ -148,7 +148,7 @@ def test_an_answer_to_our_fin_needs_no_machine(tcp: Pair) -> None:
     assert connection._machine is None
     result = connection.let_go()
     assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, False)
-    assert 0 <= result.elapsed < PATIENCE
+    assert 0 <= result.elapsed < DEADLINE
 
 
 def test_which_of_two_fins_that_have_crossed_was_first_is_not_known(tcp: Pair) -> None:

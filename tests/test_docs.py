@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 from graceful_close import GracefulListener
 from started import free_port
 from streams import (
-    PATIENCE,
+    DEADLINE,
     connect,
     connect_many,
     ends_in_reset,
@@ -99,8 +99,8 @@ class Reader:
             assert server.stdout is not None
             assert server.stdout.readline() == "listening\n"
             with self.running(client) as peer:
-                output, _ = server.communicate(timeout=PATIENCE)
-                answer, _ = peer.communicate("\n", timeout=PATIENCE)
+                output, _ = server.communicate(timeout=DEADLINE)
+                answer, _ = peer.communicate("\n", timeout=DEADLINE)
                 assert (server.returncode, peer.returncode) == (0, 0)
         return output, answer
 
@@ -199,7 +199,7 @@ def test_the_server_in_the_how_to_ends_without_a_reset(listener: socket.socket) 
     async def handle(request: bytes) -> bytes:
         if request == b"stop, and then answer\n":
             os.kill(os.getpid(), signal.SIGTERM)
-            await asyncio.wait_for(idle_has_ended.wait(), PATIENCE)
+            await asyncio.wait_for(idle_has_ended.wait(), DEADLINE)
         return request
 
     names["handle"] = handle
@@ -209,8 +209,8 @@ def test_the_server_in_the_how_to_ends_without_a_reset(listener: socket.socket) 
 
         def talk() -> tuple[bytes, bytes]:
             with (
-                socket.create_connection(listener.getsockname(), PATIENCE) as idle,
-                socket.create_connection(listener.getsockname(), PATIENCE) as busy,
+                socket.create_connection(listener.getsockname(), DEADLINE) as idle,
+                socket.create_connection(listener.getsockname(), DEADLINE) as busy,
             ):
                 idle.sendall(b"first\n")
                 assert idle.recv(100) == b"first\n"
@@ -255,12 +255,12 @@ def test_the_server_in_the_how_to_removes_a_client_that_resets(listener: socket.
         loop.set_exception_handler(lambda _, context: errors.append(context))
         serving = asyncio.create_task(names["serve_until_sigterm"](listener))
         reset(await asyncio.to_thread(talk))
-        await asyncio.wait_for(ended.wait(), PATIENCE)
+        await asyncio.wait_for(ended.wait(), DEADLINE)
         os.kill(os.getpid(), signal.SIGTERM)
         await serving
 
     def talk() -> socket.socket:
-        client = socket.create_connection(listener.getsockname(), PATIENCE)
+        client = socket.create_connection(listener.getsockname(), DEADLINE)
         client.sendall(b"first\n")
         assert client.recv(100) == b"FIRST\n"
         return client
@@ -278,13 +278,13 @@ def test_the_server_in_the_how_to_resets_connections_at_its_deadline(
 
     async def handle(request: bytes) -> bytes:
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.sleep(PATIENCE)
+        await asyncio.sleep(DEADLINE)
         return request
 
     names["handle"] = handle
 
     async def serve() -> None:
-        with socket.create_connection(listener.getsockname(), PATIENCE) as late:
+        with socket.create_connection(listener.getsockname(), DEADLINE) as late:
             late.sendall(b"slow\n")
             await names["serve_until_sigterm"](listener)
             assert ends_in_reset(late)  # before asyncio.run() cancels the remaining tasks
@@ -299,7 +299,7 @@ def test_the_stop_in_the_how_to_answers_the_backlog(capsys: pytest.CaptureFixtur
     with contextlib.ExitStack() as peers:
         replies: list[list[bytes]] = []
         for _ in range(3):
-            peer = socket.create_connection(listener.getsockname(), PATIENCE)
+            peer = socket.create_connection(listener.getsockname(), DEADLINE)
             peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
             replies.append(peers.enter_context(meanwhile(read_and_close, peer)))
         names["stop_listening"](listener)
@@ -337,7 +337,7 @@ def test_a_handler_that_raises_in_the_how_to_resets(
     names = block_of(HOW_TO, "StrictServer")
     with names[server](("127.0.0.1", 0), names["Handler"]) as made:
         made.daemon_threads = False  # server_close() waits for the handler's thread
-        with socket.create_connection(made.server_address, PATIENCE) as client:
+        with socket.create_connection(made.server_address, DEADLINE) as client:
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
             made.handle_request()
             if reset:

@@ -12,7 +12,7 @@ import pytest
 from graceful_close import _drain
 from graceful_close._drain import Drain, drain_of
 from graceful_close._platform import SYSTEMS
-from streams import PATIENCE, Connection, meanwhile
+from streams import DEADLINE, Connection, meanwhile
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere nothing is discarded in the kernel"
@@ -24,7 +24,7 @@ WAYS = [True, False]  # in the kernel, and by a copy
 def await_input(sock: socket.socket, count: int) -> None:
     """Wait until `count` bytes can be read (SO_RCVLOWAT, socket(7))."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
-    assert select.select([sock], [], [], PATIENCE)[0]
+    assert select.select([sock], [], [], DEADLINE)[0]
 
 
 @pytest.mark.parametrize("in_kernel", WAYS)
@@ -37,7 +37,7 @@ def test_a_read_takes_what_is_there_up_to_the_allowance(
     assert drain.read(tcp.ours, 10) == 10
     assert drain.read(tcp.ours, 5000) == 990
     tcp.peer.close()
-    assert select.select([tcp.ours], [], [], PATIENCE)[0]
+    assert select.select([tcp.ours], [], [], DEADLINE)[0]
     assert drain.read(tcp.ours, None) == 0
 
 

@@ -15,7 +15,7 @@ import pytest
 from event_loops import LOOPS
 from graceful_close import CloseOutcome, CloseResult
 from graceful_close.asyncio import Reaper, close_all, graceful_close, graceful_loop
-from streams import PATIENCE
+from streams import DEADLINE
 from test_asyncio import KINDS, in_thread, pair, read_then_close, run_in, upload_then_read
 from test_asyncio_server import MEGABYTES, REPLY, Protocol, early_reply, served
 
@@ -43,7 +43,7 @@ def run_with(loop: str, factory: str, test: Coroutine[Any, Any, None]) -> None:
     def new_loop() -> asyncio.AbstractEventLoop:
         plain = LOOPS[loop]()
         plain.close()
-        made = graceful_loop(type(plain), timeout=PATIENCE)()
+        made = graceful_loop(type(plain), timeout=DEADLINE)()
         made.set_task_factory(FACTORIES[factory])
         return made
 
@@ -65,7 +65,7 @@ class ClosesInDataReceived(Protocol):
 
 class ClosesInATask(ClosesInDataReceived):
     def end(self) -> None:
-        self.task = asyncio.ensure_future(graceful_close(self.transport, timeout=PATIENCE))
+        self.task = asyncio.ensure_future(graceful_close(self.transport, timeout=DEADLINE))
 
 
 @pytest.mark.parametrize("protocol", [ClosesInDataReceived, ClosesInATask])
@@ -113,9 +113,9 @@ def test_the_closes_of_a_reaper_and_of_close_all_end(
                 each.writer.write(MEGABYTES)
             peers = (first.peer, second.peer, third.peer)
             clients = [asyncio.create_task(in_thread(read_then_close, peer)) for peer in peers]
-            async with Reaper(timeout=PATIENCE, on_close=results.append) as reaper:
+            async with Reaper(timeout=DEADLINE, on_close=results.append) as reaper:
                 reaper.submit(first.writer)
-            results += await close_all([second.writer, third.writer], timeout=PATIENCE)
+            results += await close_all([second.writer, third.writer], timeout=DEADLINE)
             assert [await client for client in clients] == [MEGABYTES] * 3
         assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 3
         assert all(result.clean for result in results)

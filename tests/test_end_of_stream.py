@@ -14,7 +14,7 @@ import pytest
 from drivers import DELIVERING, GRACEFUL, Close, parts
 from graceful_close import CloseOutcome, LingerPolicy
 from streams import (
-    PATIENCE,
+    DEADLINE,
     Connection,
     await_input,
     connect,
@@ -84,7 +84,7 @@ def test_a_timeout_of_0_does_not_prove_a_close(after_shut_rd: Connection, close:
 
 @every_close
 def test_silence_ends_at_the_idle_timeout(after_shut_rd: Connection, close: Close) -> None:
-    result = close(after_shut_rd.ours, timeout=PATIENCE, idle_timeout=0.2)
+    result = close(after_shut_rd.ours, timeout=DEADLINE, idle_timeout=0.2)
     assert result.outcome is CloseOutcome.IDLE_TIMED_OUT
     assert 0.2 <= result.elapsed < PROMPTLY
 
@@ -92,7 +92,7 @@ def test_silence_ends_at_the_idle_timeout(after_shut_rd: Connection, close: Clos
 @every_close
 def test_the_peers_fin_ends_the_close(after_shut_rd: Connection, close: Close) -> None:
     with meanwhile(closes_after_a_delay, after_shut_rd.peer) as received:
-        result = close(after_shut_rd.ours, timeout=PATIENCE)
+        result = close(after_shut_rd.ours, timeout=DEADLINE)
     assert received == [b"reply"]
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
     assert result.elapsed < PROMPTLY
@@ -105,7 +105,7 @@ def test_an_earlier_fin_of_the_peer_ends_the_close_immediately(
 ) -> None:
     send_fin(internet.peer, to=internet.ours)
     internet.ours.shutdown(socket.SHUT_RD)
-    result = close(internet.ours, timeout=PATIENCE)
+    result = close(internet.ours, timeout=DEADLINE)
     assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, True)
     assert result.elapsed < PROMPTLY
 
@@ -118,7 +118,7 @@ def test_a_connection_that_the_callers_shutdown_has_ended_is_clean(
     send_fin(internet.peer, to=internet.ours)
     internet.ours.shutdown(socket.SHUT_RDWR)
     assert internet.peer.recv(1) == b""
-    result = close(internet.ours, timeout=PATIENCE)
+    result = close(internet.ours, timeout=DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.NOT_CONNECTED, 0)
     assert result.elapsed < PROMPTLY
     assert result.clean
@@ -128,7 +128,7 @@ def test_a_connection_that_the_callers_shutdown_has_ended_is_clean(
 def test_delivered_is_returned_at_the_acknowledgement(
     after_shut_rd: Connection, close: Close
 ) -> None:
-    result = close(after_shut_rd.ours, timeout=PATIENCE)
+    result = close(after_shut_rd.ours, timeout=DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
     assert result.elapsed < PROMPTLY
     assert after_shut_rd.peer.recv(10) == b"reply"
@@ -138,7 +138,7 @@ def test_delivered_is_returned_at_the_acknowledgement(
 @every_close
 def test_a_peer_that_resets_has_not_closed(after_shut_rd: Connection, close: Close) -> None:
     with meanwhile(resets_after_a_delay, after_shut_rd.peer):
-        result = close(after_shut_rd.ours, timeout=PATIENCE)
+        result = close(after_shut_rd.ours, timeout=DEADLINE)
     assert result.outcome is CloseOutcome.PEER_RESET
     assert result.elapsed < PROMPTLY
     assert not result.clean
@@ -181,7 +181,7 @@ def test_a_peek_offset_does_not_hide_input(
     await_input(stream.ours)
     stream.ours.sendall(b"reply")
     with meanwhile(read_and_close, stream.peer) as received:
-        result = close(stream.ours, timeout=PATIENCE)
+        result = close(stream.ours, timeout=DEADLINE)
     assert received == [b"reply"]
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 6)
     assert result.elapsed < PROMPTLY
@@ -195,7 +195,7 @@ def test_a_low_water_mark_does_not_delay_the_close_and_is_kept(
     tcp.peer.sendall(b"upload")
     dup = socket.socket(fileno=os.dup(tcp.ours.fileno()))
     with closing_it(dup), meanwhile(closes_after_a_delay, tcp.peer):
-        result = close(tcp.ours, timeout=PATIENCE)
+        result = close(tcp.ours, timeout=DEADLINE)
         assert dup.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1000
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 6)
     assert result.elapsed < PROMPTLY
@@ -218,5 +218,5 @@ def test_a_low_water_mark_hides_no_reset(close: Close) -> None:
         peer.sendall(b"upload")
         ours.sendall(b"reply")
         peer.close()  # AF_UNIX reports a reset, because the reply was not read
-        result = close(ours, timeout=PATIENCE)
+        result = close(ours, timeout=DEADLINE)
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_RESET, 6)

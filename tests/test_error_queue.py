@@ -12,7 +12,7 @@ import pytest
 
 from drivers import DELIVERING, GRACEFUL, Close, parts
 from graceful_close import CloseOutcome
-from streams import PATIENCE, Connection, await_reset, connect, meanwhile, read_and_close
+from streams import DEADLINE, Connection, await_reset, connect, meanwhile, read_and_close
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has an error queue")
 
@@ -74,7 +74,7 @@ def test_the_wait_for_a_silent_peer_does_not_spin(
     result = close(tcp.ours, timeout=WAIT)
     assert time.process_time() - before < MOST_CPU
     assert (result.outcome, result.error) == (CloseOutcome.TIMED_OUT, None)
-    assert WAIT <= result.elapsed < WAIT + PATIENCE / 10
+    assert WAIT <= result.elapsed < WAIT + DEADLINE / 10
 
 
 @every_entry
@@ -90,7 +90,7 @@ def test_the_wait_for_an_acknowledgement_does_not_spin(leave: Leave, close: Clos
         assert unread > 0
         assert result.outcome is CloseOutcome.TIMED_OUT
         assert (result.unacked or 0) > 0
-        assert WAIT <= result.elapsed < WAIT + PATIENCE / 10
+        assert WAIT <= result.elapsed < WAIT + DEADLINE / 10
 
 
 @every_entry
@@ -100,9 +100,9 @@ def test_the_peers_fin_is_seen_despite_an_entry(
 ) -> None:
     with_an_entry(tcp, leave)
     with meanwhile(read_and_close, tcp.peer):
-        result = close(tcp.ours, timeout=PATIENCE)
+        result = close(tcp.ours, timeout=DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
-    assert result.elapsed < PATIENCE / 10
+    assert result.elapsed < DEADLINE / 10
 
 
 @every_entry
@@ -112,6 +112,6 @@ def test_an_entry_makes_a_socket_that_is_always_ready(tcp: Connection, leave: Le
     poller = select.poll()
     poller.register(tcp.ours, select.POLLIN)
     for _ in range(3):
-        assert poller.poll(PATIENCE * 1000) == [(tcp.ours.fileno(), select.POLLERR)]
+        assert poller.poll(DEADLINE * 1000) == [(tcp.ours.fileno(), select.POLLERR)]
         with pytest.raises(BlockingIOError):
             tcp.ours.recv(1, socket.MSG_DONTWAIT)

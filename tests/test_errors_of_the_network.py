@@ -31,7 +31,7 @@ from graceful_close import (
     set_linger,
     unacked_bytes,
 )
-from streams import PATIENCE, Connection, await_reset, connect_many, meanwhile, read_all
+from streams import DEADLINE, Connection, await_reset, connect_many, meanwhile, read_all
 
 every_close = pytest.mark.parametrize("close", parts(GRACEFUL))
 
@@ -49,7 +49,7 @@ def kill(sock: socket.socket) -> None:
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        timeout=PATIENCE,
+        timeout=DEADLINE,
     )
 
 
@@ -72,7 +72,7 @@ def assert_given_up(result: CloseResult, number: int) -> None:
     assert result.outcome is CloseOutcome.TIMED_OUT
     assert result.error is not None
     assert result.error.errno == number
-    assert result.elapsed < PATIENCE / 2, "not at the deadline"
+    assert result.elapsed < DEADLINE / 2, "not at the deadline"
     assert not result.clean
 
 
@@ -84,7 +84,7 @@ def test_a_killed_connection_is_not_reported_as_ended_by_the_peer(
     killable.ours.sendall(b"reply")
     kill(killable.ours)
     await_reset(killable.ours)
-    result = close(killable.ours, timeout=PATIENCE, on_timeout=policy)
+    result = close(killable.ours, timeout=DEADLINE, on_timeout=policy)
     assert_given_up(result, errno.ECONNABORTED)
     assert killable.ours.fileno() == -1
 
@@ -106,7 +106,7 @@ def test_a_connection_may_be_killed_during_its_close(
         kill(dup)
 
     with dup, meanwhile(kill_after_the_fin, killable.peer):
-        result = close(killable.ours, timeout=PATIENCE)
+        result = close(killable.ours, timeout=DEADLINE)
     assert_given_up(result, errno.ECONNABORTED)
 
 
@@ -126,7 +126,7 @@ def test_a_killed_connection_does_not_change_the_results_of_others(
             ours.sendall(b"reply")
             peer.shutdown(socket.SHUT_WR)
         kill(killable.ours)
-        killed, *results = close_all(socks, timeout=PATIENCE)
+        killed, *results = close_all(socks, timeout=DEADLINE)
         assert_given_up(killed, errno.ECONNABORTED)
         for result, (_, peer) in zip(results, others, strict=True):
             assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
@@ -134,11 +134,11 @@ def test_a_killed_connection_does_not_change_the_results_of_others(
 
 
 def test_a_reaper_continues_after_a_killed_connection(killable: Connection) -> None:
-    with connect_many(1) as [(ours, peer)], Reaper(timeout=PATIENCE) as reaper:
+    with connect_many(1) as [(ours, peer)], Reaper(timeout=DEADLINE) as reaper:
         kill(killable.ours)
-        assert_given_up(reaper.submit(killable.ours).result(PATIENCE), errno.ECONNABORTED)
+        assert_given_up(reaper.submit(killable.ours).result(DEADLINE), errno.ECONNABORTED)
         peer.shutdown(socket.SHUT_WR)
-        assert reaper.submit(ours).result(PATIENCE).clean
+        assert reaper.submit(ours).result(DEADLINE).clean
 
 
 # --- a family without socket options in Python ------------------------------------------------
@@ -215,6 +215,6 @@ def test_a_vsock_does_not_change_the_results_of_others(
     vsock: socket.socket, tcp: Connection
 ) -> None:
     tcp.peer.shutdown(socket.SHUT_WR)
-    first, second = close_all([vsock, tcp.ours], timeout=PATIENCE)
+    first, second = close_all([vsock, tcp.ours], timeout=DEADLINE)
     assert first.outcome is CloseOutcome.NOT_CONNECTED
     assert (second.outcome, second.unacked) == (CloseOutcome.PEER_CLOSED, 0)

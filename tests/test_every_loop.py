@@ -32,7 +32,7 @@ from every_loop import (
     upload_then_read,
 )
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, set_linger
-from streams import PATIENCE, await_reset, meanwhile, read_all, read_and_close, reset
+from streams import DEADLINE, await_reset, meanwhile, read_all, read_and_close, reset
 
 on_every_kind_of_tcp = on(EVERY, ["tcp", *TLS])
 
@@ -49,7 +49,7 @@ async def test_an_early_reply_to_a_large_upload_arrives_complete_every_time(
                 # A head was read, and more than that has left the kernel.
                 assert await loop.receive(stream, 1000)
                 await loop.send(stream, REPLY)
-                result = await loop.module.graceful_close(stream, timeout=PATIENCE)
+                result = await loop.module.graceful_close(stream, timeout=DEADLINE)
             assert received == [REPLY]
             assert result.outcome is CloseOutcome.PEER_CLOSED
             assert result.clean
@@ -62,7 +62,7 @@ async def test_after_the_close_the_stream_is_closed_and_the_descriptor_is_free(
     async with pair(loop, kind) as (stream, peer):
         raw = loop.raw(stream)
         with meanwhile(read_and_close, peer) as received:
-            await loop.module.graceful_close(stream, timeout=PATIENCE)
+            await loop.module.graceful_close(stream, timeout=DEADLINE)
         assert raw.fileno() == -1
         assert received == [b""]
         await loop.require_closed(stream)
@@ -78,12 +78,12 @@ async def test_timed_linger_close_ends_with_the_acknowledgement(loop: Loop, kind
         seconds, outcome = (
             (0.1, CloseOutcome.TIMED_OUT)
             if kind == "unix"
-            else (PATIENCE, CloseOutcome.DELIVERED)
+            else (DEADLINE, CloseOutcome.DELIVERED)
         )
         result = await loop.module.timed_linger_close(stream, seconds)
         assert result.outcome is outcome
         assert kind == "unix" or result.unacked == 0
-        assert result.elapsed < PATIENCE / 2
+        assert result.elapsed < DEADLINE / 2
         assert await in_thread(read_all, peer) == REPLY
 
 
@@ -108,7 +108,7 @@ async def test_other_tasks_run_while_a_close_waits(loop: Loop) -> None:
             await in_thread(read_and_close, peer)  # to the FIN, which the close has sent
 
         group.start_soon(answer)
-        result = await loop.module.graceful_close(stream, timeout=PATIENCE)
+        result = await loop.module.graceful_close(stream, timeout=DEADLINE)
         assert result.outcome is CloseOutcome.PEER_CLOSED
 
 
@@ -121,7 +121,7 @@ async def test_a_reset_while_the_close_drains_is_a_result(loop: Loop, kind: str)
     async with pair(loop, kind) as (stream, peer):
         raw = loop.raw(stream)
         with meanwhile(read_and_reset, peer):
-            result = await loop.module.graceful_close(stream, timeout=PATIENCE)
+            result = await loop.module.graceful_close(stream, timeout=DEADLINE)
         assert result.outcome is CloseOutcome.PEER_RESET
         assert raw.fileno() == -1
 
@@ -131,7 +131,7 @@ async def test_the_result_of_a_reset_does_not_mention_tls_without_tls(loop: Loop
     async with pair(loop) as (stream, peer):
         reset(peer)
         await_reset(StandIn(loop.raw(stream).fileno()))
-        result = await loop.module.graceful_close(stream, timeout=PATIENCE)
+        result = await loop.module.graceful_close(stream, timeout=DEADLINE)
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, None)
 
 
@@ -158,7 +158,7 @@ async def test_a_linger_time_on_the_socket_does_not_delay_a_close(
         started = monotonic()
         options = {"timeout": 0.05} if close == "graceful_close" else {}
         await getattr(loop.module, close)(stream, **options)
-        assert monotonic() - started < PATIENCE / 2
+        assert monotonic() - started < DEADLINE / 2
 
 
 @every_close
@@ -176,7 +176,7 @@ async def test_a_close_that_was_cancelled_without_descriptors_does_not_affect_th
 ) -> None:
     async with pair(loop) as (first, _), pair(loop) as (second, _):
         with anyio.move_on_after(0.05), descriptors.none_left():
-            await loop.module.graceful_close(first, timeout=PATIENCE)
+            await loop.module.graceful_close(first, timeout=DEADLINE)
         result = await loop.module.graceful_close(second, timeout=0.05)
         assert result.outcome is CloseOutcome.TIMED_OUT
 
@@ -205,7 +205,7 @@ async def test_an_abort_is_a_reset(loop: Loop, kind: str) -> None:
 @every_kind
 async def test_closing_commits_when_the_body_ends(loop: Loop, kind: str) -> None:
     async with pair(loop, kind) as (stream, peer):
-        context = loop.module.closing(stream, timeout=PATIENCE)
+        context = loop.module.closing(stream, timeout=DEADLINE)
         with meanwhile(upload_then_read, peer) as received:
             async with context as same:
                 assert same is stream

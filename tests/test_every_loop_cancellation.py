@@ -26,7 +26,7 @@ from every_loop import (
     pair,
     uses,
 )
-from streams import PATIENCE, meanwhile, read_and_close
+from streams import DEADLINE, meanwhile, read_and_close
 from tls_sessions import read_raw, read_raw_and_close
 
 # This stream is closed at the end, so a task may see the end of the connection before.
@@ -93,7 +93,7 @@ async def test_in_a_shield_a_close_finishes_although_the_scope_is_cancelled(
         with anyio.CancelScope() as scope, meanwhile(read_and_close, peer):
             scope.cancel()
             with anyio.CancelScope(shield=True):
-                assert (await loop.module.graceful_close(stream, timeout=PATIENCE)).clean
+                assert (await loop.module.graceful_close(stream, timeout=DEADLINE)).clean
 
 
 @on(TRIO_AND_ANYIO)
@@ -135,7 +135,7 @@ async def test_a_task_that_waits_for_input_is_woken(loop: Loop, kind: str) -> No
         group.start_soon(uses, partial(loop.receive, stream), met)
         await anyio.wait_all_tasks_blocked()
         with meanwhile(read_and_close, peer) as received:
-            result = await loop.module.graceful_close(stream, timeout=PATIENCE)
+            result = await loop.module.graceful_close(stream, timeout=DEADLINE)
         assert received == [b""]
         assert result.clean
     assert len(met) == 1
@@ -150,7 +150,7 @@ async def test_a_task_that_waits_for_room_is_woken(loop: Loop, kind: str) -> Non
             group.start_soon(uses, partial(loop.send, stream, bytes(30_000_000)), met)
             await anyio.wait_all_tasks_blocked()
             with meanwhile(read_raw_and_close, peer):
-                result = await loop.module.graceful_close(stream, timeout=PATIENCE)
+                result = await loop.module.graceful_close(stream, timeout=DEADLINE)
             # The record of that task is cut, so no close_notify can follow.
             assert result.notified is (False if kind in TLS else None)
     assert len(met) == 1

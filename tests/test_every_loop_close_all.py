@@ -22,7 +22,7 @@ from every_loop import (
     upload_then_read,
 )
 from graceful_close import CloseOutcome
-from streams import PATIENCE, connect_many, meanwhile, read_and_close
+from streams import DEADLINE, connect_many, meanwhile, read_and_close
 from tls_sessions import records
 
 
@@ -64,7 +64,7 @@ async def test_many_of_every_kind_lose_no_reply(loop: Loop) -> None:
             assert await loop.receive(stream, 10)
             await loop.send(stream, REPLY)
             streams.append(stream)
-        results = await loop.module.close_all(streams, timeout=PATIENCE)
+        results = await loop.module.close_all(streams, timeout=DEADLINE)
         for result, kind in zip(results, kinds, strict=True):
             assert result.outcome is CloseOutcome.PEER_CLOSED
             assert result.notified is (True if kind in TLS else None)
@@ -100,7 +100,7 @@ async def test_a_close_notify_that_waits_for_room_goes_out_among_many(loop: Loop
             meanwhile(send_then_read_raw, slow.peer) as late,
             meanwhile(read_and_close, quick.peer) as soon,
         ):
-            results = await loop.module.close_all([slow.stream, quick.stream], timeout=PATIENCE)
+            results = await loop.module.close_all([slow.stream, quick.stream], timeout=DEADLINE)
         assert (soon, len(records(late[0][written:]))) == ([b""], 1)
         assert [result.notified for result in results] == [True, True]
         assert [result.drained for result in results] == [1_000_000, 0]
@@ -113,7 +113,7 @@ async def test_a_stream_that_is_given_in_several_forms_is_closed_once(loop: Loop
         if loop.module is graceful_close.trio:
             forms.insert(0, loop.raw(stream))
         with meanwhile(read_and_close, peer) as received:
-            results = await loop.module.close_all(forms, timeout=PATIENCE)
+            results = await loop.module.close_all(forms, timeout=DEADLINE)
         assert received == [b""]
         assert len({id(result) for result in results}) == 1
         assert results[0].check().notified

@@ -28,7 +28,7 @@ from every_loop import (
 )
 from graceful_close import CloseOutcome
 from streams import (
-    PATIENCE,
+    DEADLINE,
     await_fin,
     await_input,
     connect,
@@ -50,11 +50,11 @@ async def test_one_close_notify_goes_out_and_the_fin_does_not_wait_for_the_peers
 ) -> None:
     async with pair(loop, kind) as (stream, peer):
         with meanwhile(read_raw_and_close, peer) as received:
-            result = await loop.module.graceful_close(stream, timeout=PATIENCE)
+            result = await loop.module.graceful_close(stream, timeout=DEADLINE)
         assert is_one_close_notify(received[0], version_of(kind))
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert (result.notified, result.peer_notified) == (True, None)
-        assert result.elapsed < PATIENCE / 2
+        assert result.elapsed < DEADLINE / 2
 
 
 @every_tls
@@ -67,7 +67,7 @@ async def test_input_that_is_not_decrypted_does_not_stop_close_notify(
         await_input(loop.raw(stream))
         assert await loop.receive(stream, 1) == b"u"
         with meanwhile(read_and_close, peer) as received:
-            result = await loop.module.graceful_close(stream, timeout=PATIENCE)
+            result = await loop.module.graceful_close(stream, timeout=DEADLINE)
         assert received == [b""]
         assert result.notified
 
@@ -78,7 +78,7 @@ async def test_the_result_reports_the_close_notify_of_the_peer(loop: Loop, kind:
         send_close_notify(peer)
         assert await loop.receive(stream) == b""
         with meanwhile(read_raw_and_close, peer):
-            result = await loop.module.graceful_close(stream, timeout=PATIENCE)
+            result = await loop.module.graceful_close(stream, timeout=DEADLINE)
         assert (result.notified, result.peer_notified) == (True, True)
 
 
@@ -94,7 +94,7 @@ async def test_a_fin_is_not_taken_for_the_close_notify_of_the_peer(
         else:
             assert await loop.receive(stream) == b""
         with meanwhile(read_raw_and_close, peer):
-            result = await loop.module.graceful_close(stream, timeout=PATIENCE)
+            result = await loop.module.graceful_close(stream, timeout=DEADLINE)
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert result.notified is False
         assert not result.peer_notified
@@ -111,7 +111,7 @@ async def test_a_close_notify_after_the_peers_fin_is_reported_only_if_it_goes_ou
         for _ in range(10):  # the transport reads it, too
             await anyio.lowlevel.checkpoint()
         with meanwhile(read_raw_and_close, peer) as received:
-            result = await loop.module.graceful_close(stream, timeout=PATIENCE)
+            result = await loop.module.graceful_close(stream, timeout=DEADLINE)
         notified = is_one_close_notify(last_record(received[0]), version_of(kind))
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, notified)
 
@@ -154,7 +154,7 @@ async def test_each_session_of_tls_over_tls_sends_its_close_notify(loop: Loop) -
             group.start_soon(upload_and_read)
             await loop.receive(stream, 10)
             await loop.send(stream, b"reply")
-            result = await loop.module.graceful_close(stream, timeout=PATIENCE)
+            result = await loop.module.graceful_close(stream, timeout=DEADLINE)
             assert result.check().notified
         assert heard == [b"reply"]
 
@@ -173,7 +173,7 @@ async def test_while_close_notify_waits_for_room_the_upload_is_read(
         written = leave_no_room(loop.raw(stream))
         with meanwhile(send_then_read_raw, peer) as received:
             result = await loop.module.graceful_close(
-                stream, timeout=PATIENCE, idle_timeout=PATIENCE / 2
+                stream, timeout=DEADLINE, idle_timeout=DEADLINE / 2
             )
         assert is_one_close_notify(received[0][written:], ssl.TLSVersion.TLSv1_2)
         assert result.outcome is CloseOutcome.PEER_CLOSED
@@ -184,7 +184,7 @@ async def test_while_close_notify_waits_for_room_the_upload_is_read(
     ("options", "outcome"),
     [
         ({"timeout": 0.2}, CloseOutcome.TIMED_OUT),
-        ({"timeout": PATIENCE, "idle_timeout": 0.2}, CloseOutcome.IDLE_TIMED_OUT),
+        ({"timeout": DEADLINE, "idle_timeout": 0.2}, CloseOutcome.IDLE_TIMED_OUT),
     ],
 )
 @on(TRIO_AND_ANYIO)
@@ -195,7 +195,7 @@ async def test_a_close_notify_without_room_until_the_deadline_is_not_claimed(
         leave_no_room(loop.raw(stream))
         result = await loop.module.graceful_close(stream, **options)
         assert (result.outcome, result.notified) == (outcome, False)
-        assert 0.2 <= result.elapsed < PATIENCE
+        assert 0.2 <= result.elapsed < DEADLINE
         assert not result.clean
 
 
@@ -219,6 +219,6 @@ async def test_a_reset_while_close_notify_waits_is_a_result(loop: Loop) -> None:
 
         async with anyio.create_task_group() as group:
             group.start_soon(reset_later)
-            result = await loop.module.graceful_close(stream, timeout=PATIENCE)
+            result = await loop.module.graceful_close(stream, timeout=DEADLINE)
             assert result.outcome is CloseOutcome.PEER_RESET
             assert isinstance(result.error, ConnectionResetError)

@@ -15,7 +15,7 @@ import pytest
 
 from graceful_close import _signals as signals  # pyright: ignore[reportPrivateUsage]
 from graceful_close import exit_at_sigterm
-from streams import PATIENCE
+from streams import DEADLINE
 
 if sys.platform == "win32":
     pytest.skip("processes do not get SIGTERM there", allow_module_level=True)
@@ -49,7 +49,7 @@ def test_a_reaper_finishes_before_the_program_ends() -> None:
     ) as program:
         assert program.stdout is not None
         port = int(program.stdout.readline())
-        with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
             assert program.stdout.readline() == "submitted\n"
             program.terminate()
             assert client.recv(100) == b"reply"
@@ -57,7 +57,7 @@ def test_a_reaper_finishes_before_the_program_ends() -> None:
             client.sendall(
                 bytes(20_000_000)
             )  # more than the buffers hold, so that RST would truncate it
-        assert program.wait(PATIENCE) == 0
+        assert program.wait(DEADLINE) == 0
 
 
 def test_sigterm_raises_system_exit_in_the_main_thread() -> None:
@@ -111,5 +111,5 @@ def test_only_the_main_thread_may_call_exit_at_sigterm() -> None:
 
     thread = threading.Thread(target=call)
     thread.start()
-    thread.join(PATIENCE)
+    thread.join(DEADLINE)
     assert "main thread" in str(raised[0])

@@ -29,7 +29,7 @@ from graceful_close import (
 )
 from pythons import PYPY, output_of
 from streams import (
-    PATIENCE,
+    DEADLINE,
     Connection,
     await_fin,
     await_reset,
@@ -68,7 +68,7 @@ def peer_process(peer: socket.socket) -> Generator[subprocess.Popen[bytes], None
 def test_a_killed_peer_is_reported_as_closed(tcp: Connection) -> None:
     with peer_process(tcp.peer) as process:
         process.send_signal(signal.SIGKILL)
-        result = graceful_close(tcp.ours, timeout=PATIENCE)
+        result = graceful_close(tcp.ours, timeout=DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
 
 
@@ -78,7 +78,7 @@ def test_a_peer_killed_with_our_data_unread_is_reported_as_reset(tcp: Connection
         process.send_signal(signal.SIGKILL)
         process.wait()
         await_reset(tcp.ours)
-        result = graceful_close(tcp.ours, timeout=PATIENCE)
+        result = graceful_close(tcp.ours, timeout=DEADLINE)
     assert result.outcome is CloseOutcome.PEER_RESET
 
 
@@ -89,7 +89,7 @@ def test_a_peer_that_is_stopped_acknowledges_but_does_not_close(tcp: Connection)
             result = graceful_close(tcp.ours, timeout=0.05)
             assert (result.outcome, result.unacked) == (CloseOutcome.TIMED_OUT, 0)
             # The peer's kernel acknowledges without the program.
-            assert timed_linger_close(dup, PATIENCE).outcome is CloseOutcome.DELIVERED
+            assert timed_linger_close(dup, DEADLINE).outcome is CloseOutcome.DELIVERED
 
 
 WITHOUT_ROOM = """
@@ -164,14 +164,14 @@ def test_where_memory_is_exhausted_a_close_is_graceful_all_the_same(close: str) 
 
 def test_a_child_forked_before_the_close_does_not_delay_it(tcp: Connection) -> None:
     with held_by_a_child(but=tcp.peer), meanwhile(read_and_close, tcp.peer):
-        result = graceful_close(tcp.ours, timeout=PATIENCE)
+        result = graceful_close(tcp.ours, timeout=DEADLINE)
     assert result.outcome is CloseOutcome.PEER_CLOSED
 
 
 def test_a_child_forked_during_the_close_has_no_effect(tcp: Connection) -> None:
     results: list[CloseResult] = []
     closer = threading.Thread(
-        target=lambda: results.append(graceful_close(tcp.ours, timeout=PATIENCE))
+        target=lambda: results.append(graceful_close(tcp.ours, timeout=DEADLINE))
     )
     closer.start()
     assert tcp.peer.recv(1) == b""  # the FIN: the close has begun
@@ -188,11 +188,11 @@ def test_parent_and_child_may_both_close_the_connection(tcp: Connection) -> None
     child = os.fork()
     if child == 0:
         tcp.peer.close()
-        result = graceful_close(tcp.ours, timeout=PATIENCE)
+        result = graceful_close(tcp.ours, timeout=DEADLINE)
         os._exit(0 if result.outcome in {CloseOutcome.PEER_CLOSED, NOT_CONNECTED} else 1)
     tcp.peer.close()
     await_fin(tcp.ours)
-    result = graceful_close(tcp.ours, timeout=PATIENCE)
+    result = graceful_close(tcp.ours, timeout=DEADLINE)
     assert result.outcome in {CloseOutcome.PEER_CLOSED, NOT_CONNECTED}
     assert os.waitpid(child, 0)[1] == 0
 
@@ -221,7 +221,7 @@ def play(seed: int) -> tuple[str, CloseResult]:
         way = dice.choice([*CLOSES])
         result = CLOSES[way](ours, dice.choice([0.0, 0.01, 0.05]))
         assert ours.fileno() == -1, seed
-        thread.join(PATIENCE)
+        thread.join(DEADLINE)
         assert not thread.is_alive(), seed
     return way, result
 

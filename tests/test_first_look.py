@@ -21,7 +21,7 @@ from graceful_close._teardown import (
     closed_by_peer,
     may_end_at_first_look,
 )
-from streams import PATIENCE, Connection, meanwhile, read_and_close, send_fin
+from streams import DEADLINE, Connection, meanwhile, read_and_close, send_fin
 
 PEER_CLOSED = CloseOutcome.PEER_CLOSED
 
@@ -137,7 +137,7 @@ def closed(options: Options, sock: socket.socket, *, by_machine: bool) -> CloseR
 
 @pytest.mark.parametrize("limit", [None, 0, 100])
 @pytest.mark.parametrize("idle_timeout", [None, 5.0])
-@pytest.mark.parametrize("timeout", [0.0, PATIENCE])
+@pytest.mark.parametrize("timeout", [0.0, DEADLINE])
 @pytest.mark.parametrize("by_machine", [False, True])
 def test_a_real_connection_has_the_same_result_with_and_without_the_fast_path(
     tcp: Connection,
@@ -155,5 +155,5 @@ def test_a_real_connection_has_the_same_result_with_and_without_the_fast_path(
 
 def test_the_machine_decides_what_the_first_look_cannot(tcp: Connection) -> None:
     with meanwhile(read_and_close, tcp.peer):
-        result = graceful_close(tcp.ours, timeout=PATIENCE)
+        result = graceful_close(tcp.ours, timeout=DEADLINE)
     assert (result.outcome, result.unacked) == (PEER_CLOSED, 0)

@@ -19,7 +19,7 @@ from event_loops import LOOPS
 from every_loop import no_complaints
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
 from graceful_close.asyncio import abortive_close, close_all, closing, graceful_close
-from streams import PATIENCE, await_input
+from streams import DEADLINE, await_input
 from test_asyncio import Pair, in_a_loop, in_each, in_thread, pair
 
 TLS = ("tls1.2", "tls1.3")
@@ -53,7 +53,7 @@ async def close(writer: asyncio.StreamWriter, *, many: bool, **options: Any) -> 
 
 
 def reads_slowly(peer: socket.socket, pause: float = 0.02) -> bytes:
-    peer.settimeout(PATIENCE)
+    peer.settimeout(DEADLINE)
     received = bytearray()
     while chunk := peer.recv(SMALL_BUFFER):
         received += chunk
@@ -68,7 +68,7 @@ def how_it_ends(peer: socket.socket) -> tuple[int, type[OSError] | None]:
     A TLS socket does not always tell a reset from a FIN without close_notify.
     """
     with socket.socket(fileno=peer.detach()) as raw:
-        raw.settimeout(PATIENCE)
+        raw.settimeout(DEADLINE)
         count = 0
         try:
             while chunk := raw.recv(1 << 20):
@@ -163,7 +163,7 @@ async def test_what_another_task_aborts_meanwhile_is_reset_and_not_clean(
     kind: str, many: bool
 ) -> None:
     async with held(kind, bytes(HELD)) as (_, writer, peer):
-        ending = asyncio.create_task(close(writer, many=many, timeout=PATIENCE))
+        ending = asyncio.create_task(close(writer, many=many, timeout=DEADLINE))
         await until_it_flushes(writer)
         writer.transport.abort()
         result = await ending
@@ -201,7 +201,7 @@ async def test_a_close_by_another_task_during_the_flush_changes_nothing(kind: st
             asyncio.get_running_loop().set_exception_handler(
                 lambda _, context: complaints.append(context)
             )
-            ending = asyncio.create_task(graceful_close(writer, timeout=PATIENCE))
+            ending = asyncio.create_task(graceful_close(writer, timeout=DEADLINE))
             await until_it_flushes(writer)
             writer.close()
             reading = asyncio.create_task(in_thread(reads_slowly, peer, 0))
@@ -215,7 +215,7 @@ async def test_a_close_by_another_task_during_the_flush_changes_nothing(kind: st
 @in_a_loop
 async def test_an_abortive_close_ends_a_graceful_one(kind: str) -> None:
     async with held(kind, bytes(HELD)) as (_, writer, peer):
-        ending = asyncio.create_task(graceful_close(writer, timeout=PATIENCE))
+        ending = asyncio.create_task(graceful_close(writer, timeout=DEADLINE))
         await until_it_flushes(writer)
         aborted = await abortive_close(writer)
         result = await ending
@@ -267,18 +267,18 @@ async def test_what_start_tls_made_of_a_stream_is_closed(
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if as_block:
-                block = closing(writer, timeout=PATIENCE)
+                block = closing(writer, timeout=DEADLINE)
                 async with block:
                     await talk(reader, writer)
                 ended.set_result(block.result)
             else:
                 await talk(reader, writer)
-                ended.set_result(await graceful_close(writer, timeout=PATIENCE))
+                ended.set_result(await graceful_close(writer, timeout=DEADLINE))
         except BaseException as error:  # noqa: BLE001
             ended.set_exception(error)
 
     def client(address: Any) -> bytes:
-        with socket.create_connection(address, PATIENCE) as raw:
+        with socket.create_connection(address, DEADLINE) as raw:
             raw.sendall(b"STARTTLS\r\n")
             assert raw.recv(100) == b"go ahead\r\n"
             with asking.wrap_socket(

@@ -10,7 +10,7 @@ import pytest
 
 from graceful_close.asgi import DrainMiddleware as ASGIDrain
 from graceful_close.wsgi import DrainMiddleware as WSGIDrain
-from streams import PATIENCE
+from streams import DEADLINE
 from test_asgi import CHUNK, END, GONE, LAST, RECEIVED, Exchange, scope
 from test_wsgi import BODY, Input, environment, start
 
@@ -143,7 +143,7 @@ def test_the_request_is_drained_when_an_asgi_application_replies_early(name: str
 
     async def main() -> Exchange:
         exchange = Server(CHUNK, CHUNK, LAST)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             await app(of, exchange.receive, exchange.send)
         return exchange
 

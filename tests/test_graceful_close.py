@@ -26,8 +26,8 @@ from graceful_close._blocking import close_on
 from graceful_close._options import Options
 from signals import Stop, each_moment, on_alarm, stop
 from streams import (
+    DEADLINE,
     MODES,
-    PATIENCE,
     REPLY,
     Connection,
     Full,
@@ -104,7 +104,7 @@ def test_a_peer_that_half_closed_still_gets_our_data(stream: Connection) -> None
 def test_the_close_waits_for_acknowledgements_after_the_peers_fin(full: Full) -> None:
     send_fin(full.peer, to=full.ours)
     with meanwhile(read_all, full.peer) as received:
-        result = graceful_close(full.ours, timeout=PATIENCE)
+        result = graceful_close(full.ours, timeout=DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
     assert len(received[0]) == full.written
 
@@ -231,7 +231,7 @@ def test_a_flood_is_drained_to_its_end(stream: Connection) -> None:
         stream.peer.close()
 
     with meanwhile(flood):
-        result = graceful_close(stream.ours, timeout=PATIENCE)
+        result = graceful_close(stream.ours, timeout=DEADLINE)
     assert (result.outcome, result.drained) == (CloseOutcome.PEER_CLOSED, 64 << 20)
 
 
@@ -244,9 +244,9 @@ def test_a_drain_limit_ends_the_close(stream: Connection) -> None:
 
 def test_a_drain_limit_ends_the_close_during_a_flood(tcp: Connection) -> None:
     tcp.peer.sendall(bytes(200_000))  # then nothing more: the peer does not close
-    result = graceful_close(tcp.ours, timeout=PATIENCE, drain_limit=150_000)
+    result = graceful_close(tcp.ours, timeout=DEADLINE, drain_limit=150_000)
     assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 150_001)
-    assert result.elapsed < PATIENCE / 2
+    assert result.elapsed < DEADLINE / 2
 
 
 def test_a_drain_limit_that_is_met_exactly_is_not_exceeded(stream: Connection) -> None:
@@ -367,7 +367,7 @@ def test_an_exception_from_a_signal_handler_closes_immediately_and_propagates(
 ) -> None:
     set_linger(stream.ours, LingerPolicy.TIMED, 20)
     with on_alarm(stop, 0.05), pytest.raises(Stop):
-        graceful_close(stream.ours, timeout=PATIENCE)
+        graceful_close(stream.ours, timeout=DEADLINE)
     assert stream.ours.fileno() == -1
 
 
@@ -383,8 +383,8 @@ def test_threads_that_close_the_same_socket_all_get_a_result(stream: Connection)
     barrier = threading.Barrier(4)
 
     def close() -> None:
-        barrier.wait(PATIENCE)
-        outcomes.append(graceful_close(stream.ours, timeout=PATIENCE).outcome)
+        barrier.wait(DEADLINE)
+        outcomes.append(graceful_close(stream.ours, timeout=DEADLINE).outcome)
 
     threads = [threading.Thread(target=close) for _ in range(4)]
     for thread in threads:

@@ -19,7 +19,7 @@ from typing import IO, NamedTuple
 import pytest
 
 import descriptors
-from streams import PATIENCE, await_fin, read_all
+from streams import DEADLINE, await_fin, read_all
 
 SERVER = Path(__file__).parent.parent / "examples" / "graceful_stop.py"
 COUNT = 5000
@@ -39,7 +39,7 @@ class Server(NamedTuple):
         return self.process.stdout
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE)
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -102,7 +102,7 @@ def test_five_thousand_connections_are_closed_without_a_lost_reply(server: Serve
         for client in clients:
             client.close()
         assert server.out.read() == f"peer closed: {COUNT}\n"
-        assert server.process.wait(PATIENCE) == 0
+        assert server.process.wait(DEADLINE) == 0
 
 
 def read_some(client: socket.socket) -> bytes:
@@ -130,12 +130,12 @@ def test_peers_that_never_close_delay_the_stop_until_its_deadline(server: Server
         server.stop()
         started = time.monotonic()
         assert server.out.read() == "closing 100 connections\ntimed out: 100\n"
-        assert time.monotonic() - started < PATIENCE
-        assert server.process.wait(PATIENCE) == 0
+        assert time.monotonic() - started < DEADLINE
+        assert server.process.wait(DEADLINE) == 0
 
 
 def test_http_client_sees_the_end_between_two_replies(server: Server) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
     for _ in range(2):
         connection.request("GET", "/1000")
         assert connection.getresponse().read() == b"x" * 1000
@@ -152,7 +152,7 @@ def test_http_client_sees_the_end_between_two_replies(server: Server) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_curl_reads_the_whole_reply_during_the_stop(server: Server) -> None:
-    command = ["curl", "-sSfN", "--max-time", str(PATIENCE),
+    command = ["curl", "-sSfN", "--max-time", str(DEADLINE),
                f"http://127.0.0.1:{server.port}/{LONG}"]  # fmt: skip
     with ExitStack() as stack:
         curls = [
@@ -164,7 +164,7 @@ def test_curl_reads_the_whole_reply_during_the_stop(server: Server) -> None:
             b"x"
         ] * 10
         server.stop()
-        replies = [curl.communicate(timeout=PATIENCE)[0] for curl in curls]
+        replies = [curl.communicate(timeout=DEADLINE)[0] for curl in curls]
         assert [len(reply) for reply in replies] == [LONG - 1] * 10
         assert [curl.returncode for curl in curls] == [0] * 10
-    server.process.wait(PATIENCE)
+    server.process.wait(DEADLINE)

@@ -16,13 +16,13 @@ from graceful_close import CloseOutcome, Reaper, _future
 from graceful_close._future import CloseFuture
 from graceful_close._result import CloseResult
 from signals import each_moment
-from streams import PATIENCE, connect_many
+from streams import DEADLINE, connect_many
 
 OUTCOME = CloseResult(CloseOutcome.PEER_CLOSED, 0.0, 0, 0, None)
 
 
 def test_a_lock_left_by_an_interrupted_call_does_not_block_the_reaper() -> None:
-    with connect_many(2) as connections, Reaper(timeout=PATIENCE) as reaper:
+    with connect_many(2) as connections, Reaper(timeout=DEADLINE) as reaper:
         (first, its_peer), (second, other_peer) = connections
         asked: Any = reaper.submit(first)
         assert not asked.done()
@@ -32,9 +32,9 @@ def test_a_lock_left_by_an_interrupted_call_does_not_block_the_reaper() -> None:
             pass  # the thread cannot notify the future
         other = reaper.submit(second)
         other_peer.close()
-        assert other.result(PATIENCE).outcome is CloseOutcome.PEER_CLOSED
+        assert other.result(DEADLINE).outcome is CloseOutcome.PEER_CLOSED
         assert asked.done()
-        assert asked.result(PATIENCE).outcome is CloseOutcome.PEER_CLOSED
+        assert asked.result(DEADLINE).outcome is CloseOutcome.PEER_CLOSED
         assert asked.result(0) is asked.result(0)
 
 
@@ -53,8 +53,8 @@ def test_an_outcome_that_comes_between_an_askers_look_and_its_wait_wakes_it() ->
     with future._condition:
         assert future._state == "RUNNING"
         thread.start()
-        assert reached.wait(PATIENCE)
-        assert future._condition.wait(PATIENCE)
+        assert reached.wait(DEADLINE)
+        assert future._condition.wait(DEADLINE)
     thread.join()
     assert future.result(0) is OUTCOME
     assert told == [(thread, False)]
@@ -69,7 +69,7 @@ def test_an_asker_that_is_too_slow_between_its_look_and_its_wait_does_not_wait(
         assert future._state == "RUNNING"
         thread.start()
         thread.join()  # it could not take the condition
-        assert future._condition.wait(PATIENCE)
+        assert future._condition.wait(DEADLINE)
     assert future.result(0) is OUTCOME
 
 

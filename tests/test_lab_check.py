@@ -35,7 +35,7 @@ from serving import (
     serving,
     verdicts,
 )
-from streams import PATIENCE
+from streams import DEADLINE
 
 TLS = server_context(ssl.TLSVersion.TLSv1_3)
 GIVES_UP = ("KEEP_ALIVE", "CLOSE")
@@ -110,7 +110,7 @@ def test_a_server_that_never_replies_hangs_for_one_timeout() -> None:
     assert code == 5
     assert found["verdict"] == "HUNG"
     assert [each["outcome"] for each in found["tries"]] == ["TIMED_OUT"]
-    assert 0.2 <= found["tries"][0]["seconds"] < PATIENCE
+    assert 0.2 <= found["tries"][0]["seconds"] < DEADLINE
     assert "--timeout" in found["remedy"]
 
 
@@ -118,7 +118,7 @@ def test_an_occasional_hang_is_not_a_loss() -> None:
     done = threading.Event()
 
     def hangs(sock: socket.socket, head: bytes) -> None:
-        done.wait(PATIENCE)
+        done.wait(DEADLINE)
 
     with serving(in_turn(keeps, hangs, keeps)) as address:
         code, found = check(address, "--timeout", "1.2")
@@ -134,7 +134,7 @@ def test_an_unread_reply_during_a_stuck_upload_is_a_hang() -> None:
 
     def never_reads(sock: socket.socket, head: bytes) -> None:
         sock.sendall(REPLY)
-        done.wait(PATIENCE)  # without a read or a close
+        done.wait(DEADLINE)  # without a read or a close
 
     with serving(never_reads) as address:
         code, found = check(address, "--timeout", "1.2", tries=1)
@@ -151,7 +151,7 @@ def test_a_try_that_times_out_leaves_no_upload_in_the_kernel() -> None:
     ends: list[str] = []
 
     def looks_later(sock: socket.socket, head: bytes) -> None:
-        given_up.wait(PATIENCE)
+        given_up.wait(DEADLINE)
         try:
             while sock.recv(65536):
                 pass
@@ -194,7 +194,7 @@ def test_a_client_stops_its_upload_at_an_error_after_100_continue() -> None:
             while sock.recv(65536):
                 pass
         sock.sendall(REPLY[-1:])
-        graceful_close(sock, timeout=PATIENCE)
+        graceful_close(sock, timeout=DEADLINE)
 
     code, found = check_server(delays_the_end, tries=1)
     assert (code, outcomes(found)) == (0, {"WHOLE"})
@@ -320,7 +320,7 @@ def test_over_tls_an_end_without_close_notify_truncates_a_reply() -> None:
     def sends_no_close_notify(sock: socket.socket, head: bytes) -> None:
         sock.sendall(b"HTTP/1.0 413 No\r\n\r\nit ends at the end of the stream")
         with socket.socket(fileno=sock.detach()) as raw:
-            graceful_close(raw, timeout=PATIENCE)  # FIN, without a close_notify
+            graceful_close(raw, timeout=DEADLINE)  # FIN, without a close_notify
 
     code, found = check_server(sends_no_close_notify, "--insecure", context=TLS)
     assert (code, outcomes(found)) == (1, {"CUT_OFF"})

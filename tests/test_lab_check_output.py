@@ -29,7 +29,7 @@ from serving import (
     replying,
     serving,
 )
-from streams import PATIENCE
+from streams import DEADLINE
 
 
 def test_the_text_in_a_pipe_has_the_loss_and_the_remedy() -> None:
@@ -186,7 +186,7 @@ def test_an_interrupt_ends_the_check_without_a_traceback() -> None:
     with serving(waits) as address:
         command = [sys.executable, "-c", INTERRUPTIBLE, "check", address]
         with Popen(command, stdout=PIPE, stderr=PIPE, text=True) as program:
-            assert connected.wait(PATIENCE)
+            assert connected.wait(DEADLINE)
             program.send_signal(signal.SIGINT)
             output, errors = program.communicate(timeout=GIVE_UP)
     assert program.returncode == 130
@@ -252,7 +252,7 @@ def test_a_resolver_that_never_answers_does_not_block_the_check(
     answer = threading.Event()
 
     def never(*_: object, **__: object) -> list[object]:
-        answer.wait(PATIENCE)
+        answer.wait(DEADLINE)
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", never)

@@ -40,7 +40,7 @@ from listening import (
 )
 from soak_listener import soak
 from streams import (
-    PATIENCE,
+    DEADLINE,
     await_fin,
     await_input,
     await_reset,
@@ -199,7 +199,7 @@ def test_the_reply_of_a_connection_that_is_closed_to_make_room_arrives_whole() -
             accepted.sendall(b"r" * 100_000)
             accepted.close()
         for _ in range(3):
-            assert ended.get(timeout=PATIENCE).outcome is CloseOutcome.TIMED_OUT
+            assert ended.get(timeout=DEADLINE).outcome is CloseOutcome.TIMED_OUT
         for client in clients:
             assert len(read_and_close(client)) == 100_000
 
@@ -468,7 +468,7 @@ def test_a_listener_can_listen_for_both_families() -> None:
         GracefulListener(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     ) as listener:
         port = listener.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
             accepted, _ = listener.accept()
             assert_graceful(accepted, client)
 

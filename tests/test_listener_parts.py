@@ -16,7 +16,7 @@ from certificates import NAME, client_context, server_context
 from graceful_close import CloseResult, GracefulListener, Reaper
 from graceful_close._listener import _let_others_run  # pyright: ignore[reportPrivateUsage]
 from listening import client_of, closing_reaper, connection
-from streams import PATIENCE, await_reset, meanwhile, read_all, read_and_close, reset
+from streams import DEADLINE, await_reset, meanwhile, read_all, read_and_close, reset
 
 HERE = ("127.0.0.1", 0)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="a field of Linux")
@@ -155,7 +155,7 @@ def test_under_eventlet_a_listener_is_refused(monkeypatch: pytest.MonkeyPatch) -
         assert plain.fileno() != -1
 
 
-@pytest.mark.parametrize("timeout", [None, 0.0, PATIENCE])
+@pytest.mark.parametrize("timeout", [None, 0.0, DEADLINE])
 def test_a_cooperative_wait_for_a_connection_ends_with_it(
     timeout: float | None, listener: GracefulListener
 ) -> None:

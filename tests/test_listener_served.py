@@ -29,7 +29,7 @@ from listening import (
     serve_one,
     serve_one_to_its_end,
 )
-from streams import PATIENCE, await_input, ends_in_reset, meanwhile, read_all, read_and_close
+from streams import DEADLINE, await_input, ends_in_reset, meanwhile, read_all, read_and_close
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_close_of_one_process_after_a_fork_only_drops_its_reference(
     def serve() -> None:
         await_input(accepted)
         accepted.sendall(b"reply")
-        assert graceful_close(accepted, timeout=PATIENCE).outcome is CloseOutcome.PEER_CLOSED
+        assert graceful_close(accepted, timeout=DEADLINE).outcome is CloseOutcome.PEER_CLOSED
 
     def serve_in_child() -> None:
         client.close()  # the child's copy

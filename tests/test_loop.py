@@ -18,7 +18,7 @@ from graceful_close import CloseOutcome, CloseResult, LingerPolicy
 from graceful_close._loop import CloseLoop, Pending
 from graceful_close._options import Options
 from streams import (
-    PATIENCE,
+    DEADLINE,
     Connection,
     await_input,
     connect_many,
@@ -46,7 +46,7 @@ class Loop(CloseLoop):
         return pending
 
     def turn_until(self, true: Callable[[], object]) -> None:
-        until = monotonic() + PATIENCE
+        until = monotonic() + DEADLINE
         while not true():
             assert monotonic() < until
             self.turn(monotonic() + 0.01)
@@ -113,7 +113,7 @@ def test_the_descriptor_of_the_loop_is_readable_when_a_peer_has_closed(
     loop.close_one(tcp.ours)
     assert not select.select([loop], [], [], 0)[0]
     tcp.peer.close()
-    assert select.select([loop], [], [], PATIENCE)[0]
+    assert select.select([loop], [], [], DEADLINE)[0]
 
 
 def test_the_next_turn_is_at_the_first_deadline(loop: Loop, crowd: list[Connection]) -> None:
@@ -159,7 +159,7 @@ def test_a_turn_takes_a_limited_number_of_events(loop: Loop, crowd: list[Connect
     for sock, peer in crowd:
         loop.close_one(sock)
         peer.close()
-    assert len(loop.wait(monotonic() + PATIENCE, 1)) == 1
+    assert len(loop.wait(monotonic() + DEADLINE, 1)) == 1
 
 
 def test_a_turn_handles_a_limited_number_of_deadlines(
@@ -204,7 +204,7 @@ def test_deadlines_of_ended_connections_do_not_accumulate(loop: Loop) -> None:
 
 def test_a_connection_is_ended_as_at_its_deadline(loop: Loop, tcp: Connection) -> None:
     pending = loop.close_one(tcp.ours, key="one")
-    loop.hurry(pending, LingerPolicy.ABORT)
+    loop.expire(pending, LingerPolicy.ABORT)
     assert loop.outcomes == {"one": CloseOutcome.TIMED_OUT}
     assert len(loop) == 0
 
@@ -215,7 +215,7 @@ def test_the_owner_wakes_the_loop_each_time(loop: Loop) -> None:
         loop.wake_for(owners.fileno())
         for _ in range(3):
             wakes.send(b"x")
-            events = loop.wait(monotonic() + PATIENCE)
+            events = loop.wait(monotonic() + DEADLINE)
             assert events == [(owners.fileno(), True)]
             assert owners.recv(10) == b"x"
             loop.serve(events)

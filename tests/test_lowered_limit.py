@@ -13,7 +13,7 @@ import pytest
 import descriptors
 from drivers import THREADED, WAITING, Close, parts
 from graceful_close import CloseOutcome, Reaper
-from streams import PATIENCE, connect, meanwhile
+from streams import DEADLINE, connect, meanwhile
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 
@@ -30,7 +30,7 @@ def read_and_close(peer: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("close", parts(THREADED))
-@pytest.mark.parametrize("idle_timeout", [None, PATIENCE])
+@pytest.mark.parametrize("idle_timeout", [None, DEADLINE])
 def test_a_close_waits_for_the_peer_although_poll_fails(
     close: Close, idle_timeout: float | None
 ) -> None:
@@ -38,7 +38,7 @@ def test_a_close_waits_for_the_peer_although_poll_fails(
         peer.sendall(b"unread")
         ours.sendall(b"reply")
         with meanwhile(read_and_close, peer) as received, descriptors.limited_to(0):
-            result = close(ours, timeout=PATIENCE, idle_timeout=idle_timeout)
+            result = close(ours, timeout=DEADLINE, idle_timeout=idle_timeout)
         assert received == [b"reply"]
         assert result.outcome is CloseOutcome.PEER_CLOSED
 
@@ -51,4 +51,4 @@ def test_a_close_is_limited_by_its_deadline_although_poll_fails(close: Close) ->
         with descriptors.limited_to(0):
             result = close(ours, timeout=0.05)
         assert result.outcome is CloseOutcome.TIMED_OUT
-        assert 0.05 <= result.elapsed < PATIENCE / 2
+        assert 0.05 <= result.elapsed < DEADLINE / 2

@@ -20,7 +20,7 @@ import pytest
 
 from early_apps import BIG, PIECES, REFUSAL
 from started import free_port
-from streams import PATIENCE
+from streams import DEADLINE
 
 HERE = Path(__file__).parent
 UPLOAD = 5_000_000
@@ -154,7 +154,7 @@ class Server:
             raise
 
     def _await(self) -> None:
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + DEADLINE
         while True:
             try:
                 if self.exchange("GET", "/")[0] == 200:
@@ -169,7 +169,7 @@ class Server:
         return self.log.read_text(errors="replace")
 
     def exchange(self, method: str, path: str, **more: Any) -> tuple[int, bytes]:
-        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
         try:
             client.request(method, path, **more)
             reply = client.getresponse()
@@ -269,7 +269,7 @@ def connected(
     """Start a server, and connect a client to it."""
     with started(name, log, **environment) as server:
         address = ("127.0.0.1", server.port)
-        with socket.create_connection(address, timeout=PATIENCE) as client:
+        with socket.create_connection(address, timeout=DEADLINE) as client:
             yield server, client
 
 
@@ -305,12 +305,12 @@ def test_the_timeout_limits_the_drain_of_a_client_that_continues_to_send(
         began = time.monotonic()
         client.sendall(HEAD % (b"/small", UPLOAD, CLOSE))
         try:
-            while time.monotonic() < began + PATIENCE:
+            while time.monotonic() < began + DEADLINE:
                 client.sendall(bytes(100))
                 time.sleep(0.01)
         except OSError:
             pass  # the connection has ended
-        assert time.monotonic() < began + PATIENCE
+        assert time.monotonic() < began + DEADLINE
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "granian --interface wsgi", "eventlet"])
@@ -348,7 +348,7 @@ def test_the_connection_is_kept_after_an_early_reply(name: str, tmp_path: Path) 
     with (
         started(name, tmp_path / "log") as server,
         closing(
-            http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+            http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
         ) as client,
     ):
         for path in ("/small", "/big", "/part", "/reads"):

@@ -14,7 +14,7 @@ import pytest
 from drivers import DELIVERING, GRACEFUL, Close, parts
 from graceful_close import CloseOutcome, LingerPolicy, abortive_close, unacked_bytes
 from streams import (
-    PATIENCE,
+    DEADLINE,
     Connection,
     await_reset,
     ends_in_reset,
@@ -57,7 +57,7 @@ def behind_mptcp(
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol) as peer:
             if peer_buffer is not None:
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, peer_buffer)
-            peer.settimeout(PATIENCE)
+            peer.settimeout(DEADLINE)
             peer.connect(listener.getsockname())
             with listener.accept()[0] as ours:
                 assert ours.proto == IPPROTO_MPTCP, "Python reports this for both"
@@ -132,9 +132,9 @@ def test_delivered_to_a_plain_client_is_returned_at_the_acknowledgement(
     plain: Connection, close: Close
 ) -> None:
     plain.ours.sendall(b"reply")
-    result = close(plain.ours, timeout=PATIENCE)
+    result = close(plain.ours, timeout=DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
-    assert result.elapsed < PATIENCE / 10
+    assert result.elapsed < DEADLINE / 10
     assert read_all(plain.peer) == b"reply"
 
 
@@ -148,11 +148,11 @@ def test_a_peer_that_closes_after_us_is_reported_as_closed(
     either.peer.sendall(b"upload")
     either.ours.sendall(b"reply")
     with meanwhile(closes_after_a_delay, either.peer) as received:
-        result = close(either.ours, timeout=PATIENCE)
+        result = close(either.ours, timeout=DEADLINE)
     assert received == [b"reply"]
     assert result.outcome is CloseOutcome.PEER_CLOSED
     assert (result.drained, result.unacked in (0, None)) == (6, True)
-    assert result.elapsed < PATIENCE / 2
+    assert result.elapsed < DEADLINE / 2
     assert result.clean
 
 
@@ -161,7 +161,7 @@ def test_a_silent_peer_has_not_closed(either: Connection, close: Close) -> None:
     either.ours.sendall(b"reply")
     result = close(either.ours, timeout=0.3)
     assert result.outcome is CloseOutcome.TIMED_OUT
-    assert 0.3 <= result.elapsed < PATIENCE / 10
+    assert 0.3 <= result.elapsed < DEADLINE / 10
     assert read_all(either.peer) == b"reply"
 
 
@@ -220,7 +220,7 @@ def test_data_that_the_peer_does_not_accept_is_not_delivered(close: Close) -> No
 def test_data_that_the_peer_has_read_is_not_counted(multipath: Connection) -> None:
     multipath.ours.sendall(b"reply")
     with meanwhile(read_and_close, multipath.peer) as received:
-        result = GRACEFUL["graceful_close"](multipath.ours, timeout=PATIENCE)
+        result = GRACEFUL["graceful_close"](multipath.ours, timeout=DEADLINE)
     assert received == [b"reply"]
     assert (result.outcome, result.unacked in (0, None)) == (CloseOutcome.PEER_CLOSED, True)
 
@@ -235,7 +235,7 @@ def test_a_count_that_a_reset_has_changed_is_not_reported(
     close: Close, buffer: int | None
 ) -> None:
     with reset_by_the_server(buffer) as ours:
-        result = close(ours, timeout=PATIENCE, drain_limit=0)
+        result = close(ours, timeout=DEADLINE, drain_limit=0)
     assert result.outcome in {CloseOutcome.DRAIN_LIMIT, CloseOutcome.PEER_RESET}
     assert result.unacked is None
 
@@ -246,7 +246,7 @@ def test_a_reset_that_another_has_read_leaves_nothing_known(close: Close) -> Non
         ours.recv(100)
         with suppress(ConnectionError):
             ours.recv(100)
-        result = close(ours, timeout=PATIENCE)
+        result = close(ours, timeout=DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.NOT_CONNECTED, None)
     assert not result.clean
 

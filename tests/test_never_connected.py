@@ -15,7 +15,7 @@ import pytest
 
 from drivers import EVERY, Close, parts
 from graceful_close import CloseOutcome, CloseResult, close_all, unacked_bytes
-from streams import PATIENCE, connect, listen, meanwhile, read_and_close
+from streams import DEADLINE, connect, listen, meanwhile, read_and_close
 
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 NO_LONGER_THAN = 1.0  # seconds; the calls need none
@@ -54,7 +54,7 @@ def connecting(family: socket.AddressFamily, count: int = 1) -> Generator[list[s
         listener.bind((LOOPBACK[family], 0))
         listener.listen(0)
         address = listener.getsockname()
-        stack.enter_context(socket.create_connection(address[:2], PATIENCE))
+        stack.enter_context(socket.create_connection(address[:2], DEADLINE))
         socks: list[socket.socket] = []
         while len(socks) < count:
             sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
@@ -118,7 +118,7 @@ def test_an_unread_refused_connect_is_reported_as_not_connected(
         assert sock.connect_ex(address) in (errno.EINPROGRESS, errno.ECONNREFUSED)
         poller = select.poll()
         poller.register(sock, 0)
-        assert poller.poll(PATIENCE * 1000), "POLLERR or POLLHUP: the connect has failed"
+        assert poller.poll(DEADLINE * 1000), "POLLERR or POLLHUP: the connect has failed"
         assert_nothing_is_claimed(close(sock, timeout=ENOUGH), sock)
 
 
@@ -160,7 +160,7 @@ def test_sockets_without_a_connection_do_not_change_the_results_of_others(
         ours.sendall(b"reply")
         socks = [*mixed_sockets[:2], ours, *mixed_sockets[2:]]
         with meanwhile(read_and_close, peer) as received:
-            results = close_all(socks, timeout=PATIENCE)
+            results = close_all(socks, timeout=DEADLINE)
     assert received == [b"reply"]
     connected = results.pop(2)
     assert (connected.outcome, connected.unacked) == (CloseOutcome.PEER_CLOSED, 0)

@@ -17,7 +17,7 @@ from graceful_close import abortive_close, unacked_bytes
 from graceful_close._blocking import close_on
 from graceful_close._options import Options
 from pythons import PYPY, output_of
-from streams import PATIENCE, Connection
+from streams import DEADLINE, Connection
 
 # The hook cannot be removed, so it needs a process of its own.
 _WITH_A_HOOK = """
@@ -74,7 +74,7 @@ if not PYPY and importlib.util.find_spec("_testcapi") and "coverage" not in sys.
         for allocation in range(150):
             ours, peer = socket.socketpair()
             with peer:
-                peer.settimeout(PATIENCE)
+                peer.settimeout(DEADLINE)
                 testing.set_nomemory(allocation, allocation + 1)
                 try:
                     call(ours)

@@ -29,7 +29,7 @@ from graceful_close import (
 )
 from graceful_close._drain import Drain
 from streams import (
-    PATIENCE,
+    DEADLINE,
     Connection,
     await_fin,
     connect,
@@ -81,16 +81,16 @@ def _blocked(call: Callable[[], object], system_call: str) -> Generator[list[Any
 
     thread = threading.Thread(target=call_once, daemon=True)
     thread.start()
-    assert began.wait(PATIENCE)
+    assert began.wait(DEADLINE)
     _await_sleep(number[0], system_call)
     yield returned
-    thread.join(PATIENCE)
+    thread.join(DEADLINE)
     assert not thread.is_alive(), "the thread did not return"
 
 
 def _await_sleep(thread: int, system_call: str) -> None:
     """Wait until the kernel reports that the thread is blocked in the system call."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + DEADLINE
     while time.monotonic() < end:
         with open(f"/proc/self/task/{thread}/syscall") as file:
             words = file.read().split()
@@ -161,7 +161,7 @@ def test_a_blocked_reader_returns_when_a_timed_linger_times_out() -> None:
 @every_close
 def test_a_reader_of_a_peer_that_closes_reads_the_end(tcp: Connection, close: Close) -> None:
     with reading(tcp.ours) as read, meanwhile(read_and_close, tcp.peer):
-        result = close(tcp.ours, timeout=PATIENCE)
+        result = close(tcp.ours, timeout=DEADLINE)
     assert result.outcome is CloseOutcome.PEER_CLOSED
     assert read == [b""]
 
@@ -198,7 +198,7 @@ def test_a_reset_that_another_reader_got_is_reported_as_a_reset(
     tcp: Connection, close: Close, peer_first: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with reads_first(tcp.ours, monkeypatch), meanwhile(reset_at_the_fin, tcp.peer):
-        result = close(tcp.ours, timeout=PATIENCE, peer_first=peer_first)
+        result = close(tcp.ours, timeout=DEADLINE, peer_first=peer_first)
     # Either reader may get the reset, which may arrive between their reads.
     assert result.outcome is CloseOutcome.PEER_RESET
     assert not result.clean
@@ -211,7 +211,7 @@ def test_the_end_that_another_reader_got_is_reported_as_the_peers(
     tcp: Connection, close: Close, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with reads_first(tcp.ours, monkeypatch), meanwhile(read_and_close, tcp.peer):
-        result = close(tcp.ours, timeout=PATIENCE, until=until)
+        result = close(tcp.ours, timeout=DEADLINE, until=until)
     assert result.outcome is until
     assert result.clean
 
@@ -226,7 +226,7 @@ def _in_threads(*actions: Callable[[], CloseResult]) -> list[CloseResult]:
     errors: list[BaseException] = []
 
     def run(action: Callable[[], CloseResult]) -> None:
-        start.wait(PATIENCE)
+        start.wait(DEADLINE)
         try:
             returned.append(action())
         except BaseException as error:  # noqa: BLE001
@@ -236,7 +236,7 @@ def _in_threads(*actions: Callable[[], CloseResult]) -> list[CloseResult]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(DEADLINE)
     assert errors == []
     return returned
 
@@ -265,7 +265,7 @@ def test_a_reset_by_another_holder_leaves_the_count_unknown(
         return abortive_close(dup)
 
     with meanwhile(abort, tcp.peer) as aborted:
-        result = close(tcp.ours, timeout=PATIENCE)
+        result = close(tcp.ours, timeout=DEADLINE)
     assert aborted[0].outcome is CloseOutcome.ABORTED
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
 
@@ -285,7 +285,7 @@ def test_a_reset_by_another_holder_whose_error_was_taken_is_reported_as_a_reset(
             reader.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     with meanwhile(abort, tcp.peer):
-        result = close(tcp.ours, timeout=PATIENCE)
+        result = close(tcp.ours, timeout=DEADLINE)
     assert (result.outcome, result.clean) == (CloseOutcome.PEER_RESET, False)
 
 
@@ -297,7 +297,7 @@ def test_of_two_concurrent_closes_one_finds_the_socket_closed() -> None:
                 peer.shutdown(socket.SHUT_WR)
                 results = _in_threads(
                     lambda ours=ours: abortive_close(ours),  # type: ignore[misc]
-                    lambda ours=ours: graceful_close(ours, timeout=PATIENCE),  # type: ignore[misc]
+                    lambda ours=ours: graceful_close(ours, timeout=DEADLINE),  # type: ignore[misc]
                 )
                 outcomes = [result.outcome for result in results]
                 assert outcomes.count(CloseOutcome.ALREADY_CLOSED) == 1
@@ -377,7 +377,7 @@ def test_an_open_writer_causes_a_warning_and_an_unclean_result(
     with ignored_flush_error(file):
         with meanwhile(read_and_close, tcp.peer) as received:
             with pytest.warns(ResourceWarning, match=WARNING) as warned:
-                result = close(tcp.ours, timeout=PATIENCE)
+                result = close(tcp.ours, timeout=DEADLINE)
     assert received == [b""]
     [warning] = warned
     assert warning.filename in {__file__, drivers.__file__}, "it names the caller"
@@ -392,7 +392,7 @@ def test_an_open_reader_causes_no_warning_and_a_clean_result(
     tcp: Connection, close: Close, mode: Any
 ) -> None:
     with tcp.ours.makefile(mode), meanwhile(read_and_close, tcp.peer):
-        result = close(tcp.ours, timeout=PATIENCE)
+        result = close(tcp.ours, timeout=DEADLINE)
     assert (result.outcome, result.unflushed) == (CloseOutcome.PEER_CLOSED, False)
     assert result.clean
 
@@ -402,7 +402,7 @@ def test_after_a_closed_writer_the_result_is_clean(tcp: Connection, close: Close
     with tcp.ours.makefile("wb") as file:
         file.write(b"reply")
     with meanwhile(read_and_close, tcp.peer) as received:
-        result = close(tcp.ours, timeout=PATIENCE)
+        result = close(tcp.ours, timeout=DEADLINE)
     assert received == [b"reply"]
     assert result.clean
 
@@ -415,7 +415,7 @@ def test_an_open_reader_does_not_hide_an_open_writer(tcp: Connection) -> None:
         meanwhile(read_and_close, tcp.peer),
     ):
         with pytest.warns(ResourceWarning, match=WARNING):
-            assert not graceful_close(tcp.ours, timeout=PATIENCE).clean
+            assert not graceful_close(tcp.ours, timeout=DEADLINE).clean
 
 
 def test_an_abort_with_an_open_writer_does_not_warn(tcp: Connection) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from streams import PATIENCE, meanwhile
+from streams import DEADLINE, meanwhile
 from test_snippets import run_page
 
 PAGE = Path(__file__).parent.parent / "docs/other-protocols.md"
@@ -153,7 +153,7 @@ def receives(request: bytes, *answers: bytes) -> Callable[[int], bool]:
 
     def ask(port: int) -> bool:
         reply = b""
-        with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
             try:
                 client.sendall(request)
                 client.shutdown(socket.SHUT_WR)
@@ -168,7 +168,7 @@ def receives(request: bytes, *answers: bytes) -> Callable[[int], bool]:
 
 def stores(port: int) -> bool:
     """Return whether an FTP client gets the reason for its failed upload."""
-    client = ftplib.FTP(timeout=PATIENCE)
+    client = ftplib.FTP(timeout=DEADLINE)
     try:
         client.connect("127.0.0.1", port)
         client.login()
@@ -232,10 +232,10 @@ def publish_and_disconnect(prepare: Callable[[Any], None]) -> bool:
 
     def broker() -> int:
         with listener.accept()[0] as client:
-            client.settimeout(PATIENCE)
+            client.settimeout(DEADLINE)
             assert client.recv(1 << 16)[0] == 0x10  # CONNECT
             client.sendall(CONNACK + NEWS)
-            assert closed.wait(PATIENCE)
+            assert closed.wait(DEADLINE)
             count = 0
             try:
                 while chunk := client.recv(1 << 20):

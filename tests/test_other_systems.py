@@ -24,7 +24,7 @@ from graceful_close import (
 )
 from graceful_close._platform import SYSTEMS, System
 from streams import (
-    PATIENCE,
+    DEADLINE,
     Connection,
     connect,
     ends_in_reset,
@@ -123,14 +123,14 @@ def test_a_peer_that_closes_is_reported_the_same_on_every_system(
 ) -> None:
     play(name, probe=SILENT)
     with meanwhile(read_and_close, tcp.peer):
-        result = graceful_close(tcp.ours, timeout=PATIENCE)
+        result = graceful_close(tcp.ours, timeout=DEADLINE)
     assert result.outcome is CloseOutcome.PEER_CLOSED
     assert tcp.ours.fileno() == -1
 
 
 def test_without_an_ack_wake_up_delivery_is_polled(tcp: Connection, play: Any) -> None:
     play("macos", probe=SILENT)
-    result = timed_linger_close(tcp.ours, PATIENCE)
+    result = timed_linger_close(tcp.ours, DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
 
 
@@ -147,7 +147,7 @@ def test_enotconn_at_a_second_shut_wr_on_macos_is_not_the_end(
     again = {"shutdown": OSError(errno.ENOTCONN, "Socket is not connected")}
     play("macos", probe=SILENT, errors=again)
     with meanwhile(read_and_close, tcp.peer):
-        result = graceful_close(tcp.ours, timeout=PATIENCE)
+        result = graceful_close(tcp.ours, timeout=DEADLINE)
     assert tcp.ours.fileno() == -1
     assert result.outcome in {CloseOutcome.PEER_CLOSED, CloseOutcome.NOT_CONNECTED}
 
@@ -222,7 +222,7 @@ def test_ewouldblock_at_close_on_freebsd_does_not_change_a_clean_result(
     failure = OSError(errno.EWOULDBLOCK, "at close")
     play("openbsd", probe=SILENT, errors={"close": failure})
     with meanwhile(read_and_close, tcp.peer):
-        result = graceful_close(tcp.ours, timeout=PATIENCE)
+        result = graceful_close(tcp.ours, timeout=DEADLINE)
     assert (result.outcome, result.error) == (CloseOutcome.PEER_CLOSED, failure)
 
 
@@ -248,7 +248,7 @@ def test_without_poll_a_selector_waits(
 ) -> None:
     monkeypatch.delattr(select, "poll")
     with meanwhile(read_and_close, tcp.peer):
-        assert graceful_close(tcp.ours, timeout=PATIENCE).outcome is CloseOutcome.PEER_CLOSED
+        assert graceful_close(tcp.ours, timeout=DEADLINE).outcome is CloseOutcome.PEER_CLOSED
 
 
 def test_without_epoll_the_peers_fin_before_the_acknowledgement_does_not_spin(

@@ -16,7 +16,7 @@ import pytest
 from drivers import GRACEFUL, Close, leave_a_block, parts
 from graceful_close import CloseOutcome, CloseResult, graceful_close
 from streams import (
-    PATIENCE,
+    DEADLINE,
     POLLRDHUP,
     Connection,
     await_fin,
@@ -63,7 +63,7 @@ def kept_state(ends: Ends) -> int | None:
 
 def closes_first(peer: socket.socket) -> bytes:
     """A client that reads the reply, and closes after a delay."""
-    peer.settimeout(PATIENCE)
+    peer.settimeout(DEADLINE)
     answer = peer.recv(100)
     time.sleep(THOUGHT)
     peer.close()
@@ -77,7 +77,7 @@ def test_the_close_waits_for_a_peer_that_closes_which_keeps_time_wait(
     ends = ends_of(tcp)
     tcp.ours.sendall(b"reply")
     with meanwhile(closes_first, tcp.peer) as received:
-        result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE)
+        result = close(tcp.ours, timeout=DEADLINE, peer_first=DEADLINE)
     assert received == [b"reply"]
     assert result.outcome is CloseOutcome.PEER_CLOSED
     assert (result.peer_first, result.unacked, result.clean) == (True, 0, True)
@@ -92,7 +92,7 @@ def test_the_close_waits_for_a_peer_that_closes_which_keeps_time_wait(
 def test_without_peer_first_we_keep_time_wait(tcp: Connection, close: Close) -> None:
     ends = ends_of(tcp)
     with meanwhile(read_and_close, tcp.peer):
-        result = close(tcp.ours, timeout=PATIENCE)
+        result = close(tcp.ours, timeout=DEADLINE)
     assert result.outcome is CloseOutcome.PEER_CLOSED
     assert result.peer_first is not True
     assert kept_state(ends) == TIME_WAIT
@@ -104,7 +104,7 @@ def test_the_close_does_not_wait_for_a_peer_that_has_already_closed(
     tcp: Connection, close: Close
 ) -> None:
     send_fin(tcp.peer, to=tcp.ours)
-    result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE)
+    result = close(tcp.ours, timeout=DEADLINE, peer_first=DEADLINE)
     assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, True)
     assert result.elapsed < PROMPTLY
 
@@ -123,7 +123,7 @@ def test_our_fin_is_sent_when_the_time_of_peer_first_is_over(
         return at
 
     with meanwhile(reads_to_our_fin, tcp.peer) as fin_at:
-        result = close(tcp.ours, timeout=PATIENCE, peer_first=SHORT)
+        result = close(tcp.ours, timeout=DEADLINE, peer_first=SHORT)
     assert SHORT <= fin_at[0] - began < PROMPTLY
     assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, False)
 
@@ -131,7 +131,7 @@ def test_our_fin_is_sent_when_the_time_of_peer_first_is_over(
 @every_close
 def test_peer_first_is_limited_by_the_timeout(tcp: Connection, close: Close) -> None:
     tcp.ours.sendall(b"reply")
-    result = close(tcp.ours, timeout=SHORT, peer_first=PATIENCE)
+    result = close(tcp.ours, timeout=SHORT, peer_first=DEADLINE)
     assert (result.outcome, result.peer_first) == (CloseOutcome.TIMED_OUT, False)
     assert SHORT <= result.elapsed < PROMPTLY
     assert read_all(tcp.peer) == b"reply", "and our FIN, which was sent at the end"
@@ -139,7 +139,7 @@ def test_peer_first_is_limited_by_the_timeout(tcp: Connection, close: Close) -> 
 
 @every_close
 def test_peer_first_is_limited_by_the_idle_timeout(tcp: Connection, close: Close) -> None:
-    result = close(tcp.ours, timeout=PATIENCE, idle_timeout=SHORT, peer_first=PATIENCE)
+    result = close(tcp.ours, timeout=DEADLINE, idle_timeout=SHORT, peer_first=DEADLINE)
     assert result.outcome is CloseOutcome.IDLE_TIMED_OUT
     assert result.elapsed < PROMPTLY
     assert read_all(tcp.peer) == b""
@@ -154,7 +154,7 @@ def test_input_during_peer_first_is_drained(tcp: Connection, close: Close) -> No
         peer.close()
 
     with meanwhile(uploads, tcp.peer):
-        result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE)
+        result = close(tcp.ours, timeout=DEADLINE, peer_first=DEADLINE)
     assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, True)
     assert result.drained == 10_000
 
@@ -166,7 +166,7 @@ def test_at_the_drain_limit_our_fin_is_sent_although_a_dup_exists(
     tcp.peer.sendall(b"u" * 1000)
     with tcp.ours.dup():
         tcp.ours.sendall(b"reply")
-        result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE, drain_limit=999)
+        result = close(tcp.ours, timeout=DEADLINE, peer_first=DEADLINE, drain_limit=999)
         assert read_all(tcp.peer) == b"reply"
     assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 1000)
     assert result.elapsed < PROMPTLY
@@ -175,7 +175,7 @@ def test_at_the_drain_limit_our_fin_is_sent_although_a_dup_exists(
 @every_close
 def test_a_peer_that_resets_is_not_reported_as_first(tcp: Connection, close: Close) -> None:
     with meanwhile(resets_after_a_delay, tcp.peer):
-        result = close(tcp.ours, timeout=PATIENCE, peer_first=PATIENCE)
+        result = close(tcp.ours, timeout=DEADLINE, peer_first=DEADLINE)
     assert result.outcome is CloseOutcome.PEER_RESET
     assert result.peer_first is not True
     assert result.elapsed < PROMPTLY
@@ -196,7 +196,7 @@ def test_under_tls_close_notify_is_sent_first_and_our_fin_after_the_peers(
     ends = ends_of(Connection(*tls))
 
     def closes_at_close_notify(peer: socket.socket) -> bool:
-        peer.settimeout(PATIENCE)
+        peer.settimeout(DEADLINE)
         assert peer.recv(100) == b"", "close_notify"
         time.sleep(THOUGHT)
         poller = select.poll()
@@ -206,7 +206,7 @@ def test_under_tls_close_notify_is_sent_first_and_our_fin_after_the_peers(
         return fin_came
 
     with meanwhile(closes_at_close_notify, tls.peer) as fin_came:
-        result = close(tls.ours, timeout=PATIENCE, peer_first=PATIENCE)
+        result = close(tls.ours, timeout=DEADLINE, peer_first=DEADLINE)
     assert fin_came == [False]
     assert result.outcome is CloseOutcome.PEER_CLOSED
     assert (result.notified, result.peer_first, result.clean) == (True, True, True)

@@ -26,7 +26,7 @@ from reaping import (
 )
 from signals import Stop
 from streams import (
-    PATIENCE,
+    DEADLINE,
     REPLY,
     Connection,
     await_input,
@@ -171,7 +171,7 @@ def test_a_dup_may_be_submitted_after_the_first_has_ended() -> None:
     """The dup has the same number and connection, which epoll still lists."""
     with (
         connect("tcp4") as (ours, peer),
-        Reaper(timeout=PATIENCE, idle_timeout=None, drain_limit=0) as reaper,
+        Reaper(timeout=DEADLINE, idle_timeout=None, drain_limit=0) as reaper,
     ):
         number = ours.fileno()
         with ours.dup() as dup:
@@ -345,16 +345,16 @@ def test_several_threads_may_close_the_reaper_concurrently(
 
 
 def test_a_callback_that_blocks_delays_close_for_a_limited_time() -> None:
-    reaper = Reaper(timeout=PATIENCE)
+    reaper = Reaper(timeout=DEADLINE)
     with kept_thread(reaper):
         started = time.monotonic()
         reaper.close()  # no pending close is left
-        assert time.monotonic() - started < PATIENCE / 2
+        assert time.monotonic() - started < DEADLINE / 2
     await_end(*threads())
 
 
 def test_a_callback_that_blocks_does_not_keep_the_other_connections_open() -> None:
-    reaper = Reaper(timeout=PATIENCE)
+    reaper = Reaper(timeout=DEADLINE)
     with connect_many(4) as crowd:
         waiting = [reaper.submit(sock) for sock, _ in crowd[:2]]
         await_sleep(threads()[0])  # these are in the thread

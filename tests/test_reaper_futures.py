@@ -26,7 +26,7 @@ from reaping import (
     wait_until_counted,
 )
 from signals import moments, stop
-from streams import PATIENCE, Connection, await_reset, connect, meanwhile, reset, wait_until
+from streams import DEADLINE, Connection, await_reset, connect, meanwhile, reset, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_threads_of_an_earlier_test")
 
@@ -46,16 +46,16 @@ def test_a_future_gets_its_condition_on_first_use(tcp: Connection, reaper: Reape
 
 ASK: dict[str, Callable[[Future[CloseResult]], CloseResult]] = {
     "result()": result_of,
-    "exception()": lambda future: (future.exception(PATIENCE), future.result(0))[1],
-    "wait()": lambda future: wait([future], PATIENCE).done.pop().result(0),
-    "as_completed()": lambda future: next(as_completed([future], PATIENCE)).result(0),
+    "exception()": lambda future: (future.exception(DEADLINE), future.result(0))[1],
+    "wait()": lambda future: wait([future], DEADLINE).done.pop().result(0),
+    "as_completed()": lambda future: next(as_completed([future], DEADLINE)).result(0),
     "asyncio": lambda future: asyncio.run(wrapped(future)),
     "a callback": lambda future: from_callback(future).result(0),
 }
 
 
 async def wrapped(future: Future[CloseResult]) -> CloseResult:
-    return await asyncio.wait_for(asyncio.wrap_future(future), PATIENCE)
+    return await asyncio.wait_for(asyncio.wrap_future(future), DEADLINE)
 
 
 def from_callback(future: Future[CloseResult]) -> Future[CloseResult]:
@@ -63,7 +63,7 @@ def from_callback(future: Future[CloseResult]) -> Future[CloseResult]:
     called = threading.Event()
     future.add_done_callback(called_with.append)
     future.add_done_callback(lambda _: called.set())
-    assert called.wait(PATIENCE)
+    assert called.wait(DEADLINE)
     return called_with[0]
 
 
@@ -118,7 +118,7 @@ def test_a_future_that_is_settled_during_its_first_use_has_its_result() -> None:
 def test_a_signal_handler_may_use_a_future_during_its_first_use() -> None:
     for moment in moments(at_least=5):
         called: list[str] = []
-        with Reaper(timeout=PATIENCE) as reaper, connect("tcp4") as (ours, peer):
+        with Reaper(timeout=DEADLINE) as reaper, connect("tcp4") as (ours, peer):
             future = reaper.submit(ours)
             with moment.do(partial(use_future, future, "the handler", called)):
                 use_future(future, "the program", called)
@@ -135,7 +135,7 @@ def use_future(future: Future[CloseResult], who: str, called: list[str]) -> None
 @pytest.mark.parametrize("early", [True, False], ids=["before the end", "after it"])
 def test_a_signal_during_the_first_use_of_a_future_leaves_it_usable(early: bool) -> None:
     for moment in moments(at_least=5):
-        with Reaper(timeout=PATIENCE) as reaper, connect("tcp4") as (ours, peer):
+        with Reaper(timeout=DEADLINE) as reaper, connect("tcp4") as (ours, peer):
             future = reaper.submit(ours)
             if not early:
                 peer.close()
@@ -195,7 +195,7 @@ def test_a_callback_may_close_the_reaper_and_pending_closes_are_finished(
         closed.set()
 
     close_and(reaper, close)
-    assert closed.wait(PATIENCE)
+    assert closed.wait(DEADLINE)
     assert not other.done()
     tcp.peer.close()
     assert result_of(other).outcome is CloseOutcome.PEER_CLOSED
@@ -210,7 +210,7 @@ def test_on_close_is_called_in_the_reapers_thread_with_the_result_and_the_peer(
     called_with: list[tuple[CloseResult, threading.Thread]] = []
     address: Any = stream.ours.getpeername()
     with Reaper(
-        timeout=PATIENCE,
+        timeout=DEADLINE,
         on_close=lambda result: called_with.append((result, threading.current_thread())),
     ) as reaper:
         future = reaper.submit(stream.ours)
@@ -266,7 +266,7 @@ def test_an_exception_of_on_close_is_reported_and_has_no_other_effect(
         assert raised[-1] is not None
         raise raised[-1]
 
-    with Reaper(timeout=PATIENCE, on_close=fail) as reaper:
+    with Reaper(timeout=DEADLINE, on_close=fail) as reaper:
         other = reaper.submit(tcp.ours)
         (thread,) = threads()
         assert_it_works(reaper)
@@ -288,7 +288,7 @@ def test_on_close_is_called_even_if_a_callback_exits(
     def leave(_: Future[CloseResult]) -> None:
         raise exiting
 
-    with Reaper(timeout=PATIENCE, on_close=called_with.append) as reaper:
+    with Reaper(timeout=DEADLINE, on_close=called_with.append) as reaper:
         future = close_and(reaper, leave)
     assert called_with == [future.result(0)]
     assert reported == [exiting]
@@ -302,7 +302,7 @@ def test_on_close_may_submit_and_close(tcp: Connection) -> None:
             submit(idle, tcp.ours, futures)
             idle.close()
 
-    idle = Reaper(timeout=PATIENCE, on_close=continue_later)
+    idle = Reaper(timeout=DEADLINE, on_close=continue_later)
     assert_it_works(idle)
     wait_until(lambda: futures)
     tcp.peer.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pythons import PYPY, without_coverage
-from streams import PATIENCE, Connection, await_fin, await_input, read_and_close
+from streams import DEADLINE, Connection, await_fin, await_input, read_and_close
 
 HERE = Path(__file__).parent
 
@@ -24,9 +24,9 @@ HERE = Path(__file__).parent
 PRELUDE = """
 import atexit, os, socket, sys, threading, time
 from graceful_close import CloseOutcome, Linger, LingerPolicy, Reaper, get_linger, set_linger
-from streams import PATIENCE, connect, connect_many
+from streams import DEADLINE, connect, connect_many
 def outcomes(futures):
-    return [future.result(PATIENCE).outcome for future in futures]
+    return [future.result(DEADLINE).outcome for future in futures]
 """
 
 
@@ -108,7 +108,7 @@ def look_and_use_it():
     reaper.close()
     assert not any(future.done() for future in futures)
 
-with Reaper(timeout=PATIENCE, idle_timeout=None) as reaper, connect_many(5) as crowd:
+with Reaper(timeout=DEADLINE, idle_timeout=None) as reaper, connect_many(5) as crowd:
     kept = crowd[0].ours.dup()  # through which the options can be seen
     set_linger(kept, LingerPolicy.TIMED, 7)
     before = held()
@@ -133,7 +133,7 @@ def test_a_forked_child_starts_its_own_thread_and_does_not_touch_the_parents_soc
 
 BUSY_FORK = """
 from collections import deque
-reaper = Reaper(timeout=PATIENCE, max_sockets=64)
+reaper = Reaper(timeout=DEADLINE, max_sockets=64)
 submitted = deque(maxlen=200)  # more than it may hold
 peers = deque(maxlen=100)
 over = threading.Event()
@@ -175,7 +175,7 @@ COUNT = """
 import sys
 sys.setswitchinterval(1e-6)
 for _ in range(4):
-    reaper = Reaper(timeout=PATIENCE, max_sockets=2)
+    reaper = Reaper(timeout=DEADLINE, max_sockets=2)
 
     def submit():
         for _ in range(1000):
@@ -211,7 +211,7 @@ from tls_sessions import fill_raw, session
 def look():
     assert tls.ours.fileno() == -1, "another socket may have the number"
 
-with Reaper(timeout=PATIENCE) as reaper, session(ssl.TLSVersion.TLSv1_3) as tls:
+with Reaper(timeout=DEADLINE) as reaper, session(ssl.TLSVersion.TLSv1_3) as tls:
     fill_raw(tls.ours)
     reaper.submit(tls.ours)
     in_a_child(look)
@@ -320,7 +320,7 @@ def test_pending_closes_are_finished_at_exit(how: str, tcp: Connection) -> None:
     os.close(number)
     with process:
         assert read_and_close(tcp.peer) == b"reply" * 1000
-        out, err = process.communicate(timeout=PATIENCE)
+        out, err = process.communicate(timeout=DEADLINE)
     assert (out, err) == ("", "")
     assert process.returncode == (1 if how == "by an exception" else 0)
 
@@ -328,14 +328,14 @@ def test_pending_closes_are_finished_at_exit(how: str, tcp: Connection) -> None:
 WORKER = """
 import multiprocessing, multiprocessing.util, socket, sys, threading
 from graceful_close import Reaper
-from streams import PATIENCE, await_input
+from streams import DEADLINE, await_input
 def work(port):
     if {lags}:
         # Whoever ends the worker comes before the Reaper's thread has done anything.
         ending = threading.Event()
         multiprocessing.util.Finalize(None, ending.set, exitpriority=1)
         threading.setprofile(lambda *_: ending.wait())
-        sys.setswitchinterval(PATIENCE)
+        sys.setswitchinterval(DEADLINE)
     sock = socket.create_connection(("127.0.0.1", port))
     await_input(sock)
     sock.sendall(b"reply" * 1000)
@@ -346,11 +346,11 @@ if __name__ == "__main__":
         ours, peer = socket.socketpair()
         future = reaper.submit(ours)
         peer.close()
-        future.result(PATIENCE)
+        future.result(DEADLINE)
     start = multiprocessing.get_context(sys.argv[1])
     worker = start.Process(target=work, args=(int(sys.argv[2]),))
     worker.start()
-    worker.join(PATIENCE)
+    worker.join(DEADLINE)
     print(worker.exitcode)
 """
 
@@ -377,7 +377,7 @@ def test_a_worker_of_multiprocessing_finishes_its_pending_closes_at_its_end(
         text=True,
         env={**without_coverage(), "PYTHONPATH": str(HERE)},
     )
-    listener.settimeout(PATIENCE)
+    listener.settimeout(DEADLINE)
     with process, listener.accept()[0] as peer:
         peer.sendall(b"unread")
         await_fin(peer)
@@ -386,7 +386,7 @@ def test_a_worker_of_multiprocessing_finishes_its_pending_closes_at_its_end(
         assert not poller.poll(300), "the worker did not wait for the peer"
         peer.sendall(b"more")
         assert read_and_close(peer) == b"reply" * 1000
-        assert process.communicate(timeout=PATIENCE) == ("0\n", "")
+        assert process.communicate(timeout=DEADLINE) == ("0\n", "")
 
 
 BOUNDED_EXITS = {
@@ -407,7 +407,7 @@ ours, peer = socket.socketpair()
 future = reaper.submit(ours)
 future.add_done_callback(lambda _: threading.Event().wait())
 peer.close()
-future.result(PATIENCE)
+future.result(DEADLINE)
 in_flight(reaper)
 """,
     "a peer that never stops sending": """
@@ -440,7 +440,7 @@ def test_exit_takes_a_limited_time(what: str, tcp: Connection) -> None:
     number = tcp.ours.fileno()
     started = time.monotonic()
     ran = run(IN_FLIGHT + BOUNDED_EXITS[what], str(number), pass_fds=(number,))
-    assert time.monotonic() - started < PATIENCE / 2
+    assert time.monotonic() - started < DEADLINE / 2
     assert (ran.returncode, ran.stderr) == (0, "")
 
 

@@ -38,7 +38,7 @@ from reaping import (
 )
 from signals import Stop, moments, on_alarm, stop
 from streams import (
-    PATIENCE,
+    DEADLINE,
     REPLY,
     Connection,
     FailsToDetach,
@@ -72,7 +72,7 @@ def test_there_is_no_thread_before_the_first_connection(tcp: Connection) -> None
 
 def test_an_unreferenced_reaper_finishes_its_closes(tcp: Connection) -> None:
     tcp.ours.sendall(REPLY)
-    future = Reaper(timeout=PATIENCE).submit(tcp.ours)
+    future = Reaper(timeout=DEADLINE).submit(tcp.ours)
     (thread,) = threads()
     assert read_and_close(tcp.peer) == REPLY
     assert result_of(future).outcome is CloseOutcome.PEER_CLOSED
@@ -85,7 +85,7 @@ def test_two_thousand_unreferenced_reapers_leak_nothing() -> None:
         for _ in range(100):
             ours, peer = socket.socketpair()
             with peer:
-                Reaper(timeout=PATIENCE).submit(ours)
+                Reaper(timeout=DEADLINE).submit(ours)
         gc.collect()  # PyPy counts no references
         wait_until(lambda: threads() == [])
 
@@ -120,7 +120,7 @@ def test_a_busy_reaper_is_not_woken_for_each_submission(
 
     monkeypatch.delattr(select, "epoll", raising=False)
     monkeypatch.setattr(selectors, "DefaultSelector", Counting)
-    with Reaper(timeout=PATIENCE, max_sockets=2000) as reaper, connect_many(200) as crowd:
+    with Reaper(timeout=DEADLINE, max_sockets=2000) as reaper, connect_many(200) as crowd:
         assert_it_works(reaper)
         await_sleep(threads()[0])
         waits.clear()
@@ -145,10 +145,10 @@ def test_a_submission_just_before_the_thread_sleeps_is_closed(reaper: Reaper) ->
 
 def test_a_default_timeout_does_not_block_the_reaper(reaper: Reaper) -> None:
     """With a default timeout, Python's own recv() waits for input even with MSG_DONTWAIT."""
-    with default_timeout(PATIENCE), connect_many(2) as [silent, polite]:
+    with default_timeout(DEADLINE), connect_many(2) as [silent, polite]:
         first, other = reaper.submit(silent.ours), reaper.submit(polite.ours)
         polite.peer.close()
-        assert other.result(PATIENCE / 2).outcome is CloseOutcome.PEER_CLOSED
+        assert other.result(DEADLINE / 2).outcome is CloseOutcome.PEER_CLOSED
         silent.peer.close()
         assert result_of(first).outcome is CloseOutcome.PEER_CLOSED
 
@@ -277,7 +277,7 @@ def test_a_bug_in_one_close_is_set_as_its_exception_and_the_others_continue(
     with connect("tcp4") as (victim, victims_peer), connect("tcp4") as (ours, peer):
         address = victim.getsockname()
         other = reaper.submit(ours)
-        assert reaper.submit(victim).exception(PATIENCE) is bug
+        assert reaper.submit(victim).exception(DEADLINE) is bug
         assert victims_peer.recv(1) == b""
         peer.close()
         assert result_of(other).outcome is CloseOutcome.PEER_CLOSED
@@ -301,7 +301,7 @@ def test_without_threads_submit_closes_in_the_callers_thread(
     called_in: list[threading.Thread] = []
     reply_early(stream, b"upload" * 1000)
     with Reaper(
-        timeout=PATIENCE, on_close=lambda _: called_in.append(threading.current_thread())
+        timeout=DEADLINE, on_close=lambda _: called_in.append(threading.current_thread())
     ) as reaper:
         with meanwhile(read_and_close, stream.peer) as replies, no_threads(monkeypatch):
             result = reaper.submit(stream.ours).result(0)
@@ -320,7 +320,7 @@ def test_without_threads_submit_of_a_non_blocking_socket_does_not_wait(
 ) -> None:
     tcp.ours.setblocking(False)
     tcp.ours.sendall(b"reply")
-    with Reaper(timeout=100 * PATIENCE) as reaper, no_threads(monkeypatch):
+    with Reaper(timeout=100 * DEADLINE) as reaper, no_threads(monkeypatch):
         assert reaper.submit(tcp.ours).result(0).outcome is CloseOutcome.TIMED_OUT
         assert reaper.stats()[CloseOutcome.TIMED_OUT] == 1
     assert read_and_close(tcp.peer) == b"reply"
@@ -382,7 +382,7 @@ def test_a_started_reaper_needs_no_more_descriptors(reaper: Reaper) -> None:
 def test_the_oldest_pending_close_ends_to_make_room(on_overflow: Any) -> None:
     with (
         connect_many(5, peer_buffer=4096) as crowd,
-        Reaper(timeout=PATIENCE, max_sockets=3, on_overflow=on_overflow) as reaper,
+        Reaper(timeout=DEADLINE, max_sockets=3, on_overflow=on_overflow) as reaper,
     ):
         for sock, _ in crowd:
             fill(sock)
@@ -402,7 +402,7 @@ def test_room_is_made_while_a_callback_blocks_the_thread() -> None:
     called_in: list[threading.Thread] = []
     with (
         connect_many(5, peer_buffer=4096) as crowd,
-        Reaper(timeout=PATIENCE, max_sockets=3, on_overflow=LingerPolicy.ABORT) as reaper,
+        Reaper(timeout=DEADLINE, max_sockets=3, on_overflow=LingerPolicy.ABORT) as reaper,
     ):
         for sock, _ in crowd[:2]:
             fill(sock)  # so that our FIN cannot arrive, and the reset is seen
@@ -424,7 +424,7 @@ def test_the_future_of_a_close_ended_for_room_gets_its_result_while_the_thread_s
     for moment in moments():
         with (
             connect_many(3) as crowd,
-            Reaper(timeout=3 * PATIENCE, idle_timeout=None, max_sockets=2) as reaper,
+            Reaper(timeout=3 * DEADLINE, idle_timeout=None, max_sockets=2) as reaper,
         ):
             with kept_thread(reaper) as let_go:
                 (thread,) = threads()
@@ -467,7 +467,7 @@ the_first_or_a_later_one = pytest.mark.parametrize(
 def test_a_signal_at_any_call_of_submit_loses_no_socket(before: int) -> None:
     """The caller has the socket, or the socket is closed; and the Reaper continues."""
     for moment in moments():
-        with Reaper(timeout=PATIENCE) as reaper, connect("tcp4") as (ours, peer):
+        with Reaper(timeout=DEADLINE) as reaper, connect("tcp4") as (ours, peer):
             for _ in range(before):
                 assert_it_works(reaper)
             with moment.do(stop):
@@ -505,7 +505,7 @@ def test_a_signal_handler_may_submit_during_a_submit(before: int) -> None:
     for moment in moments():
         futures: list[Future[CloseResult]] = []
         with (
-            Reaper(timeout=PATIENCE) as reaper,
+            Reaper(timeout=DEADLINE) as reaper,
             connect("tcp4") as (ours, peer),
             connect("tcp4") as (other, others_peer),
         ):
@@ -521,7 +521,7 @@ def test_a_signal_handler_may_submit_during_a_submit(before: int) -> None:
 def test_a_signal_handler_may_submit_while_room_is_made() -> None:
     for moment in moments():
         futures: list[Future[CloseResult]] = []
-        with Reaper(timeout=PATIENCE, max_sockets=2) as reaper, connect_many(5) as crowd:
+        with Reaper(timeout=DEADLINE, max_sockets=2) as reaper, connect_many(5) as crowd:
             with kept_thread(reaper):
                 futures += [reaper.submit(sock) for sock, _ in crowd[:2]]
                 with moment.do(partial(submit, reaper, crowd[2].ours, futures)):
@@ -539,7 +539,7 @@ def test_another_thread_may_close_the_reaper_during_a_submit() -> None:
     """Then submit raises, or the close is finished; and no thread is left."""
     for moment in moments():
         with connect("tcp4") as (ours, peer):
-            reaper = Reaper(timeout=PATIENCE)
+            reaper = Reaper(timeout=DEADLINE)
             assert_it_works(reaper)
             closer = threading.Thread(target=reaper.close)
             refused = False
@@ -570,7 +570,7 @@ def test_a_signal_before_or_after_any_call_of_close_closes_all_at_once() -> None
 
 
 def test_an_interrupted_close_closes_all_sockets_immediately(tcp: Connection) -> None:
-    reaper = Reaper(timeout=PATIENCE)
+    reaper = Reaper(timeout=DEADLINE)
     future = reaper.submit(tcp.ours)
     with on_alarm(stop, 0.05), pytest.raises(Stop):
         reaper.close()
@@ -595,7 +595,7 @@ def test_sixteen_threads_can_submit_concurrently(
 
     def work() -> None:
         for number in range(each):
-            assert room.acquire(timeout=PATIENCE)
+            assert room.acquire(timeout=DEADLINE)
             ours, peer = socket.socketpair()
             with peer:
                 if number % 4 == 0:

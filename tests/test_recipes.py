@@ -23,7 +23,7 @@ from typing import NamedTuple
 import pytest
 
 from programs import Program
-from streams import PATIENCE, meanwhile
+from streams import DEADLINE, meanwhile
 
 if sys.platform == "win32":
     pytest.skip("the test ends its child with SIGTERM", allow_module_level=True)
@@ -120,7 +120,7 @@ class Server(Program):
             raise
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE)
 
     def await_stop_of_listening(self, seconds: float) -> None:
         """Wait until the server refuses connections. Some servers listen until their end."""
@@ -191,7 +191,7 @@ def test_curl_gets_the_early_reply(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_connection_is_kept_alive(server: Server) -> None:
-    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)
     connections: list[object] = []
     for _ in range(3):
         client.request("GET", "/")
@@ -204,7 +204,7 @@ def test_a_connection_is_kept_alive(server: Server) -> None:
 def await_refusal(client: socket.socket, event: int) -> None:
     poll = select.poll()
     poll.register(client, event)
-    assert poll.poll(PATIENCE * 1000), "no reply"
+    assert poll.poll(DEADLINE * 1000), "no reply"
 
 
 def upload_slowly(client: socket.socket, stopped: threading.Event) -> tuple[int, bool]:

@@ -30,7 +30,7 @@ from graceful_close._platform import SYSTEMS, TcpState
 from graceful_close._platform.acks import AckProbe, Field, Ioctl
 from graceful_close._record import replace
 from streams import (
-    PATIENCE,
+    DEADLINE,
     Connection,
     Full,
     connect_many,
@@ -58,7 +58,7 @@ def refused_count(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("close", parts(DELIVERING))
 def test_delivery_is_detected_by_the_state(tcp: Connection, close: Close) -> None:
     tcp.ours.sendall(b"reply")
-    result = close(tcp.ours, timeout=PATIENCE)
+    result = close(tcp.ours, timeout=DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
 
 
@@ -70,7 +70,7 @@ def test_data_that_the_peer_does_not_accept_is_not_delivered(full: Full) -> None
 
 def test_data_that_the_peer_accepts_late_is_delivered(full: Full) -> None:
     with meanwhile(read_all, full.peer):
-        result = timed_linger_close(full.ours, PATIENCE)
+        result = timed_linger_close(full.ours, DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
 
 
@@ -78,7 +78,7 @@ def test_data_that_the_peer_accepts_late_is_delivered(full: Full) -> None:
 def test_a_peer_that_closes_is_reported_as_closed(tcp: Connection, close: Close) -> None:
     tcp.ours.sendall(b"reply")
     with meanwhile(read_and_close, tcp.peer):
-        result = close(tcp.ours, timeout=PATIENCE, idle_timeout=PATIENCE)
+        result = close(tcp.ours, timeout=DEADLINE, idle_timeout=DEADLINE)
     assert result.outcome is CloseOutcome.PEER_CLOSED
 
 
@@ -87,20 +87,20 @@ def test_a_peer_that_resets_with_our_data_unread_is_reported_as_reset(
     close: Close, full: Full
 ) -> None:
     abortive_close(full.peer)
-    result = close(full.ours, timeout=PATIENCE)
+    result = close(full.ours, timeout=DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
 
 
 def test_a_reset_does_not_change_the_other_closes_of_a_reaper() -> None:
-    with connect_many(10) as connections, Reaper(timeout=PATIENCE) as reaper:
+    with connect_many(10) as connections, Reaper(timeout=DEADLINE) as reaper:
         (first, resets), *others = connections
         abortive_close(resets)
         reset = reaper.submit(first)
         futures = [reaper.submit(ours) for ours, _ in others]
         for _, peer in others:
             peer.close()
-        assert reset.result(PATIENCE).outcome is CloseOutcome.PEER_RESET
-        ends = {future.result(PATIENCE).outcome for future in futures}
+        assert reset.result(DEADLINE).outcome is CloseOutcome.PEER_RESET
+        ends = {future.result(DEADLINE).outcome for future in futures}
         assert ends == {CloseOutcome.PEER_CLOSED}
 
 
@@ -110,7 +110,7 @@ def test_the_count_is_unknown_until_the_state_proves_it(tcp: Connection) -> None
 
 def test_after_the_peers_fin_the_count_is_unknown(full: Full) -> None:
     send_fin(full.peer, to=full.ours)
-    result = graceful_close(full.ours, timeout=PATIENCE)
+    result = graceful_close(full.ours, timeout=DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, None)
 
 

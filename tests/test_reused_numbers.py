@@ -21,7 +21,7 @@ import graceful_close.trio
 from every_loop import in_thread
 from graceful_close import CloseOutcome
 from graceful_close.asyncio import graceful_close as close_in_asyncio
-from streams import PATIENCE, Connection, read_all, read_and_close
+from streams import DEADLINE, Connection, read_all, read_and_close
 from test_asyncio import pair, run_in
 from test_asyncio_server import MEGABYTES
 
@@ -51,7 +51,7 @@ def test_a_close_in_asyncio_waits_for_its_own_descriptors(
         async with pair(kind) as one:
             one.writer.write(MEGABYTES)
             watch_and_close(watched)
-            closing = asyncio.create_task(close_in_asyncio(one.writer, timeout=PATIENCE))
+            closing = asyncio.create_task(close_in_asyncio(one.writer, timeout=DEADLINE))
             await asyncio.sleep(0)
             assert await in_thread(read_all, one.peer) == MEGABYTES
             for _ in range(20):
@@ -89,7 +89,7 @@ def test_a_close_in_trio_waits_for_its_own_descriptors(tcp: Connection) -> None:
             for sock in socks:
                 sock.close()
             nursery.start_soon(close_when_one_has_ended)
-            result = await graceful_close.trio.graceful_close(stream, timeout=PATIENCE)
+            result = await graceful_close.trio.graceful_close(stream, timeout=DEADLINE)
             assert result.outcome is CloseOutcome.PEER_CLOSED
             assert len(ended) == 1, "the number of another was not used again"
             nursery.cancel_scope.cancel()

@@ -23,7 +23,7 @@ from event_loops import LOOPS
 from graceful_close import _environment
 from programs import Program
 from pythons import without_coverage
-from streams import PATIENCE, await_fin, read_all
+from streams import DEADLINE, await_fin, read_all
 
 if sys.platform == "win32":
     pytest.skip("the test ends its child with SIGTERM", allow_module_level=True)
@@ -260,7 +260,7 @@ with socket.create_server(("127.0.0.1", 0)) as listener:
     ids=["blocked in accept()", "during a submit()"],
 )
 def test_sigterm_ends_a_server(program: str) -> None:
-    ended = subprocess.run([sys.executable, "-c", program], timeout=PATIENCE, check=False)
+    ended = subprocess.run([sys.executable, "-c", program], timeout=DEADLINE, check=False)
     assert ended.returncode == -signal.SIGTERM
 
 
@@ -284,7 +284,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         [*RUN, *arguments],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=DEADLINE,
         check=False,
         env={**without_coverage(), **environment},
     )

@@ -18,7 +18,7 @@ import pytest
 from graceful_close import _selector
 from graceful_close._selector import ChunkedSelect, Portable, new_selector
 from graceful_close._step import WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE
-from streams import PATIENCE, Connection, connect_many, fill
+from streams import DEADLINE, Connection, connect_many, fill
 
 if TYPE_CHECKING:
     from graceful_close._selector import Selector
@@ -59,7 +59,7 @@ def test_input_ends_a_wait_for_it_once(selector: Selector, tcp: Connection) -> N
     armed(selector, tcp.ours, WAIT_READABLE)
     assert selector.wait(0) == []
     tcp.peer.sendall(b"x")
-    assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), True)]
+    assert selector.wait(DEADLINE) == [(tcp.ours.fileno(), True)]
     assert selector.wait(0) == [], "it is not armed any more"
 
 
@@ -69,7 +69,7 @@ def test_room_ends_a_wait_for_it(selector: Selector, step: Step, tcp: Connection
     armed(selector, tcp.ours, step)
     assert selector.wait(0) == []
     tcp.peer.settimeout(0)
-    until = monotonic() + PATIENCE
+    until = monotonic() + DEADLINE
     ready: list[tuple[int, bool]] = []
     while not ready and monotonic() < until:
         try:
@@ -88,7 +88,7 @@ def test_input_ends_a_wait_for_either_and_not_a_wait_for_room(
     armed(selector, tcp.ours, WAIT_WRITABLE)
     assert selector.wait(0) == []
     selector.arm(tcp.ours.fileno(), WAIT_EITHER, known=True)
-    assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), True)]
+    assert selector.wait(DEADLINE) == [(tcp.ours.fileno(), True)]
 
 
 def test_what_is_forgotten_is_not_reported(selector: Selector, tcp: Connection) -> None:
@@ -97,13 +97,13 @@ def test_what_is_forgotten_is_not_reported(selector: Selector, tcp: Connection) 
     tcp.peer.sendall(b"x")
     assert selector.wait(0) == []
     armed(selector, tcp.ours, WAIT_READABLE)
-    assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), True)]
+    assert selector.wait(DEADLINE) == [(tcp.ours.fileno(), True)]
 
 
 @only("portable", "chunked")
 def test_what_was_reported_may_be_forgotten_too(selector: Selector, tcp: Connection) -> None:
     armed(selector, tcp.ours, WAIT_WRITABLE)
-    assert selector.wait(PATIENCE)
+    assert selector.wait(DEADLINE)
     selector.forget(tcp.ours.fileno())
 
 
@@ -119,7 +119,7 @@ def test_one_of_many_is_reported_alone(selector: Selector) -> None:
     with connect_many(5) as connections:
         all_armed(selector, connections)
         connections[3].peer.sendall(b"x")
-        assert selector.wait(PATIENCE) == [(connections[3].ours.fileno(), True)]
+        assert selector.wait(DEADLINE) == [(connections[3].ours.fileno(), True)]
 
 
 @needs_epoll
@@ -132,7 +132,7 @@ def test_its_descriptor_is_readable_when_there_is_an_event(
         outer.register(selector.fileno(), selectors.EVENT_READ)
         assert outer.select(0) == []
         tcp.peer.sendall(b"x")
-        assert outer.select(PATIENCE)
+        assert outer.select(DEADLINE)
 
 
 def test_a_selector_without_a_descriptor_says_so() -> None:
@@ -153,11 +153,11 @@ def test_only_epoll_reports_acknowledgements(selector: Selector, tcp: Connection
 def test_an_acknowledgement_of_our_fin_is_no_input(selector: Selector, tcp: Connection) -> None:
     armed(selector, tcp.ours, WAIT_ACK)
     # Added, it has an event immediately: there is room.
-    assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), False)]
+    assert selector.wait(DEADLINE) == [(tcp.ours.fileno(), False)]
     tcp.ours.shutdown(socket.SHUT_WR)
-    assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), False)]
+    assert selector.wait(DEADLINE) == [(tcp.ours.fileno(), False)]
     tcp.peer.sendall(b"x")
-    assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), True)], "it is armed still"
+    assert selector.wait(DEADLINE) == [(tcp.ours.fileno(), True)], "it is armed still"
 
 
 @needs_epoll
@@ -167,7 +167,7 @@ def test_a_wait_that_is_armed_again_is_for_the_new_event(
 ) -> None:
     armed(selector, tcp.ours, WAIT_READABLE)
     selector.arm(tcp.ours.fileno(), WAIT_WRITABLE, known=True)
-    assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), False)]
+    assert selector.wait(DEADLINE) == [(tcp.ours.fileno(), False)]
 
 
 @needs_epoll
@@ -182,7 +182,7 @@ def test_a_number_that_a_dup_has_kept_in_the_list_is_armed_anew(
     os.dup2(kept, number)
     os.close(kept)
     selector.arm(number, WAIT_WRITABLE, known=False)
-    assert selector.wait(PATIENCE) == [(number, False)]
+    assert selector.wait(DEADLINE) == [(number, False)]
 
 
 @needs_epoll
@@ -190,9 +190,9 @@ def test_a_number_that_a_dup_has_kept_in_the_list_is_armed_anew(
 def test_at_most_so_many_events_are_taken_at_a_time(selector: Selector) -> None:
     with connect_many(5) as connections:
         all_armed(selector, connections, WAIT_WRITABLE)
-        first = selector.wait(PATIENCE, 3)
+        first = selector.wait(DEADLINE, 3)
         assert len(first) == 3
-        assert len({*first, *selector.wait(PATIENCE, 3)}) == 5
+        assert len({*first, *selector.wait(DEADLINE, 3)}) == 5
 
 
 # --- select() on Windows -----------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_more_than_one_select_takes_are_looked_at_in_chunks() -> None:
         assert selector.wait(0.01) == []
         for index in (0, 4):
             connections[index].peer.sendall(b"x")
-            assert selector.wait(PATIENCE) == [(connections[index].ours.fileno(), True)]
+            assert selector.wait(DEADLINE) == [(connections[index].ours.fileno(), True)]
 
 
 class Waits:
@@ -279,7 +279,7 @@ def test_one_that_another_thread_closed_is_reported(
         all_armed(selector, connections)
         connections[index].ours.close()
         waits = Waits(monkeypatch)
-        assert selector.wait(PATIENCE) == [(numbers[index], True)]
+        assert selector.wait(DEADLINE) == [(numbers[index], True)]
         assert set(waits.selects[1:]) == {0}, "the search for it does not wait"
         assert selector.wait(0) == []
 
@@ -302,7 +302,7 @@ def test_without_a_descriptor_for_epoll_poll_waits(
     assert selector.fileno() == -1
     armed(selector, tcp.ours, WAIT_READABLE)
     tcp.peer.sendall(b"x")
-    assert selector.wait(PATIENCE) == [(tcp.ours.fileno(), True)]
+    assert selector.wait(DEADLINE) == [(tcp.ours.fileno(), True)]
     selector.close()
 
 

@@ -21,7 +21,7 @@ from graceful_close._tls import (
 )
 from pythons import PYPY
 from signals import each_moment
-from streams import PATIENCE
+from streams import DEADLINE
 from tls_sessions import session
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="Windows has no SIGPIPE")
@@ -147,7 +147,7 @@ def survives(program: str) -> list[str]:
         check=False,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=DEADLINE,
         restore_signals=False,
     )
     assert child.returncode != -signal.SIGPIPE, "killed by SIGPIPE"
@@ -158,7 +158,7 @@ def survives(program: str) -> list[str]:
 def test_the_signal_kills_a_program_that_writes_after_a_reset() -> None:
     """Otherwise the tests below would prove nothing."""
     command = [sys.executable, "-c", _CARELESS]
-    child = subprocess.run(command, check=False, timeout=PATIENCE)
+    child = subprocess.run(command, check=False, timeout=DEADLINE)
     assert child.returncode == -signal.SIGPIPE
 
 
@@ -200,7 +200,7 @@ def test_an_interrupt_leaves_neither_the_signal_blocked_nor_a_dup_in_another_mod
             with socket.socket(fileno=os.dup(ours.fileno())) as dup:
                 socket.socket.shutdown(peer, socket.SHUT_WR)
                 with stopped():
-                    graceful_close.graceful_close(ours, timeout=PATIENCE)
+                    graceful_close.graceful_close(ours, timeout=DEADLINE)
                 assert os.get_blocking(dup.fileno())
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
 

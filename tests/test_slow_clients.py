@@ -17,7 +17,7 @@ import pytest
 from graceful_close import CloseOutcome
 from graceful_close.socketserver import GracefulMixIn
 from pythons import FAMILY_OF_FROMFD, PYPY
-from streams import PATIENCE, wait_until
+from streams import DEADLINE, wait_until
 from test_socketserver import serving
 
 if sys.platform == "win32":
@@ -59,7 +59,7 @@ def slow_clients(address: tuple[str, int], count: int) -> Generator[None, None, 
         stack.callback(ended.set)
         thread.start()
         for number in range(count):
-            sock = stack.enter_context(socket.create_connection(address, PATIENCE))
+            sock = stack.enter_context(socket.create_connection(address, DEADLINE))
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert sock.recv(1) != b""
             if number % 2:
@@ -69,7 +69,7 @@ def slow_clients(address: tuple[str, int], count: int) -> Generator[None, None, 
 
 def get(address: tuple[str, int]) -> bytes:
     """Send a request as a normal client."""
-    client = http.client.HTTPConnection(*address, timeout=PATIENCE)
+    client = http.client.HTTPConnection(*address, timeout=DEADLINE)
     client.request("GET", "/")
     reply = client.getresponse().read()
     client.close()
@@ -152,4 +152,4 @@ def test_slow_clients_do_not_block_the_one_worker_of_gunicorn(
                     wait_until(lambda: int(get(address)) == 0)
             finally:
                 process.terminate()
-                assert process.communicate(timeout=PATIENCE)[1] == b""
+                assert process.communicate(timeout=DEADLINE)[1] == b""

@@ -27,7 +27,7 @@ from cpython_tests import NO_TESTS
 from graceful_close import CloseOutcome, GracefulListener, LingerPolicy, set_linger
 from graceful_close.socketserver import GracefulMixIn
 from listening import child
-from streams import PATIENCE, ends_in_reset, meanwhile, read_all, wait_until
+from streams import DEADLINE, ends_in_reset, meanwhile, read_all, wait_until
 
 UPLOAD = bytes(5_000_000)
 REQUEST = b"POST /nowhere HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(UPLOAD)
@@ -105,7 +105,7 @@ def serving(server: Any) -> Generator[Any, None, None]:
 
 def client_of(server: Any) -> socket.socket:
     client = socket.socket(server.address_family)
-    client.settimeout(PATIENCE)
+    client.settimeout(DEADLINE)
     client.connect(server.server_address)
     return client
 
@@ -191,7 +191,7 @@ def test_a_datagram_server_works() -> None:
 
     with serving(graceful(socketserver.UDPServer)(HERE, Echo)) as server:
         with socket.socket(type=socket.SOCK_DGRAM) as client:
-            client.settimeout(PATIENCE)
+            client.settimeout(DEADLINE)
             client.sendto(b"datagram", server.server_address)
             assert client.recv(100) == b"datagram"
 
@@ -202,7 +202,7 @@ def test_a_socket_that_is_not_a_stream_is_closed_as_usual(tmp_path: Path) -> Non
 
     with serving(PacketServer(str(tmp_path / "server"), Refuse)) as server:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
-            client.settimeout(PATIENCE)
+            client.settimeout(DEADLINE)
             client.connect(server.server_address)
             client.sendall(b"packet")
             assert client.recv(100) == b"413 too large"

@@ -21,7 +21,7 @@ from graceful_close.socketserver import GracefulMixIn
 from graceful_close.werkzeug import GracefulRequestHandler
 from pythons import PYPY
 from signals import each_moment
-from streams import PATIENCE, ends_in_reset, meanwhile, read_all, reset
+from streams import DEADLINE, ends_in_reset, meanwhile, read_all, reset
 
 HERE = ("127.0.0.1", 0)
 REPLY = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
@@ -36,7 +36,7 @@ def waiting(listener: socket.socket, count: int) -> Generator[list[socket.socket
     clients: list[socket.socket] = []
     try:
         for _ in range(count):
-            client = socket.create_connection(listener.getsockname(), timeout=PATIENCE)
+            client = socket.create_connection(listener.getsockname(), timeout=DEADLINE)
             clients.append(client)
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
         yield clients
@@ -60,7 +60,7 @@ def test_clients_in_the_backlog_read_the_reply_and_the_end(
                 client.close()
 
         with meanwhile(read_and_close):
-            results = listener.refuse_backlog(REPLY, timeout=PATIENCE)
+            results = listener.refuse_backlog(REPLY, timeout=DEADLINE)
         assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 10
         assert listener.gettimeout() == timeout, "the mode of the listener is unchanged"
         assert listener.refuse_backlog(REPLY) == []
@@ -92,7 +92,7 @@ def test_clients_that_never_close_cost_the_timeout_once() -> None:
     with GracefulListener(HERE, backlog=20) as listener, waiting(listener, 5):
         results = listener.refuse_backlog(timeout=0.05)
     assert [result.outcome for result in results] == [CloseOutcome.TIMED_OUT] * 5
-    assert max(result.elapsed for result in results) < PATIENCE / 2
+    assert max(result.elapsed for result in results) < DEADLINE / 2
 
 
 @pytest.mark.skipif(PYPY, reason="PyPy runs signal handlers before calls of C functions, too")
@@ -156,7 +156,7 @@ def asked(server: socketserver.TCPServer) -> Generator[socket.socket, None, None
     with (
         server,
         meanwhile(serve),
-        socket.create_connection(server.socket.getsockname(), timeout=PATIENCE) as client,
+        socket.create_connection(server.socket.getsockname(), timeout=DEADLINE) as client,
     ):
         client.sendall(b"GET")
         yield client
@@ -181,7 +181,7 @@ def test_an_exception_that_is_not_the_handlers_ends_no_reply_with_a_reset() -> N
 @pytest.mark.parametrize("raises", [False, True])
 def test_werkzeugs_handler_hands_over_unless_the_application_raises(raises: bool) -> None:
     class Handler(GracefulRequestHandler):
-        reaper = Reaper(timeout=PATIENCE)
+        reaper = Reaper(timeout=DEADLINE)
 
         def log(self, *_args: object, **_more: object) -> None:
             pass
@@ -218,7 +218,7 @@ def test_the_alert_of_a_failed_handshake_arrives() -> None:
     with (
         server,
         meanwhile(server.handle_request),
-        socket.create_connection(raw, timeout=PATIENCE) as plain,
+        socket.create_connection(raw, timeout=DEADLINE) as plain,
     ):
         client = client_context(ssl.TLSVersion.TLSv1_3).wrap_socket(plain, server_hostname=NAME)
         with client:

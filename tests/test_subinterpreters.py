@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pythons import PYPY, without_coverage
-from streams import PATIENCE
+from streams import DEADLINE
 
 pytestmark = pytest.mark.skipif(PYPY, reason="PyPy has no subinterpreters")
 
@@ -78,7 +78,7 @@ def test_a_subinterpreter_closes_as_the_main_one_does(isolated: bool) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE,
+        timeout=DEADLINE,
         env=without_coverage(),
     )
     *closed, aborted = child.stdout.split()

@@ -20,7 +20,7 @@ from graceful_close import (
     unacked_bytes,
 )
 from streams import (
-    PATIENCE,
+    DEADLINE,
     Connection,
     Full,
     await_fin,
@@ -41,7 +41,7 @@ def test_acknowledged_data_is_delivered_although_the_peer_never_closes(
     tcp: Connection,
 ) -> None:
     tcp.ours.sendall(b"all of it")
-    result = timed_linger_close(tcp.ours, PATIENCE)
+    result = timed_linger_close(tcp.ours, DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
     assert tcp.ours.fileno() == -1
     assert read_all(tcp.peer) == b"all of it"
@@ -49,9 +49,9 @@ def test_acknowledged_data_is_delivered_although_the_peer_never_closes(
 
 def test_the_acknowledgement_ends_the_wait(full: Full) -> None:
     with meanwhile(read_all, full.peer) as received:
-        result = timed_linger_close(full.ours, PATIENCE)
+        result = timed_linger_close(full.ours, DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
-    assert result.elapsed < PATIENCE
+    assert result.elapsed < DEADLINE
     assert len(received[0]) == full.written
 
 
@@ -75,7 +75,7 @@ def test_unread_input_does_not_shorten_the_wait() -> None:
         await_input(ours)
         written = fill(ours)
         with meanwhile(read_all, peer) as received:
-            result = timed_linger_close(ours, PATIENCE)
+            result = timed_linger_close(ours, DEADLINE)
         assert (result.outcome, result.drained) == (CloseOutcome.DELIVERED, 6)
         assert len(received[0]) == written
 
@@ -88,7 +88,7 @@ def test_input_during_the_wait_is_drained(full: Full) -> None:
         read_all(full.peer)
 
     with meanwhile(peer_writes_then_reads):
-        result = timed_linger_close(full.ours, PATIENCE)
+        result = timed_linger_close(full.ours, DEADLINE)
     assert result.outcome is CloseOutcome.DELIVERED
     assert result.drained > 1 << 20
 
@@ -101,7 +101,7 @@ def test_a_reset_during_the_wait_is_reported_with_the_lost_bytes(full: Full) -> 
             reset(full.peer)
 
         with meanwhile(peer_resets):
-            result = timed_linger_close(full.ours, PATIENCE)
+            result = timed_linger_close(full.ours, DEADLINE)
     assert result.outcome is CloseOutcome.PEER_RESET
     assert (result.unacked or 0) > 1
 
@@ -111,7 +111,7 @@ def _await_half_closed(sock: socket.socket) -> None:
     poller = select.epoll()
     try:
         poller.register(sock, select.EPOLLOUT)
-        assert poller.poll(PATIENCE)
+        assert poller.poll(DEADLINE)
     finally:
         poller.close()
 
@@ -119,7 +119,7 @@ def _await_half_closed(sock: socket.socket) -> None:
 def test_the_peers_fin_does_not_end_the_wait(full: Full) -> None:
     send_fin(full.peer, to=full.ours)
     with meanwhile(read_all, full.peer) as received:
-        result = timed_linger_close(full.ours, PATIENCE)
+        result = timed_linger_close(full.ours, DEADLINE)
     assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
     assert len(received[0]) == full.written
 
@@ -127,12 +127,12 @@ def test_the_peers_fin_does_not_end_the_wait(full: Full) -> None:
 @pytest.mark.parametrize("mode", [None, 0.0, 5.0], ids=["blocking", "non-blocking", "timeout"])
 def test_sockets_of_every_mode_wait_the_same_way(tcp: Connection, mode: float | None) -> None:
     tcp.ours.settimeout(mode)
-    assert timed_linger_close(tcp.ours, PATIENCE).outcome is CloseOutcome.DELIVERED
+    assert timed_linger_close(tcp.ours, DEADLINE).outcome is CloseOutcome.DELIVERED
 
 
 def test_no_option_of_a_dup_is_changed(tcp: Connection) -> None:
     with tcp.ours.dup() as dup:
-        timed_linger_close(tcp.ours, PATIENCE)
+        timed_linger_close(tcp.ours, DEADLINE)
         assert get_linger(dup) == Linger(LingerPolicy.BACKGROUND)
         assert os.get_blocking(dup.fileno())
 
@@ -144,7 +144,7 @@ def test_without_epoll_the_acknowledgement_is_polled(
     with connect("tcp4", peer_buffer=4096) as (ours, peer):
         fill(ours)
         with meanwhile(read_all, peer):
-            assert timed_linger_close(ours, PATIENCE).outcome is CloseOutcome.DELIVERED
+            assert timed_linger_close(ours, DEADLINE).outcome is CloseOutcome.DELIVERED
 
 
 def test_without_a_descriptor_for_epoll_the_acknowledgement_is_polled(full: Full) -> None:
@@ -160,7 +160,7 @@ def test_a_unix_stream_waits_for_the_peers_end(any_family: str) -> None:
     with connect(any_family) as (ours, peer):
         ours.sendall(b"last words")
         with meanwhile(read_and_close, peer):
-            result = timed_linger_close(ours, PATIENCE)
+            result = timed_linger_close(ours, DEADLINE)
     unix = any_family == "unix"
     expected = CloseOutcome.PEER_CLOSED if unix else CloseOutcome.DELIVERED
     assert result.outcome is expected

@@ -25,8 +25,8 @@ from graceful_close._options import Options
 from greenlets import before_and_after_the_import, output_under
 from signals import Stop, each_moment, on_alarm, stop
 from streams import (
+    DEADLINE,
     MODES,
-    PATIENCE,
     REPLY,
     await_fin,
     await_input,
@@ -86,7 +86,7 @@ def test_unread_input_does_not_destroy_the_reply(any_tls: Session) -> None:
         return read_and_close(any_tls.peer)
 
     with meanwhile(upload_more_and_read) as received:
-        result = graceful_close(any_tls.ours, timeout=PATIENCE)
+        result = graceful_close(any_tls.ours, timeout=DEADLINE)
     assert received == [REPLY]
     assert result.outcome is CloseOutcome.PEER_CLOSED
     # The other data arrived first, so the close did not look for the peer's close_notify.
@@ -101,14 +101,14 @@ def test_a_close_after_a_partly_read_record_works(
     assert tls.ours.recv(1) == b"u"
     assert tls.ours.pending() > 0
     with meanwhile(read_raw_and_close, tls.peer) as received:
-        assert graceful_close(tls.ours, timeout=PATIENCE).check().notified
+        assert graceful_close(tls.ours, timeout=DEADLINE).check().notified
     assert is_one_close_notify(received[0], version)
 
 
 def test_a_makefile_object_does_not_keep_the_descriptor_open(tls: Session) -> None:
     file = tls.ours.makefile("rb")
     with meanwhile(read_and_close, tls.peer):
-        assert graceful_close(tls.ours, timeout=PATIENCE).check().notified
+        assert graceful_close(tls.ours, timeout=DEADLINE).check().notified
     with pytest.raises(OSError, match="Bad file descriptor"):
         file.read(1)
     file.close()
@@ -118,7 +118,7 @@ def test_the_blocking_mode_of_a_dup_is_unchanged(version: ssl.TLSVersion) -> Non
     with session(version) as (ours, peer), hold_too(ours) as holder:
         assert os.get_blocking(holder.fileno())
         with meanwhile(read_and_close, peer):
-            assert graceful_close(ours, timeout=PATIENCE).check().notified
+            assert graceful_close(ours, timeout=DEADLINE).check().notified
         assert os.get_blocking(holder.fileno())
 
 
@@ -134,7 +134,7 @@ def test_a_dup_that_makes_the_connection_blocking_does_not_block_the_close(
                 read_raw(peer)
 
         with meanwhile(leave_when_it_takes_too_long):
-            assert graceful_close(ours, timeout=PATIENCE).check().notified
+            assert graceful_close(ours, timeout=DEADLINE).check().notified
 
 
 # --- peers that do not close ------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_a_fatal_alert_is_not_reported_as_close_notify(tls: Session) -> None:
         tls.peer.recv(1)
     send_fin(tls.peer)
     await_fin(tls.ours)
-    result = graceful_close(tls.ours, timeout=PATIENCE)
+    result = graceful_close(tls.ours, timeout=DEADLINE)
     assert result.outcome is CloseOutcome.PEER_CLOSED
     assert (result.notified, result.peer_notified) == (True, None)
 
@@ -220,7 +220,7 @@ def test_a_peer_that_sends_invalid_data_after_our_close_notify_was_notified(
     socket.socket.sendall(tls.peer, b"GET / HTTP/1.1\r\n\r\n")
     await_input(tls.ours)
     with meanwhile(read_and_close, tls.peer) as received:
-        result = graceful_close(tls.ours, timeout=PATIENCE)
+        result = graceful_close(tls.ours, timeout=DEADLINE)
     assert received == [b""]
     assert (result.notified, result.peer_notified) == (True, None)
 
@@ -230,7 +230,7 @@ def test_unread_tickets_of_our_client_do_not_cause_a_reset() -> None:
         shake_hands(Session(ours, peer))
         await_input(ours)
         with meanwhile(read_and_close, peer) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
+            result = graceful_close(ours, timeout=DEADLINE)
         assert received == [b""]
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert result.notified
@@ -245,7 +245,7 @@ def test_a_client_that_never_read_its_tickets_resets_when_it_closes() -> None:
             peer.close()
 
         with meanwhile(close_at_our_fin):
-            result = graceful_close(ours, timeout=PATIENCE)
+            result = graceful_close(ours, timeout=DEADLINE)
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, True)
 
 
@@ -257,7 +257,7 @@ def test_a_timed_linger_ends_when_the_close_notify_is_acknowledged(
 ) -> None:
     with session(version, side=side) as (ours, peer):
         ours.sendall(b"reply")
-        result = timed_linger_close(ours, PATIENCE)
+        result = timed_linger_close(ours, DEADLINE)
         assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)
         assert result.notified
         assert read_all(peer) == b"reply"
@@ -314,7 +314,7 @@ def test_an_exception_from_a_signal_handler_closes_immediately_and_propagates(
     with session(version, peer_buffer=4096) as (ours, peer):
         written = fill_raw(ours)
         with on_alarm(stop, 0.05), pytest.raises(Stop):
-            graceful_close(ours, timeout=PATIENCE)
+            graceful_close(ours, timeout=DEADLINE)
         assert ours.fileno() == -1
         assert len(read_raw(peer)) == written, "the close was still waiting for room"
 

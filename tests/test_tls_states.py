@@ -12,7 +12,7 @@ from certificates import NAME, client_context, server_context
 from drivers import THREADED, Close, parts
 from graceful_close import CloseOutcome, graceful_close
 from streams import (
-    PATIENCE,
+    DEADLINE,
     await_fin,
     await_input,
     await_reset,
@@ -254,7 +254,7 @@ def test_a_tls_socket_made_from_another_has_the_connection(version: ssl.TLSVersi
         )
         assert graceful_close(outer).outcome is CloseOutcome.ALREADY_CLOSED
         with meanwhile(read_raw_and_close, peer) as received:
-            result = graceful_close(inner, timeout=PATIENCE)
+            result = graceful_close(inner, timeout=DEADLINE)
         assert received[0] == b""
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
 
@@ -275,5 +275,5 @@ def test_an_overridden_unwrap_is_not_called(version: ssl.TLSVersion) -> None:
             assert isinstance(ours, Own)
             shake_hands(Session(ours, peer))
             with meanwhile(read_and_close, peer) as received:
-                assert graceful_close(ours, timeout=PATIENCE).notified
+                assert graceful_close(ours, timeout=DEADLINE).notified
             assert received == [b""]

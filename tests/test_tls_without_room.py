@@ -24,7 +24,7 @@ from graceful_close._close_all import close_at_once
 from graceful_close._connection import Connection as ClosingConnection
 from graceful_close._options import Options
 from graceful_close._step import LET_GO, WAIT_EITHER
-from streams import MODES, PATIENCE, await_fin, await_input, meanwhile, reset
+from streams import DEADLINE, MODES, await_fin, await_input, meanwhile, reset
 from tls_sessions import (
     close_while_the_peer_reads,
     fill_raw,
@@ -57,7 +57,7 @@ def test_close_notify_is_sent_once_when_there_is_room(
 ) -> None:
     with session(version, family, peer_buffer=4096) as (ours, peer):
         written = fill_raw(ours)
-        connection = ClosingConnection(Options(PATIENCE), monotonic())
+        connection = ClosingConnection(Options(DEADLINE), monotonic())
         first = connection.begin(ours)
         machine = connection.machine
         assert connection.carry_out(first) is WAIT_EITHER
@@ -86,7 +86,7 @@ def test_a_second_close_during_the_wait_for_room_leaves_the_first_alone(
         "abortive_close": abortive_close,
         "close_all": lambda sock: close_all([sock])[0],
         "interrupted close_all": lambda sock: close_at_once([sock]),
-        "Reaper": lambda sock: reaper.submit(sock).result(PATIENCE),
+        "Reaper": lambda sock: reaper.submit(sock).result(DEADLINE),
     }
     with session(version, peer_buffer=4096) as (ours, peer), Reaper() as reaper:
         written = fill_raw(ours)
@@ -95,14 +95,14 @@ def test_a_second_close_during_the_wait_for_room_leaves_the_first_alone(
         assert result is None or result.outcome is CloseOutcome.ALREADY_CLOSED
         assert is_one_close_notify(read_raw(peer)[written:], version)
         peer.close()
-        assert first.result(PATIENCE).outcome is CloseOutcome.PEER_CLOSED
+        assert first.result(DEADLINE).outcome is CloseOutcome.PEER_CLOSED
         assert ours.fileno() == -1
 
 
 def await_room(sock: socket.socket) -> None:
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
-    assert poller.poll(PATIENCE * 1000)
+    assert poller.poll(DEADLINE * 1000)
 
 
 @pytest.mark.parametrize("upload", [0, 20_000_000], ids=["reads", "uploads before it reads"])
@@ -111,23 +111,23 @@ def test_a_wait_for_room_ends_when_there_is_room(version: ssl.TLSVersion, upload
         written = fill_raw(ours)
 
         def upload_then_read() -> bytes:
-            peer.settimeout(PATIENCE)
+            peer.settimeout(DEADLINE)
             socket.socket.sendall(peer, bytes(upload))
             return read_raw_and_close(peer)
 
         with meanwhile(upload_then_read) as received:
-            result = graceful_close(ours, timeout=PATIENCE)
+            result = graceful_close(ours, timeout=DEADLINE)
         assert is_one_close_notify(received[0][written:], version)
         assert result.outcome is CloseOutcome.PEER_CLOSED
         assert result.check().notified
-        assert upload or result.elapsed < PATIENCE / 2
+        assert upload or result.elapsed < DEADLINE / 2
 
 
 def test_a_reset_during_the_wait_for_room_is_reported(version: ssl.TLSVersion) -> None:
     with session(version, peer_buffer=4096) as (ours, peer):
         fill_raw(ours)
         with meanwhile(reset, peer):
-            result = graceful_close(ours, timeout=PATIENCE)
+            result = graceful_close(ours, timeout=DEADLINE)
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_RESET, False)
         assert result.error is not None
         assert result.error.errno == errno.ECONNRESET

@@ -44,7 +44,7 @@ from graceful_close.trio import (
     timed_linger_close,
 )
 from streams import (
-    PATIENCE,
+    DEADLINE,
     await_fin,
     await_input,
     connect,
@@ -107,7 +107,7 @@ async def test_a_close_does_not_wait_for_a_peer_that_answers_while_other_tasks_r
         monkeypatch.setattr(trio.lowlevel, "wait_readable", refuse)
         answer = Answer(peer)
         trio.lowlevel.add_instrument(answer)
-        result = await graceful_close(stream, timeout=PATIENCE)
+        result = await graceful_close(stream, timeout=DEADLINE)
         trio.lowlevel.remove_instrument(answer)
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
 
@@ -118,7 +118,7 @@ async def test_a_stapled_stream_of_one_stream_twice_is_closed() -> None:
         stapled = trio.StapledStream(stream, stream)
         await stapled.send_all(b"reply")
         with meanwhile(read_and_close, peer) as heard:
-            result = await graceful_close(stapled, timeout=PATIENCE)
+            result = await graceful_close(stapled, timeout=DEADLINE)
         assert (result.outcome, heard) == (CloseOutcome.PEER_CLOSED, [b"reply"])
         with pytest.raises(trio.ClosedResourceError):
             await stapled.receive_some()
@@ -164,7 +164,7 @@ async def test_the_tickets_that_trio_holds_back_go_out_before_close_notify(kind:
         with meanwhile(peer.do_handshake):
             await stream.do_handshake()
         with meanwhile(read_and_close, peer) as received:
-            result = await graceful_close(stream, timeout=PATIENCE)
+            result = await graceful_close(stream, timeout=DEADLINE)
         assert received == [b""]
         assert result.check().notified
 
@@ -174,7 +174,7 @@ async def test_before_the_handshake_no_close_notify_is_sent(kind: str) -> None:
     with connect("tcp4") as (ours, peer):
         stream = before_handshake(ours, kind)
         with meanwhile(read_and_close, peer) as received:
-            result = await graceful_close(stream, timeout=PATIENCE)
+            result = await graceful_close(stream, timeout=DEADLINE)
         assert received == [b""]
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, None)
         with pytest.raises(trio.ClosedResourceError):
@@ -190,7 +190,7 @@ async def test_a_task_that_waits_for_a_handshake_is_woken(kind: str) -> None:
             nursery.start_soon(uses, stream.do_handshake, met)
             await trio.testing.wait_all_tasks_blocked()
             with meanwhile(read_and_close, peer) as received:
-                result = await graceful_close(stream, timeout=PATIENCE)
+                result = await graceful_close(stream, timeout=DEADLINE)
         assert (received, result.notified, len(met)) == ([b""], None, 1)
 
 
@@ -201,7 +201,7 @@ async def test_a_broken_session_sends_no_close_notify_and_is_not_clean(kind: str
             await stream.send_all(bytes(30_000_000))
         assert scope.cancelled_caught
         with meanwhile(read_raw_and_close, peer):
-            result = await graceful_close(stream, timeout=PATIENCE)
+            result = await graceful_close(stream, timeout=DEADLINE)
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, False)
         assert not result.clean
 
@@ -232,7 +232,7 @@ def test_a_keyboard_interrupt_closes_immediately(kind: str, restrict: bool) -> N
         async with pair(TRIO, kind) as (stream, _peer):
             raws.append(TRIO.raw(stream))
             trio.lowlevel.spawn_system_task(interrupt)
-            await graceful_close(stream, timeout=PATIENCE)
+            await graceful_close(stream, timeout=DEADLINE)
 
     with pytest.raises(KeyboardInterrupt):
         trio.run(main, restrict_keyboard_interrupt_to_checkpoints=restrict)

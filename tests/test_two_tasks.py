@@ -10,7 +10,7 @@ import pytest
 
 from every_loop import EVERY, Loop, on, on_every_loop, pair
 from graceful_close import CloseOutcome, CloseResult
-from streams import PATIENCE, connect, meanwhile, read_all
+from streams import DEADLINE, connect, meanwhile, read_all
 from tls_sessions import read_raw_and_close
 
 
@@ -25,7 +25,7 @@ async def test_the_second_close_reports_that_the_stream_is_closed_already(
         await loop.send(stream, b"reply")
 
         async def close() -> None:
-            results.append(await loop.module.graceful_close(stream, timeout=PATIENCE))
+            results.append(await loop.module.graceful_close(stream, timeout=DEADLINE))
 
         async with anyio.create_task_group() as group:
             group.start_soon(close)
@@ -49,7 +49,7 @@ async def test_it_does_so_while_the_first_ends_the_session_of_tls(
         results: list[CloseResult] = []
 
         async def close() -> None:
-            results.append(await loop.module.graceful_close(stream, timeout=PATIENCE))
+            results.append(await loop.module.graceful_close(stream, timeout=DEADLINE))
 
         with meanwhile(read_raw_and_close, peer):
             async with anyio.create_task_group() as group:
@@ -70,7 +70,7 @@ async def test_a_close_among_many_reports_it_too(loop: Loop) -> None:
         results: list[CloseResult] = []
 
         async def close() -> None:
-            results.append(await loop.module.graceful_close(stream, timeout=PATIENCE))
+            results.append(await loop.module.graceful_close(stream, timeout=DEADLINE))
 
         async with anyio.create_task_group() as group:
             group.start_soon(close)

@@ -23,7 +23,7 @@ from certificates import CERTIFICATE, NAME, client_context
 from graceful_close.uvicorn import new_asyncio_loop
 from programs import Program
 from pythons import MIXED_UP_TLS, PYPY
-from streams import PATIENCE, await_fin, read_all
+from streams import DEADLINE, await_fin, read_all
 from uvicorn_app import HELLO, REFUSAL
 
 pytest.importorskip("uvicorn")
@@ -112,7 +112,7 @@ class Server(Program):
         with ExitStack() as stack:
             if self.kind == "unix":
                 sock = stack.enter_context(socket.socket(socket.AF_UNIX))
-                sock.settimeout(PATIENCE)
+                sock.settimeout(DEADLINE)
                 sock.connect(self.path)
             else:
                 sock = stack.enter_context(self.connect_when_it_listens(self.port))
@@ -190,7 +190,7 @@ def test_a_websocket_works(server: Server) -> None:
     with server.connect() as sock, connect("ws://localhost/", sock=sock) as client:
         for text in ("hello", "again"):
             client.send(text)
-            assert client.recv(PATIENCE) == text
+            assert client.recv(DEADLINE) == text
 
 
 def test_sigterm_ends_uvicorn_after_its_pending_closes(server: Server) -> None:
@@ -241,7 +241,7 @@ def test_early_replies_arrive_after_a_reload(tmp_path: Path) -> None:
         file.write_text(file.read_text().replace("hello", "changed"))
         # uvicorn reads the times of files at its first check, which may be after this.
         changed = file.stat().st_mtime
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + DEADLINE
         while b"Reloading" not in server.output:
             assert time.monotonic() < give_up, server.output.decode()
             changed += 1
@@ -265,7 +265,7 @@ def test_hundreds_of_connections_leave_no_descriptor(how: str, tmp_path: Path) -
             with server.connect() as sock:
                 sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 assert read_all(sock).endswith(HELLO)
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + DEADLINE
         # The Reaper has a selector and a pair of sockets. The last closes may be pending.
         while len(list(held.iterdir())) > before + 3:
             assert time.monotonic() < give_up

@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 
 from graceful_close._blocking import _Sleeper  # pyright: ignore[reportPrivateUsage]
-from streams import PATIENCE, Connection, connect, fill
+from streams import DEADLINE, Connection, connect, fill
 
 SHORT = 0.05
 
@@ -40,7 +40,7 @@ def test_a_wait_for_input_ends_when_there_is_input(tcp: Connection) -> None:
     sleeper = _Sleeper(tcp.ours)
     assert lasts(sleeper.until_readable, SHORT), "there is room, but no input"
     tcp.peer.send(b"x")
-    assert not lasts(sleeper.until_readable, PATIENCE)
+    assert not lasts(sleeper.until_readable, DEADLINE)
 
 
 def test_a_wait_for_room_ends_when_there_is_room(full: Connection) -> None:
@@ -54,22 +54,22 @@ def test_a_wait_for_room_ends_when_there_is_room(full: Connection) -> None:
     while full.peer.recv(1 << 20, socket.MSG_DONTWAIT):
         if select.select([], [full.ours], [], 0)[1]:
             break
-    assert not lasts(until_room, PATIENCE)
+    assert not lasts(until_room, DEADLINE)
 
 
 def test_a_wait_for_room_or_input_ends_at_either(full: Connection, tcp: Connection) -> None:
     sleeper, with_room = _Sleeper(full.ours), _Sleeper(tcp.ours)
     assert lasts(lambda wake_at: sleeper.until_room(wake_at, or_input=True), SHORT)
     full.peer.send(b"x")
-    assert not lasts(lambda wake_at: sleeper.until_room(wake_at, or_input=True), PATIENCE)
-    assert not lasts(lambda wake_at: with_room.until_room(wake_at, or_input=True), PATIENCE)
+    assert not lasts(lambda wake_at: sleeper.until_room(wake_at, or_input=True), DEADLINE)
+    assert not lasts(lambda wake_at: with_room.until_room(wake_at, or_input=True), DEADLINE)
 
 
 def test_an_event_that_is_no_input_is_told_from_input(tcp: Connection) -> None:
     sleeper = _Sleeper(tcp.ours)
     try:
-        assert not sleeper.until_anything(monotonic() + PATIENCE), "the event of being added"
+        assert not sleeper.until_anything(monotonic() + DEADLINE), "the event of being added"
         tcp.peer.send(b"x")
-        assert sleeper.until_anything(monotonic() + PATIENCE)
+        assert sleeper.until_anything(monotonic() + DEADLINE)
     finally:
         sleeper.close()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from streams import PATIENCE
+from streams import DEADLINE
 
 pytest.importorskip("waitress")
 
@@ -36,7 +36,7 @@ def test_the_arguments_of_waitress_serve_are_accepted(module: str, words: list[s
         [sys.executable, "-c", PROGRAM, module, *words],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=DEADLINE,
         check=False,
     )
     assert "serves" in ended.stdout, ended.stderr

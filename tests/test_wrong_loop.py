@@ -14,7 +14,7 @@ import graceful_close.anyio
 import graceful_close.asyncio
 from event_loops import LOOPS
 from graceful_close import CloseOutcome
-from streams import PATIENCE, connect, meanwhile, read_and_close
+from streams import DEADLINE, connect, meanwhile, read_and_close
 from test_asyncio import KINDS, in_thread, pair
 
 MESSAGE = "belongs to another event loop"
@@ -26,8 +26,8 @@ each_other = pytest.mark.parametrize("other", LOOPS)
 async def require_refusal(module: Any, stream: Any) -> None:
     """Fail unless every function of a module refuses a stream."""
     calls: list[Callable[[], Awaitable[object]]] = [
-        lambda: module.graceful_close(stream, timeout=PATIENCE),
-        lambda: module.timed_linger_close(stream, PATIENCE),
+        lambda: module.graceful_close(stream, timeout=DEADLINE),
+        lambda: module.timed_linger_close(stream, DEADLINE),
         lambda: module.abortive_close(stream),
     ]
     for call in calls:
@@ -60,7 +60,7 @@ def test_a_writer_of_another_loop_is_refused_and_still_works_in_its_own(
         async def close() -> None:
             writer.write(b"reply")
             client = asyncio.create_task(in_thread(read_and_close, peer))
-            result = await graceful_close.asyncio.graceful_close(writer, timeout=PATIENCE)
+            result = await graceful_close.asyncio.graceful_close(writer, timeout=DEADLINE)
             assert (result.outcome, await client) == (CloseOutcome.PEER_CLOSED, b"reply")
 
         its_own.run(close())
@@ -86,7 +86,7 @@ def test_a_stream_of_anyio_is_refused_in_another_loop(loop: str, other: str) -> 
         async def close() -> None:
             await stream.send(b"reply")
             with meanwhile(read_and_close, peer) as received:
-                result = await graceful_close.anyio.graceful_close(stream, timeout=PATIENCE)
+                result = await graceful_close.anyio.graceful_close(stream, timeout=DEADLINE)
             assert (result.outcome, received) == (CloseOutcome.PEER_CLOSED, [b"reply"])
 
         its_own.run(close())
@@ -97,7 +97,7 @@ def test_the_constructor_of_closing_may_be_called_before_the_loop_runs(loop: str
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         opened = pair("tcp")
         _, writer, peer = runner.run(opened.__aenter__())
-        commit = graceful_close.asyncio.closing(writer, timeout=PATIENCE)
+        commit = graceful_close.asyncio.closing(writer, timeout=DEADLINE)
 
         async def use() -> None:
             client = asyncio.create_task(in_thread(read_and_close, peer))

@@ -16,7 +16,7 @@ import pytest
 from graceful_close._options import Options
 from graceful_close._request_body import DrainBounds
 from graceful_close.wsgi import DrainMiddleware
-from streams import PATIENCE, Connection
+from streams import DEADLINE, Connection
 
 BODY = b"one\ntwo\nthree\n"
 REPLY = b"no\n"
@@ -320,7 +320,7 @@ def test_a_body_that_may_not_come_is_waited_for_for_a_second() -> None:
 def test_a_client_without_100_continue_is_not_waited_for_if_the_connection_is_known(
     tcp: Connection,
 ) -> None:
-    assert drained(tcp.ours, timeout=PATIENCE, expect="100-continue") == 0
+    assert drained(tcp.ours, timeout=DEADLINE, expect="100-continue") == 0
 
 
 def test_the_drain_does_not_change_the_timeout_of_the_servers_socket(tcp: Connection) -> None:
@@ -335,5 +335,5 @@ def test_the_drain_does_not_change_the_timeout_of_the_servers_socket(tcp: Connec
 def test_no_thread_is_left(tcp: Connection) -> None:
     before = threading.active_count()
     tcp.peer.sendall(bytes(100_000))
-    assert drained(tcp.ours, timeout=PATIENCE) == 100_000
+    assert drained(tcp.ours, timeout=DEADLINE) == 100_000
     assert threading.active_count() == before

@@ -13,7 +13,7 @@ import pytest
 
 from certificates import NAME, client_context, server_context
 from graceful_close import CloseResult, graceful_close
-from streams import PATIENCE, connect, fill, meanwhile
+from streams import DEADLINE, connect, fill, meanwhile
 
 ALERT, APPLICATION_DATA = 21, 23
 
@@ -81,7 +81,7 @@ def exchange(sender: ssl.SSLSocket, receiver: ssl.SSLSocket) -> None:
 
 def read_raw(sock: socket.socket) -> bytes:
     """Read the raw bytes to the FIN; raise ConnectionResetError at a reset."""
-    sock.settimeout(PATIENCE)
+    sock.settimeout(DEADLINE)
     chunks: list[bytes] = []
     while chunk := socket.socket.recv(sock, 1 << 20):
         chunks.append(chunk)
@@ -99,7 +99,7 @@ def close_while_the_peer_reads(
 ) -> tuple[CloseResult, bytes]:
     """Close gracefully. Returns the result, and the raw bytes that the peer has read to the FIN."""
     with meanwhile(read_raw_and_close, peer) as received:
-        result = graceful_close(ours, timeout=PATIENCE)
+        result = graceful_close(ours, timeout=DEADLINE)
     return result, received[0]
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from graceful_close import LingerPolicy, graceful_close, set_linger
-from streams import PATIENCE, await_fin, await_reset, fill
+from streams import DEADLINE, await_fin, await_reset, fill
 
 REQUEST, REPLY = b"x" * 1000, b"y" * 200
 ALMOST = len(REPLY) - 30
@@ -86,7 +86,7 @@ def _with_linger_0(sock: socket.socket, turns: socket.socket) -> None:
 
 def _gracefully(sock: socket.socket, turns: socket.socket) -> None:
     sock.sendall(REPLY)
-    graceful_close(sock, timeout=PATIENCE)
+    graceful_close(sock, timeout=DEADLINE)
 
 
 def _after_the_clients_reset(sock: socket.socket, turns: socket.socket) -> None:
@@ -222,7 +222,7 @@ def _begin(
 ) -> tuple[int, socket.socket]:
     """Start a client; return its pid, and the socket that synchronises the two sides."""
     ours, its = socket.socketpair()
-    ours.settimeout(PATIENCE)
+    ours.settimeout(DEADLINE)
     client = os.fork()
     if client:
         its.close()
@@ -230,7 +230,7 @@ def _begin(
     status = 1
     try:
         ours.close()
-        its.settimeout(PATIENCE)
+        its.settimeout(DEADLINE)
         address = listeners[family].getsockname()[:2]
         for listener in listeners.values():
             listener.close()

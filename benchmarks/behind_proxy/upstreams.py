@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _HOST = "127.0.0.1"
-_PATIENCE = 60.0  # seconds for a start on a busy machine
+_DEADLINE = 60.0  # seconds for a start on a busy machine
 
 
 class Upstream(NamedTuple):
@@ -56,7 +56,7 @@ class Upstream(NamedTuple):
             folder.joinpath("server.log").open("w") as log,
             ended(start(arguments, environment, log, apart=True)),
         ):
-            give_up = time.monotonic() + _PATIENCE
+            give_up = time.monotonic() + _DEADLINE
             while self.is_unix and not path.exists() and time.monotonic() < give_up:
                 time.sleep(0.05)
             yield str(path) if self.is_unix else f"{_HOST}:{port}"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _APPS = Path(__file__).parent / "apps"
 _ROOT = Path(__file__).parents[2]
-_PATIENCE = 60.0  # seconds for a start on a busy machine
+_DEADLINE = 60.0  # seconds for a start on a busy machine
 
 _DRAIN, _MIXIN, _LISTENER = "`DrainMiddleware`", "`GracefulMixIn`", "`GracefulListener`"
 _DRAIN_FIRST = "`DrainMiddleware(app, before_reply=True)`"
@@ -101,7 +101,7 @@ def await_reply(process: subprocess.Popen[bytes], host: str, port: int) -> None:
     Raises:
         RuntimeError: It did not reply in time.
     """
-    give_up = time.monotonic() + _PATIENCE
+    give_up = time.monotonic() + _DEADLINE
     while True:
         connection = http.client.HTTPConnection(host, port, timeout=5)
         try:

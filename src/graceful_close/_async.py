@@ -67,17 +67,17 @@ class TaskClose(Pending):
         outcome: The result, or the exception of a bug; None before the end.
         waiter: What wakes the task that waits; None: no task waits.
         flushed_by: The flush that is in progress.
-        hurried: The policy of `Multiplexer.hurry`; None: not called.
+        on_expiry: The policy of `Multiplexer.expire`; None: not called.
     """
 
-    __slots__ = ("flushed_by", "hurried", "outcome", "waiter")
+    __slots__ = ("flushed_by", "on_expiry", "outcome", "waiter")
 
     def __init__(self, options: Options, now: float, **more: Any) -> None:
         super().__init__(options, now, **more)
         self.outcome: CloseResult | Exception | None = None
         self.waiter: Any = None
         self.flushed_by: Flush | None = None
-        self.hurried: OnTimeout | None = None
+        self.on_expiry: OnTimeout | None = None
 
 
 class Multiplexer:
@@ -106,8 +106,8 @@ class Multiplexer:
         try:
             step = close.begin(sock)
             while step is FLUSH and flush is not None:
-                if close.hurried is not None:
-                    close.machine.expire(close.clock(), close.hurried)
+                if close.on_expiry is not None:
+                    close.machine.expire(close.clock(), close.on_expiry)
                 step = await flush.go_on(close)
         except BaseException:
             close.abandon(sock)
@@ -165,8 +165,8 @@ class Multiplexer:
         """Continue a close in the background; `step` is its next step."""
         closes = self._ready()
         closes.add(close, step)
-        if close.hurried is not None and close.outcome is None:
-            closes.hurry(close, close.hurried)
+        if close.on_expiry is not None and close.outcome is None:
+            closes.expire(close, close.on_expiry)
         self.schedule()
 
     def _ready(self) -> CloseLoop:
@@ -182,13 +182,13 @@ class Multiplexer:
             self.closes = closes
         return closes
 
-    def hurry(self, close: TaskClose, on_timeout: OnTimeout) -> None:
+    def expire(self, close: TaskClose, on_timeout: OnTimeout) -> None:
         """End a close as at its deadline: now, or as soon as it would wait."""
-        close.hurried = on_timeout
+        close.on_expiry = on_timeout
         if close.flushed_by is not None:
             close.flushed_by.wake()
         elif self.closes is not None and close in self.closes:
-            self.closes.hurry(close, on_timeout)
+            self.closes.expire(close, on_timeout)
 
     async def end_of(self, close: TaskClose) -> CloseResult:
         """Wait for the end of a close that was added.

@@ -65,10 +65,10 @@ class AsyncReaper(Generic[S]):
                 f"the Reaper is open inside `async with` only, not for {stream!r}"
             )
         run, peer = self._prepare(stream)
-        told = self._settings.on_close is not None
+        reports = self._settings.on_close is not None
         clock = self._clock()
         close = TaskClose(
-            self._settings.options, clock(), peer=peer() if told else None, clock=clock
+            self._settings.options, clock(), peer=peer() if reports else None, clock=clock
         )
         self._pending[close] = stream
         self._start(partial(self._run, close, run))
@@ -76,7 +76,7 @@ class AsyncReaper(Generic[S]):
             oldest = next(iter(self._pending))
             del self._pending[oldest]
             self.overflowed += 1
-            self._hurry(oldest, self._settings.on_overflow)
+            self._expire(oldest, self._settings.on_overflow)
 
     async def _run(self, close: TaskClose, run: Close) -> None:
         try:
@@ -139,6 +139,6 @@ class AsyncReaper(Generic[S]):
         """How to start a task in the group."""
         raise NotImplementedError
 
-    def _hurry(self, close: TaskClose, on_timeout: OnTimeout) -> None:
+    def _expire(self, close: TaskClose, on_timeout: OnTimeout) -> None:
         """End a pending close as at its deadline."""
         raise NotImplementedError

@@ -218,7 +218,9 @@ class TransportTakeover(Taker):
         # With room, after which all bytes must be in the kernel.
         self._turns_left = 1 if self.tls else 0
         self._written: int | None = None  # bytes in the kernel, when last counted
-        self._owed: int | None = None  # the value of that when a plain transport has flushed
+        self._expected: int | None = (
+            None  # the value of that when a plain transport has flushed
+        )
         self._cut = False  # a sendfile() is in progress, and its bytes are not counted
         # What a plain transport holds cannot be counted: it must report that it is empty.
         self._must_be_emptied = False
@@ -275,7 +277,7 @@ class TransportTakeover(Taker):
             ends_well = not transport.is_closing() and not self._cut
             self.is_empty = ends_well and transport.get_write_buffer_size() == 0
             if not self.is_empty:
-                self._count_owed()
+                self._count_expected()
             transport.close()
             return
         self._written = count_written(self._sock, self._view)
@@ -300,13 +302,13 @@ class TransportTakeover(Taker):
             # Pauses the transport below, before it can read more. Only TLS transports have this method.
             transport.set_read_buffer_limits(high=0)
 
-    def _count_owed(self) -> None:
+    def _count_expected(self) -> None:
         held = self._transport.get_write_buffer_size()
         if held == 0:
             return  # a transport that is closing may have failed, and forgotten what it held
         written = count_written(self._sock, self._view)
         if written is not None:
-            self._owed = written + held
+            self._expected = written + held
         else:
             self._must_be_emptied = True
             # The transport then calls resume_writing() at 0 bytes, and not if it is aborted.
@@ -331,9 +333,9 @@ class TransportTakeover(Taker):
                 or self._peer_has_ended()
             )
         written = count_written(self._sock, self._view)
-        if written is None or self._owed is None:
+        if written is None or self._expected is None:
             return self._must_be_emptied and not self._is_emptied
-        return written < self._owed
+        return written < self._expected
 
     @cached_property
     def _has_sent_close_notify(self) -> bool:
@@ -422,11 +424,11 @@ class TransportTakeover(Taker):
         if self.tls:
             return 0 if self._turns_left == 0 else None
         written = count_written(self._sock, self._view)
-        if self._cut or written is None or self._owed is None:
+        if self._cut or written is None or self._expected is None:
             # A transport that has ended no longer reports how many bytes it held.
             forgotten = self._lost or self._cut
             return None if forgotten else size_of_buffer(self._transport)
-        return max(0, self._owed - written)
+        return max(0, self._expected - written)
 
     async def _some_turns(self) -> None:
         """Run the loop for a few turns, in which the transport does the work that needs no wait."""
@@ -540,7 +542,7 @@ class TransportTakeover(Taker):
         if self._session is None:
             await self.end()
             return
-        said = self._has_sent_close_notify
+        sent = self._has_sent_close_notify
         if not self._lost:
             try:
                 shut_for_writing(self._sock)
@@ -550,7 +552,7 @@ class TransportTakeover(Taker):
             for _ in range(FEW_TURNS):  # the transport would fail in these turns
                 await asyncio.sleep(0)
         await self.end()
-        self._notified = said and self._error is None, self._has_received_close_notify
+        self._notified = sent and self._error is None, self._has_received_close_notify
 
     async def end(self) -> None:
         """Make the transport close its descriptor and call connection_lost() of the owner."""

@@ -117,7 +117,7 @@ class CloseLoop:
         self._pending[pending.number] = pending
         self._go_on(pending, step)
 
-    def hurry(self, pending: Pending, on_timeout: LingerPolicy) -> None:
+    def expire(self, pending: Pending, on_timeout: LingerPolicy) -> None:
         """End a connection now, as at its deadline."""
         self._go_on(pending, pending.machine.time_is_up(self._clock(), on_timeout))
 

@@ -403,10 +403,10 @@ class Worker:
             too_many = max(too_many, (len(loop) + 1) // 2)
         for _ in range(too_many):
             self.tally.add("overflowed")
-            loop.hurry(loop.oldest(), self._on_overflow)
+            loop.expire(loop.oldest(), self._on_overflow)
         if monotonic() >= self._end_at:
             for pending in loop:
-                loop.hurry(pending, self.options.on_timeout)
+                loop.expire(pending, self.options.on_timeout)
 
     def _is_over(self) -> bool:
         return self._end_at < math.inf and not self.pending and not self._queue

@@ -266,8 +266,8 @@ class Reaper(AsyncReaper["Stream"]):
     def _start_in(self, group: anyio.abc.TaskGroup) -> Start:
         return group.start_soon
 
-    def _hurry(self, close: TaskClose, on_timeout: OnTimeout) -> None:
-        multiplexer().hurry(close, on_timeout)
+    def _expire(self, close: TaskClose, on_timeout: OnTimeout) -> None:
+        multiplexer().expire(close, on_timeout)
 
 
 # --- closing ---------------------------------------------------------------------------------

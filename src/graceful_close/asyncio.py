@@ -314,9 +314,9 @@ class Reaper(AsyncReaper["Stream"]):
     def _start_in(self, group: asyncio.TaskGroup) -> Start:
         return lambda run: group.create_task(run())
 
-    def _hurry(self, close: TaskClose, on_timeout: OnTimeout) -> None:
+    def _expire(self, close: TaskClose, on_timeout: OnTimeout) -> None:
         if can_watch(asyncio.get_running_loop()):  # otherwise a thread waits until its deadline
-            multiplexer().hurry(close, on_timeout)
+            multiplexer().expire(close, on_timeout)
 
 
 # --- what can be closed ----------------------------------------------------------------------

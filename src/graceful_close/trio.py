@@ -271,8 +271,8 @@ class Reaper(AsyncReaper["Stream"]):
     def _start_in(self, group: trio.Nursery) -> Start:
         return group.start_soon
 
-    def _hurry(self, close: TaskClose, on_timeout: OnTimeout) -> None:
-        multiplexer().hurry(close, on_timeout)
+    def _expire(self, close: TaskClose, on_timeout: OnTimeout) -> None:
+        multiplexer().expire(close, on_timeout)
 
 
 # --- what can be closed ----------------------------------------------------------------------
@@ -439,10 +439,10 @@ class _Tap(trio.abc.Stream):
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.heard = bytearray()
+        self.records = bytearray()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        self.heard += data
+        self.records += data
 
     async def wait_send_all_might_not_block(self) -> None:
         pass
@@ -456,16 +456,16 @@ class _Tap(trio.abc.Stream):
 
 async def _last_records(layers: list[trio.SSLStream[Any]]) -> LastRecords:
     """Return the final records of nested sessions, as records of the lowest session."""
-    words = b""
+    records = b""
     notified: bool | None = None
     peers: bool | None = None
     for layer in layers:
-        words, said, heard = await _ask(layer, words)
+        records, sent, received = await _ask(layer, records)
         if layer is layers[0]:
-            peers = heard
-        if said is not None:
-            notified = said and notified is not False
-    return LastRecords(words, notified, peers)
+            peers = received
+        if sent is not None:
+            notified = sent and notified is not False
+    return LastRecords(records, notified, peers)
 
 
 async def _ask(session: trio.SSLStream[Any], above: bytes) -> LastRecordsOf:
@@ -493,7 +493,7 @@ async def _ask(session: trio.SSLStream[Any], above: bytes) -> LastRecordsOf:
             else:
                 if session.context.options & getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0):
                     peers = None  # a FIN without close_notify looks the same
-                return bytes(tap.heard), True, peers
+                return bytes(tap.records), True, peers
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass
     finally:

@@ -15,7 +15,7 @@ from certificates import NAME, client_context, server_context
 from contract.drivers import DRIVERS, ONLY_GRACEFUL, Driver
 from every_loop import ends_in_raw_reset
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
-from streams import PATIENCE, Connection, connect, kernel_counts, meanwhile, read_all, reset
+from streams import DEADLINE, Connection, connect, kernel_counts, meanwhile, read_all, reset
 
 REPLY = b"r" * 65536
 UPLOAD = b"u" * 1_000_000
@@ -102,19 +102,19 @@ def reads_and_closes(sock: socket.socket, closed: threading.Event) -> bytes:
 
 
 def uploads_before_it_reads(sock: socket.socket, closed: threading.Event) -> bytes:
-    sock.settimeout(PATIENCE)
+    sock.settimeout(DEADLINE)
     sock.sendall(UPLOAD)
     return reads_and_closes(sock, closed)
 
 
 def holds_open(sock: socket.socket, closed: threading.Event) -> bytes:
     received = read_all(sock)
-    assert closed.wait(PATIENCE)
+    assert closed.wait(DEADLINE)
     return received
 
 
 def reads_the_reply(sock: socket.socket) -> None:
-    sock.settimeout(PATIENCE)
+    sock.settimeout(DEADLINE)
     received = 0
     while received < len(REPLY):
         received += len(sock.recv(65536))
@@ -133,7 +133,7 @@ def resets_after_the_reply(sock: socket.socket, closed: threading.Event) -> None
 
 
 def is_reset(sock: socket.socket, closed: threading.Event | None = None) -> bool:
-    assert closed is None or closed.wait(PATIENCE)
+    assert closed is None or closed.wait(DEADLINE)
     return ends_in_raw_reset(sock)
 
 
@@ -165,14 +165,14 @@ def test_it_never_says_that_close_notify_failed_when_it_arrived(stream: Stream) 
 def test_a_peer_that_keeps_its_side_open_costs_the_timeout(stream: Stream) -> None:
     result, received = stream.against(holds_open, timeout=0.1)
     assert result.outcome is CloseOutcome.TIMED_OUT
-    assert 0.1 <= result.elapsed < PATIENCE
+    assert 0.1 <= result.elapsed < DEADLINE
     assert received == REPLY
 
 
 def test_a_silent_peer_costs_the_idle_time(stream: Stream) -> None:
-    result, _ = stream.against(holds_open, timeout=PATIENCE, idle_timeout=0.1)
+    result, _ = stream.against(holds_open, timeout=DEADLINE, idle_timeout=0.1)
     assert result.outcome is CloseOutcome.IDLE_TIMED_OUT
-    assert 0.1 <= result.elapsed < PATIENCE
+    assert 0.1 <= result.elapsed < DEADLINE
 
 
 def test_a_peer_that_sends_too_much_meets_the_limit(stream: Stream) -> None:

@@ -61,7 +61,7 @@ _OPTIONS: dict[str, tuple[int, int, int]] = {
 LITTLE = b"text\n" * 600  # in lines, because curl reads the first line before it decides
 MORE = b"text\n" * 60_000
 FILE = 4_000_000
-_PATIENCE = 5.0
+_DEADLINE = 5.0
 _HOSTS = {"tcp4": "127.0.0.1", "tcp6": "::1", "mapped": "::ffff:127.0.0.1"}
 _ports = count(20_000)
 _CLOSED = (
@@ -208,7 +208,7 @@ class Arrangement:
                     client.close()
                     client = socket.socket(socket.AF_INET6 if mapped else socket.AF_INET)
                     address = (_HOSTS["mapped" if mapped else "tcp4"], address[1])
-                client.settimeout(_PATIENCE)
+                client.settimeout(_DEADLINE)
                 client.connect(address)
                 accepted, _ = listener.accept()
             self.ours, other = (
@@ -236,7 +236,7 @@ class Arrangement:
             address = (_HOSTS["tcp4"], address[1])
         self.peer = program = Program(self.situation.peer, address, tls)
         self._held.callback(program.close)
-        listener.settimeout(_PATIENCE)
+        listener.settimeout(_DEADLINE)
         self.ours, _ = listener.accept()
 
     def _peers_port(self) -> int:
@@ -253,7 +253,7 @@ class Arrangement:
         self.peer = script
         if situation.origin in {"connect", "fast open connect"}:
             self.ours = self._socket()
-            self.ours.settimeout(_PATIENCE)
+            self.ours.settimeout(_DEADLINE)
             if situation.origin == "fast open connect":
                 self.ours.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
             self.ours.connect(script.address)
@@ -272,7 +272,7 @@ class Arrangement:
                 fast = situation.origin == "fast open"
                 if fast:
                     listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, 16)
-                listener.settimeout(_PATIENCE)
+                listener.settimeout(_DEADLINE)
                 script.connect(listener.getsockname()[1], fast_open=fast)
                 self.ours, _ = listener.accept()
 
@@ -349,7 +349,7 @@ class Arrangement:
     def secured(self) -> None:
         """Wait for the handshake of the peer, and let the peer send its close_notify."""
         for thread in self._threads:
-            thread.join(_PATIENCE)
+            thread.join(_DEADLINE)
         tls, peer = self.situation.tls, self.peer
         if not isinstance(peer, Peer | Remote):
             return
@@ -377,7 +377,7 @@ class Arrangement:
 
     def write_now(self, send: Callable[[bytes], int]) -> None:
         """Write as much of the data as possible without waiting."""
-        data, until = self.write(), monotonic() + _PATIENCE
+        data, until = self.write(), monotonic() + _DEADLINE
         with suppress(OSError):  # no room, or the connection is over
             while data and monotonic() < until:
                 sent = send(data)

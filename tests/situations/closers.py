@@ -34,7 +34,7 @@ from .options import options_of
 from .probe import STOPS_AFTER, Probe
 
 # The limit for a plain close, for a send, and for the Reaper of a listener, in seconds.
-_PATIENCE = 3.0
+_DEADLINE = 3.0
 _ENDS_WITHIN = 1.0
 
 
@@ -73,7 +73,7 @@ def _by_threads(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
     context = arrangement.context()
     if context is not None:
         arrangement.secure()
-        stream.settimeout(_PATIENCE)
+        stream.settimeout(_DEADLINE)
         secured = context.wrap_socket(
             stream, do_handshake_on_connect=False, **arrangement.tls_side()
         )
@@ -86,7 +86,7 @@ def _by_threads(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
         stream.setblocking(False)
         arrangement.write_now(stream.send)
         stream.settimeout(
-            {"blocking": None, "timeout": _PATIENCE, "non-blocking": 0}[situation.mode]
+            {"blocking": None, "timeout": _DEADLINE, "non-blocking": 0}[situation.mode]
         )
     arrangement.shut(stream)
     arrangement.prepare_peer()
@@ -131,7 +131,7 @@ def _call(arrangement: Arrangement, stream: socket.socket) -> CloseResult | None
         server.shutdown_request(stream)
         return None if situation.option == "linger 0" else _await_result(arrangement)
     if reaper is not None:
-        return reaper.submit(stream).result(_PATIENCE)
+        return reaper.submit(stream).result(_DEADLINE)
     match situation.call:
         case "graceful_close":
             return graceful_close.graceful_close(stream, **options)
@@ -167,7 +167,7 @@ def _lingering(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _await_result(arrangement: Arrangement) -> CloseResult | None:
-    until = monotonic() + _PATIENCE
+    until = monotonic() + _DEADLINE
     while not arrangement.results and monotonic() < until:
         time.sleep(0.002)
     return arrangement.results[0] if arrangement.results else None
@@ -361,7 +361,7 @@ async def _by_asyncio(arrangement: Arrangement, probe: Probe, plain: bool) -> No
                     stream.close()
                     if not situation.bare:
                         with suppress(OSError, TimeoutError):
-                            await asyncio.wait_for(stream.wait_closed(), _PATIENCE)
+                            await asyncio.wait_for(stream.wait_closed(), _DEADLINE)
                     if closes is not None and not plain:
                         await closes.wait()
         except asyncio.CancelledError:
@@ -402,7 +402,7 @@ async def _by_trio(arrangement: Arrangement, probe: Probe, plain: bool) -> None:
                 elif situation.bare:
                     stream.close()
                 else:
-                    with trio.move_on_after(_PATIENCE), suppress(trio.BrokenResourceError):
+                    with trio.move_on_after(_DEADLINE), suppress(trio.BrokenResourceError):
                         await stream.aclose()
         probe.report.stopped = scope.cancelled_caught
 
@@ -435,8 +435,8 @@ async def _by_anyio(arrangement: Arrangement, probe: Probe, plain: bool) -> None
         _write_beneath(arrangement)
     elif data:
         # asyncio's transport accepts everything immediately, and then waits for the peer to read.
-        patience = 0.1 if situation.transport else _PATIENCE
-        with anyio.move_on_after(patience), suppress(anyio.BrokenResourceError):
+        seconds = 0.1 if situation.transport else _DEADLINE
+        with anyio.move_on_after(seconds), suppress(anyio.BrokenResourceError):
             await stream.send(data)
         arrangement.written += len(data)
     _prepare(arrangement)
@@ -447,6 +447,6 @@ async def _by_anyio(arrangement: Arrangement, probe: Probe, plain: bool) -> None
                 if not plain:
                     probe.result = await _ask(graceful_close.anyio, stream, arrangement)
                 else:
-                    with anyio.move_on_after(_PATIENCE), suppress(anyio.BrokenResourceError):
+                    with anyio.move_on_after(_DEADLINE), suppress(anyio.BrokenResourceError):
                         await stream.aclose()
         probe.report.stopped = scope.cancelled_caught

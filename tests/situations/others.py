@@ -10,7 +10,7 @@ from graceful_close import CloseResult, LingerPolicy, set_linger
 from streams import send_fin
 
 _REPLY = b"reply"
-_PATIENCE = 5.0
+_DEADLINE = 5.0
 
 
 class Other:
@@ -47,7 +47,7 @@ class Other:
 def new_others(held: ExitStack) -> list[Other]:
     """Return a TCP connection and a pair of UNIX sockets."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        peer = socket.create_connection(listener.getsockname(), _PATIENCE)
+        peer = socket.create_connection(listener.getsockname(), _DEADLINE)
         ours, _ = listener.accept()
     return [Other(held, ours, peer), Other(held, *socket.socketpair())]
 

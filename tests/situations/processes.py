@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .probe import Report
 
 _LONGEST_MESSAGE = 1 << 17
-_PATIENCE = 10.0  # longer than any caller takes
+_DEADLINE = 10.0  # longer than any caller takes
 _EXITS_AFTER = 0.02
 # atexit calls the last registered function first: the library's functions before the reports.
 _SERVER = """
@@ -66,9 +66,9 @@ class Callers:
                 stdout=output.fileno(),
                 stderr=output.fileno(),
             )
-        self._held.callback(process.wait, _PATIENCE)
+        self._held.callback(process.wait, _DEADLINE)
         self._held.callback(here.close)  # which ends it
-        here.settimeout(3 * _PATIENCE)
+        here.settimeout(3 * _DEADLINE)
         self._server = here
 
     def run(self, arrangement: Arrangement, *, plain: bool) -> Finished:
@@ -120,7 +120,7 @@ class Finished:
 def _serve_peer(arrangement: Arrangement, channel: socket.socket) -> Finished:
     """Execute the requests of the caller for the peer, until the caller has ended."""
     finished = Finished()
-    channel.settimeout(3 * _PATIENCE)
+    channel.settimeout(3 * _DEADLINE)
     while message := _receive(channel):
         asked, arrangement.written, arrangement.unsent, what = pickle.loads(message)
         if asked == "report":
@@ -173,7 +173,7 @@ def serve(reports: list[Callable[[], None]]) -> None:
 def _wait(caller: int) -> int:
     """Return how the caller ended (waitpid(2)). A caller that does not end is aborted."""
     descriptor = os.pidfd_open(caller)
-    if not select.select([descriptor], [], [], 2 * _PATIENCE)[0]:
+    if not select.select([descriptor], [], [], 2 * _DEADLINE)[0]:
         os.kill(caller, signal.SIGABRT)
     os.close(descriptor)
     return os.waitpid(caller, 0)[1]
@@ -235,7 +235,7 @@ def _call(job: bytes, ours: int, channel: int, reports: list[Callable[[], None]]
     from .closers import run
     from .probe import Probe
 
-    faulthandler.dump_traceback_later(_PATIENCE, exit=True)
+    faulthandler.dump_traceback_later(_DEADLINE, exit=True)
     situation, plain = pickle.loads(job)
     held = ExitStack()
     arrangement = Arrangement(situation, None, held)
@@ -254,7 +254,7 @@ def _call(job: bytes, ours: int, channel: int, reports: list[Callable[[], None]]
             target=run, args=(arrangement, probe), kwargs={"plain": plain}, daemon=True
         )
         thread.start()
-        in_the_call.wait(_PATIENCE)
+        in_the_call.wait(_DEADLINE)
         thread.join(_EXITS_AFTER)
         return
     run(arrangement, probe, plain=plain)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import NamedTuple, Self
 
 from graceful_close import LingerPolicy, set_linger
-from streams import PATIENCE
+from streams import DEADLINE
 
 from .link import ADDRESSES, Journey, Link
 from .packets import OURS, PEER, Conversation, Fate, Packet, Segment, Side
@@ -131,7 +131,7 @@ class Wire(Record):
         """Return a new TCP socket on that side."""
         with self._link.inside(side):
             sock = socket.socket(self._family, socket.SOCK_STREAM)
-        sock.settimeout(PATIENCE)
+        sock.settimeout(DEADLINE)
         self._held.callback(_vanish, sock)
         return sock
 

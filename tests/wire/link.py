@@ -22,7 +22,7 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple, Protocol, Self
 
-from streams import PATIENCE
+from streams import DEADLINE
 
 from .packets import OURS, PEER, Side
 
@@ -145,7 +145,7 @@ class Link:
                 extra = " nodad" if ":" in own else ""
                 script += f"addr add {own} peer {other} dev {_DEVICE}{extra}\n"
             subprocess.run(
-                ["ip", "-batch", "-"], input=script, text=True, check=True, timeout=PATIENCE
+                ["ip", "-batch", "-"], input=script, text=True, check=True, timeout=DEADLINE
             )
         finally:
             _setns(self._home, _CLONE_NEWNET)
@@ -185,7 +185,7 @@ class Link:
         with self._lock:
             self._waiting_for_rest.append(rest)
         self._ring()
-        assert rest.wait(PATIENCE), "the wire was never idle"
+        assert rest.wait(DEADLINE), "the wire was never idle"
         self._raise_failure()
 
     def _raise_failure(self) -> None:
@@ -197,7 +197,7 @@ class Link:
         if not self._over:
             self._over = True
             self._ring()
-            self._thread.join(PATIENCE)
+            self._thread.join(DEADLINE)
             self._held.close()
 
     # --- the forwarder ------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
-from streams import PATIENCE
+from streams import DEADLINE
 
 from .packets import Fate, Packet, Side
 from .rules import FIN, RST, Kind, Which
@@ -105,7 +105,7 @@ class Record:
 
     def _await(self, find: Callable[[], Packet | None], message: str) -> Packet:
         with self.changed:
-            packet = self.changed.wait_for(find, PATIENCE)
+            packet = self.changed.wait_for(find, DEADLINE)
         assert packet is not None, f"{message}\n{self.draw()}"
         return packet
 

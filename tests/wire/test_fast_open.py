@@ -15,7 +15,7 @@ import graceful_close.asyncio
 from drivers import THREADED, WAITING, Close, parts
 from event_loops import LOOPS
 from graceful_close import CloseOutcome, CloseResult, abortive_close, unacked_bytes
-from streams import PATIENCE, meanwhile, read_all, read_and_close
+from streams import DEADLINE, meanwhile, read_all, read_and_close
 
 from .laid import OurSocket, Wire
 from .packets import OURS, PEER, Side
@@ -62,7 +62,7 @@ def accepted(wire: Wire) -> Iterator[tuple[OurSocket, socket.socket]]:
         with ours:
             assert ours.recv(100) == b"request"
             assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == SYN_RECV
-            peer.settimeout(PATIENCE)
+            peer.settimeout(DEADLINE)
             yield ours, peer
 
 
@@ -146,7 +146,7 @@ def test_a_handshake_that_finishes_late_has_a_clean_close(
         return read_and_close(peer)
 
     with meanwhile(read_after_all, peer) as received:
-        result = close(ours, timeout=PATIENCE)
+        result = close(ours, timeout=DEADLINE)
     assert received == [REPLY]
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
 
@@ -161,6 +161,6 @@ def test_delivery_is_detected_after_a_late_handshake(wire: Wire, accepted: Accep
         return read_all(peer)
 
     with meanwhile(read_after_all, peer) as received:
-        result = WAITING["timed_linger_close"](ours, timeout=PATIENCE)
+        result = WAITING["timed_linger_close"](ours, timeout=DEADLINE)
     assert received == [REPLY]
     assert (result.outcome, result.unacked) == (CloseOutcome.DELIVERED, 0)

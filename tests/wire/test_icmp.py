@@ -20,7 +20,7 @@ from certificates import NAME, client_context, server_context
 from drivers import GRACEFUL, Close, parts
 from event_loops import LOOPS
 from graceful_close import CloseOutcome, CloseResult, Reaper, abortive_close, close_all
-from streams import PATIENCE, await_reset, ends_in_reset, meanwhile, read_all, read_and_close
+from streams import DEADLINE, await_reset, ends_in_reset, meanwhile, read_all, read_and_close
 
 from .icmp import message_about
 from .laid import Connection, OurSocket, Passage, Wire
@@ -109,7 +109,7 @@ def assert_error(result: CloseResult, message: Message) -> None:
     assert result.outcome is CloseOutcome.TIMED_OUT
     assert result.error is not None
     assert result.error.errno == message.number
-    assert result.elapsed < PATIENCE / 2
+    assert result.elapsed < DEADLINE / 2
     assert not result.clean
 
 
@@ -122,7 +122,7 @@ def test_the_result_has_the_number_of_the_message(
     router, message = some_message
     ours, _ = with_recverr(router)
     router.answer(every(FIN, from_=OURS), message)
-    assert_error(close(ours, timeout=PATIENCE), message)
+    assert_error(close(ours, timeout=DEADLINE), message)
     assert ours.fileno() == -1
 
 
@@ -135,14 +135,14 @@ def test_delivered_is_not_returned_after_icmp(
     ours, _ = with_recverr(router)
     router.deliver(b"reply", ours)
     router.answer(every(FIN, from_=OURS), message)
-    assert_error(close(ours, timeout=PATIENCE, until=CloseOutcome.DELIVERED), message)
+    assert_error(close(ours, timeout=DEADLINE, until=CloseOutcome.DELIVERED), message)
 
 
 def test_an_earlier_error_is_reported(some_message: tuple[Router, Message]) -> None:
     """A part of the reply was answered with ICMP before the call."""
     router, message = some_message
     ours = with_an_error(router, message)
-    result = GRACEFUL["graceful_close"](ours, timeout=PATIENCE)
+    result = GRACEFUL["graceful_close"](ours, timeout=DEADLINE)
     assert result.outcome is CloseOutcome.TIMED_OUT
     assert (result.error and result.error.errno) == message.number
 
@@ -159,7 +159,7 @@ def test_an_error_of_one_connection_does_not_change_the_results_of_others(
     router.settle()
     router.answer(every(of(router_first.peer, FIN), from_=OURS), message)
     failed, *results = close_all(
-        [router_first.ours, *(ours for ours, _ in others)], timeout=PATIENCE
+        [router_first.ours, *(ours for ours, _ in others)], timeout=DEADLINE
     )
     assert_error(failed, message)
     assert [(result.outcome, result.unacked) for result in results] == [
@@ -172,11 +172,11 @@ def test_a_reaper_continues_after_an_error(some_message: tuple[Router, Message])
     router, message = some_message
     ours, failing = with_recverr(router)
     router.answer(every(of(failing, FIN), from_=OURS), message)
-    with Reaper(timeout=PATIENCE) as reaper:
-        assert_error(reaper.submit(ours).result(PATIENCE), message)
+    with Reaper(timeout=DEADLINE) as reaper:
+        assert_error(reaper.submit(ours).result(DEADLINE), message)
         second, peer = router.connect()
         peer.shutdown(socket.SHUT_WR)
-        assert reaper.submit(second).result(PATIENCE).clean
+        assert reaper.submit(second).result(DEADLINE).clean
 
 
 def _error_is_reported_once(router: Router, message: Message) -> Connection:
@@ -202,7 +202,7 @@ def test_a_socket_without_recverr_retransmits(
     router, message = some_message
     ours, peer = _error_is_reported_once(router, message)
     with meanwhile(read_all, peer) as received:
-        result = close(ours, timeout=PATIENCE)
+        result = close(ours, timeout=DEADLINE)
     assert received == [b"reply"]
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_CLOSED, 0)
 
@@ -231,7 +231,7 @@ def test_tls_sends_close_notify_after_icmp(some_message: tuple[Router, Message])
         tls.sendall(b"reply")
         router.settle()
         with meanwhile(read_and_close, client) as received:
-            result = GRACEFUL["graceful_close"](tls, timeout=PATIENCE)
+            result = GRACEFUL["graceful_close"](tls, timeout=DEADLINE)
         assert received == [b"reply"]
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
 
@@ -251,7 +251,7 @@ async def _by_asyncio(ours: socket.socket, continue_sending: Callable[[], None])
     _, writer = await asyncio.open_connection(sock=ours)
     writer.write(LONG)
     continue_sending()
-    return await graceful_close.asyncio.graceful_close(writer, timeout=PATIENCE)
+    return await graceful_close.asyncio.graceful_close(writer, timeout=DEADLINE)
 
 
 async def _by_anyio(ours: socket.socket, continue_sending: Callable[[], None]) -> CloseResult:
@@ -259,7 +259,7 @@ async def _by_anyio(ours: socket.socket, continue_sending: Callable[[], None]) -
     with anyio.move_on_after(0.01):
         await stream.send(LONG)
     continue_sending()
-    return await graceful_close.anyio.graceful_close(stream, timeout=PATIENCE)
+    return await graceful_close.anyio.graceful_close(stream, timeout=DEADLINE)
 
 
 @pytest.mark.parametrize("close", [_by_asyncio, _by_anyio])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from graceful_close import graceful_close
-from streams import PATIENCE, meanwhile
+from streams import DEADLINE, meanwhile
 
 from .laid import Wire
 from .link import Link
@@ -28,7 +28,7 @@ Close = Callable[[socket.socket], object]
 
 def answer_early(listener: socket.socket, close: Close) -> None:
     sock, _ = listener.accept()
-    sock.settimeout(PATIENCE)
+    sock.settimeout(DEADLINE)
     sock.recv(4096)
     sock.sendall(REPLY)
     close(sock)
@@ -40,7 +40,7 @@ def plain_close(sock: socket.socket) -> None:
 
 
 def ask_with_http_client(wire: Wire, address: tuple[str, int]) -> bytes | None:
-    client = http.client.HTTPConnection(*address, timeout=PATIENCE)
+    client = http.client.HTTPConnection(*address, timeout=DEADLINE)
     with wire.inside(PEER):
         client.connect()
     try:
@@ -81,5 +81,5 @@ def test_curl_gets_the_reply_if_the_close_is_graceful(link: Link, tmp_path: Path
             with meanwhile(lambda: answer_early(listener, graceful_close)):
                 with wire.inside(PEER):
                     curl = subprocess.Popen(command)
-                assert curl.wait(PATIENCE) == 0
+                assert curl.wait(DEADLINE) == 0
             assert reply.read_bytes() == BODY

@@ -12,7 +12,7 @@ from time import monotonic
 
 import pytest
 
-from streams import PATIENCE, await_fin, meanwhile, read_all
+from streams import DEADLINE, await_fin, meanwhile, read_all
 
 from .laid import Wire
 from .link import ADDRESSES, Link, why_not
@@ -232,7 +232,7 @@ def test_a_run_that_is_killed_leaves_no_namespace() -> None:
             assert namespaces <= _held_namespaces()
         finally:
             process.kill()
-            process.wait(PATIENCE)
+            process.wait(DEADLINE)
     assert not namespaces & _held_namespaces()
 
 

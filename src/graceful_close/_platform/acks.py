@@ -153,8 +153,8 @@ class EndProbe(Record):
                 sock.setsockopt(self.level, self.option, 1)
             except OSError:
                 return None
-            told = sock.recvmsg(0, 256, socket.MSG_DONTWAIT)[1]
-            for level, kind, count in told:
+            messages = sock.recvmsg(0, 256, socket.MSG_DONTWAIT)[1]
+            for level, kind, count in messages:
                 if (level, kind) == (self.level, self.option):
                     return bool(int.from_bytes(count, sys.byteorder))
             return None
