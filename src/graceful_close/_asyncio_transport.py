@@ -218,9 +218,7 @@ class TransportTakeover(Taker):
         # With room, after which all bytes must be in the kernel.
         self._turns_left = 1 if self.tls else 0
         self._written: int | None = None  # bytes in the kernel, when last counted
-        self._expected: int | None = (
-            None  # the value of that when a plain transport has flushed
-        )
+        self._expected: int | None = None  # in the kernel, when a plain transport has flushed
         self._cut = False  # a sendfile() is in progress, and its bytes are not counted
         # What a plain transport holds cannot be counted: it must report that it is empty.
         self._must_be_emptied = False

@@ -161,8 +161,11 @@ def _share(module: Any, name: str, numbers: Callable[..., Sequence[Any]]) -> Non
 
     @wraps(stock)
     def share(*args: Any, **more: Any) -> Any:
-        if any(map(_is_socket, numbers(*args, **more))):
-            others_may_hold()  # which connection this is, is not known
+        try:
+            if any(map(_is_socket, numbers(*args, **more))):
+                others_may_hold()  # which connection this is, is not known
+        except Exception:  # noqa: BLE001, S110 (a wrong argument, which the function itself reports)
+            pass
         return stock(*args, **more)
 
     setattr(module, name, share)
@@ -174,15 +177,13 @@ def _first(*args: Any, fd: Any = None, **_more: Any) -> Sequence[Any]:
 
 def _sources(*_args: Any, file_actions: Any = (), **_more: Any) -> Sequence[Any]:
     actions = cast("list[Any]", file_actions) if isinstance(file_actions, (tuple, list)) else []
-    return [action[1] for action in actions if action[:1] == (os.POSIX_SPAWN_DUP2,)]
+    dup2 = getattr(os, "POSIX_SPAWN_DUP2", None)  # not on Windows
+    return [action[1] for action in actions if action[:1] == (dup2,)]
 
 
 def _is_socket(file: Any) -> bool:
-    try:
-        number = file if isinstance(file, int) else file.fileno()
-        return stat.S_ISSOCK(os.fstat(number).st_mode)
-    except Exception:  # noqa: BLE001 (a wrong argument, which the function itself reports)
-        return False
+    number = file if isinstance(file, int) else file.fileno()
+    return stat.S_ISSOCK(os.fstat(number).st_mode)
 
 
 def _change_subprocess(subprocess: Any) -> None:
