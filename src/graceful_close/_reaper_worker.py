@@ -389,6 +389,10 @@ class Worker:
 
     def _turn(self, loop: CloseLoop, events: list[tuple[int, bool]]) -> None:
         """Close the connections that can be closed now."""
+        # First, so that all that were submitted before `release_descriptors` are in the loop.
+        short = self._short_of_descriptors
+        if short:
+            self._short_of_descriptors = False
         for _ in range(len(self._queue)):
             try:
                 pending, step = self._queue.popleft()
@@ -398,8 +402,7 @@ class Worker:
             loop.add(pending, DRAIN if step is WAIT_READABLE else step)
         loop.serve(events, math.inf)
         too_many = len(loop) - self._max_sockets
-        if self._short_of_descriptors:
-            self._short_of_descriptors = False
+        if short:
             too_many = max(too_many, (len(loop) + 1) // 2)
         for _ in range(too_many):
             self.tally.add("overflowed")
