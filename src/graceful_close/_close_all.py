@@ -9,7 +9,7 @@ from ._clock import monotonic
 from ._connection import Connection
 from ._linger import LingerPolicy
 from ._loop import CloseLoop, Pending
-from ._options import Options, options_of
+from ._options import Options, options_of, require_callable
 from ._sockets import require_stream
 
 TYPE_CHECKING = False
@@ -62,8 +62,7 @@ def close_all(
         The call uses one descriptor of its own, for an epoll or a kqueue. If none is left (EMFILE),
         it uses poll(), which needs no descriptor and costs more for each wake-up.
     """
-    if progress is not None and not callable(progress):
-        raise TypeError(f"progress must be callable, not {progress!r}")
+    require_callable("progress", progress)
     results = close_all_on(
         options_of("close_all", options), require_streams(socks), progress=progress
     )

@@ -98,8 +98,7 @@ class ReaperSettings:
             timeout, idle_timeout, drain_limit, until, on_timeout, peer_first
         )
         self.on_overflow: Final = require_policy("on_overflow", on_overflow)
-        if on_close is not None and not callable(on_close):
-            raise TypeError(f"on_close must be callable, not {on_close!r}")
+        require_callable("on_close", on_close)
         self.on_close: Final = on_close
         if max_sockets is None:
             limit = _platform.descriptor_limit()
@@ -134,6 +133,16 @@ def require_known(call: str, given: Iterable[str], known: Container[str]) -> Non
     for name in given:
         if name not in known:
             raise TypeError(f"{call}() got an unexpected keyword argument {name!r}")
+
+
+def require_callable(name: str, value: object) -> None:
+    """Refuse what is neither a function nor None.
+
+    Raises:
+        TypeError: It is neither of them.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable, not {value!r}")
 
 
 def require_policy(name: str, policy: OnTimeout) -> OnTimeout:
