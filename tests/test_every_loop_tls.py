@@ -40,7 +40,7 @@ from tls_sessions import (
     is_one_close_notify,
     read_raw_and_close,
     send_close_notify,
-    send_fin,
+    send_raw_fin,
 )
 
 
@@ -87,7 +87,7 @@ async def test_a_fin_is_not_taken_for_the_close_notify_of_the_peer(
     loop: Loop, kind: str
 ) -> None:
     async with pair(loop, kind) as (stream, peer):
-        send_fin(peer)
+        send_raw_fin(peer)
         if kind != "HTTPS":
             with pytest.raises((trio.BrokenResourceError, anyio.BrokenResourceError)):
                 await loop.receive(stream)
@@ -106,7 +106,7 @@ async def test_a_close_notify_after_the_peers_fin_is_reported_only_if_it_goes_ou
 ) -> None:
     async with pair(loop, kind) as (stream, peer):
         stream.write(bytes(20_000_000))
-        send_fin(peer)
+        send_raw_fin(peer)
         await_fin(loop.raw(stream))
         for _ in range(10):  # the transport reads it, too
             await anyio.lowlevel.checkpoint()

@@ -22,7 +22,7 @@ from graceful_close._tls import (
 from pythons import PYPY
 from signals import each_moment
 from streams import DEADLINE
-from tls_sessions import session
+from tls_sessions import send_raw_fin, session
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="Windows has no SIGPIPE")
 
@@ -198,7 +198,7 @@ def test_an_interrupt_leaves_neither_the_signal_blocked_nor_a_dup_in_another_mod
         with session(ssl.TLSVersion.TLSv1_3) as (ours, peer):
             ours.settimeout(None)
             with socket.socket(fileno=os.dup(ours.fileno())) as dup:
-                socket.socket.shutdown(peer, socket.SHUT_WR)
+                send_raw_fin(peer)
                 with stopped():
                     graceful_close.graceful_close(ours, timeout=DEADLINE)
                 assert os.get_blocking(dup.fileno())

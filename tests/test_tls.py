@@ -43,7 +43,7 @@ from tls_sessions import (
     read_raw,
     read_raw_and_close,
     send_close_notify,
-    send_fin,
+    send_raw_fin,
     session,
     shake_hands,
     wrapped,
@@ -172,7 +172,7 @@ def test_a_peer_that_sent_close_notify_first_is_reported(
 def test_a_close_notify_after_other_data_is_not_read(tls: Session) -> None:
     tls.peer.sendall(b"more")
     send_close_notify(tls.peer)
-    send_fin(tls.peer)
+    send_raw_fin(tls.peer)
     await_fin(tls.ours)
     result = graceful_close(tls.ours)
     assert result.outcome is CloseOutcome.PEER_CLOSED
@@ -182,7 +182,7 @@ def test_a_close_notify_after_other_data_is_not_read(tls: Session) -> None:
 def test_a_peer_that_ends_without_close_notify_is_reported_as_not_notified(
     any_tls: Session,
 ) -> None:
-    send_fin(any_tls.peer)
+    send_raw_fin(any_tls.peer)
     await_fin(any_tls.ours)
     result = graceful_close(any_tls.ours)
     assert result.outcome is CloseOutcome.PEER_CLOSED
@@ -195,7 +195,7 @@ def test_a_fatal_alert_is_not_reported_as_close_notify(tls: Session) -> None:
     socket.socket.sendall(tls.ours, b"GET / HTTP/1.1\r\n\r\n")
     with pytest.raises(ssl.SSLError, match="SSL"):
         tls.peer.recv(1)
-    send_fin(tls.peer)
+    send_raw_fin(tls.peer)
     await_fin(tls.ours)
     result = graceful_close(tls.ours, timeout=DEADLINE)
     assert result.outcome is CloseOutcome.PEER_CLOSED
@@ -207,7 +207,7 @@ def test_an_ignored_truncation_is_not_reported_as_close_notify(
     version: ssl.TLSVersion,
 ) -> None:
     with session(version, options=ssl.OP_IGNORE_UNEXPECTED_EOF) as (ours, peer):
-        send_fin(peer)
+        send_raw_fin(peer)
         await_fin(ours)
         result = graceful_close(ours)
         assert (result.notified, result.peer_notified) == (True, None)

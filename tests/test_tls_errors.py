@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 
 import pytest
 
 from graceful_close._tls import _after, _send  # pyright: ignore[reportPrivateUsage]
 from streams import await_reset, reset
-from tls_sessions import session
+from tls_sessions import send_raw_fin, session
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,7 @@ def test_an_end_or_a_wait_tells_about_both_sides(
 def test_a_reset_that_openssl_meets_is_raised_and_an_earlier_shutdown_is_not() -> None:
     with session(ssl.TLSVersion.TLSv1_3) as (ours, peer):
         ours.settimeout(0)
-        socket.socket.shutdown(ours, socket.SHUT_WR)
+        send_raw_fin(ours)
         assert _send(ours, ssl.SSLSocket) == (False, None)
     with session(ssl.TLSVersion.TLSv1_3) as (ours, peer):
         ours.settimeout(0)

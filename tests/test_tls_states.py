@@ -31,8 +31,8 @@ from tls_sessions import (
     read_raw_and_close,
     records,
     send_close_notify,
-    send_fin,
     send_half_a_record,
+    send_raw_fin,
     session,
     shake_hands,
     wrapped,
@@ -57,7 +57,7 @@ def test_a_reset_after_the_peers_close_notify_is_reported(version: ssl.TLSVersio
     """Linux reports EPIPE then, and OpenSSL reports no error."""
     with session(version, peer_buffer=4096) as (ours, peer):
         send_close_notify(peer)
-        send_fin(peer)
+        send_raw_fin(peer)
         await_fin(ours)
         assert ours.recv(1) == b""
         fill_raw(ours)
@@ -167,7 +167,7 @@ def test_a_truncation_that_the_caller_has_read_has_ended_the_session(
     version: ssl.TLSVersion, side: str
 ) -> None:
     with session(version, side=side) as (ours, peer):
-        send_fin(peer)
+        send_raw_fin(peer)
         with pytest.raises(ssl.SSLEOFError):
             ours.recv(1)
         result = graceful_close(ours)

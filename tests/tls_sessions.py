@@ -148,6 +148,6 @@ def send_close_notify(sock: ssl.SSLSocket) -> None:
         sock.unwrap()
 
 
-def send_fin(sock: socket.socket) -> None:
+def send_raw_fin(sock: socket.socket) -> None:
     """Send a FIN below the TLS session, without close_notify."""
     socket.socket.shutdown(sock, socket.SHUT_WR)
