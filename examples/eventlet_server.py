@@ -6,15 +6,17 @@ python examples/eventlet_server.py --port 8413
 from __future__ import annotations
 
 import argparse
+import signal
+import socket
 from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import eventlet  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
-from eventlet import wsgi  # pyright: ignore[reportMissingTypeStubs]
+from eventlet import hubs, wsgi  # pyright: ignore[reportMissingTypeStubs]
 
-from graceful_close import Reaper, exit_at_sigterm
+from graceful_close import Reaper
 
 REFUSAL = b"This upload is too large.\n".ljust(64 << 10, b".")
 
@@ -45,13 +47,25 @@ class Protocol(wsgi.HttpProtocol):  # type: ignore[misc]
             super().finish()
 
 
+def exit_when_signalled(main: Any, signalled: socket.socket) -> None:
+    hubs.trampoline(signalled, read=True)  # pyright: ignore[reportUnknownMemberType]
+    eventlet.kill(main, SystemExit)  # pyright: ignore[reportUnknownMemberType]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8413, help="0 picks a free one")
     address = ("127.0.0.1", parser.parse_args().port)
     listener: Any = eventlet.listen(address)  # pyright: ignore[reportUnknownVariableType]
     print(f"listening on 127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    exit_at_sigterm()
+    # A handler that raises SystemExit could interrupt the last lines of a green thread, and
+    # eventlet would wait for that green thread without a deadline.
+    signalled, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    signal.set_wakeup_fd(wakeup.fileno())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: None)
+    eventlet.spawn(exit_when_signalled, eventlet.getcurrent(), signalled)
     wsgi.server(listener, app, protocol=Protocol, log_output=False)
 
 
