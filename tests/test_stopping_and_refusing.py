@@ -178,13 +178,15 @@ def test_an_exception_that_is_not_the_handlers_ends_no_reply_with_a_reset() -> N
         assert read_all(client) == b"whole"
 
 
+class Quiet(GracefulRequestHandler):
+    def log(self, *_args: object, **_more: object) -> None:
+        pass
+
+
 @pytest.mark.parametrize("raises", [False, True])
 def test_werkzeugs_handler_hands_over_unless_the_application_raises(raises: bool) -> None:
-    class Handler(GracefulRequestHandler):
+    class Handler(Quiet):
         reaper = Reaper(timeout=DEADLINE)
-
-        def log(self, *_args: object, **_more: object) -> None:
-            pass
 
     def app(_environ: dict[str, Any], start_response: Any) -> list[bytes]:
         if raises:
@@ -199,6 +201,22 @@ def test_werkzeugs_handler_hands_over_unless_the_application_raises(raises: bool
     Handler.reaper.close()
     closed = Handler.reaper.stats()[CloseOutcome.PEER_CLOSED]
     assert closed == (0 if raises else 1)
+
+
+def test_werkzeugs_handler_does_not_wait_for_a_peer_that_sends_no_more() -> None:
+    class Handler(Quiet):
+        reaper = Reaper(timeout=DEADLINE)
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("413 Content Too Large", [("Connection", "close")])
+        return [environ["wsgi.input"].read(3)]
+
+    with asked(make_server("127.0.0.1", 0, app, request_handler=Handler)) as client:
+        # More than BufferedReader reads with the head.
+        client.sendall(b" / HTTP/1.0\r\nContent-Length: 100000\r\n\r\n123" + bytes(50_000))
+        assert read_all(client).endswith(b"\r\n\r\n123")
+    Handler.reaper.close()
+    assert Handler.reaper.stats()[CloseOutcome.PEER_CLOSED] == 1
 
 
 def test_a_lenient_server_ends_an_incomplete_reply_with_a_fin() -> None:

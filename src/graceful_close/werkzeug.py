@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from io import BufferedIOBase, BytesIO
+
 from werkzeug.serving import WSGIRequestHandler
 
 from ._reaper import Reaper, hand_over
@@ -14,6 +16,8 @@ from ._reaper import Reaper, hand_over
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import ClassVar
+
+    from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = ["GracefulRequestHandler"]
 
@@ -23,8 +27,9 @@ class GracefulRequestHandler(WSGIRequestHandler):
 
         app.run(request_handler=GracefulRequestHandler)
 
-    werkzeug itself reads the rest of a request as long as the next byte arrives within 10 ms. Over a
-    network the next byte often arrives later.
+    werkzeug itself reads on after the reply if a byte arrives within 10 ms. Over a network the next byte
+    often arrives later, and is answered with RST. If it arrives in time, werkzeug waits for 10 MB or the
+    peer's FIN without a deadline. With this handler only the Reaper reads on.
 
     Attributes:
         reaper: The Reaper that closes the connections. A subclass may set it.
@@ -33,6 +38,19 @@ class GracefulRequestHandler(WSGIRequestHandler):
     reaper: ClassVar[Reaper] = Reaper()
 
     _failed = False  # the reply may be incomplete, and the server closes after finish()
+
+    _request: BufferedIOBase
+
+    def setup(self) -> None:
+        """Prepare the streams of the connection."""
+        super().setup()
+        self._request = self.rfile
+
+    def make_environ(self) -> WSGIEnvironment:
+        """Make the environment, in which the application finds the request."""
+        environ = super().make_environ()
+        self.rfile = BytesIO()  # run_wsgi() reads on from here
+        return environ
 
     def handle(self) -> None:
         """Serve the connection as usual."""
@@ -45,6 +63,7 @@ class GracefulRequestHandler(WSGIRequestHandler):
     def finish(self) -> None:
         """Move the connection to the Reaper, without a wait. For the server the socket is closed."""
         super().finish()
+        self._request.close()
         if self._failed:
             return
         hand_over(self.connection, self.reaper, self.client_address)
