@@ -208,7 +208,7 @@ def test_werkzeugs_handler_does_not_wait_for_a_peer_that_sends_no_more() -> None
         reaper = Reaper(timeout=DEADLINE)
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        start_response("413 Content Too Large", [("Connection", "close")])
+        start_response("413 Content Too Large", [("Content-Length", "3")])
         return [environ["wsgi.input"].read(3)]
 
     with asked(make_server("127.0.0.1", 0, app, request_handler=Handler)) as client:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ssl
 from typing import Any, assert_type
-from wsgiref.types import WSGIApplication
+from wsgiref.types import WSGIApplication, WSGIEnvironment
 
 from typing_extensions import override
 
@@ -43,6 +43,14 @@ class Handler(GracefulRequestHandler):
     """A handler with its own Reaper."""
 
     reaper = Reaper(timeout=8)
+
+    @override
+    def setup(self) -> None:
+        super().setup()
+
+    @override
+    def make_environ(self) -> WSGIEnvironment:
+        return super().make_environ()
 
     @override
     def handle(self) -> None:
