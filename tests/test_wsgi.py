@@ -300,7 +300,7 @@ def drained(ours: socket.socket, *, expect: str = "", **options: Any) -> int:
     return shown.count
 
 
-@pytest.mark.parametrize("options", [{"idle_timeout": 0.1}, {"timeout": 0.1}])
+@pytest.mark.parametrize("options", [{"idle_timeout": 0.5}, {"timeout": 0.5}])
 def test_a_read_that_blocks_ends_at_the_deadline_if_the_connection_is_known(
     options: dict[str, Any], tcp: Connection
 ) -> None:
