@@ -187,11 +187,12 @@ def no_threads_of_an_earlier_test() -> None:
 
 @pytest.fixture
 def reported(monkeypatch: pytest.MonkeyPatch) -> list[BaseException | None]:
-    """Yield the exceptions reported to threading.excepthook."""
+    """Yield the exceptions reported to threading.excepthook, which fails as with a broken stderr."""
     reported: list[BaseException | None] = []
 
     def report(args: threading.ExceptHookArgs) -> None:
         reported.append(args.exc_value)
+        raise BrokenPipeError
 
     monkeypatch.setattr(threading, "excepthook", report)
     return reported

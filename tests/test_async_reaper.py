@@ -201,11 +201,17 @@ async def test_what_is_no_stream_is_refused_by_submit(loop: Loop) -> None:
 
 @on_every_loop
 async def test_an_on_close_that_raises_is_logged_and_the_others_continue(
-    loop: Loop, caplog: pytest.LogCaptureFixture
+    loop: Loop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: CloseResult) -> None:
         raise ZeroDivisionError
 
+    class Failing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ValueError("I/O operation on closed file.")
+
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [*root.handlers, Failing()])
     with connect("tcp4") as (ours, peer), connect("tcp4") as (other, other_peer):
         streams = [await loop.open(ours), await loop.open(other)]
         with caplog.at_level(logging.ERROR, "graceful_close"):

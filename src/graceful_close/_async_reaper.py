@@ -84,11 +84,8 @@ class AsyncReaper(Generic[S]):
             self._counts[result.outcome] += 1
             if self._settings.on_close is not None:
                 self._settings.on_close(result)
-        except Exception:
-            # Not raised: the other closes of the group continue.
-            import logging
-
-            logging.getLogger("graceful_close").exception("a close, or on_close, failed")
+        except Exception:  # noqa: BLE001 (the other closes of the group continue)
+            _log_failure()
         finally:
             self._pending.pop(close, None)
 
@@ -142,3 +139,12 @@ class AsyncReaper(Generic[S]):
     def _expire(self, close: TaskClose, on_timeout: OnTimeout) -> None:
         """End a pending close as at its deadline."""
         raise NotImplementedError
+
+
+def _log_failure() -> None:
+    import logging
+
+    try:
+        logging.getLogger("graceful_close").exception("a close, or on_close, failed")
+    except Exception:  # noqa: BLE001, S110 (a handler of the program's, or a closed stderr)
+        pass

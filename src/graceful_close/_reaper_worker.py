@@ -529,15 +529,22 @@ def _call(callback: Callable[[Any], object], outcome: object) -> None:
     try:
         callback(outcome)
     except BaseException as error:
-        # Without a thread, this is the main thread, and the exception may be a signal's.
-        if (
-            not isinstance(error, Exception)
-            and threading.current_thread() is threading.main_thread()
-        ):
+        if _is_a_signals(error):
             raise
-        threading.excepthook(
-            threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))
-        )
+        try:
+            threading.excepthook(
+                threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))
+            )
+        except BaseException as unreported:
+            # The hook is the program's own, or stderr is closed or a broken pipe.
+            if _is_a_signals(unreported):
+                raise
+
+
+def _is_a_signals(error: BaseException) -> bool:
+    """Whether a signal handler may have raised: in the main thread, which reports without a thread."""
+    main = threading.current_thread() is threading.main_thread()
+    return main and not isinstance(error, Exception)
 
 
 _POP_FIRST = deque[tuple[Pending, "Step"]].popleft
