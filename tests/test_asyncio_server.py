@@ -269,13 +269,16 @@ def test_a_server_with_a_graceful_factory_loses_no_early_reply(
     loop: str, kind: str, nested: bool
 ) -> None:
     async def test() -> None:
-        async with served(kind, graceful_factory) as (_, made, connect):
+        async with served(kind, graceful_factory) as (server, made, connect):
             client = asyncio.create_task(in_thread(lambda: upload_then_read(connect())))
             protocol = await made.get()
             assert repr(protocol.transport).count("graceful") == 1
             await protocol.received.wait()
             protocol.transport.write(REPLY)
-            protocol.transport.close()
+            if nested:
+                cast(Any, server).close_clients()
+            else:
+                protocol.transport.close()
             assert await client == REPLY
 
     run_in((GRACEFUL if nested else LOOPS)[loop], test())
@@ -336,6 +339,19 @@ async def test_the_server_waits_for_pending_closes(kind: str) -> None:
         assert not waiting.done()
         peer.close()
         await waiting
+
+
+@of_each_kind
+@in_each_loop
+async def test_close_clients_loses_no_early_reply(kind: str) -> None:
+    async with served(kind) as (server, made, connect):
+        client = asyncio.create_task(in_thread(lambda: upload_then_read(connect())))
+        protocol = await made.get()
+        await protocol.received.wait()
+        protocol.transport.write(REPLY)
+        cast(Any, server).close_clients()
+        assert await client == REPLY
+        await protocol.lost.wait()
 
 
 # --- the rest of the transport is unchanged ---------------------------------------------
@@ -511,11 +527,17 @@ async def test_a_stream_after_start_tls_closes_gracefully() -> None:
         await writer.start_tls(ours)
         await reader.read(1)
         writer.write(REPLY)
-        writer.close()
+        closes[-1](writer)
         await writer.wait_closed()
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
-        assert await in_thread(client, server.sockets[0].getsockname()) == REPLY
+        closes: list[Callable[[Any], object]] = [
+            asyncio.StreamWriter.close,
+            lambda _: cast(Any, server).close_clients(),
+        ]
+        while closes:
+            assert await in_thread(client, server.sockets[0].getsockname()) == REPLY
+            closes.pop()
 
 
 def test_a_client_of_such_a_loop_uses_start_tls_and_sendfile_as_usual(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
+    from weakref import WeakSet
 
     from ._asyncio_first_look import FirstLook
     from ._asyncio_transport import TransportTakeover
@@ -28,6 +29,7 @@ class TransportProxy(asyncio.Transport):
         plain: The transport below.
         close: A function that closes the transport and returns the object that has replaced the
             protocol; None: the protocol was not replaced.
+        clients: The proxies of a server, to which this proxy is added.
 
     Attributes:
         plain: The transport below.
@@ -39,9 +41,12 @@ class TransportProxy(asyncio.Transport):
         self,
         plain: asyncio.Transport,
         close: Callable[[asyncio.Transport], Taker | None],
+        clients: WeakSet[TransportProxy],
     ) -> None:
         self.plain = plain
         self._close = close
+        self._clients = clients
+        clients.add(self)
         self._taken_by: Taker | None = None
 
     def close(self) -> None:
@@ -57,7 +62,8 @@ class TransportProxy(asyncio.Transport):
 
     def over(self, plain: asyncio.Transport) -> TransportProxy:
         """Return a proxy for another transport, for example a TLS transport over this one."""
-        return type(self)(plain, self._close)
+        self._clients.discard(self)
+        return type(self)(plain, self._close, self._clients)
 
     # --- the protocol, which is replaced after close() ---
 

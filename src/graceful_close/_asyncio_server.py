@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TypeVar, cast
+from weakref import WeakSet
 
 from ._asyncio_first_look import FirstLook, holds_nothing
 from ._asyncio_proxy import TransportProxy
@@ -90,9 +91,9 @@ def graceful_loop(loop_class: type[L], **options: Unpack[CloseOptions]) -> type[
         asyncio.Runner(loop_factory=Loop)
 
     `create_server()`, `create_unix_server()` and `connect_accepted_socket()` pass their protocol
-    factory through `graceful_factory`. `wait_closed()` of the returned servers also waits for the
-    pending closes. From then on the defaults of `timeout` and `idle_timeout` limit the flushes, too.
-    Everything else is unchanged.
+    factory through `graceful_factory`. `close_clients()` of the returned servers closes their
+    connections gracefully, and `wait_closed()` also waits for the pending closes. From then on the
+    defaults of `timeout` and `idle_timeout` limit the flushes, too. Everything else is unchanged.
 
     Args:
         loop_class: `asyncio.SelectorEventLoop`, `uvloop.Loop`, or another class.
@@ -173,6 +174,8 @@ class _Closes:
         self._flush_timeout = flush_timeout_of(options)
         self._stopping = False
         self._reaper = Reaper(**given)
+        # Weak: a protocol refers to its transport as long as the connection exists.
+        self.clients: WeakSet[TransportProxy] = WeakSet()
         self._looking: set[FirstLook] = set()
         self._flushing: dict[asyncio.Task[None], TransportTakeover] = {}
 
@@ -180,13 +183,17 @@ class _Closes:
         def introduced() -> asyncio.Protocol:
             protocol = protocol_factory()
             # A protocol that is already graceful keeps its options.
-            return (
-                protocol
-                if isinstance(protocol, _Introduction)
-                else _Introduction(protocol, self)
-            )
+            if not isinstance(protocol, _Introduction):
+                protocol = _Introduction(protocol, self)
+            protocol.clients = self.clients
+            return protocol
 
         return introduced
+
+    def close_clients(self) -> None:
+        """Close the transports of all clients."""
+        for proxy in list(self.clients):
+            proxy.close()
 
     def close(self, transport: asyncio.Transport) -> FirstLook | TransportTakeover | None:
         """Close a transport; connection_lost() is called later. A dup is closed separately."""
@@ -324,9 +331,11 @@ class _Introduction(asyncio.Protocol):
 
     Attributes:
         protocol: The server's protocol.
+        clients: The proxies of the server.
         proxy: Its transport, after `connection_made`.
     """
 
+    clients: WeakSet[TransportProxy]
     proxy: TransportProxy
 
     def __init__(self, protocol: asyncio.BaseProtocol, closes: _Closes) -> None:
@@ -336,25 +345,32 @@ class _Introduction(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         plain: Any = transport
         plain.set_protocol(self.protocol)
-        self.proxy = TransportProxy(plain, self._closes.close)
+        self.proxy = TransportProxy(plain, self._closes.close, self.clients)
         self.protocol.connection_made(self.proxy)
 
 
 class _Server(asyncio.AbstractServer):
     """A loop's server that also waits for the pending closes."""
 
-    def __init__(self, made: asyncio.AbstractServer, closes: _Closes) -> None:
+    def __init__(self, made: Any, closes: _Closes) -> None:
         self._made = made
         self._closes = closes
 
     def close(self) -> None:
         self._made.close()
 
+    # As of Python 3.13, whose own close_clients() closes the transports below.
+    def close_clients(self) -> None:
+        self._closes.close_clients()
+
+    def abort_clients(self) -> None:
+        self._made.abort_clients()
+
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._made.get_loop()
+        return self._made.get_loop()  # type: ignore[no-any-return]
 
     def is_serving(self) -> bool:
-        return self._made.is_serving()
+        return self._made.is_serving()  # type: ignore[no-any-return]
 
     async def start_serving(self) -> None:
         await self._made.start_serving()
@@ -368,7 +384,7 @@ class _Server(asyncio.AbstractServer):
         await self._closes.wait()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._made, name)  # sockets, close_clients() of Python 3.13
+        return getattr(self._made, name)  # sockets
 
     def __repr__(self) -> str:
         return f"<graceful {self._made!r}>"
