@@ -294,6 +294,20 @@ atexit.register(lambda: in_flight(reaper))
 reaper = Reaper()
 atexit.register(lambda: in_flight(reaper))
 """,
+    "from an exit handler, when those of multiprocessing have run": """
+reaper = Reaper(idle_timeout=0.3)
+def at_exit():
+    time.sleep(0.4)
+    ours, peer = socket.socketpair()
+    in_flight(reaper)
+    assert reaper.submit(ours).result(DEADLINE).elapsed >= 0.3
+atexit.register(at_exit)
+import multiprocessing.util
+atexit.register(multiprocessing.util._exit_function)  # the last, which runs first
+ours, peer = socket.socketpair()
+peer.close()
+reaper.submit(ours)
+""",
     "from a daemon thread, before the Reapers are ended": """
 atexit.register(in_a_daemon(Reaper()))
 """,

@@ -584,11 +584,16 @@ _registered_with: set[object] = set()  # the registries of finalizers, which a f
 
 
 def _finish_at_the_end_of_workers() -> None:
-    """Register a finalizer: a multiprocessing worker ends with os._exit(), without atexit."""
+    """Register a finalizer: a multiprocessing worker ends with os._exit(), without atexit.
+
+    The finalizers of the main process run early at its exit, and other exit handlers after them.
+    """
     util = sys.modules.get("multiprocessing.util")
-    if util is not None and util not in _registered_with:
+    if util is None or util in _registered_with:
+        return
+    if sys.modules["multiprocessing.process"].parent_process() is not None:
         _registered_with.add(util)
-        util.Finalize(None, end_all, exitpriority=0)
+        util.Finalize(None, _exit, exitpriority=0)
 
 
 def _pause() -> None:
