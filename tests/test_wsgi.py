@@ -268,6 +268,29 @@ def test_an_exception_of_the_input_during_the_drain_is_not_propagated() -> None:
     assert serve(refuse, environment(Broken(BODY))) == (REPLY, len(BODY))
 
 
+FAILING = {name: way for name, way in (READS | BEYOND_PEP_3333).items() if "0" not in name}
+
+
+@pytest.mark.parametrize("way", FAILING)
+@pytest.mark.parametrize("error", [TimeoutError, ValueError("a malformed chunk")])
+def test_nothing_is_read_after_a_read_of_the_application_failed(
+    way: str, error: OSError | ValueError
+) -> None:
+    reads: list[str] = []
+
+    class Failing:
+        def __getattr__(self, name: str) -> Callable[[object], bytes]:
+            def fail(_size: object = -1) -> bytes:
+                reads.append(name)
+                raise error
+
+            return fail
+
+    with pytest.raises((OSError, ValueError)):
+        DrainMiddleware(after(FAILING[way]))(environment(Failing()), start)
+    assert len(reads) == 1
+
+
 def test_a_client_that_got_100_continue_is_drained() -> None:
     body = Input(BODY)
     serve(after(READS["read"]), environment(body, HTTP_EXPECT="100-continue"))

@@ -45,7 +45,8 @@ class DrainMiddleware:
 
     The server sends the whole reply first, and then calls close() of the iterable, which reads the
     rest. Requests without a body and requests whose body was read pass through. If the application
-    raises before it has replied, the rest is read before the server sends its own reply.
+    raises before it has replied, the rest is read before the server sends its own reply. After a read
+    that failed (OSError, ValueError) nothing more is read.
 
     A client that sent `Expect: 100-continue` gets no 100 response for a body that is not needed. If the
     server has already sent the 100 response, the body is drained as usual if the connection is known
@@ -169,8 +170,8 @@ class _Request:
         return self._read_by(self._input.readline, *size)
 
     def readlines(self, *hint: int) -> list[bytes]:
-        self._asked = True
-        lines: list[bytes] = self._input.readlines(*hint)
+        with self._reading():
+            lines: list[bytes] = self._input.readlines(*hint)
         self._count(b"".join(lines), hint)
         return lines
 
@@ -186,12 +187,24 @@ class _Request:
         return found
 
     def _read_by(self, read: Callable[..., bytes], *size: int) -> bytes:
+        with self._reading():
+            data = read(*size)
+        return self._count(data, size)
+
+    @contextmanager
+    def _reading(self) -> Generator[None]:
         self._asked = True
-        return self._count(read(*size), size)
+        try:
+            yield
+        except (OSError, ValueError):
+            # A timeout, or a malformed chunk. A further read would only delay the reply: cheroot waits
+            # 10 seconds for the next chunk, uWSGI 4 seconds for the next byte.
+            self.left = 0
+            raise
 
     def _read_into(self, read: Callable[[Any], int | None], buffer: Any) -> int | None:
-        self._asked = True
-        count = read(buffer)
+        with self._reading():
+            count = read(buffer)
         self._counted(count or 0, of_none=memoryview(buffer).nbytes == 0)
         return count
 
