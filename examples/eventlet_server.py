@@ -47,6 +47,14 @@ class Protocol(wsgi.HttpProtocol):  # type: ignore[misc]
             super().finish()
 
 
+class Pool(eventlet.GreenPool):  # type: ignore[misc]
+    """A pool that does not wait forever for a client that stalls in its request."""
+
+    def waitall(self) -> None:
+        with eventlet.Timeout(5, False):
+            super().waitall()  # pyright: ignore[reportUnknownMemberType]
+
+
 def exit_when_signalled(main: Any, signalled: socket.socket) -> None:
     hubs.trampoline(signalled, read=True)  # pyright: ignore[reportUnknownMemberType]
     eventlet.kill(main, SystemExit)  # pyright: ignore[reportUnknownMemberType]
@@ -61,12 +69,10 @@ def main() -> None:
     # A handler that raises SystemExit could interrupt the last lines of a green thread, and
     # eventlet would wait for that green thread without a deadline.
     signalled, wakeup = socket.socketpair()
-    wakeup.setblocking(False)
-    signal.set_wakeup_fd(wakeup.fileno())
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: None)
+        signal.signal(number, lambda _number, _frame: wakeup.send(b"0"))
     eventlet.spawn(exit_when_signalled, eventlet.getcurrent(), signalled)
-    wsgi.server(listener, app, protocol=Protocol, log_output=False)
+    wsgi.server(listener, app, protocol=Protocol, custom_pool=Pool(), log_output=False)
 
 
 if __name__ == "__main__":

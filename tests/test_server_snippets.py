@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ if sys.platform == "win32":
     pytest.skip("the test ends its child with SIGTERM", allow_module_level=True)
 
 from started import free_port
-from test_recipes import Recipe, Server, stop_in_the_midst_of_uploads
+from test_recipes import HEAD, Recipe, Server, read_reply, stop_in_the_midst_of_uploads
 
 PAGE = (Path(__file__).parent.parent / "docs/servers.md").read_text(encoding="utf-8")
 
@@ -30,7 +31,10 @@ APPLICATIONS = {
     "serve_hypercorn": ("hypercorn", "from hypercorn_server import app"),
     "serve_tornado": ("tornado", "from tornado_server import app"),
     "serve_asyncio": ("asyncio", "from asyncio_server import answer as app"),
-    "serve_eventlet": ("eventlet", "from eventlet_server import app"),
+    "serve_eventlet": (
+        "eventlet",
+        "from eventlet_server import app; signal.signal(signal.SIGUSR1, lambda *_: None)",
+    ),
 }
 
 
@@ -67,3 +71,16 @@ print("127.0.0.1:{port} is to come", flush=True)
 
 def test_a_server_copied_from_the_page_finishes_its_pending_closes(server: Server) -> None:
     stop_in_the_midst_of_uploads(server)
+
+
+@pytest.mark.parametrize("server", ["serve_eventlet"], indirect=True)
+def test_eventlet_stops_at_sigterm_alone_and_waits_for_no_client_that_stalls(
+    server: Server,
+) -> None:
+    server.process.send_signal(signal.SIGUSR1)
+    with server.connect() as stalls, server.connect() as client:
+        stalls.sendall(b"POST / HTTP/1.1\r\n")
+        client.sendall(HEAD)
+        assert read_reply(client)[0] == 413
+        server.process.send_signal(signal.SIGTERM)
+        assert server.await_end() == 0, server.output.decode()
