@@ -638,6 +638,13 @@ def test_wrong_options_are_rejected_immediately(options: Any) -> None:
         graceful_loop(asyncio.SelectorEventLoop, **options)
 
 
+def test_the_options_of_a_class_that_is_already_graceful_are_replaced() -> None:
+    once = graceful_loop(asyncio.SelectorEventLoop, timeout=1)
+    made: Any = graceful_loop(once, timeout=DEADLINE)
+    assert made._options == {"timeout": DEADLINE}
+    assert issubclass(made, once)
+
+
 # --- connection_lost is called exactly once, and nothing is leaked ----------------------------
 
 STEPS = st.sampled_from(

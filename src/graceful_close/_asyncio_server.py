@@ -96,7 +96,8 @@ def graceful_loop(loop_class: type[L], **options: Unpack[CloseOptions]) -> type[
     defaults of `timeout` and `idle_timeout` limit the flushes, too. Everything else is unchanged.
 
     Args:
-        loop_class: `asyncio.SelectorEventLoop`, `uvloop.Loop`, or another class.
+        loop_class: `asyncio.SelectorEventLoop`, `uvloop.Loop`, or another class. The options of a
+            class that this function has returned are replaced.
         options: As for `graceful_factory`, for all servers.
 
     Raises:
@@ -105,7 +106,9 @@ def graceful_loop(loop_class: type[L], **options: Unpack[CloseOptions]) -> type[
     .. versionadded:: 0.2.0
     """
     Options(**options)
-    bases = (_GracefulLoop, loop_class)
+    # `graceful-close run` may have replaced uvloop's Loop with such a class already.
+    graceful = issubclass(loop_class, _GracefulLoop)
+    bases = (loop_class,) if graceful else (_GracefulLoop, loop_class)
     made: Any = type(f"Graceful{loop_class.__name__}", bases, {"_options": options})
     return cast("type[L]", made)
 
