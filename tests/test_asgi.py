@@ -347,8 +347,9 @@ def test_a_cancellation_is_propagated() -> None:
         ({"timeout": -1}, ValueError),
         ({"idle_timeout": "5"}, TypeError),
         ({"drain_limit": 1.5}, TypeError),
+        ({"app": 3}, TypeError),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=next(iter(options))):
-        DrainMiddleware(replies(), **options)
+        DrainMiddleware(**{"app": replies(), **options})

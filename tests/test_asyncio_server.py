@@ -645,6 +645,14 @@ def test_the_options_of_a_class_that_is_already_graceful_are_replaced() -> None:
     assert issubclass(made, once)
 
 
+def test_what_is_neither_a_factory_nor_a_class_of_loops_is_rejected_immediately() -> None:
+    wrong: Any = asyncio.Protocol()
+    with pytest.raises(TypeError, match="^protocol_factory must be callable, not <"):
+        graceful_factory(wrong)
+    with pytest.raises(TypeError, match="^loop_class must be a class of event loops, not <"):
+        graceful_loop(wrong)
+
+
 # --- connection_lost is called exactly once, and nothing is leaked ----------------------------
 
 STEPS = st.sampled_from(

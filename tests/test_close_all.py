@@ -320,7 +320,7 @@ def test_a_datagram_socket_is_named_by_its_index_and_no_socket_is_touched(
 
 
 def test_a_progress_that_cannot_be_called_touches_no_socket(crowd: list[Connection]) -> None:
-    with pytest.raises(TypeError, match="progress must be callable, not 5"):
+    with pytest.raises(TypeError, match="progress must be callable or None, not 5"):
         close_all(ours(crowd), progress=5)  # type: ignore[arg-type]
     assert_untouched(crowd)
 

@@ -40,20 +40,11 @@ def test_a_variable_that_is_empty_is_not_set(
 
 
 @pytest.mark.parametrize("option", NAMES)
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("soon", "^{variable} must be a number of seconds, not 'soon'$"),
-        *(
-            (value, "^{option} must be a finite number of seconds")
-            for value in ("-1", "inf", "nan")
-        ),
-    ],
-)
+@pytest.mark.parametrize("value", ["soon", "-1", "inf", "nan"])
 def test_a_value_that_no_wait_can_last_is_refused(
-    option: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+    option: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(NAMES[option], value)
-    expected = message.format(option=option, variable=NAMES[option])
+    expected = f"^{NAMES[option]} must be a finite number of seconds, 0 or more, not '{value}'$"
     with pytest.raises(ValueError, match=expected):
         options_from_environment()

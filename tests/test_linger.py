@@ -95,19 +95,22 @@ def test_a_time_out_of_range_is_rejected_and_the_message_names_the_range(
 
 
 @pytest.mark.parametrize("seconds", WRONG_KINDS, ids=repr)
+@pytest.mark.parametrize("policy", [TIMED, ABORT])
 def test_a_time_of_the_wrong_type_is_rejected_and_the_message_names_the_range(
-    sock: socket.socket, seconds: Any
+    sock: socket.socket, policy: LingerPolicy, seconds: Any
 ) -> None:
     set_linger(sock, TIMED, 4)
+    if policy is ABORT and seconds is None:
+        return  # the default
     with pytest.raises(TypeError, match=r"more than 0 and at most 32767"):
-        set_linger(sock, TIMED, seconds)
+        set_linger(sock, policy, seconds)
     assert get_linger(sock) == Linger(TIMED, 4)
 
 
 @pytest.mark.parametrize("policy", [BACKGROUND, ABORT])
 def test_only_timed_accepts_seconds(sock: socket.socket, policy: LingerPolicy) -> None:
     set_linger(sock, TIMED, 4)
-    with pytest.raises(ValueError, match="only valid with TIMED"):
+    with pytest.raises(ValueError, match="must be 0 with (BACKGROUND|ABORT), not 5"):
         set_linger(sock, policy, 5)
     assert get_linger(sock) == Linger(TIMED, 4)
 
@@ -116,6 +119,15 @@ def test_only_timed_accepts_seconds(sock: socket.socket, policy: LingerPolicy) -
 def test_a_policy_must_be_a_linger_policy(sock: socket.socket, policy: Any) -> None:
     with pytest.raises(TypeError, match="must be a LingerPolicy"):
         set_linger(sock, policy)
+    with pytest.raises(TypeError, match="must be a LingerPolicy"):
+        Linger(policy, 5)
+
+
+@pytest.mark.parametrize("seconds", [1.5, "1", True, None])
+@pytest.mark.parametrize("policy", [TIMED, ABORT])
+def test_a_linger_has_whole_seconds(policy: LingerPolicy, seconds: Any) -> None:
+    with pytest.raises(TypeError, match="seconds must be a whole number, not"):
+        Linger(policy, seconds)
 
 
 @pytest.mark.parametrize("thing", [None, 3, "socket", object()])

@@ -17,6 +17,7 @@ import graceful_close.anyio
 import graceful_close.asyncio
 import graceful_close.trio
 from graceful_close import GracefulListener, Reaper, close_all, closing
+from graceful_close.asyncio import graceful_factory, graceful_loop
 
 
 def message_for(thing: object) -> str:
@@ -88,6 +89,8 @@ CALLS: list[tuple[str, Callable[[socket.socket], object]]] = [
     ("close_all", lambda sock: close_all([sock], **WRONG)),
     ("GracefulListener", lambda _: GracefulListener(("127.0.0.1", 0), **WRONG)),
     ("Reaper.__init__", lambda _: Reaper(**WRONG)),
+    ("graceful_factory", lambda _: graceful_factory(asyncio.Protocol, **WRONG)),
+    ("graceful_loop", lambda _: graceful_loop(asyncio.SelectorEventLoop, **WRONG)),
 ]
 
 

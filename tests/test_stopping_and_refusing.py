@@ -107,7 +107,7 @@ def test_an_interrupt_leaves_the_mode_of_the_listener_unchanged() -> None:
 @pytest.mark.parametrize(("argument", "value"), [("timeout", -1), ("reply", "503")])
 def test_a_wrong_argument_raises_before_any_accept(argument: str, value: Any) -> None:
     with GracefulListener(HERE) as listener, waiting(listener, 1):
-        with pytest.raises((TypeError, ValueError)):
+        with pytest.raises((TypeError, ValueError), match=f"^{argument} must be .*, not "):
             listener.refuse_backlog(**{argument: value})
         listener.accept()[0].close()
         listener.reaper.close(0)

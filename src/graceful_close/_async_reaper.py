@@ -62,7 +62,8 @@ class AsyncReaper(Generic[S]):
         """
         if self._start is None:
             raise RuntimeError(
-                f"the Reaper is open inside `async with` only, not for {stream!r}"
+                f"the Reaper is not open, and cannot take {stream!r}: submit() works inside the "
+                "Reaper's `async with` block"
             )
         run, peer = self._prepare(stream)
         reports = self._settings.on_close is not None

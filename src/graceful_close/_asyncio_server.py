@@ -12,7 +12,7 @@ from ._asyncio_transport import TransportTakeover, dup_of, some_turns
 from ._asyncio_view import can_watch, in_a_thread, info_of, open_socket_of
 from ._clock import monotonic
 from ._loop import Pending
-from ._options import Options
+from ._options import Options, options_of, require_callable
 from ._reaper import Reaper, hand_over, leave_to, set_to_abort, stop
 from ._signals import calling_at_sigint, uvicorn_must_exit
 from ._step import FLUSH
@@ -79,6 +79,8 @@ def graceful_factory(
 
     .. versionadded:: 0.2.0
     """
+    require_callable("protocol_factory", protocol_factory)
+    options_of("graceful_factory", options)
     return _Closes(options).wrap(protocol_factory)
 
 
@@ -105,7 +107,9 @@ def graceful_loop(loop_class: type[L], **options: Unpack[CloseOptions]) -> type[
 
     .. versionadded:: 0.2.0
     """
-    Options(**options)
+    if not isinstance(loop_class, type):
+        raise TypeError(f"loop_class must be a class of event loops, not {loop_class!r}")
+    options_of("graceful_loop", options)
     # `graceful-close run` may have replaced uvloop's Loop with such a class already.
     graceful = issubclass(loop_class, _GracefulLoop)
     bases = (loop_class,) if graceful else (_GracefulLoop, loop_class)

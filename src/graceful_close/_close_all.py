@@ -62,7 +62,7 @@ def close_all(
         The call uses one descriptor of its own, for an epoll or a kqueue. If none is left (EMFILE),
         it uses poll(), which needs no descriptor and costs more for each wake-up.
     """
-    require_callable("progress", progress)
+    require_callable("progress", progress, optional=True)
     results = close_all_on(
         options_of("close_all", options), require_streams(socks), progress=progress
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ._options import Options
+from ._options import require_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ def options_from_environment() -> CloseOptions:
         options["timeout"] = timeout
     if idle_timeout is not None:
         options["idle_timeout"] = idle_timeout
-    Options(**options)
     return options
 
 
@@ -52,6 +51,8 @@ def _seconds(name: str) -> float | None:
     if not value:
         return None
     try:
-        return float(value)
+        return require_seconds(name, float(value))
     except ValueError:
-        raise ValueError(f"{name} must be a number of seconds, not {value!r}") from None
+        raise ValueError(
+            f"{name} must be a finite number of seconds, 0 or more, not {value!r}"
+        ) from None

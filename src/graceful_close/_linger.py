@@ -47,6 +47,7 @@ class Linger(Record):
         seconds: For TIMED, at least 1; otherwise 0.
 
     Raises:
+        TypeError: An argument has the wrong type.
         ValueError: The seconds do not fit the policy.
     """
 
@@ -54,13 +55,14 @@ class Linger(Record):
     __match_args__ = ("policy", "seconds")
 
     def __init__(self, policy: LingerPolicy, seconds: int = 0) -> None:
+        _require_policy(policy)
+        if isinstance(seconds, bool) or not isinstance(seconds, int):
+            raise TypeError(f"seconds must be a whole number, not {seconds!r}")
         if policy is LingerPolicy.TIMED:
             if seconds < 1:
-                raise ValueError(f"TIMED needs at least 1 second, not {seconds!r}")
-        elif seconds != 0:
-            raise ValueError(
-                f"seconds is only valid with TIMED (got {policy.name}, {seconds!r})"
-            )
+                raise ValueError(f"seconds must be at least 1 with TIMED, not {seconds!r}")
+        else:
+            _require_zero(policy, seconds)
         self._policy = policy
         self._seconds = seconds
 
@@ -128,27 +130,25 @@ def set_linger(sock: socket.socket, policy: LingerPolicy, seconds: float | None 
     Source: socket(7); getsockopt(2) of each BSD; Apple's bsd/kern/uipc_socket.c.
     """
     require_socket(sock)
-    if not isinstance(policy, LingerPolicy):
-        raise TypeError(f"policy must be a LingerPolicy, not {policy!r}")
+    _require_policy(policy)
     option = _option()
     whole = _whole_seconds(option, policy, seconds)
     option.set(sock, policy is not LingerPolicy.BACKGROUND, whole)
 
 
 def _whole_seconds(option: LingerOption, policy: LingerPolicy, seconds: float | None) -> int:
-    if policy is not LingerPolicy.TIMED:
-        if seconds is not None and seconds != 0:
-            raise ValueError(
-                f"seconds is only valid with TIMED (got {policy.name}, {seconds!r})"
-            )
-        return 0
     if seconds is None:
+        if policy is not LingerPolicy.TIMED:
+            return 0
         raise TypeError(f"TIMED needs seconds, more than 0 and at most {option.longest}")
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise TypeError(
             f"seconds must be a number more than 0 and at most {option.longest}, "
             f"not {seconds!r}"
         )
+    if policy is not LingerPolicy.TIMED:
+        _require_zero(policy, seconds)
+        return 0
     # Written so that NaN, which compares false with everything, is refused too.
     if not 0 < seconds <= option.longest:
         raise ValueError(
@@ -156,6 +156,16 @@ def _whole_seconds(option: LingerOption, policy: LingerPolicy, seconds: float | 
             f"not {seconds!r}"
         )
     return math.ceil(seconds)
+
+
+def _require_policy(policy: object) -> None:
+    if not isinstance(policy, LingerPolicy):
+        raise TypeError(f"policy must be a LingerPolicy, not {policy!r}")
+
+
+def _require_zero(policy: LingerPolicy, seconds: float) -> None:
+    if seconds != 0:
+        raise ValueError(f"seconds must be 0 with {policy.name}, not {seconds!r}")
 
 
 def _option() -> LingerOption:

@@ -14,7 +14,7 @@ from ._reaper import Reaper, after_failed_accept, hand_over
 from ._record import replace
 from ._result import CloseOutcome
 from ._sockets import plain_dup, require_stream
-from ._tls import send_close_notify, speaks_tls
+from ._tls import MSG_NOSIGNAL, send_close_notify, speaks_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -219,7 +219,10 @@ class GracefulListener(socket.socket):
         .. versionadded:: 0.2.0
         """
         options = Options(timeout)
-        reply = bytes(memoryview(reply))  # raises here, and not when a client was accepted
+        try:
+            reply = bytes(memoryview(reply))  # raises here, and not when a client was accepted
+        except TypeError:
+            raise TypeError(f"reply must be bytes, not {reply!r}") from None
         waiting: list[socket.socket] = []
         resets: dict[int, ConnectionError] = {}
         before = self.gettimeout()
@@ -235,7 +238,7 @@ class GracefulListener(socket.socket):
                 waiting.append(sock)
                 sock.settimeout(0)
                 try:
-                    sock.send(reply, getattr(socket, "MSG_NOSIGNAL", 0))
+                    sock.send(reply, MSG_NOSIGNAL)
                 except ConnectionError as error:
                     resets[len(waiting) - 1] = error.with_traceback(None)
                 except OSError:

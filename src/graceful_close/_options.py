@@ -98,7 +98,7 @@ class ReaperSettings:
             timeout, idle_timeout, drain_limit, until, on_timeout, peer_first
         )
         self.on_overflow: Final = require_policy("on_overflow", on_overflow)
-        require_callable("on_close", on_close)
+        require_callable("on_close", on_close, optional=True)
         self.on_close: Final = on_close
         if max_sockets is None:
             limit = _platform.descriptor_limit()
@@ -135,14 +135,15 @@ def require_known(call: str, given: Iterable[str], known: Container[str]) -> Non
             raise TypeError(f"{call}() got an unexpected keyword argument {name!r}")
 
 
-def require_callable(name: str, value: object) -> None:
-    """Refuse what is neither a function nor None.
+def require_callable(name: str, value: object, *, optional: bool = False) -> None:
+    """Raise if `value` cannot be called; `optional`: it may be None.
 
     Raises:
-        TypeError: It is neither of them.
+        TypeError: It cannot be called.
     """
-    if value is not None and not callable(value):
-        raise TypeError(f"{name} must be callable, not {value!r}")
+    if not callable(value) and not (optional and value is None):
+        allowed = "callable or None" if optional else "callable"
+        raise TypeError(f"{name} must be {allowed}, not {value!r}")
 
 
 def require_policy(name: str, policy: OnTimeout) -> OnTimeout:

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ._clock import monotonic
-from ._options import Options
+from ._options import Options, require_callable
 from ._request_body import DrainBounds, announces_body, expects_continue
 
 # asgiref.typing, Starlette and the servers define these types differently.
@@ -83,6 +83,7 @@ class DrainMiddleware:
         drain_limit: int | None = None,
         before_reply: bool = False,
     ) -> None:
+        require_callable("app", app)
         self._app = app
         self._options = Options(timeout, idle_timeout, drain_limit)
         self._before_reply = before_reply

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from ._clock import monotonic
-from ._options import Options
+from ._options import Options, require_callable
 from ._request_body import DrainBounds, announces_body, expects_continue
 from ._sockets import plain_dup
 
@@ -90,6 +90,7 @@ class DrainMiddleware:
         idle_timeout: float | None = 5.0,
         drain_limit: int | None = None,
     ) -> None:
+        require_callable("app", app)
         self._app = app
         self._options = Options(timeout, idle_timeout, drain_limit)
 
