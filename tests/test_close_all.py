@@ -304,7 +304,7 @@ def options_of(sock: socket.socket) -> tuple[bool, Linger]:
 def test_an_object_that_is_not_a_socket_is_named_by_its_index_and_no_socket_is_touched(
     crowd: list[Connection], thing: Any
 ) -> None:
-    with pytest.raises(TypeError, match=r"socks\[10\]: expected a socket"):
+    with pytest.raises(TypeError, match=r"socks\[10\]: a socket.socket is needed"):
         close_all([*ours(crowd), thing, thing])
     assert_untouched(crowd)
 
@@ -313,7 +313,7 @@ def test_a_datagram_socket_is_named_by_its_index_and_no_socket_is_touched(
     crowd: list[Connection],
 ) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as datagram:
-        with pytest.raises(TypeError, match=r"socks\[0\]: expected a stream socket"):
+        with pytest.raises(TypeError, match=r"socks\[0\]: a stream socket"):
             close_all([datagram, *ours(crowd)])
         assert datagram.fileno() != -1
     assert_untouched(crowd)

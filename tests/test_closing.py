@@ -116,7 +116,7 @@ def test_a_wrong_option_is_rejected_before_the_body_runs(
 
 def test_only_stream_sockets_are_accepted() -> None:
     wrong: Any = object()
-    with pytest.raises(TypeError, match="expected a socket.socket"):
+    with pytest.raises(TypeError, match="a socket.socket is needed"):
         closing(wrong)
 
 

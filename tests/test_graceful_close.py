@@ -346,14 +346,14 @@ def test_descriptors_above_1023_are_ordinary(tcp: Connection) -> None:
     ids=["None", "descriptor", "text", "object", "class"],
 )
 def test_an_object_that_is_not_a_socket_is_rejected(thing: Any, close: Close) -> None:
-    with pytest.raises(TypeError, match="expected a socket.socket"):
+    with pytest.raises(TypeError, match="a socket.socket is needed"):
         close(thing)
 
 
 @every_close
 def test_a_datagram_socket_is_rejected_before_it_is_touched(close: Close) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        message = r"^(socks\[0\]: )?expected a stream socket \(SOCK_STREAM\), got <"
+        message = r"^(socks\[0\]: )?a stream socket \(SOCK_STREAM\) is needed, not <"
         with pytest.raises(TypeError, match=message):
             close(sock)
         assert sock.fileno() != -1

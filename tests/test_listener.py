@@ -496,7 +496,7 @@ def test_only_listening_sockets_are_adopted() -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         with pytest.raises(TypeError, match="SOCK_STREAM"):
             GracefulListener.adopt(datagrams)
-    with pytest.raises(TypeError, match="expected a socket.socket"):
+    with pytest.raises(TypeError, match="a socket.socket is needed"):
         GracefulListener.adopt(3)  # type: ignore[arg-type]
 
 

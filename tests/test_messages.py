@@ -28,7 +28,7 @@ def message_for(thing: object) -> str:
 
 
 def test_an_object_of_a_wrong_type_is_named_by_its_type() -> None:
-    assert message_for("x") == "expected a socket.socket, got str"
+    assert message_for("x") == "a socket.socket is needed, not str"
 
 
 def test_for_asyncio_streams_the_message_names_the_asyncio_module() -> None:
@@ -45,11 +45,11 @@ def test_for_asyncio_streams_the_message_names_the_asyncio_module() -> None:
 
     by_writer, by_transport, by_socket = asyncio.run(messages())
     assert by_writer == (
-        "expected a socket.socket, got asyncio.streams.StreamWriter; use graceful_close.asyncio"
+        "a socket.socket is needed, not asyncio.streams.StreamWriter; use graceful_close.asyncio"
     )
     assert by_transport.endswith("; use graceful_close.asyncio")
     assert by_socket == (
-        "expected a socket.socket, got asyncio.trsock.TransportSocket; "
+        "a socket.socket is needed, not asyncio.trsock.TransportSocket; "
         "use graceful_close.asyncio with the stream or the transport that owns it"
     )
 
@@ -62,8 +62,8 @@ def test_for_trio_streams_the_message_names_the_trio_module() -> None:
             return [message_for(stream), message_for(ours)]
 
     assert trio.run(messages) == [
-        "expected a socket.socket, got trio.SocketStream; use graceful_close.trio",
-        "expected a socket.socket, got trio._socket._SocketType; use graceful_close.trio",
+        "a socket.socket is needed, not trio.SocketStream; use graceful_close.trio",
+        "a socket.socket is needed, not trio._socket._SocketType; use graceful_close.trio",
     ]
 
 

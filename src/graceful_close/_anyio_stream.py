@@ -93,7 +93,10 @@ class End:
                 break
         if not isinstance(below, anyio.abc.SocketStream):
             over = f"a TLSStream over a SocketStream is needed, not over {below!r}"
-            alone = f"a SocketStream or a TLSStream is needed, not {stream!r}"
+            alone = (
+                "a SocketStream, a TLSStream, a BufferedByteStream or a StapledByteStream of one "
+                f"stream twice is needed, not {stream!r}"
+            )
             raise TypeError(over if self.layers else alone)
         if _is_elsewhere(below):
             raise RuntimeError(f"{below!r} belongs to another event loop")

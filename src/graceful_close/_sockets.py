@@ -62,7 +62,7 @@ def require_socket(sock: object) -> None:
     hint = f"; use {module}" if module else ""
     if type(sock).__name__ == "TransportSocket":  # asyncio's
         hint += " with the stream or the transport that owns it"
-    raise TypeError(f"expected a socket.socket, got {_name(sock)}{hint}")
+    raise TypeError(f"a socket.socket is needed, not {_name(sock)}{hint}")
 
 
 def require_stream(sock: socket.socket) -> None:
@@ -74,7 +74,7 @@ def require_stream(sock: socket.socket) -> None:
     if not isinstance(sock, _socket.socket):
         require_socket(sock)
     if not is_stream(sock):
-        raise TypeError(f"expected a stream socket (SOCK_STREAM), got {sock!r}")
+        raise TypeError(f"a stream socket (SOCK_STREAM) is needed, not {sock!r}")
 
 
 def is_stream(sock: socket.socket) -> bool:

@@ -309,10 +309,11 @@ class _End:
             raise TypeError(f"an SSLStream over a SocketStream is needed, not over {below!r}")
         if not isinstance(below, trio.socket.SocketType):
             raise TypeError(
-                f"a SocketStream, an SSLStream or a socket of trio's is needed, not {stream!r}"
+                "a SocketStream, an SSLStream, a StapledStream of one stream twice or a socket of "
+                f"trio's is needed, not {stream!r}"
             )
         if below.type != socket.SOCK_STREAM:
-            raise TypeError(f"a stream socket is needed (SOCK_STREAM), not {below!r}")
+            raise TypeError(f"a stream socket (SOCK_STREAM) is needed, not {below!r}")
         self.raw = below
 
     def take(self) -> socket.socket | None:
