@@ -1,4 +1,13 @@
-"""Close TCP connections without losing data, and report how each one ended."""
+"""Close TCP connections without losing data, and report how each one ended.
+
+    sock.sendall(reply)
+    result = graceful_close(sock, timeout=5)
+
+`close_all` closes many sockets at the same time, a `Reaper` closes them in a background thread, and
+`closing` is a context manager. The modules `graceful_close.asyncio`, `.trio` and `.anyio` have the
+same functions for event loops. For servers there are `GracefulListener` and the modules
+`graceful_close.socketserver`, `.gunicorn`, `.uvicorn`, `.waitress`, `.werkzeug`, `.asgi` and `.wsgi`.
+"""
 
 from ._acks import unacked_bytes
 from ._blocking import abortive_close, closing, graceful_close, timed_linger_close

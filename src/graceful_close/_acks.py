@@ -28,7 +28,7 @@ def unacked_bytes(sock: socket.socket) -> int | None:
 
     Returns:
         The number of bytes. None if it cannot be known: a system that does not report it
-        (Windows, illumos), a socket that is not TCP or is closed, a connection whose handshake
+        (Windows, OpenBSD, illumos), a socket that is not TCP or is closed, a connection whose handshake
         is incomplete (TCP Fast Open), for which the kernel does not count, or a connection that is
         over, if a reset changes the count (MPTCP, other systems than Linux).
 

@@ -72,7 +72,7 @@ def graceful_close(
             the deadline limits the work. A small limit loses replies.
         until: PEER_CLOSED, or DELIVERED to return as soon as the peer's kernel has acknowledged
             everything. Where acknowledgements are not visible, DELIVERED waits for the peer's FIN
-            instead, or (TCP on Windows and illumos) makes the kernel linger.
+            instead, or (TCP on Windows, OpenBSD and illumos) makes the kernel linger.
         on_timeout: What happens to unacknowledged data at a deadline or limit. BACKGROUND: the kernel
             keeps sending it (but sends RST if there is unread input). ABORT: the kernel drops it
             and sends RST. Where acknowledgements are not visible, a silent peer cannot be
@@ -93,10 +93,10 @@ def graceful_close(
     Notes:
         The peer's FIN is read from the state of the connection, because recv() returns 0 forever
         after the caller's own shutdown(SHUT_RD), too. On systems that do not show the state
-        (Windows, illumos), and for AF_UNIX and MPTCP, only recv() is available. After the caller's
-        own SHUT_RD the result is then PEER_CLOSED although the peer has not closed. On AF_UNIX the
-        kernel does not distinguish the two: the caller's SHUT_RD ends the peer's direction, and the
-        peer's send() fails (EPIPE).
+        (Windows, OpenBSD, illumos), and for AF_UNIX and MPTCP, only recv() is available. After the
+        caller's own SHUT_RD the result is then PEER_CLOSED although the peer has not closed. On
+        AF_UNIX the kernel does not distinguish the two: the caller's SHUT_RD ends the peer's
+        direction, and the peer's send() fails (EPIPE).
     """
     options = Options(timeout, idle_timeout, drain_limit, until, on_timeout, peer_first)
     require_stream(sock)

@@ -74,9 +74,10 @@ class GracefulListener(socket.socket):
     5 seconds, or not at all if the socket is non-blocking.
 
     Args:
-        address: As for `socket.create_server`, as are the next four.
+        address: As for `socket.create_server`, as are the next four: (host, port), or a path with
+            AF_UNIX.
         family: AF_INET, AF_INET6 or AF_UNIX.
-        backlog: Connections that may wait for accept().
+        backlog: How many connections may wait for accept(); None: the system's default.
         reuse_port: Whether to set SO_REUSEPORT.
         dualstack_ipv6: Whether to listen for IPv4 as well.
         reaper: The Reaper that closes the connections; None: a new one with `options`.
@@ -121,7 +122,7 @@ class GracefulListener(socket.socket):
 
     def __init__(
         self,
-        address: Any,
+        address: tuple[Any, ...] | str | bytes,
         *,
         family: int = socket.AF_INET,
         backlog: int | None = None,

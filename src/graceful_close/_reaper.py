@@ -61,7 +61,7 @@ class Reaper:
     the peer as `graceful_close` does. A non-blocking socket is then closed without waiting.
 
     Args:
-        timeout: The deadline of each connection in seconds, from its submission.
+        timeout: The deadline of each connection in seconds, 0 or more, from its submission.
         idle_timeout: For each connection; see `graceful_close`.
         drain_limit: For each connection; see `graceful_close`.
         until: For each connection; see `graceful_close`.
@@ -171,8 +171,8 @@ class Reaper:
         connections are closed immediately and the exception propagates.
 
         Args:
-            timeout: The deadline in seconds for all pending connections; then `on_timeout` applies.
-                None: each connection keeps its own deadline.
+            timeout: The deadline in seconds, 0 or more, for all pending connections; then
+                `on_timeout` applies. None: each connection keeps its own deadline.
 
         Raises:
             TypeError, ValueError: `timeout` is not a number of seconds, 0 or more.

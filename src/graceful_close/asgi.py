@@ -57,8 +57,9 @@ class DrainMiddleware:
 
     Args:
         app: An ASGI 3 application.
-        timeout: Seconds for the drain of one request, 0 or more.
-        idle_timeout: Stop waiting after this many seconds without input. None: no limit.
+        timeout: The deadline in seconds, 0 or more, for the drain of one request.
+        idle_timeout: Stop waiting after this many seconds, 0 or more, without input. None: no
+            limit.
         drain_limit: The largest number of bytes to read, 0 or more. None: no limit.
         before_reply: Read the rest before the reply instead of after the reply, for a server that
             sends nothing before it has the end of a reply. A client that sends more than the limits

@@ -54,9 +54,9 @@ class DrainMiddleware:
 
     Args:
         app: A WSGI application.
-        timeout: Seconds for the drain of one request, 0 or more.
-        idle_timeout: Stop waiting after this many seconds in which fewer than 4 KiB arrived. None:
-            no limit.
+        timeout: The deadline in seconds, 0 or more, for the drain of one request.
+        idle_timeout: Stop waiting after this many seconds, 0 or more, in which fewer than 4 KiB
+            arrived. None: no limit.
         drain_limit: The largest number of bytes to read, 0 or more. None: no limit.
 
     Raises:
