@@ -57,13 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         type=_SECONDS,
         metavar="SECONDS",
-        help=f"for each close; also {TIMEOUT} (30)",
+        help=f"the deadline of each close (default: ${TIMEOUT}, or 30)",
     )
     parser.add_argument(
         "--idle-timeout",
         type=_SECONDS,
         metavar="SECONDS",
-        help=f"of silence, for each close; also {IDLE_TIMEOUT} (5)",
+        help=(
+            "the longest silence of a peer during a close "
+            f"(default: ${IDLE_TIMEOUT}, or 5)"
+        ),
     )
     parser.add_argument("command", metavar="COMMAND", help="the command to start")
     parser.add_argument(
