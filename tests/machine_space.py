@@ -61,6 +61,7 @@ _UNCHANGING = {
 # Slots that still matter after the outcome is decided, and slots that matter only before.
 _TO_THE_END = (
     "_abort",
+    "_concluded",
     "_deaf",
     "_first_looked",
     "_fin_sent",
@@ -69,7 +70,6 @@ _TO_THE_END = (
     "_notified",
     "_notifying",
     "_outcome",
-    "_over",
     "_peer_fin",
     "_peer_first",
     "_peer_notified",

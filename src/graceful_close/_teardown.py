@@ -32,17 +32,19 @@ A close has these phases, some of which may be missing:
 6. *Acknowledgement*: COUNT and WAIT_ACK until our last byte is acknowledged.
 7. *Release*: LET_GO.
 
-`deadline` and `idle_at` limit every wait in every phase. In the flush both begin again whenever 4 KiB
-have moved, so that the silence is limited there, and not the total time. A flush may permit a longer
-silence than the phases after it. An abort has the phases 1
-and 7. A flush that was given up or cut short continues with phase 7, because the peer has only a part
-of the data.
+`_deadline` and `_idle_at` limit every wait in every phase. In the flush both begin again whenever
+4 KiB have moved, so that the silence is limited there, and not the total time. A flush may permit a
+longer silence than the phases after it. An abort has the phases 1 and 7, and a count between them. A
+flush that was given up or cut short continues as an abort, because the peer has only a part of the
+data.
 
 The proofs: the peer's FIN is a *state* of the connection (LOOK), because recv() returns 0 after the
 caller's own SHUT_RD, too. Delivery is a count of 0 in a state in which the kernel counts. A reset is
-an error that the kernel reported. An outcome is decided once (`_outcome`); after that the machine
-requests at most our FIN, if the close ends before phase 4, one last count and, if a reset changes the
-count, one last look. The outcome does not change.
+an error that the kernel reported.
+
+An outcome is decided once (`_outcome`) and does not change. After that the machine requests at most
+our FIN, if the close ends before phase 4, one last count and, if a reset changes the count, one last
+look. So each report first checks whether the outcome is decided.
 
 RFC 9112, section 9.6 recommends the sequence to servers; RFC 9293, section 3.6 defines half-closed
 connections.
@@ -206,7 +208,7 @@ class Teardown:
         "_one_of_many",
         "_options",
         "_outcome",
-        "_over",
+        "_concluded",
         "_pause",
         "_peer_fin",
         "_peer_first",
@@ -249,37 +251,50 @@ class Teardown:
         self._view = view
         self._one_of_many = one_of_many
         self._abort = abort
-        self._abort_outcome = ABORTED
-        self._flushing = flush
-        self._flush_timeout = flush_timeout
-        self._timeout = options.timeout
-        self._moved = 0  # bytes flushed and drained when the deadlines began
-        self._held: int | None = 0  # bytes above the kernel, which a close loses
+        self._abort_outcome = ABORTED  # or the reason for which a flush was given up
         self._stood = stood
         self._unflushed = unflushed
-        # Whether the acknowledgement ends the close, and is visible.
-        self._wants_acks = view.acks is not None and options.until is DELIVERED
-        self._started = self._deadline = self._idle_at = self.wake_at = now
-        self._peer_first_until = options.peer_first  # not 0: _begin_deadlines() makes it a time
-        self._begin_deadlines(now)
-        self._pause = _FIRST_PAUSE
-        self._watchable = True
-        self._idle_wakes = 0
 
-        self._state: TcpState | None = None
+        # The flush
+        self._flushing = flush  # remains True if the flush was given up
+        self._flush_timeout = flush_timeout
+        self._moved = 0  # bytes flushed and drained when the deadlines began
+        self._held: int | None = 0  # bytes above the kernel, which a close loses
+
+        # Times
+        self._started = self._deadline = self._idle_at = self.wake_at = now
+        self._timeout = options.timeout
+        # 0: no such phase. Otherwise `_begin_deadlines` makes it a time.
+        self._peer_first_until = options.peer_first
+        self._begin_deadlines(now)
+        self._pause = _FIRST_PAUSE  # the next, if no event wakes us
+        self._idle_wakes = 0  # in a row
+        self._watchable = True  # WAIT_ACK is available
+
+        # The state of the connection, and what it proves
+        self._state: TcpState | None = None  # at the last look; None: not known
         self._first_looked = False
-        self._recounting = False
-        self._stale = False  # the count is older than the peer's FIN, and proves nothing
-        self._notifying = tls and not abort
-        self._notified: bool | None = None
-        self._peer_notified: bool | None = None
-        self._fin_sent = self._fin_tried = False
+        self._fin_sent = False
+        self._fin_tried = False  # shutdown() was called, and may have failed
         self._peer_fin = False
         self._peer_first: bool | None = None
         self._deaf = False  # recv() returns 0 although the peer's FIN has not arrived
-        self._over = False
-        self._doubted = False
+
+        # close_notify
+        self._notifying = tls and not abort  # ours is not sent yet
+        self._notified: bool | None = None
+        self._peer_notified: bool | None = None
+
+        # The count
+        # Whether the acknowledgement ends the close, and is visible.
+        self._wants_acks = view.acks is not None and options.until is DELIVERED
+        self._recounting = False  # a look is in progress, and a count follows
+        self._stale = False  # the count is older than the peer's FIN, and proves nothing
+        self._doubted = False  # the last look was requested
         self._void = False  # another holder has reset the socket's counters
+
+        # The end
+        self._concluded = False  # LET_GO was returned
 
         limit = options.drain_limit
         self.allowance = None if limit is None else limit + 1
@@ -296,7 +311,7 @@ class Teardown:
 
     def start(self) -> Step:
         """Return the first step."""
-        return FLUSH if self._flushing else self._ask_standing(self._started)
+        return FLUSH if self._flushing else self._look_or_begin(self._started)
 
     def flushing(self, flushed: int, drained: int, held: int | None, now: float) -> Step:
         """FLUSH is in progress.
@@ -354,7 +369,7 @@ class Teardown:
         if self.allowance is not None:
             # At least 1: the flush may have read more, and recv_into() takes 0 for no limit.
             self.allowance = max(1, self.allowance - drained)
-        return self._ask_standing(now)
+        return self._look_or_begin(now)
 
     def cut_short(self, held: int | None, error: OSError, now: float) -> Step:
         """FLUSH is over, and the kernel will never have everything.
@@ -371,11 +386,17 @@ class Teardown:
         return self._give_up_flush(TIMED_OUT, notified=False)
 
     def looked(self, state: TcpState | None, now: float) -> Step:
-        """LOOK found the connection in `state`; None: not known."""
-        survives = self._view.count_survives_reset
-        if self._doubted and not self._over and state is (NEVER_OPEN if survives else OVER):
+        """LOOK found the connection in `state`; None: not known.
+
+        The machine looks to learn whether there is a connection (`_first_looked` is False), before a
+        count (`_recounting`), after the end of the stream, and after a count that a reset may have
+        changed (`_doubted`).
+        """
+        # The state after a reset that has changed the count.
+        reset = NEVER_OPEN if self._view.count_survives_reset else OVER
+        if self._doubted and not self._concluded and state is reset:
             self._unacked = None
-        if self._over or (self._outcome and not self._recounting):
+        if self._concluded or (self._outcome and not self._recounting):
             return self._conclude()
         if state is NEVER_OPEN and self._state in _STOOD:
             # Another holder has reset the connection by connect() to AF_UNSPEC, and the socket is like
@@ -389,7 +410,7 @@ class Teardown:
         first, self._first_looked = not self._first_looked, True
         self._peer_notified = self._as_proven(self._peer_notified)
         if first and not self._recounting:
-            return self._stand(state, now)
+            return self._after_first_look(state, now)
         if state is NEVER_OPEN:
             # The handshake failed, and no data was sent.
             self._recounting = self._fin_sent = False
@@ -398,7 +419,7 @@ class Teardown:
             self._peer_first = True
         if self._recounting:
             self._recounting = False
-            return COUNT if state is not ACCEPTING else self._uncounted(now)
+            return COUNT if state is not ACCEPTING else self._without_count(now)
         # recv() has returned 0. If the system shows no state, there is no other proof.
         if state is None or state in PEER_FIN_SEEN:
             if self._deaf and state is OVER:
@@ -412,7 +433,7 @@ class Teardown:
         self._deaf = True
         if self._peer_first_until or self._notifying:
             return self.would_block(now)
-        return self._ask_count()
+        return self._request_count()
 
     def peer_close_notify(self, received: bool | None) -> None:
         """Record the peer's close_notify before ours is sent."""
@@ -456,7 +477,7 @@ class Teardown:
         if error is None:
             self._fin_sent = True
         if self._outcome:
-            return self._conclude() if self._over else self._count_and_conclude()
+            return self._conclude() if self._concluded else self._count_and_conclude()
         if error is not None:
             if error_kind(error) is not ErrorKind.NOT_CONNECTED:
                 return self.failed(error, now)
@@ -470,7 +491,7 @@ class Teardown:
         patient = self._one_of_many and now < self.wake_at and self._state is not PEER_FIN
         patient = patient and not self._options.peer_first  # a read shows that ours was first
         if patient and error is None and not (counts or self._wants_acks):
-            return self._sleep(now)
+            return self._wait(now)
         return DRAIN
 
     def received(self, count: int, now: float) -> Step:
@@ -483,22 +504,22 @@ class Teardown:
                 return LOOK
             self._peer_fin = True
             return self._after_the_peers_fin(now)
-        self._it_lives()
+        self._confirm_connection()
         self._drained += count
         self._idle_at = now + self._options.idle_timeout
         limit = self._options.drain_limit
         if limit is not None:
             if self._drained > limit:
-                return self._look_and_conclude(DRAIN_LIMIT)
+                return self._end_with(DRAIN_LIMIT)
             self.allowance = limit - self._drained + 1
         if self._notifying:
             return self._wait_for_room(now)
         if self._peer_first_until:
-            return self._let_the_peer_be_first(now)
+            return self._wait_for_peer_first(now)
         if now >= self._deadline:
-            return self._look_and_conclude(TIMED_OUT)
+            return self._end_with(TIMED_OUT)
         # WAIT_ACK is edge-triggered: all input must be read before it.
-        return DRAIN if self._follows_acks() else self._sleep(now)
+        return DRAIN if self._follows_acks() else self._wait(now)
 
     def would_block(self, now: float) -> Step:
         """DRAIN found no input."""
@@ -510,8 +531,8 @@ class Teardown:
         if self._notifying:
             return self._without_room(now)
         if self._peer_first_until:
-            return self._let_the_peer_be_first(now)
-        self._it_lives()
+            return self._wait_for_peer_first(now)
+        self._confirm_connection()
         # Our FIN was sent, and the peer's FIN has not arrived.
         if self._state is not None and self._peer_first is None and not self._deaf:
             self._peer_first = False
@@ -522,13 +543,13 @@ class Teardown:
             baseline = self._unacked is None and options.idle_timeout < math.inf
             late = now >= min(self._deadline, self._idle_at)
             if baseline or late or self._follows_acks():
-                return self._ask_count()
+                return self._request_count()
         elif view.kernel_lingers and options.until is DELIVERED and not self._one_of_many:
             self.linger_seconds = self._deadline - now
             if self.linger_seconds > 0:
                 self.linger_policy = LingerPolicy.TIMED
                 return self._conclude(TIMED_OUT)  # unless released() reports a reset
-        return self._rest(now)
+        return self._end_or_wait(now)
 
     def cleared(self, now: float) -> Step:
         """CLEAR_ERRORS emptied the error queue."""
@@ -556,11 +577,11 @@ class Teardown:
             self._on_timeout = LingerPolicy.ABORT
         outcome = self._outcome_of(kind)
         self._error = error.with_traceback(None)  # a traceback would refer to the socket
-        return self._look_and_conclude(outcome)
+        return self._end_with(outcome)
 
     def counted(self, unacked: int | None, now: float) -> Step:
         """COUNT counted the unacknowledged bytes, an unacknowledged FIN among them."""
-        if self._over:
+        if self._concluded:
             return LET_GO
         gone = self._state is NEVER_OPEN and unacked != 0
         if self._view.acks is None or gone or self._void:
@@ -574,11 +595,9 @@ class Teardown:
             self._idle_at = now + self._options.idle_timeout
             self._pause = _FIRST_PAUSE
             self._idle_wakes = 0
-        return (
-            self._wait_for_room_or_give_up(now)
-            if self._notifying
-            else self._judge(unacked, now)
-        )
+        if self._notifying:
+            return self._wait_for_room_or_give_up(now)
+        return self._after_count(unacked, now)
 
     def pending_error(self, error: OSError, state: TcpState | None, now: float) -> Step:
         """READ_ERROR found `error`, with the connection in `state`.
@@ -599,14 +618,14 @@ class Teardown:
             # The connection was over before the call, and its end is no longer visible. If it stood,
             # the code that read until the end has already taken the reset.
             if not self._stood:
-                return self._look_and_conclude(NOT_CONNECTED)
+                return self._end_with(NOT_CONNECTED)
             self._error = self._error or reset_error()
-            return self._look_and_conclude(PEER_RESET)
+            return self._end_with(PEER_RESET)
         if self._stale:
             self._stale = False
-            return self._ask_count()
+            return self._request_count()
         proven = self._unacked == 0 and (self._peer_fin or self._wants_acks)
-        return self._conclude(self._success()) if proven else self._rest(now)
+        return self._conclude(self._success()) if proven else self._end_or_wait(now)
 
     def woke(self, now: float, *, readable: bool = True) -> Step:
         """A wait is over; `readable`: there may be input or an error."""
@@ -620,10 +639,9 @@ class Teardown:
             return SEND_CLOSE_NOTIFY if now < self._deadline else self.notified(False, now)
         if self._deaf:
             return LOOK
-        before_our_fin = bool(self._peer_first_until)
-        if before_our_fin or (readable and not self._peer_fin):
+        if self._peer_first_until or (readable and not self._peer_fin):
             return DRAIN
-        return self._ask_count()
+        return self._request_count()
 
     def time_is_up(self, now: float, on_timeout: LingerPolicy) -> Step:
         """The driver ends the close now, with `on_timeout`. No later step is a wait."""
@@ -651,15 +669,17 @@ class Teardown:
     def cannot_wait(self, now: float) -> Step:
         """No wait is available: a limit of the system (poll(2), epoll_ctl(2)). Poll after pauses."""
         self._idle_wakes = _HOPELESS
-        if self._notifying and not self._outcome:
-            return self._wait_for_room(now)
         return self._wait_otherwise(now)
 
     def _wait_otherwise(self, now: float) -> Step:
         """Choose the wait again, because one was not available."""
         if self._outcome:
             return self._conclude()
-        return self._let_the_peer_be_first(now) if self._peer_first_until else self._rest(now)
+        if self._notifying:
+            return self._wait_for_room(now)
+        if self._peer_first_until:
+            return self._wait_for_peer_first(now)
+        return self._end_or_wait(now)
 
     def released(self, now: float, error: OSError | None = None) -> CloseResult:
         """The descriptor is released; `error` is the error of close(), if any.
@@ -688,7 +708,7 @@ class Teardown:
 
     @property
     def is_flushing(self) -> bool:
-        """The peer may not have the whole, and must not take what it has for that."""
+        """Whether the peer has only a part of the data: a flush is in progress, or was given up."""
         return self._flushing
 
     @property
@@ -717,10 +737,10 @@ class Teardown:
         self._abort, self._abort_outcome = True, outcome
         return LOOK
 
-    def _ask_standing(self, now: float) -> Step:
+    def _look_or_begin(self, now: float) -> Step:
         return LOOK if self._view.state is not None or self._abort else self._begin(now)
 
-    def _stand(self, state: TcpState | None, now: float) -> Step:
+    def _after_first_look(self, state: TcpState | None, now: float) -> Step:
         """Decide after the first look whether there is a connection to close."""
         if state in _NO_CONNECTION:
             self._unacked = 0 if state is TcpState.LISTENING else None
@@ -737,7 +757,7 @@ class Teardown:
             return self._begin(now)
         if state is OVER or state is NEVER_OPEN:
             return READ_ERROR
-        return self._look_and_conclude(self._abort_outcome)
+        return self._end_with(self._abort_outcome)
 
     def _begin(self, now: float) -> Step:
         """Begin the next phase up to our FIN."""
@@ -745,11 +765,11 @@ class Teardown:
             return SEND_CLOSE_NOTIFY
         gone = self._peer_fin or self._state in (OVER, NEVER_OPEN)
         if self._peer_first_until and not gone and not self._fin_sent:
-            return self._let_the_peer_be_first(now) if self._deaf else DRAIN
+            return self._wait_for_peer_first(now) if self._deaf else DRAIN
         self._peer_first_until = 0.0
         return self.shut(now) if self._fin_sent else SHUT_WR
 
-    def _let_the_peer_be_first(self, now: float) -> Step:
+    def _wait_for_peer_first(self, now: float) -> Step:
         """All input is read: wait for the peer's FIN before ours, or stop waiting."""
         until = min(self._peer_first_until, self._deadline, self._idle_at)
         if now >= until or self._peer_fin:
@@ -758,9 +778,9 @@ class Teardown:
         self.wake_at = until
         if self._deaf:
             return self._watch_state(now)
-        return WAIT_READABLE if self._idle_wakes < _HOPELESS else self._nap(now)
+        return WAIT_READABLE if self._idle_wakes < _HOPELESS else self._poll(now)
 
-    def _it_lives(self) -> None:
+    def _confirm_connection(self) -> None:
         """There is a connection, although shutdown() failed: an earlier FIN was ours."""
         waits = self._notifying or self._peer_first_until
         # What arrived before a reset can be read after the reset.
@@ -777,9 +797,11 @@ class Teardown:
             return SHUT_WR
         if not self._fin_sent:
             return READ_ERROR  # shutdown() found no connection: what ended it?
-        return self._ask_count() if self._view.acks is not None else self._conclude(PEER_CLOSED)
+        if self._view.acks is None:
+            return self._conclude(PEER_CLOSED)
+        return self._request_count()
 
-    def _ask_count(self) -> Step:
+    def _request_count(self) -> Step:
         """Count if the kernel counts: in the handshake of a Fast Open server it returns 0."""
         unseen = not self._first_looked and self._view.state is not None
         if unseen or self._state is ACCEPTING:
@@ -787,19 +809,21 @@ class Teardown:
             return LOOK
         return COUNT
 
-    def _uncounted(self, now: float) -> Step:
+    def _without_count(self, now: float) -> Step:
         """The handshake is still in progress, and the count is not known."""
         if self._outcome:
             return self._conclude()
-        return self._wait_for_room_or_give_up(now) if self._notifying else self._rest(now)
+        if self._notifying:
+            return self._wait_for_room_or_give_up(now)
+        return self._end_or_wait(now)
 
-    def _judge(self, unacked: int | None, now: float) -> Step:
+    def _after_count(self, unacked: int | None, now: float) -> Step:
         """Decide what a count proves."""
         if unacked is None:  # not known, against expectation: continue without
             # The state may come to say that all is acknowledged, and of that nothing wakes us.
             self._wants_acks = self._wants_acks and self._view.state is not None
             self._watchable = False
-            return self._conclude(PEER_CLOSED) if self._peer_fin else self._rest(now)
+            return self._conclude(PEER_CLOSED) if self._peer_fin else self._end_or_wait(now)
         survives = self._view.count_survives_reset and self._fin_sent
         if unacked == 0 and survives and (self._wants_acks or self._peer_fin):
             return self._conclude(self._success())
@@ -807,14 +831,14 @@ class Teardown:
         # the queue, 0 proves nothing before SO_ERROR was read.
         if self._peer_fin or (unacked == 0 and self._wants_acks):
             return READ_ERROR
-        return self._rest(now)
+        return self._end_or_wait(now)
 
     def _without_room(self, now: float) -> Step:
         """All input is read, and there is no room for the close_notify: count, or continue."""
         # Acknowledgements restart the idle time before they make room.
         counts = self._view.acks is not None and self._options.idle_timeout < math.inf
         if counts and (self._unacked is None or now >= self._idle_at):
-            return self._ask_count()
+            return self._request_count()
         return self._wait_for_room_or_give_up(now)
 
     def _wait_for_room_or_give_up(self, now: float) -> Step:
@@ -824,7 +848,7 @@ class Teardown:
         """Wait until there is room for the close_notify."""
         self.wake_at = min(self._deadline, self._idle_at)
         if self._idle_wakes >= _HOPELESS:
-            return self._nap(now)
+            return self._poll(now)
         # After the end of the stream the socket is always readable: a wait for input would spin.
         return WAIT_WRITABLE if self._peer_fin or self._deaf else WAIT_EITHER
 
@@ -836,18 +860,18 @@ class Teardown:
     def _success(self) -> CloseOutcome:
         return DELIVERED if self._wants_acks else PEER_CLOSED
 
-    def _rest(self, now: float) -> Step:
+    def _end_or_wait(self, now: float) -> Step:
         """All input is read and counted: end at a deadline, or wait."""
         if now >= self._deadline:
             return self._conclude(TIMED_OUT)
         if now >= self._idle_at:
             return self._conclude(IDLE_TIMED_OUT)
-        return self._sleep(now)
+        return self._wait(now)
 
-    def _sleep(self, now: float) -> Step:
+    def _wait(self, now: float) -> Step:
         self.wake_at = min(self._deadline, self._idle_at)
         if not self._follows_acks():
-            return WAIT_READABLE if self._idle_wakes < _HOPELESS else self._nap(now)
+            return WAIT_READABLE if self._idle_wakes < _HOPELESS else self._poll(now)
         return self._watch_state(now)
 
     def _watch_state(self, now: float) -> Step:
@@ -858,10 +882,10 @@ class Teardown:
         spins = self._peer_fin or self._deaf or self._idle_wakes >= _HOPELESS
         if not (self._wants_acks or spins):
             return WAIT_READABLE  # an acknowledgement is then noticed at the idle deadline
-        step = self._nap(now)
+        step = self._poll(now)
         return step if spins else WAIT_READABLE
 
-    def _nap(self, now: float) -> Step:
+    def _poll(self, now: float) -> Step:
         """Poll after a pause, because no event wakes us."""
         self.wake_at = min(self.wake_at, now + self._pause)
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
@@ -881,7 +905,7 @@ class Teardown:
             return NOT_CONNECTED if found_none and not self._fin_sent else TIMED_OUT
         return _OUTCOMES[kind]
 
-    def _look_and_conclude(self, outcome: CloseOutcome) -> Step:
+    def _end_with(self, outcome: CloseOutcome) -> Step:
         """Set the outcome, send our FIN if the peer would wait for it, and count once more."""
         self._outcome = outcome
         if self._notifying:
@@ -898,12 +922,12 @@ class Teardown:
         """Count the unacknowledged bytes once more if the count is valid."""
         view, outcome = self._view, self._outcome
         if view.acks is not None and (view.count_survives_reset or outcome is not PEER_RESET):
-            return self._ask_count()
+            return self._request_count()
         self._unacked = None
         return self._conclude()
 
     def _conclude(self, outcome: CloseOutcome | None = None) -> Step:
-        if not self._over:
+        if not self._concluded:
             self._outcome = self._outcome or outcome
             if self._unacked is not None and self._may_be_stale():
                 if self._state is OVER and not self._view.count_survives_reset:
@@ -911,7 +935,7 @@ class Teardown:
                 elif not (self._doubted or self._abort):  # an abort has just looked
                     self._doubted = True
                     return LOOK
-            self._over = True
+            self._concluded = True
             if self.linger_policy is None:
                 self.linger_policy = self._choose_policy()
         return LET_GO

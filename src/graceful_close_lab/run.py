@@ -63,10 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--idle-timeout",
         type=_SECONDS,
         metavar="SECONDS",
-        help=(
-            "the longest silence of a peer during a close "
-            f"(default: ${IDLE_TIMEOUT}, or 5)"
-        ),
+        help=(f"the longest silence of a peer during a close (default: ${IDLE_TIMEOUT}, or 5)"),
     )
     parser.add_argument("command", metavar="COMMAND", help="the command to start")
     parser.add_argument(
