@@ -1,4 +1,19 @@
-"""A socket and its state machine: the work of every driver between two waits."""
+"""A socket and its state machine: the work of every driver between two waits.
+
+Theory of operation
+-------------------
+`begin` takes the descriptor out of the caller's object, so that from then on only this close uses the
+number. (OpenSSL writes to the number that the caller's object has. So the descriptor of a TLS socket is
+borrowed, and taken when close_notify is sent.) `carry_out` executes the steps until a step is a wait,
+the driver waits, and `waited` reports the end of the wait. `let_go` releases the descriptor. An exception
+may interrupt each of them: `abandon` finds the descriptor in `held`, to which it is moved by one call
+into C.
+
+Most closes follow the same sequence: our FIN, the peer's FIN, and everything is acknowledged. Such a
+close creates no state machine: `begin` sends our FIN, and `_first_look` reads once, after one wait at
+most. As soon as something else happens, the property `machine` creates the machine and reports what was
+done. From then on the machine decides. `may_end_at_first_look` (_teardown.py) has the conditions.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +116,7 @@ class Connection:
 
     __slots__ = (
         "_drain",
-        "_looked_in_vain",
+        "_found_no_input",
         "_machine",
         "_now",
         "_one_of_many",
@@ -150,7 +165,7 @@ class Connection:
         self._session: Session | None = None
         self._state: TcpState | None = None
         self._machine: Teardown | None = None
-        self._looked_in_vain = False
+        self._found_no_input = False
         self.unflushed: bool | None = None
         self.wakes_readers = True
         self.held: list[socket.socket] = []
@@ -174,8 +189,9 @@ class Connection:
         if machine is None:
             self._begin_with_machine()
             machine = self.machine
+            # Report what was done without it.
             machine.shut(self._now)
-            if self._looked_in_vain and machine.would_block(self._now) is COUNT:
+            if self._found_no_input and machine.would_block(self._now) is COUNT:
                 machine.counted(0, self._now)
         return machine
 
@@ -255,7 +271,7 @@ class Connection:
             if error_kind(error) not in NOT_NOW:
                 return self.machine.failed(error, self.clock())
             if self._may_wait_without_machine():
-                self._looked_in_vain = True
+                self._found_no_input = True
                 return WAIT_READABLE
             return self.machine.would_block(self.clock())
         if count == 0:
@@ -272,7 +288,7 @@ class Connection:
 
     def _may_wait_without_machine(self) -> bool:
         """Whether this is the first wait, and only the peer's FIN is missing."""
-        if self._looked_in_vain or self.clock() >= self.wake_at:
+        if self._found_no_input or self.clock() >= self.wake_at:
             return False
         # An idle time begins with a count, because acknowledgements restart it, too.
         waits_long = self.options.idle_timeout == math.inf
@@ -428,7 +444,7 @@ class Connection:
             error = self._release(self.held[0], None)
             return closed_by_peer(
                 self.clock() - self._now,
-                True if self._state is PEER_FIN else False if self._looked_in_vain else None,
+                True if self._state is PEER_FIN else False if self._found_no_input else None,
                 error,
                 bool(self.unflushed),
                 self.peer,

@@ -1,4 +1,21 @@
-"""A loop that closes many connections with one wait for all of them."""
+"""A loop that closes many connections with one wait for all of them.
+
+Theory of operation
+-------------------
+Each connection waits for an event on its descriptor, for a time, or for both. `_go_on` executes its
+steps until a step is a wait. Then the selector is armed for the event, and the time is in a heap.
+
+- `armed` is the wait for whose event the selector is armed. An event disarms the descriptor, except with
+  WAIT_ACK. If a wait ended at its time, the next wait of the same kind needs no system call.
+- `alarm` is the time of the connection's valid entry in the heap. A deadline that moves to a later time
+  changes nothing: when the entry is due, the connection gets another. So input, which restarts
+  `idle_timeout`, does not touch the heap. Entries of connections that have ended are skipped, and the
+  heap is rebuilt when most entries are such.
+- A connection whose peer sends without a pause yields after some reads, and continues in the next turn.
+
+The number of a descriptor identifies a connection: the loop owns the descriptor, and forgets the number
+before it releases the descriptor.
+"""
 
 from __future__ import annotations
 
