@@ -19,13 +19,14 @@ from anyio.streams.stapled import StapledByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from ._acks import count_acked, count_unacked
-from ._async import LOOK_EVERY, Multiplexer, TaskClose
+from ._async import Multiplexer, TaskClose
 from ._close_all import close_at_once
 from ._connection import NOT_NOW, READS_IN_A_ROW
 from ._drain import Drain, drain_of
 from ._linger import LingerPolicy
 from ._platform import ErrorKind, error_kind
 from ._release import set_policy_at_close
+from ._selector import LOOK_EVERY
 from ._sockets import peer_of, plain_dup, view_of
 from ._tls import MSG_NOSIGNAL, LastRecords
 

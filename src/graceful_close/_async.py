@@ -20,6 +20,7 @@ from typing import Generic, TypeVar, cast
 from ._clock import monotonic
 from ._close_all import close_at_once
 from ._loop import CloseLoop, Pending
+from ._selector import LOOK_EVERY
 from ._step import FLUSH, LET_GO, WAIT_READABLE
 
 TYPE_CHECKING = False
@@ -51,10 +52,6 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 
-
-# The polling interval if no descriptor is left for an epoll (EMFILE). Heuristic: a fiftieth of a
-# second more for a close, against some percent of a processor.
-LOOK_EVERY = 0.02
 
 # How many connections are begun before other tasks run. Heuristic: a millisecond of work.
 BATCH = 64

@@ -46,7 +46,7 @@ from ._blocking import drive
 from ._clock import monotonic
 from ._loop import CloseLoop, Pending
 from ._result import CloseOutcome, CloseResult
-from ._selector import LONGEST_WAIT
+from ._selector import LONGEST_WAIT, LOOK_EVERY
 from ._sockets import peer_of
 from ._step import DRAIN, LET_GO, WAIT_READABLE
 
@@ -77,11 +77,12 @@ _GIVE_WAY_TIMES = 50
 # frames, and arenas of 1 MiB (Include/internal/pycore_obmalloc.h). The mapping is never touched.
 _ROOM_FOR_A_THREAD = 1 << 22
 
-# The polling interval of the queue if no descriptor is left for a pair of sockets (EMFILE).
-_LOOK_EVERY = 0.02
-
-# How much longer than its connections the thread may run, for the caller's callbacks.
+# How much longer than its connections the thread may run, for the caller's callbacks. In seconds.
+# Heuristic.
 _GRACE = 1.0
+
+# For `_take`: a function of the base class, so that one call into C pops and appends.
+_POP_FIRST = deque[tuple[Pending, "Step"]].popleft
 
 
 class Worker:
@@ -101,10 +102,10 @@ class Worker:
         self._on_overflow: Final = settings.on_overflow
         rest = min(_REST / _SUBMITTED_IN, settings.max_sockets) * _SUBMITTED_IN
         self._rest: Final = rest if rest >= _WORTH_IT else 0.0
-        self._begin_anew()
+        self._reset()
         _WORKERS[id(self)] = self
 
-    def _begin_anew(self) -> None:
+    def _reset(self) -> None:
         """Set the initial state."""
         self.pending: dict[int, Pending] = {}
         self.tally = _Tally((*CloseOutcome, "overflowed"))
@@ -166,7 +167,7 @@ class Worker:
     def _enqueue(self, pending: Pending, step: Step, *, waits: bool) -> None:
         # A first read is for the thread, when the peer has had time to answer.
         self._queue.append((pending, step if step is DRAIN else pending.carry_out(step)))
-        self._have_it_served(waits)
+        self._ensure_served(waits)
 
     def _drop(self, dropped: list[Pending], sock: socket.socket | None = None) -> None:
         """Close immediately, after a bug or an interrupt."""
@@ -174,7 +175,7 @@ class Worker:
             self.pending.pop(id(pending), None)  # first, because abandon() may raise again
             pending.abandon(sock)
 
-    def _have_it_served(self, waits: bool) -> None:
+    def _ensure_served(self, waits: bool) -> None:
         if not self._threads and not self._start():
             self._close_here(waits)
             return
@@ -370,7 +371,7 @@ class Worker:
             self._report()
             if self._is_over() and not self._goes_on():
                 return
-            most = len(loop) + 1
+            most = len(loop) + 1  # each connection may have an event, and the waker
             if busy and self._rest and loop.wake_at > monotonic() + self._rest:
                 # More submissions are likely soon. One wake-up and one wait for each would cost half
                 # as much as the close itself.
@@ -378,7 +379,7 @@ class Worker:
                 events = loop.wait(0, most)
                 continue
             self._asleep = True
-            until = self._end_at if pair else min(self._end_at, monotonic() + _LOOK_EVERY)
+            until = self._end_at if pair else min(self._end_at, monotonic() + LOOK_EVERY)
             events = loop.wait(0 if self._queue else until, most)
             self._asleep = False
             if pair:
@@ -420,10 +421,10 @@ class Worker:
         # Read after the line above: a submitter adds to `pending` before it looks for a thread.
         if self.pending and self._threads.setdefault("the thread", me) is me:
             return True
-        self._tell_all_closed()
+        self._signal_all_closed()
         return False
 
-    def _tell_all_closed(self) -> None:
+    def _signal_all_closed(self) -> None:
         try:
             self._all_closed.release()
         except RuntimeError:
@@ -459,7 +460,7 @@ class Worker:
             pending.abandon()
             self._ended.append((pending, bug))
             self.pending.pop(id(pending), None)
-        self._tell_all_closed()
+        self._signal_all_closed()
 
     # --- around a fork ---
 
@@ -471,7 +472,7 @@ class Worker:
             self._loop.disown()
         for sock in self._pair:
             sock.close()
-        self._begin_anew()
+        self._reset()
 
     def pause(self) -> None:
         """Before a fork: wait until no descriptor is being closed."""
@@ -481,7 +482,8 @@ class Worker:
         while any(one != me for one in list(self._busy)) and monotonic() < give_up_at:
             time.sleep(_GIVE_WAY)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
+        """After a fork, in the parent."""
         self._forking = False
 
 
@@ -547,9 +549,6 @@ def _is_a_signals(error: BaseException) -> bool:
     return main and not isinstance(error, Exception)
 
 
-_POP_FIRST = deque[tuple[Pending, "Step"]].popleft
-
-
 # --- the interpreter's exit, a worker's end, a fork ------------------------------------------------
 
 _WORKERS: weakref.WeakValueDictionary[int, Worker] = weakref.WeakValueDictionary()
@@ -601,18 +600,16 @@ def _pause() -> None:
         worker.pause()
 
 
-def _go_on() -> None:
+def _resume() -> None:
     for worker in _all_workers():
-        worker.go_on()
+        worker.resume()
 
 
-def _begin_anew_in_child() -> None:
+def _reset_in_child() -> None:
     _registered_with.clear()
     for worker in _all_workers():
         worker.disown()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_pause, after_in_parent=_go_on, after_in_child=_begin_anew_in_child
-    )
+    os.register_at_fork(before=_pause, after_in_parent=_resume, after_in_child=_reset_in_child)

@@ -67,10 +67,10 @@ if TYPE_CHECKING:
 # The limit of one select() on Windows, FD_SETSIZE in CPython's selectmodule.c.
 _SELECTABLE = 512
 
-# The polling interval if one select() is not enough. Heuristic: a fiftieth of a second more for a
-# close, against some percent of a processor.
-_LOOK_EVERY = 0.02
-
+# The polling interval, in seconds, where no event can end a wait: no descriptor is left for an epoll
+# (EMFILE), or one select() is not enough. Heuristic: a fiftieth of a second more for a close, against
+# some percent of a processor.
+LOOK_EVERY = 0.02
 
 _EVENTS_OF = {
     WAIT_READABLE: selectors.EVENT_READ,
@@ -107,7 +107,7 @@ class Portable:
             numbers = [key.fd for key, _ in self._selector.select(min(seconds, LONGEST_WAIT))]
         except OSError:
             # EINVAL: more descriptors than RLIMIT_NOFILE, which was lowered (poll(2)). ENOMEM.
-            time.sleep(min(seconds, _LOOK_EVERY))
+            time.sleep(min(seconds, LOOK_EVERY))
             numbers = [key.fd for key in self._selector.get_map().values()]
         for number in numbers:
             self._selector.unregister(number)
@@ -148,7 +148,7 @@ class ChunkedSelect:
             if ready or left == 0:
                 return [(number, True) for number in ready]
             if len(chunks) != 1:
-                time.sleep(min(left, _LOOK_EVERY) if chunks else left)
+                time.sleep(min(left, LOOK_EVERY) if chunks else left)
 
     def _look(self, chunk: list[int], timeout: float) -> list[int]:
         readers = [number for number in chunk if self._armed[number] & selectors.EVENT_READ]
