@@ -102,7 +102,7 @@ def test_a_port_without_a_listener_is_tried_once() -> None:
     assert code == 4
     assert found["verdict"] == "NOT_CONNECTED"
     assert [each["outcome"] for each in found["tries"]] == ["REFUSED"]
-    assert "is the server running" in found["remedy"]
+    assert "server is running" in found["remedy"]
 
 
 def test_a_server_that_never_replies_hangs_for_one_timeout() -> None:

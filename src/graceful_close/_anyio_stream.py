@@ -47,15 +47,15 @@ if TYPE_CHECKING:
 
 # The most turns of the event loop in which a closed transport closes its descriptor. One or two turns
 # are enough. Heuristic: a larger number, so that the wait is bounded.
-_TURNS_TO_LET_GO = 50
+_TURNS_TO_CLOSE = 50
 
 # The most turns in which the stream of a connection that is gone returns the reason. One or two turns
 # are enough. Heuristic: one more.
-_TURNS_TO_SAY_WHY = 3
+_TURNS_TO_FAIL = 3
 
 # In seconds: how long a stream may take to report whether it holds unsent bytes, whatever the timeout.
 # A stream needs one turn of the event loop. Heuristic: longer, for a loop that is busy.
-_TIME_TO_TELL = 0.1
+_TIME_TO_CHECK = 0.1
 
 
 # The streams of which a dup was taken. They are closed later.
@@ -151,7 +151,7 @@ class End:
             await self.stream.aclose()
             for wrapper in self._wrappers:
                 await wrapper.aclose()
-            for _ in range(_TURNS_TO_LET_GO):
+            for _ in range(_TURNS_TO_CLOSE):
                 if not self.is_open:
                     return
                 await anyio.lowlevel.cancel_shielded_checkpoint()
@@ -247,7 +247,8 @@ class Taken:
         closes_late: The stream itself waits for its descriptor, and is closed after the dup.
         flushed: All bytes that the stream held are in the kernel. False: not yet, or never. None: not
             checked yet.
-        failure: Why the kernel never gets them: the network's error, or who cut the flush short.
+        failure: Why the kernel never gets them: the network's error, or one that names what cut the
+            flush short.
     """
 
     __slots__ = (
@@ -312,9 +313,8 @@ class Taken:
     def _stands(self) -> bool:
         """Whether the connection exists, and our FIN was not sent."""
         try:
-            self.sock.send(
-                b"", MSG_NOSIGNAL
-            )  # sends nothing, but fails like a real send (tcp_sendmsg_locked())
+            # Sends nothing, but fails like a real send (tcp_sendmsg_locked()).
+            self.sock.send(b"", MSG_NOSIGNAL)
         except OSError as error:
             # EPIPE: our FIN was sent, or the connection is over. The kernel reports a reset once, so
             # the reset is kept here.
@@ -326,7 +326,7 @@ class Taken:
     def _failed(self, error: OSError) -> None:
         self.failure = error.with_traceback(None)
 
-    async def ask(self, seconds: float = _TIME_TO_TELL) -> None:
+    async def ask(self, seconds: float = _TIME_TO_CHECK) -> None:
         """Check whether the stream holds unsent bytes; wait for at most `seconds`."""
         if not (self.shared or self.tls):
             self.flushed = True  # a stream of trio holds nothing
@@ -365,9 +365,9 @@ class Taken:
             self._was_cut = True
             self._failed(OSError(errno.ECONNABORTED, reason))
 
-    async def find_out_why(self) -> None:
+    async def find_failure(self) -> None:
         """If the connection is gone, get the error that ended it from the stream."""
-        for _ in range(_TURNS_TO_SAY_WHY):
+        for _ in range(_TURNS_TO_FAIL):
             if not self.shared or self.close.stood or self.failure is not None:
                 break
             await anyio.lowlevel.checkpoint()
@@ -483,7 +483,7 @@ class Taken:
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as group:
                 group.start_soon(self.ask, math.inf)
-                for _ in range(_TURNS_TO_SAY_WHY):
+                for _ in range(_TURNS_TO_FAIL):
                     await anyio.lowlevel.checkpoint()
                 group.cancel_scope.cancel()
 
@@ -504,14 +504,14 @@ class _Tap(anyio.abc.ByteStream):
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.heard = bytearray()
+        self.records = bytearray()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         return {}
 
     async def send(self, item: bytes) -> None:
-        self.heard += item
+        self.records += item
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         raise _NothingMore
@@ -525,15 +525,15 @@ class _Tap(anyio.abc.ByteStream):
 
 async def _last_records(layers: list[TLSStream]) -> LastRecords:
     """The final records of all sessions, encrypted by each session below."""
-    words = b""
+    records = b""
     notified: bool | None = None
     peers: bool | None = None
     for layer in layers:
-        words, said, heard = await _ask(layer, words)
+        records, sent, received = await _ask(layer, records)
         if layer is layers[0]:
-            peers = heard
-        notified = said and notified is not False
-    return LastRecords(words, notified, peers)
+            peers = received
+        notified = sent and notified is not False
+    return LastRecords(records, notified, peers)
 
 
 async def _ask(session: TLSStream, above: bytes) -> LastRecordsOf:
@@ -560,7 +560,7 @@ async def _ask(session: TLSStream, above: bytes) -> LastRecordsOf:
     options = session_object.context.options
     if options & getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0):
         peers = None  # an end of the stream without close_notify counts as one
-    return bytes(tap.heard), True, peers
+    return bytes(tap.records), True, peers
 
 
 async def _read_out(session: TLSStream) -> None:

@@ -281,7 +281,7 @@ async def _close(close: TaskClose, end: End) -> CloseResult:
         return _closed_before(close.since)
     try:
         await taken.ask()
-        await taken.find_out_why()
+        await taken.find_failure()
         result = await _finish_alone(taken)
         await taken.end()
     except BaseException as error:
@@ -333,7 +333,7 @@ async def _finish_all(all_taken: list[Taken]) -> None:
                 group.start_soon(taken.ask)
     await anyio.lowlevel.checkpoint()
     for taken in all_taken:
-        await taken.find_out_why()
+        await taken.find_failure()
     flushed = [taken for taken in all_taken if taken.flushed]
     slow = [taken for taken in all_taken if not taken.flushed]
     if not slow:

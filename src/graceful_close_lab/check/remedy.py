@@ -187,7 +187,7 @@ _ADVICE = {  # the most specific first
     Outcome.OTHER_STATUS: "Check --path, --method and --header, or --expect-status.",
     Outcome.LATE: "The server read the whole upload before it replied. Name a --path that it "
     "rejects immediately (401, 404, 405, 413), or an --upload larger than its limit.",
-    Outcome.REFUSED: "Connection refused: is the server running on that port?",
+    Outcome.REFUSED: "Check that the server is running on that port.",
     Outcome.UNREACHABLE: "Check the address.",
     Outcome.TLS_FAILED: "--cacert names the authority to trust, --insecure accepts any "
     "certificate. Without TLS write http://.",
