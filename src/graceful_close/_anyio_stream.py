@@ -1,4 +1,4 @@
-"""Take a connection over from an anyio stream, through public interfaces only."""
+"""Take a connection over from an anyio stream."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ S = TypeVar("S")
 class AsyncReaper(Generic[S]):
     """The base class of each event loop's `Reaper`: a group of tasks, one for each close.
 
-    The close of an event loop is a task, so that it can flush, and cancels as a task does. The oldest
-    close makes room for the newest, as in the Reaper of a thread.
+    Each close is a task, so that it can flush and can be cancelled. The oldest close makes room for the
+    newest, as in the Reaper that has a thread.
 
     Attributes:
         overflowed: The number of connections that were closed early to make room for others.
@@ -58,7 +58,8 @@ class AsyncReaper(Generic[S]):
 
         Raises:
             TypeError, NotImplementedError: As for `graceful_close`.
-            RuntimeError: The Reaper is not open: before, or after, its `async with` block.
+            RuntimeError: The Reaper is not open: before, or after, its `async with` block. Or the
+                stream belongs to another event loop.
         """
         if self._start is None:
             raise RuntimeError(

@@ -1,4 +1,4 @@
-"""Take a connection over from an asyncio transport, through public interfaces only."""
+"""Take a connection over from an asyncio transport. `asyncio.py` lists the private names that it reads."""
 
 from __future__ import annotations
 

@@ -53,10 +53,10 @@ def graceful_close(
 
     The descriptor is taken out of `sock` first: if another thread closes `sock` during the call, it
     finds the socket closed. When this returns or raises, `sock` is closed and its descriptor is
-    released, even if makefile() objects exist. Network failures are in the result. On
-    KeyboardInterrupt the socket is closed immediately and the exception propagates. The connection
-    ends for every holder: a dup, a forked child, a thread in recv(), which reads the end of the
-    stream.
+    released, even if makefile() objects exist. Only an invalid argument leaves `sock` untouched.
+    Network failures are in the result. On KeyboardInterrupt the socket is closed immediately and
+    the exception propagates. The connection ends for every holder: a dup, a forked child, a thread
+    in recv(), which reads the end of the stream.
 
     The buffer of a makefile() object is not sent. If a makefile() object that writes is still open,
     the call issues a ResourceWarning, and the result is not clean (`CloseResult.unflushed`).
@@ -116,7 +116,8 @@ def timed_linger_close(
         if timed_linger_close(sock, 2.5).outcome is CloseOutcome.DELIVERED:
             forget(message)
 
-    When this returns or raises, `sock` is closed and its descriptor is released.
+    When this returns or raises, `sock` is closed and its descriptor is released. Only an invalid
+    argument leaves `sock` untouched.
 
     Args:
         sock: A connected stream socket; see `graceful_close`.
@@ -145,7 +146,7 @@ def abortive_close(sock: socket.socket) -> CloseResult:
     """Discard a connection: drop unsent data and send RST to the peer.
 
     Never waits. When this returns or raises, `sock` is closed and its descriptor is released, even
-    if makefile() objects exist.
+    if makefile() objects exist. Only an object that is not a stream socket is not touched.
 
         try:
             sock.sendall(reply)

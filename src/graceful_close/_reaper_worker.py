@@ -157,6 +157,7 @@ class Worker:
                 future.settle(error)
 
     def go_on_with(self, pending: Pending, step: Step) -> None:
+        """Take a close that has begun; `step` is its next step."""
         self.pending[id(pending)] = pending
         try:
             self._enqueue(pending, step, waits=False)

@@ -3,7 +3,7 @@
 A stream's `aclose()` closes the descriptor, which resets the connection if there is unread input.
 With unread input a TLS session cannot even send close_notify. So the descriptor is taken from the
 stream (a dup, if the event loop keeps the descriptor), and the close sequence runs on that. The module
-uses public interfaces only.
+uses public interfaces only, except to find the event loop of a stream.
 
 It requires anyio 4.16 or newer. Before that, `aclose()` on asyncio sends a FIN of its own, and a TLS
 session whose send() was cancelled is not marked as broken.
@@ -70,8 +70,8 @@ async def graceful_close(
     When this returns or raises, the stream is closed and the descriptor released: a task that uses
     the stream then, or waits on it when this is called, gets `anyio.ClosedResourceError`. (On a closed
     TLSStream, send() raises an SSLError, as after `aclose()`.)
-    Data that a task has not sent by then is not sent, so stop the sending tasks first. Network
-    failures are in the result. The call is a checkpoint. On cancellation the stream is closed
+    Data that a task has not sent by then is not sent, so stop the sending tasks first. Only an invalid
+    argument leaves the stream untouched. Network failures are in the result. The call is a checkpoint. On cancellation the stream is closed
     immediately and the cancellation propagates, as for `aclose()`. To close gracefully in a
     cancelled scope, shield the call.
 
@@ -137,8 +137,9 @@ async def abortive_close(stream: Stream) -> CloseResult:
         await abortive_close(stream)
 
     Never waits. When this returns or raises, the stream is closed, the descriptor is released, and
-    the RST is sent unless a dup or a forked child holds the connection, too. A TLS peer receives no
-    close_notify. The call is a checkpoint; if it is cancelled there, the abort has already happened.
+    the RST is sent. (On systems other than Linux the RST is sent when no dup and no forked child holds
+    the connection any more.) A TLS peer receives no close_notify. The call is a checkpoint; if it is
+    cancelled there, the abort has already happened.
 
     Args:
         stream: As for `graceful_close`.
@@ -237,7 +238,7 @@ class Reaper(AsyncReaper["Stream"]):
     It serves code that must not wait, such as a loop that accepts connections. At the end of the
     block no stream is accepted any more, and the pending closes are finished, each within its own
     deadline. When the block is cancelled, they are closed immediately. `len(reaper)` is their
-    number, and `stats()` counts the closed ones by outcome.
+    number, and `stats()` counts the closed ones by outcome, and `overflowed` those that made room for others.
 
     Args:
         options: Those of `graceful_close.Reaper`: each connection's `timeout` (30 seconds by default),

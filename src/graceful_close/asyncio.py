@@ -3,8 +3,11 @@
 A transport closes by itself: it flushes its buffer, sends TLS's close_notify, and closes its
 descriptor, which resets the connection if there is unread input. So a dup of the descriptor is taken
 before `transport.close()`. The dup keeps the connection open after the end of the transport, and the
-close sequence runs on the dup. The module uses public interfaces only, except for the sockets of a
-GracefulListener, and for the end of a TLS transport that another task has closed.
+close sequence runs on the dup.
+
+The module uses public interfaces of asyncio and uvloop, except to find the socket that a GracefulListener
+accepted, the state of a TLS transport that another task has closed, the loop of a transport, and a
+sendfile() in progress. If a private name is missing, the module works without this knowledge.
 """
 
 from __future__ import annotations
@@ -96,9 +99,9 @@ async def graceful_close(
     After the flush `timeout` is the total deadline.
 
     When this returns or raises, the transport is closed, connection_lost() of its protocol was
-    called, and the descriptor is released. Network failures are in the result. On cancellation the
-    connection is closed immediately and the cancellation propagates. The loop never blocks in a
-    SO_LINGER that was set on the socket.
+    called, and the descriptor is released. Only an invalid argument leaves the stream untouched.
+    Network failures are in the result. On cancellation the connection is closed immediately and the
+    cancellation propagates. The loop never blocks in a SO_LINGER that was set on the socket.
 
     Args:
         stream: An `asyncio.StreamWriter`, a transport of asyncio or uvloop (TCP, UNIX or TLS over
@@ -285,7 +288,7 @@ class Reaper(AsyncReaper["Stream"]):
     It serves protocols, which the loop calls and which cannot await. At the end of the block no stream
     is accepted any more, and the pending closes are finished, each within its own deadline. When the
     block is cancelled, they are closed immediately. `len(reaper)` is their number, and `stats()` counts
-    the closed ones by outcome.
+    the closed ones by outcome, and `overflowed` those that made room for others.
 
     Args:
         options: Those of `graceful_close.Reaper`: each connection's `timeout` (30 seconds by default),

@@ -2,7 +2,7 @@
 
 The differences are data, for every system that the library knows, so a test (or a reader) can inspect
 `SYSTEMS["macos"]` on any machine. `HERE` is the system on which the program runs. No other module of
-the package packs a struct, names an option number or lists error numbers.
+the package packs a struct, has the number of an option, or decides what the error of a connection means.
 """
 
 from __future__ import annotations
