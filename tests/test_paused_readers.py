@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from event_loops import LOOPS
-from graceful_close import _asyncio_server
+from graceful_close import Reaper
 from graceful_close._asyncio_server import flush_timeout_of
+from graceful_close._options import ReaperSettings
 from graceful_close.asyncio import graceful_loop
 from streams import await_reset, ends_in_reset, read_all
 from test_asyncio import KINDS, in_thread, run_in
@@ -41,8 +42,10 @@ def pause_then_read(peer: socket.socket) -> bytes:
 @pytest.fixture
 def short_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the flush a silent peer has almost no time."""
-    monkeypatch.setattr(_asyncio_server, "_TIMEOUT", SHORT)
-    monkeypatch.setattr(_asyncio_server, "_IDLE_TIMEOUT", SHORT)
+    for init in (Reaper.__init__, ReaperSettings.__init__):
+        defaults: Any = init.__kwdefaults__
+        monkeypatch.setitem(defaults, "timeout", SHORT)
+        monkeypatch.setitem(defaults, "idle_timeout", SHORT)
 
 
 async def replied(made: Any, connect: Any) -> tuple[Any, Any]:

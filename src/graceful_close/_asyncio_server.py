@@ -12,7 +12,7 @@ from ._asyncio_transport import TransportTakeover, dup_of, some_turns
 from ._asyncio_view import can_watch, in_a_thread, info_of, open_socket_of
 from ._clock import monotonic
 from ._loop import Pending
-from ._options import Options, options_of, require_callable
+from ._options import ReaperSettings, options_of, require_callable
 from ._reaper import Reaper, hand_over, leave_to, set_to_abort, stop
 from ._signals import calling_at_sigint, uvicorn_must_exit
 from ._step import FLUSH
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 
 
 L = TypeVar("L", bound=asyncio.AbstractEventLoop)
-
-# The defaults of a Reaper. The Reaper gets the connection after the transport has flushed.
-_TIMEOUT = 30.0
-_IDLE_TIMEOUT = 5.0
 
 # The default for the silence that ends a flush, in seconds. A transport's own close() waits without a
 # limit for a reader that pauses. Heuristic: Linux gives such a reader about 340 seconds after close(),
@@ -171,16 +167,12 @@ class _Closes:
     """The closes of one server."""
 
     def __init__(self, options: CloseOptions) -> None:
-        given: CloseOptions = {
-            "timeout": _TIMEOUT,
-            "idle_timeout": _IDLE_TIMEOUT,
-            **options,
-        }
-        self._given = given
-        self._options = Options(**given)
+        self._given = options
+        # A Reaper gets the connection after the flush, so the defaults are those of a Reaper.
+        self._options = ReaperSettings(**options).options
         self._flush_timeout = flush_timeout_of(options)
         self._stopping = False
-        self._reaper = Reaper(**given)
+        self._reaper = Reaper(**options)
         # Weak: a protocol refers to its transport as long as the connection exists.
         self.clients: WeakSet[TransportProxy] = WeakSet()
         self._looking: set[FirstLook] = set()
