@@ -187,6 +187,10 @@ class GracefulListener(socket.socket):
 
         Returns:
             A socket that closes gracefully, and the peer's address.
+
+        Raises:
+            OSError: As for `socket.socket.accept`. If no descriptor is free (EMFILE), the Reaper also
+                closes the older half of its pending connections.
         """
         return accept_for(self, self.reaper)
 

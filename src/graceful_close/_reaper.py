@@ -116,10 +116,11 @@ class Reaper:
     def submit(self, sock: socket.socket) -> Future[CloseResult]:
         """Take a connection and close it gracefully, without waiting for the network.
 
-        When this returns, our FIN is sent and `sock` is closed: the Reaper has its descriptor. If
-        this raises, `sock` was not touched. (One exception: if there is no room for the
-        close_notify of a TLS socket, our FIN is sent after it, and the object keeps its descriptor
-        until then.)
+        When this returns, our FIN is sent and `sock` is closed: the Reaper has its descriptor. (One
+        exception: if there is no room for the close_notify of a TLS socket, our FIN is sent after
+        it, and the object keeps its descriptor until then.) If this raises TypeError or
+        RuntimeError, `sock` was not touched. On KeyboardInterrupt the connection is closed
+        immediately and the exception propagates.
 
         If the thread is behind, because submitters keep the interpreter busy, the call takes some
         milliseconds longer, so that the thread catches up.
@@ -130,8 +131,7 @@ class Reaper:
         Returns:
             The future of the result. It cannot be cancelled. Its callbacks run in the Reaper's
             thread and block the Reaper while they run. If the close fails because of a bug, the
-            connection is closed immediately, and the future has the exception. On KeyboardInterrupt
-            the connection is closed immediately and the exception propagates.
+            connection is closed immediately, and the future has the exception.
 
         Raises:
             TypeError: `sock` is not a stream socket.
@@ -247,8 +247,7 @@ def hand_over(sock: socket.socket, reaper: Reaper, peer: object = None) -> bool:
         worker.submit(sock, None, peer)
     except RuntimeError:
         # The Reaper is closed. The calling thread waits, unless it runs an event loop.
-        seconds = 0.0 if sock.gettimeout() == 0 else 5.0
-        close_on(Options(seconds), sock)
+        close_on(Options(0) if sock.gettimeout() == 0 else Options(), sock)
     return True
 
 
