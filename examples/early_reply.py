@@ -3,8 +3,8 @@
     python examples/early_reply.py
     curl -H 'Expect:' --data-binary @some-large-file http://127.0.0.1:8413/
 
-The one thing it does for that is in `GracefulServer`. With --plain it leaves it out: then the
-client that is still uploading may see a reset connection instead of the reply.
+Only `GracefulServer` differs from an ordinary server. With --plain the server closes as the standard
+library does, and a client that is still uploading may see a reset connection instead of the reply.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class RefuseUploads(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Refuse every upload, early and audibly.")
+    parser = argparse.ArgumentParser(description="Refuse every upload before reading it.")
     parser.add_argument("port", nargs="?", type=int, default=8413, help="0 picks a free one")
     parser.add_argument(
         "--plain", action="store_true", help="close as the standard library does"

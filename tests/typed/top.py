@@ -300,6 +300,7 @@ def listener(plain: socket.socket, context: ssl.SSLContext, reaper: Reaper) -> N
 
 def listener_refused(plain: socket.socket) -> None:
     GracefulListener()  # type: ignore[call-arg]
+    GracefulListener(8080)  # type: ignore[arg-type]
     GracefulListener(("", 0), timeout="5")  # type: ignore[arg-type]
     GracefulListener(("", 0), patience=5)  # type: ignore[call-arg]
     GracefulListener(("", 0), on_overflow=LingerPolicy.TIMED)  # type: ignore[arg-type]
