@@ -325,10 +325,11 @@ def test_a_server_that_does_not_accept_in_python_is_reported(tmp_path: Path) -> 
     assert NOTICE not in notice
 
 
-def test_an_unknown_command_is_reported() -> None:
+def test_an_unknown_command_and_a_missing_one_are_reported() -> None:
     ended = run("--", "no-such-command")
     assert ended.returncode == 127
     assert "no-such-command" in ended.stderr
+    assert run().stderr.endswith("the following arguments are required: COMMAND\n")
 
 
 def test_a_script_without_a_first_line_is_the_shells_and_a_wrong_one_is_reported(
@@ -339,9 +340,11 @@ def test_a_script_without_a_first_line_is_the_shells_and_a_wrong_one_is_reported
     script.chmod(0o755)
     assert run("--", str(script), "a", "b").stdout == "a b\n"
     script.write_text("#!/no/such/interpreter\n")
-    ended = run("--", str(script))
-    assert (ended.returncode, ended.stderr.count("\n")) == (126, 1)
-    assert str(script) in ended.stderr
+    for mode in (0o755, 0o644):
+        script.chmod(mode)
+        ended = run("--", str(script))
+        assert (ended.returncode, ended.stderr.count("\n")) == (126, 1)
+        assert f"{script} cannot be started: " in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -63,12 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--idle-timeout",
         type=_SECONDS,
         metavar="SECONDS",
-        help=(f"the longest silence of a peer during a close (default: ${IDLE_TIMEOUT}, or 5)"),
+        help=f"the longest silence of a peer during a close (default: ${IDLE_TIMEOUT}, or 5)",
     )
     parser.add_argument("command", metavar="COMMAND", help="the command to start")
-    parser.add_argument(
+    arguments = parser.add_argument(
         "arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER, help="its arguments"
     )
+    arguments.required = False  # Python 3.11 names the arguments as missing, too
 
 
 def run(given: argparse.Namespace) -> int:
@@ -84,6 +85,11 @@ def run(given: argparse.Namespace) -> int:
     command: str = given.command
     program = shutil.which(command)
     if program is None:
+        if os.path.dirname(command) and Path(command).exists():
+            show.write(
+                f"graceful-close: {command} cannot be started: it is not executable", sys.stderr
+            )
+            return _NOT_STARTED
         show.write(f"graceful-close: there is no command {command}", sys.stderr)
         return _NOT_FOUND
     name = Path(command).name
