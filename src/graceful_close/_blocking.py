@@ -243,6 +243,7 @@ def close_on(options: Options, sock: socket.socket, *, abort: bool = False) -> C
         drive(connection, connection.begin(sock))
         result = connection.let_go()
     except BaseException:
+        # None: an interrupt arrived before the constructor returned.
         (connection or Connection(options, 0.0, abort=abort)).abandon(sock)
         raise
     if result.unflushed:

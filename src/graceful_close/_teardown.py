@@ -256,7 +256,7 @@ class Teardown:
         self._unflushed = unflushed
 
         # The flush
-        self._flushing = flush  # remains True if the flush was given up
+        self._flushing = flush  # remains True if the flush fails or is given up
         self._flush_timeout = flush_timeout
         self._moved = 0  # bytes flushed and drained when the deadlines began
         self._held: int | None = 0  # bytes above the kernel, which a close loses
@@ -267,7 +267,7 @@ class Teardown:
         # 0: no such phase. Otherwise `_begin_deadlines` makes it a time.
         self._peer_first_until = options.peer_first
         self._begin_deadlines(now)
-        self._pause = _FIRST_PAUSE  # the next, if no event wakes us
+        self._pause = _FIRST_PAUSE  # the length of the next, if no event wakes us
         self._idle_wakes = 0  # in a row
         self._watchable = True  # WAIT_ACK is available
 
@@ -708,7 +708,7 @@ class Teardown:
 
     @property
     def is_flushing(self) -> bool:
-        """Whether the peer has only a part of the data: a flush is in progress, or was given up."""
+        """Whether the peer has only a part of the data: a flush is in progress, or did not succeed."""
         return self._flushing
 
     @property
