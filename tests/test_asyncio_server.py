@@ -630,14 +630,6 @@ async def test_the_rest_of_the_server_is_unchanged() -> None:
     assert not server.is_serving()
 
 
-@pytest.mark.parametrize("options", [{"timeout": -1}, {"drain_limit": 0.5}])
-def test_wrong_options_are_rejected_immediately(options: Any) -> None:
-    with pytest.raises((TypeError, ValueError)):
-        graceful_factory(asyncio.Protocol, **options)
-    with pytest.raises((TypeError, ValueError)):
-        graceful_loop(asyncio.SelectorEventLoop, **options)
-
-
 def test_the_options_of_a_class_that_is_already_graceful_are_replaced() -> None:
     once = graceful_loop(asyncio.SelectorEventLoop, timeout=1)
     made: Any = graceful_loop(once, timeout=DEADLINE)
@@ -651,6 +643,14 @@ def test_what_is_neither_a_factory_nor_a_class_of_loops_is_rejected_immediately(
         graceful_factory(wrong)
     with pytest.raises(TypeError, match="^loop_class must be a class of event loops, not <"):
         graceful_loop(wrong)
+
+
+@pytest.mark.parametrize("options", [{"timeout": -1}, {"drain_limit": 0.5}])
+def test_wrong_options_are_rejected_immediately(options: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        graceful_factory(asyncio.Protocol, **options)
+    with pytest.raises((TypeError, ValueError)):
+        graceful_loop(asyncio.SelectorEventLoop, **options)
 
 
 # --- connection_lost is called exactly once, and nothing is leaked ----------------------------

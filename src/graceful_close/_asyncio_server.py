@@ -166,13 +166,13 @@ class _GracefulLoop:
 class _Closes:
     """The closes of one server."""
 
-    def __init__(self, options: CloseOptions) -> None:
-        self._given = options
+    def __init__(self, given: CloseOptions) -> None:
+        self._given = given
         # A Reaper gets the connection after the flush, so the defaults are those of a Reaper.
-        self._options = ReaperSettings(**options).options
-        self._flush_timeout = flush_timeout_of(options)
+        self._options = ReaperSettings(**given).options
+        self._flush_timeout = flush_timeout_of(given)
         self._stopping = False
-        self._reaper = Reaper(**options)
+        self._reaper = Reaper(**given)
         # Weak: a protocol refers to its transport as long as the connection exists.
         self.clients: WeakSet[TransportProxy] = WeakSet()
         self._looking: set[FirstLook] = set()
