@@ -442,21 +442,27 @@ class Connection:
         error: OSError | None = None
         if machine is None:
             error = self._release(self.held[0], None)
+            peer_first: bool | None = None
+            if self._state is PEER_FIN:
+                peer_first = True
+            elif self._found_no_input:
+                peer_first = False  # our FIN was sent before that read
             return closed_by_peer(
-                self.clock() - self._now,
-                True if self._state is PEER_FIN else False if self._found_no_input else None,
-                error,
-                bool(self.unflushed),
-                self.peer,
+                self.clock() - self._now, peer_first, error, bool(self.unflushed), self.peer
             )
         if self.held:
             self._end_session()
+            wake_readers: bool | None = False
+            if self.wakes_readers:
+                wake_readers = (
+                    True if machine.wake_readers else None
+                )  # None: after an abort only
             error = close_socket(
                 self.held[0],
                 machine.linger_policy,
                 self._view,
                 machine.linger_seconds,
-                wake_readers=(machine.wake_readers or None) if self.wakes_readers else False,
+                wake_readers=wake_readers,
             )
         return machine.released(self.clock(), error)
 
