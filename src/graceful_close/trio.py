@@ -30,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractAsyncContextManager
-    from typing import Any
+    from typing import Any, TypeGuard
 
     from typing_extensions import TypeIs, Unpack
 
@@ -339,7 +339,7 @@ class _End:
                 await trio.aclose_forcefully(layer)
 
 
-def _is_stapled_of_one(stream: Any) -> TypeIs[trio.StapledStream[Any, Any]]:
+def _is_stapled_of_one(stream: Any) -> TypeGuard[trio.StapledStream[Any, Any]]:
     """Whether a stream sends and receives by one and the same."""
     stapled: Any = stream
     return (
