@@ -9,15 +9,18 @@ asked it to close. It does not when the request is past `max_request_body_size` 
 from __future__ import annotations
 
 import argparse
+import signal
+import socket
+import threading
 from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from cheroot.wsgi import Server
 
-from graceful_close import GracefulListener, exit_at_sigterm
+from graceful_close import GracefulListener
 
 
-# This is what matters: start() calls prepare(), which listens; the listener keeps the descriptor.
+# This is what matters: prepare() listens, and the listener keeps the descriptor.
 class GracefulServer(Server):
     """Accepts through a GracefulListener."""
 
@@ -36,11 +39,21 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8413, help="0 picks a free one")
     port = parser.parse_args().port
-    exit_at_sigterm()
     server = GracefulServer(("127.0.0.1", port), app)
     server.max_request_body_size = 1 << 20
+    # A handler that raises SystemExit could interrupt the queue of cheroot's threads, and stop()
+    # would wait without a deadline for a thread that is not woken.
+    signalled, wakeup = socket.socketpair()
+
+    def stop_when_signalled() -> None:
+        signalled.recv(1)
+        server.stop()
+
+    server.prepare()
+    threading.Thread(target=stop_when_signalled, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: wakeup.send(b"0"))
     try:
-        server.start()
+        server.serve()
     finally:
         server.stop()
 

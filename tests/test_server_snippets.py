@@ -84,3 +84,63 @@ def test_eventlet_stops_at_sigterm_alone_and_waits_for_no_client_that_stalls(
         assert read_reply(client)[0] == 413
         server.process.send_signal(signal.SIGTERM)
         assert server.await_end() == 0, server.output.decode()
+
+
+# SIGTERM arrives when Queue.put() has woken a thread, before it forgets the thread. An exception there
+# makes the queue wake that thread instead of another one, later.
+AT_A_BAD_MOMENT = """
+import linecache, signal, sys, threading, time
+from cheroot.workers.threadpool import ThreadPool
+
+def trace(frame, event, _):
+    if frame.f_code is threading.Condition.notify.__code__:
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        in_put = frame.f_back.f_back.f_code is ThreadPool.put.__code__
+        if event == "line" and "waiters.remove" in line and in_put and not signals:
+            signals.append(1)
+            signal.raise_signal(signal.SIGTERM)
+        return trace
+
+def stop_when_all_wait(pool, timeout):
+    served.wait()
+    for thread in server_threads():
+        while thread.is_alive() and names_in(thread)[:2] != ["wait", "get"]:
+            time.sleep(0.001)
+    stop(pool, timeout)
+
+def app(environ, start_response):
+    served.set()
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+
+def server_threads():
+    return [one for one in threading.enumerate() if one.name.startswith("CP Server")]
+
+def names_in(thread):
+    names, frame = [], sys._current_frames().get(thread.ident)
+    while frame is not None:
+        names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return names
+
+signals, served = [], threading.Event()
+stop, ThreadPool.stop = ThreadPool.stop, stop_when_all_wait
+sys.settrace(trace)
+"""
+
+
+def test_cheroot_stops_whenever_sigterm_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cheroot")
+    port = free_port()
+    code = section("serve_cheroot").replace("8080", str(port))
+    program = f"""
+{code}
+print("127.0.0.1:{port} is to come", flush=True)
+{AT_A_BAD_MOMENT}
+serve_cheroot(app)
+"""
+    with Server(Recipe("cheroot", ("-W", "ignore", "-c", program))) as server:
+        with server.connect_when_it_listens(port) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert read_reply(client)[0] == 200
+        assert server.await_end() == 0, server.output.decode()
