@@ -142,13 +142,18 @@ def spell_out(
     if not arguments:
         return None
     aliases = dict(ALIASES)
-    module = sys.modules.get(name.rpartition(".")[0])
-    if module is not None and module.__file__ is not None:
+    parts = name.split(".")
+    module = next(
+        sys.modules[path]
+        for path in (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+        if path in sys.modules
+    )
+    if module.__file__ is not None:
         source = Path(module.__file__).read_text(encoding="utf-8")
         stream = re.search(r"^    Stream = (\([^)]+\)|.+)$", source, re.MULTILINE)
         if stream is not None:
             aliases["Stream"] = aliases["S"] = " ".join(stream[1].strip("()").split())
-    name_of_one = re.compile(rf"\b({'|'.join(aliases)})\b")
+    name_of_one = re.compile(rf"(?:graceful_close\.\w+\.)?\b({'|'.join(aliases)})\b")
 
     def without_aliases(text: str) -> str:
         return name_of_one.sub(lambda found: aliases[found[1]], text)

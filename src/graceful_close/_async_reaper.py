@@ -32,9 +32,6 @@ class AsyncReaper(Generic[S]):
 
     Each close is a task, so that it can flush and can be cancelled. The oldest close makes room for the
     newest, as in the Reaper that has a thread.
-
-    Attributes:
-        overflowed: The number of connections that were closed early to make room for others.
     """
 
     _group: AbstractAsyncContextManager[Any]
@@ -46,7 +43,7 @@ class AsyncReaper(Generic[S]):
         # Oldest first. The streams are kept, because asyncio's closes itself when it is collected.
         self._pending: dict[TaskClose, S] = {}
         self._counts = dict.fromkeys(CloseOutcome, 0)
-        self.overflowed: int = 0
+        self._overflowed = 0
 
     def submit(self, stream: S) -> None:
         """Close a stream gracefully, in a task of its own, without waiting for it.
@@ -77,7 +74,7 @@ class AsyncReaper(Generic[S]):
         if len(self._pending) > self._settings.max_sockets:
             oldest = next(iter(self._pending))
             del self._pending[oldest]
-            self.overflowed += 1
+            self._overflowed += 1
             self._expire(oldest, self._settings.on_overflow)
 
     async def _run(self, close: TaskClose, run: Close) -> None:
@@ -94,6 +91,11 @@ class AsyncReaper(Generic[S]):
     def stats(self) -> dict[CloseOutcome, int]:
         """Return the number of connections by outcome; every outcome is a key."""
         return dict(self._counts)
+
+    @property
+    def overflowed(self) -> int:
+        """The number of connections that were closed early to make room for others."""
+        return self._overflowed
 
     def __len__(self) -> int:
         """Return the number of pending connections."""
