@@ -27,7 +27,7 @@ from streams import (
     read_all,
 )
 
-End = CloseResult | Exception
+End = CloseResult | BaseException
 LONG = Options(1000.0)
 
 

@@ -61,7 +61,7 @@ class TaskClose(Pending):
     """A close whose end a task may await.
 
     Attributes:
-        outcome: The result, or the exception of a bug; None before the end.
+        outcome: The result, or the exception of a bug or an interrupt; None before the end.
         waiter: What wakes the task that waits; None: no task waits.
         flushed_by: The flush that is in progress.
         on_expiry: The policy of `Multiplexer.expire`; None: not called.
@@ -71,7 +71,7 @@ class TaskClose(Pending):
 
     def __init__(self, options: Options, now: float, **more: Any) -> None:
         super().__init__(options, now, **more)
-        self.outcome: CloseResult | Exception | None = None
+        self.outcome: CloseResult | BaseException | None = None
         self.waiter: Any = None
         self.flushed_by: Flush | None = None
         self.on_expiry: OnTimeout | None = None
@@ -199,7 +199,7 @@ class Multiplexer:
             except BaseException:
                 self.drop(close)
                 raise
-        if isinstance(close.outcome, Exception):
+        if isinstance(close.outcome, BaseException):
             raise close.outcome
         return cast("CloseResult", close.outcome)
 
@@ -216,11 +216,18 @@ class Multiplexer:
             self.closes.turn(0)
             self.schedule()
 
+    def recover(self) -> None:
+        """Continue the other closes after an exception of a signal in `look`, or before it."""
+        if self.closes is not None:
+            self.closes.recover()
+            self._look_at = math.inf
+            self.schedule()
+
     # Not a method of the object: the selector is closed with the event loop, without a cycle.
     @classmethod
-    def _ended(cls, close: Pending, outcome: CloseResult | Exception) -> None:
+    def _ended(cls, close: Pending, outcome: CloseResult | BaseException) -> None:
         close = cast("TaskClose", close)
-        close.outcome = outcome
+        close.outcome = close.outcome or outcome  # an interrupt may come after the end
         if close.waiter is not None:
             cls.wake(close)
 
@@ -240,7 +247,8 @@ class Multiplexer:
         left = max(0.0, self.closes.wake_at - now)
         if self.closes.fileno() == -1:
             left = min(left, LOOK_EVERY)
-        if now + left < self._look_at:
+        # The time of the timer is over if an exception of a signal came before its `look`.
+        if now + left < self._look_at or self._look_at < now:
             self._look_at = now + left
             self.set_timer(left)
 

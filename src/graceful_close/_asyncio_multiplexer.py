@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary, ref
 from ._async import Multiplexer
 from ._asyncio_transport import wake
 from ._asyncio_view import forget_number
+from ._result import CloseResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +34,13 @@ def _nothing() -> None:
 
 
 def _look_on_time(mux: ref[LoopMultiplexer]) -> None:
-    if (here := mux()) is not None:
-        here.look_on_time()
+    try:
+        if (here := mux()) is not None:
+            here.look_on_time()
+    except BaseException:
+        if (here := mux()) is not None:
+            here.recover()
+        raise
 
 
 class LoopMultiplexer(Multiplexer):
@@ -60,7 +66,17 @@ class LoopMultiplexer(Multiplexer):
 
     @staticmethod
     def wake(close: TaskClose) -> None:
-        wake(close.waiter)
+        if isinstance(close.outcome, (CloseResult, Exception)):
+            wake(close.waiter)
+        else:
+            close.waiter.cancel()  # the event loop itself propagates a KeyboardInterrupt
+
+    def look(self) -> None:
+        try:
+            super().look()
+        except BaseException:
+            self.recover()  # the program may continue to run the loop
+            raise
 
     def look_on_time(self) -> None:
         self._timer = None  # it refers to the loop

@@ -81,10 +81,10 @@ def close_all_on(
     loop: CloseLoop | None = None
     started: list[Pending] = []
     results: dict[int, CloseResult] = {}
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
 
-    def ended(pending: Pending, outcome: CloseResult | Exception) -> None:
-        if isinstance(outcome, Exception):
+    def ended(pending: Pending, outcome: CloseResult | BaseException) -> None:
+        if isinstance(outcome, BaseException):
             failures.append(outcome)  # the other connections continue
         else:
             results[pending.key] = outcome

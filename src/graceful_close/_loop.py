@@ -73,14 +73,14 @@ class CloseLoop:
     Not thread-safe, except for `wait`.
 
     Args:
-        ended: Called with each connection that has ended, and with its result or (after a bug) its
-            exception. The socket is closed by then.
+        ended: Called with each connection that has ended, and with its result or (after a bug or an
+            interrupt) its exception. The socket is closed by then.
         clock: The clock of its owner's waits, and of the connections.
     """
 
     def __init__(
         self,
-        ended: Callable[[Pending, CloseResult | Exception], object],
+        ended: Callable[[Pending, CloseResult | BaseException], object],
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._ended = ended
@@ -162,8 +162,8 @@ class CloseLoop:
             events: What `wait` returned.
             most: The largest number of deadlines handled; others are left for the next turn.
         """
-        unfinished, self._unfinished = self._unfinished, set()
-        for pending in unfinished:
+        for pending in list(self._unfinished):
+            self._unfinished.discard(pending)
             if self._pending.get(pending.number) is pending:
                 self._go_on(pending, DRAIN)
         for number, readable in events:
@@ -186,6 +186,18 @@ class CloseLoop:
                 self._go_on(late, late.waited(PAUSE))
             else:
                 self._set_alarm(late)
+
+    def recover(self) -> None:
+        """Arm every wait again: an interrupted `turn` has lost events and deadlines."""
+        self._alarms.clear()
+        for pending in self:
+            pending.alarm = math.inf
+            if pending.armed is None:
+                self._unfinished.add(pending)
+            elif failed := self._arm(pending, pending.armed):
+                self._go_on(pending, failed)
+            else:
+                self._set_alarm(pending)
 
     def remove(self, pending: Pending) -> None:
         """Close one connection immediately, without lingering and without a report."""
@@ -228,12 +240,13 @@ class CloseLoop:
                         continue
                 self._set_alarm(pending)
                 return
-        except Exception as failure:  # noqa: BLE001 (any failure; the other connections continue)
-            self.remove(pending)
-            self._ended(pending, failure)
-        else:
             self._forget(pending)
             self._end(pending)
+        except BaseException as failure:
+            self.remove(pending)
+            self._ended(pending, failure)
+            if not isinstance(failure, Exception):
+                raise  # a signal's: the owner calls `recover`, or closes all
 
     def _end(self, pending: Pending) -> None:
         self._ended(pending, pending.let_go())

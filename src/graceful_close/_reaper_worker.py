@@ -431,7 +431,7 @@ class Worker:
         except RuntimeError:
             pass  # already released
 
-    def _note(self, pending: Pending, outcome: CloseResult | Exception) -> None:
+    def _note(self, pending: Pending, outcome: CloseResult | BaseException) -> None:
         """Record the end of a connection."""
         if isinstance(outcome, CloseResult):
             self.tally.add(outcome.outcome)
