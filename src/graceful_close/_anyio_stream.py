@@ -411,6 +411,9 @@ class Taken:
         await self.begin_to_end()
         return machine.flushed(self._drained, connection.clock(), waited=self._waited)
 
+    def stop(self) -> None:
+        """End the flush early: nothing is watched between two calls of `go_on`."""
+
     def wake(self) -> None:
         """Make `go_on` return now."""
         if self._moving is not None:

@@ -49,6 +49,10 @@ if TYPE_CHECKING:
             """Make `go_on` return now."""
             ...
 
+        def stop(self) -> None:
+            """End the flush early; called before the descriptor is closed."""
+            ...
+
 
 S = TypeVar("S")
 
@@ -106,11 +110,14 @@ class Multiplexer:
                 if close.on_expiry is not None:
                     close.machine.expire(close.clock(), close.on_expiry)
                 step = await flush.go_on(close)
+            close.flushed_by = None
+            return await self.finish(close, step)
         except BaseException:
+            if flush is not None:
+                flush.stop()
+            self.drop(close)
             close.abandon(sock)
             raise
-        close.flushed_by = None
-        return await self.finish(close, step)
 
     async def finish(self, close: TaskClose, step: Step) -> CloseResult:
         """The rest of `close`, after the beginning and the flush; `step` is the next step."""

@@ -8,7 +8,7 @@ from weakref import WeakSet
 
 from ._asyncio_first_look import FirstLook, holds_nothing
 from ._asyncio_proxy import TransportProxy
-from ._asyncio_transport import TransportTakeover, dup_of, some_turns
+from ._asyncio_transport import TransportTakeover, some_turns, takeover_of
 from ._asyncio_view import can_watch, in_a_thread, info_of, open_socket_of
 from ._clock import monotonic
 from ._loop import Pending
@@ -235,7 +235,7 @@ class _Closes:
         if sock is None or not (watched or info_of(transport, "ssl_object") is None):
             return None
         try:
-            return TransportTakeover(transport, dup_of(sock))
+            return takeover_of(transport, sock)
         except OSError:
             return None  # EMFILE, ENFILE
 
@@ -251,6 +251,7 @@ class _Closes:
                     pending.machine.limit_flush(monotonic())
                 step = await takeover.go_on(pending)
         except BaseException:
+            takeover.stop()
             pending.abandon()
             raise
         leave_to(self._reaper, pending, step)

@@ -103,7 +103,7 @@ async def take_over(
     if sock is None:
         return None
     try:
-        return TransportTakeover(transport, dup_of(sock))
+        return takeover_of(transport, sock)
     except BaseException as error:  # a KeyboardInterrupt, too
         if isinstance(error, OSError) and not or_reset:
             raise
@@ -112,11 +112,15 @@ async def take_over(
         raise
 
 
-def dup_of(sock: Any) -> socket.socket:
-    """A dup of a transport's descriptor, which the transport closes plainly from now on."""
+def takeover_of(transport: asyncio.Transport, sock: Any) -> TransportTakeover:
+    """Take over with a dup of a transport's descriptor, which the transport then closes plainly."""
     dup = plain_dup(sock)
-    close_plainly(sock)
-    return dup
+    try:
+        close_plainly(sock)
+        return TransportTakeover(transport, dup)
+    except BaseException:
+        dup.close()  # first, because a dup delays the reset of the connection
+        raise
 
 
 def close_plainly(sock: Any) -> None:
@@ -391,11 +395,7 @@ class TransportTakeover(Taker):
     async def go_on(self, connection: Connection) -> Step:
         """One step of the flush; see `Flush`."""
         self._sock = connection.sock  # this object has the dup's descriptor
-        try:
-            return await self._go_on(connection.machine, connection.options.limit)
-        except BaseException:
-            self._unwatch()  # before the descriptor is closed
-            raise
+        return await self._go_on(connection.machine, connection.options.limit)
 
     async def _go_on(self, machine: Teardown, limit: float) -> Step:
         if self._at_first is None:
@@ -461,9 +461,13 @@ class TransportTakeover(Taker):
 
     def _unwatch(self) -> None:
         if self._watching:
-            self._watching = False
             self._loop.remove_reader(self._sock.fileno())
             self._loop.remove_writer(self._sock.fileno())
+            self._watching = False  # last: an interrupt makes the caller call this again
+
+    def stop(self) -> None:
+        """End the flush early; called before the descriptor is closed."""
+        self._unwatch()
 
     def _read(self) -> None:
         try:

@@ -195,14 +195,19 @@ def borrow_descriptor(sock: socket.socket, into: MutableSequence[socket.socket])
 def plain_dup(sock: socket.socket) -> socket.socket:
     """A plain object with a descriptor of its own, whatever `sock` is; it needs a fileno() only."""
     mode = _platform.mode_to_keep(sock)
-    number = _socket.dup(sock.fileno())
+    made: list[socket.socket] = []
+    number, again = tee(map(_socket.dup, (sock.fileno(),)))
     try:
-        dup: socket.socket = _native(type=_STREAM | _platform.KEEPS_MODE, fileno=number)
-    except OSError:
-        _socket.close(number)  # ENOTSOCK
+        # One call into C, as in `take_descriptor`.
+        made.extend(map(_native, (-1,), (_STREAM | _platform.KEEPS_MODE,), (-1,), number))
+        _platform.keep_mode(made[0], mode)
+    except BaseException:
+        if made:
+            made[0].close()
+        elif (lost := next(again, -1)) != -1:
+            _socket.close(lost)  # ENOTSOCK
         raise
-    _platform.keep_mode(dup, mode)
-    return dup
+    return made[0]
 
 
 def has_open_writer(sock: socket.socket) -> bool:

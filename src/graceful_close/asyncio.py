@@ -198,6 +198,7 @@ async def abortive_close(stream: Stream) -> CloseResult:
         # It resets the connection itself, or else the release of the transport's descriptor does.
         result = abort_on(takeover.sock)
     finally:
+        takeover.sock.close()  # after an interrupt
         await takeover.end()
     unacked = None if takeover.tls or result.unacked is None else result.unacked + unsent
     return replace(result, elapsed=monotonic() - since, unacked=unacked)
@@ -401,12 +402,16 @@ def _is_taken(transport: asyncio.Transport) -> bool:
 
 
 async def _close_empty(close: TaskClose, transport: asyncio.Transport) -> CloseResult:
+    mux = multiplexer()
     first = FirstLook(transport, close)
     await first.look()
     if first.result is not None:
         return first.result
-    mux = multiplexer()
-    mux.add(close, first.step)
+    try:
+        mux.add(close, first.step)
+    except BaseException:
+        mux.drop(close)
+        raise
     return await mux.end_of(close)
 
 
