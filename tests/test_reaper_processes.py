@@ -193,6 +193,21 @@ for _ in range(4):
 """
 
 
+def test_a_child_that_a_callback_forks_may_return_from_the_callback() -> None:
+    ran = run(
+        FORKS
+        + """
+children = []
+reaper = Reaper(timeout=DEADLINE, on_close=lambda _: children or children.append(os.fork()))
+use_it()
+use_it()
+reaper.close()
+print(os.waitpid(children[0], 0)[1])
+"""
+    )
+    assert (ran.stdout, ran.stderr) == ("0\n", "")
+
+
 def test_every_close_is_counted_when_many_threads_make_room() -> None:
     assert_all_well(COUNT)
 

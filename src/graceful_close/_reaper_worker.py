@@ -370,6 +370,8 @@ class Worker:
             self._turn_began = math.inf
             self._leave()
             self._report()
+            if loop is not self._loop:
+                return  # in a child that a callback has forked
             if self._is_over() and not self._goes_on():
                 return
             most = len(loop) + 1  # each connection may have an event, and the waker
