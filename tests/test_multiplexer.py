@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import weakref
+from contextvars import ContextVar
 from time import monotonic
 from typing import Any
 
@@ -15,6 +18,7 @@ from graceful_close import CloseOutcome
 from graceful_close._async import TaskClose
 from graceful_close._asyncio_multiplexer import multiplexer
 from graceful_close._options import Options
+from graceful_close.asyncio import graceful_close
 from streams import Connection, connect_many, read_all
 from test_loop import Broken
 
@@ -144,3 +148,24 @@ async def test_a_loop_that_another_task_keeps_busy_still_ends_a_close(tcp: Conne
     while not closing.done():
         await asyncio.sleep(0)
     assert (await closing).outcome is CloseOutcome.TIMED_OUT
+
+
+class Value:
+    """What a context variable holds."""
+
+
+@on(["asyncio", "uvloop"])
+async def test_the_loop_keeps_no_context_of_a_close_that_has_ended(tcp: Connection) -> None:
+    variable: ContextVar[Value] = ContextVar("variable")
+    values: list[weakref.ref[Value]] = []
+
+    async def close() -> None:
+        value = Value()
+        variable.set(value)
+        values.append(weakref.ref(value))
+        await graceful_close(tcp.ours, timeout=0.01)
+
+    await asyncio.create_task(close())
+    await asyncio.sleep(0)
+    gc.collect()
+    assert values[0]() is None

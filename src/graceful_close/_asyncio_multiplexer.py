@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from weakref import WeakKeyDictionary, ref
 
 from ._async import Multiplexer
@@ -55,7 +56,8 @@ class LoopMultiplexer(Multiplexer):
         if number != -1:
             loop = asyncio.get_running_loop()
             forget_number(loop, number)
-            loop.add_reader(number, self.look)
+            # The loop keeps the context, which must not be that of the first close.
+            Context().run(loop.add_reader, number, self.look)
 
     async def turn(self) -> None:
         await asyncio.sleep(0)
