@@ -6,8 +6,17 @@ from typing import Any
 
 import pytest
 
-from every_loop import ASYNCIO, WITH_TRANSPORTS, Loop, call, on, pair
-from graceful_close import _platform
+from every_loop import (
+    ASYNCIO,
+    WITH_TRANSPORTS,
+    Loop,
+    call,
+    ends_in_raw_reset,
+    in_thread,
+    on,
+    pair,
+)
+from graceful_close import _connection, _platform
 from graceful_close._asyncio_transport import TransportTakeover
 
 
@@ -34,24 +43,33 @@ async def test_an_interrupt_while_the_descriptor_is_taken_closes_the_stream(
         assert raw.fileno() == -1
 
 
+@pytest.mark.parametrize(
+    ("of", "name", "nth"),
+    [
+        (_connection, "drain_of", 1),
+        (TransportTakeover, "go_on", 1),
+        (TransportTakeover, "go_on", 2),
+    ],
+)
 @pytest.mark.parametrize("kind", ["tcp", "TLS 1.3"])
 @on(ASYNCIO)
-async def test_an_interrupt_between_two_steps_of_the_flush_closes_the_stream(
-    loop: Loop, kind: str, monkeypatch: pytest.MonkeyPatch
+async def test_an_interrupt_before_a_step_of_the_flush_resets(
+    loop: Loop, kind: str, of: Any, name: str, nth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[object] = []
-    go_on = TransportTakeover.go_on
+    calls: list[object] = []
+    step = getattr(of, name)
 
     def interrupted(*args: Any) -> object:
-        steps.append(args)
-        if len(steps) == 2:
+        calls.append(args)
+        if len(calls) == nth:
             raise KeyboardInterrupt
-        return go_on(*args)
+        return step(*args)
 
-    async with pair(loop, kind, peer_buffer=4096) as (stream, _):
+    async with pair(loop, kind, peer_buffer=4096) as (stream, peer):
         raw = loop.raw(stream)
         stream.write(bytes(9_000_000))
-        monkeypatch.setattr(TransportTakeover, "go_on", interrupted)
+        monkeypatch.setattr(of, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             await loop.module.graceful_close(stream, timeout=0.1)
         assert raw.fileno() == -1
+        assert await in_thread(ends_in_raw_reset, peer)

@@ -218,7 +218,7 @@ class TransportTakeover(Taker):
         self._at_first: int | None = None  # the value of _flushed() when the flush began
         self._limit = math.inf  # of the bytes that may be drained
         self._begun = False
-        self._watching = False
+        self._watched: int | None = None  # the number of the descriptor
         # With room, after which all bytes must be in the kernel.
         self._turns_left = 1 if self.tls else 0
         self._written: int | None = None  # bytes in the kernel, when last counted
@@ -447,10 +447,9 @@ class TransportTakeover(Taker):
         return count_unacked(self._sock, self._view)
 
     def _watch(self) -> None:
-        if self._watching or not can_watch(self._loop):
+        if self._watched is not None or not can_watch(self._loop):
             return
-        self._watching = True
-        number = self._sock.fileno()
+        self._watched = number = self._sock.fileno()
         forget_number(self._loop, number)
         if not self.tls or self._fails_over_input:
             # A peer that sends everything before it reads accepts nothing until its data is read.
@@ -460,10 +459,10 @@ class TransportTakeover(Taker):
         self._loop.add_writer(number, self._count_turn)
 
     def _unwatch(self) -> None:
-        if self._watching:
-            self._loop.remove_reader(self._sock.fileno())
-            self._loop.remove_writer(self._sock.fileno())
-            self._watching = False  # last: an interrupt makes the caller call this again
+        if self._watched is not None:
+            self._loop.remove_reader(self._watched)
+            self._loop.remove_writer(self._watched)
+            self._watched = None  # last: an interrupt makes the caller call this again
 
     def stop(self) -> None:
         """End the flush early; called before the descriptor is closed."""

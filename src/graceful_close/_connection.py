@@ -472,7 +472,7 @@ class Connection:
         Args:
             sock: The argument of `begin`, which may have been interrupted; None: `begin` returned.
         """
-        cut = self._machine is not None and self._machine.is_flushing
+        cut = self.flush if self._machine is None else self._machine.is_flushing
         policy = LingerPolicy.ABORT if self.abort or cut else LingerPolicy.BACKGROUND
         if self._session is None and sock is not None and speaks_tls(sock):
             self._session = Session(sock)
