@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 import pytest
@@ -73,3 +76,26 @@ async def test_an_interrupt_before_a_step_of_the_flush_resets(
             await loop.module.graceful_close(stream, timeout=0.1)
         assert raw.fileno() == -1
         assert await in_thread(ends_in_raw_reset, peer)
+
+
+class Interrupted:
+    """A context in which every call is interrupted at its end."""
+
+    def run(self, call: Callable[..., object], *args: object) -> None:
+        Context().run(call, *args)
+        raise KeyboardInterrupt
+
+
+@on(ASYNCIO)
+async def test_an_interrupt_at_the_first_wait_of_a_loop_leaves_nothing_watched(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libuv aborts the process if a descriptor that it watches is closed."""
+    async with pair(loop) as (stream, _):
+        raw = loop.raw(stream)
+        with monkeypatch.context() as patched:
+            patched.setattr("graceful_close._asyncio_multiplexer.Context", Interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                await loop.module.graceful_close(stream, timeout=0.1)
+        assert raw.fileno() == -1
+        await asyncio.sleep(0.001)

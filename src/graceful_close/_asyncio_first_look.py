@@ -149,7 +149,12 @@ class FirstLook(Taker):
             self.result = close.let_go()
             return
         try:
-            close.adopt(plain_dup(close.sock))
+            dup = plain_dup(close.sock)
         except OSError:
             set_policy_at_close(close.sock, LingerPolicy.BACKGROUND)
+            raise
+        try:
+            close.adopt(dup)
+        except BaseException:
+            dup.close()
             raise

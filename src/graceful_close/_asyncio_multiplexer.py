@@ -56,8 +56,13 @@ class LoopMultiplexer(Multiplexer):
         if number != -1:
             loop = asyncio.get_running_loop()
             forget_number(loop, number)
-            # The loop keeps the context, which must not be that of the first close.
-            Context().run(loop.add_reader, number, self.look)
+            try:
+                # The loop keeps the context, which must not be that of the first close.
+                Context().run(loop.add_reader, number, self.look)
+            except BaseException:
+                # libuv aborts the process if a descriptor that it watches is closed.
+                loop.remove_reader(number)
+                raise
 
     async def turn(self) -> None:
         await asyncio.sleep(0)
