@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 import tempfile
 import threading
 from collections.abc import AsyncGenerator, Callable
@@ -352,6 +353,22 @@ async def test_close_clients_loses_no_early_reply(kind: str) -> None:
         cast(Any, server).close_clients()
         assert await client == REPLY
         await protocol.lost.wait()
+
+
+if sys.version_info >= (3, 13):
+
+    @in_each_loop
+    async def test_close_clients_ends_a_handshake_for_which_wait_closed_would_wait() -> None:
+        loop = asyncio.get_running_loop()
+        context = server_context(ssl.TLSVersion.TLSv1_3)
+        server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=context)
+        with socket.create_connection(server.sockets[0].getsockname()):
+            for _ in range(10):
+                await asyncio.sleep(0)  # the server accepts
+            server.close()
+            server.close_clients()
+            async with asyncio.timeout(DEADLINE):
+                await server.wait_closed()
 
 
 # --- the rest of the transport is unchanged ---------------------------------------------

@@ -362,6 +362,11 @@ class _Server(asyncio.AbstractServer):
     # As of Python 3.13, whose own close_clients() closes the transports below.
     def close_clients(self) -> None:
         self._closes.close_clients()
+        for transport in list(getattr(self._made, "_clients", ())):
+            # In the handshake of TLS the client's protocol does not have its transport yet.
+            above = getattr(transport.get_protocol(), "_app_protocol", None)
+            if isinstance(above, _Introduction):
+                transport.close()
 
     def abort_clients(self) -> None:
         self._made.abort_clients()
