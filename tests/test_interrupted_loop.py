@@ -23,22 +23,24 @@ def interrupt() -> None:
 def test_the_other_closes_end_if_the_program_runs_the_loop_again(
     name: str, answers: bool
 ) -> None:
-    for moment in moments(first=2):
+    # On a busy machine the closes may end before the first moment.
+    for moment in moments(first=2, at_least=0):
         with asyncio.Runner(loop_factory=LOOPS[name]) as runner, connect_many(4) as connections:
             loop = runner.get_loop()
-            timeout = DEADLINE if answers else 0.003
+            timeout = DEADLINE if answers else 0.01
             tasks = [
                 loop.create_task(graceful_close(ours, timeout=timeout))
                 for ours, _ in connections[:3]
             ]
             for _ in range(4):
                 loop.run_until_complete(asyncio.sleep(0))
-            for _, peer in connections if answers else ():
+            for _, peer in connections[:3] if answers else ():
                 peer.close()
             with suppress(KeyboardInterrupt), moment.do(interrupt):
                 loop.run_until_complete(asyncio.wait(tasks))
             # The interrupt may have come when the timer had ended, and before its callback began.
-            loop.run_until_complete(graceful_close(connections[3].ours, timeout=0))
+            # The wait of another close then sets the timer again.
+            loop.run_until_complete(graceful_close(connections[3].ours, timeout=0.005))
             ended, _ = loop.run_until_complete(asyncio.wait(tasks, timeout=DEADLINE))
             whole = [task for task in ended if not (task.cancelled() or task.exception())]
             outcomes = [task.result().outcome for task in whole]
