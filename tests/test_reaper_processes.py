@@ -205,7 +205,9 @@ reaper.close()
 print(os.waitpid(children[0], 0)[1])
 """
     )
-    assert (ran.stdout, ran.stderr) == ("0\n", "")
+    assert ran.stdout == "0\n", ran.stderr
+    # Python 3.12 and later warn there that the process has threads.
+    assert "Traceback" not in ran.stderr, ran.stderr
 
 
 def test_every_close_is_counted_when_many_threads_make_room() -> None:
