@@ -49,7 +49,7 @@ class GracefulRequestHandler(WSGIRequestHandler):
     def make_environ(self) -> WSGIEnvironment:
         """Make the environment, in which the application finds the request."""
         environ = super().make_environ()
-        self.rfile = BytesIO()  # run_wsgi() reads on from here
+        self.rfile: BufferedIOBase = BytesIO()  # run_wsgi() reads on from here
         return environ
 
     def handle(self) -> None:
