@@ -28,8 +28,10 @@ from ._sockets import plain_dup
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
-    from typing import Any
+    from typing import Any, TypeVar
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    T = TypeVar("T")
 
 __all__ = ["DrainMiddleware"]
 
@@ -171,8 +173,7 @@ class _Request:
         return self._read_by(self._input.readline, *size)
 
     def readlines(self, *hint: int) -> list[bytes]:
-        with self._reading():
-            lines: list[bytes] = self._input.readlines(*hint)
+        lines: list[bytes] = self._call(self._input.readlines, *hint)
         self._count(b"".join(lines), hint)
         return lines
 
@@ -188,15 +189,12 @@ class _Request:
         return found
 
     def _read_by(self, read: Callable[..., bytes], *size: int) -> bytes:
-        with self._reading():
-            data = read(*size)
-        return self._count(data, size)
+        return self._count(self._call(read, *size), size)
 
-    @contextmanager
-    def _reading(self) -> Generator[None]:
+    def _call(self, read: Callable[..., T], *arguments: Any) -> T:
         self._asked = True
         try:
-            yield
+            return read(*arguments)
         except (OSError, ValueError):
             # A timeout, or a malformed chunk. A further read would only delay the reply: cheroot waits
             # 10 seconds for the next chunk, uWSGI 4 seconds for the next byte.
@@ -204,8 +202,7 @@ class _Request:
             raise
 
     def _read_into(self, read: Callable[[Any], int | None], buffer: Any) -> int | None:
-        with self._reading():
-            count = read(buffer)
+        count = self._call(read, buffer)
         self._counted(count or 0, of_none=memoryview(buffer).nbytes == 0)
         return count
 
