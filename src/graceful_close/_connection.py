@@ -454,9 +454,8 @@ class Connection:
             self._end_session()
             wake_readers: bool | None = False
             if self.wakes_readers:
-                wake_readers = (
-                    True if machine.wake_readers else None
-                )  # None: after an abort only
+                # None: after an abort only.
+                wake_readers = True if machine.wake_readers else None
             error = close_socket(
                 self.held[0],
                 machine.linger_policy,

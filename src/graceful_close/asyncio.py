@@ -288,8 +288,8 @@ class Reaper(AsyncReaper["Stream"]):
 
     It serves protocols, which the loop calls and which cannot await. At the end of the block no stream
     is accepted any more, and the pending closes are finished, each within its own deadline. When the
-    block is cancelled, they are closed immediately. `len(reaper)` is their number, and `stats()` counts
-    the closed ones by outcome, and `overflowed` those that made room for others.
+    block is cancelled, they are closed immediately. `len(reaper)` is their number, `stats()` counts the
+    closed ones by outcome, and `overflowed` those that made room for others.
 
     Args:
         options: Those of `graceful_close.Reaper`: each connection's `timeout` (30 seconds by default),

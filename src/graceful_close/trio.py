@@ -82,9 +82,10 @@ async def graceful_close(
     When this returns or raises, the stream is closed and the descriptor released: a task that uses
     the stream then, or waits on it when this is called, gets `trio.ClosedResourceError`.
     Data that a task has not sent by then is not sent, so stop the sending tasks first. Only an invalid
-    argument leaves the stream untouched. Network failures are in the result. The call is a checkpoint. On cancellation the stream is closed
-    immediately and the cancellation propagates, as for `aclose()`. To close gracefully in a
-    cancelled scope, shield the call. A KeyboardInterrupt has the same effect as a cancellation.
+    argument leaves the stream untouched. Network failures are in the result. The call is a
+    checkpoint. On cancellation the stream is closed immediately and the cancellation propagates, as
+    for `aclose()`. To close gracefully in a cancelled scope, shield the call. A
+    KeyboardInterrupt has the same effect as a cancellation.
 
     Args:
         stream: A `trio.SocketStream`; a `trio.SSLStream` over one, `https_compatible` or not; a
@@ -243,7 +244,8 @@ class Reaper(AsyncReaper["Stream"]):
     It serves code that must not wait, such as a loop that accepts connections. At the end of the
     block no stream is accepted any more, and the pending closes are finished, each within its own
     deadline. When the block is cancelled, they are closed immediately. `len(reaper)` is their
-    number, and `stats()` counts the closed ones by outcome, and `overflowed` those that made room for others.
+    number, `stats()` counts the closed ones by outcome, and `overflowed` those that made room for
+    others.
 
     Args:
         options: Those of `graceful_close.Reaper`: each connection's `timeout` (30 seconds by default),
