@@ -341,7 +341,7 @@ class Scripted:
         self._at_start = self.account.exact or 0
 
     def cpu(self) -> float:
-        return 0.0
+        return self._link.cpu()
 
     def returned(self) -> None:
         """Do nothing at the return of the call: `exact` is always current."""

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from time import monotonic
+from time import clock_gettime, monotonic, pthread_getcpuclockid
 from typing import NamedTuple, Protocol, Self
 
 from streams import DEADLINE
@@ -167,6 +167,11 @@ class Link:
         with self._lock:
             self._carrier = carrier
             self._journeys.clear()
+
+    def cpu(self) -> float:
+        """Return the processor time of its thread, which plays the peers of scripts, in seconds."""
+        assert self._thread.ident is not None
+        return clock_gettime(pthread_getcpuclockid(self._thread.ident))
 
     def send(self, journey: Journey) -> None:
         """Send a forged packet."""
