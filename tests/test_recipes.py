@@ -113,6 +113,9 @@ class Server(Program):
         try:
             # The port of the first address that it prints.
             self.port = int(self.await_output(rb"127\.0\.0\.1:(\d+)\D")[1])
+            assert self.port != 8413, (
+                "it listens at its default, not at the port of its command"
+            )
             if recipe.needs == "cherrypy":
                 self.await_output(rb"Bus STARTED")  # before that SIGTERM kills it
         except BaseException:
@@ -155,11 +158,16 @@ def read_reply(sock: socket.socket) -> tuple[int, int, int]:
 
 
 @pytest.fixture(scope="module", params=RECIPES)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server for the tests below, the last of which ends it."""
+def recipe(request: pytest.FixtureRequest) -> Recipe:
     recipe = RECIPES[request.param]
     if importlib.util.find_spec(recipe.needs) is None:
         pytest.skip(f"needs {recipe.needs}")
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def server(recipe: Recipe) -> Iterator[Server]:
+    """A server for the tests that do not end it."""
     with Server(recipe) as started:
         yield started
 
@@ -221,8 +229,9 @@ def upload_slowly(client: socket.socket, stopped: threading.Event) -> tuple[int,
     return status, length == stated
 
 
-def test_sigterm_ends_the_server_after_its_pending_closes(server: Server) -> None:
-    stop_in_the_midst_of_uploads(server)
+def test_sigterm_ends_the_server_after_its_pending_closes(recipe: Recipe) -> None:
+    with Server(recipe) as server:
+        stop_in_the_midst_of_uploads(server)
 
 
 def stop_in_the_midst_of_uploads(server: Server) -> None:
