@@ -29,8 +29,9 @@ PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
 os.environ["PATH"] = os.pathsep.join([*map(str, PYENV.glob("3.*/bin")), os.environ["PATH"]])
 
 
-# Tests mostly wait, so more of them run at a time than there are processors.
-PYTEST = ("pytest", "-n", "6")
+# Tests mostly wait, so more of them run at a time than there are processors. A worker that has no
+# more tests takes those of another, because some of them take long.
+PYTEST = ("pytest", "-n", "6", "--dist", "worksteal")
 
 
 @nox.session(python=PYTHONS)

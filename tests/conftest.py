@@ -68,6 +68,21 @@ def _nothing_is_leaked() -> Iterator[None]:
     assert {thread for thread in left if thread.is_alive()} == set()
 
 
+@pytest.fixture(scope="module")
+def unmeasured() -> Iterator[None]:
+    """Pause the measurement of coverage in this process.
+
+    The mark `no_cover` of pytest-cov pauses one measurement of two: a worker of pytest-xdist has
+    another by `patch = ["subprocess"]`.
+    """
+    ours, of_threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    yield
+    threading.settrace(of_threads)
+    sys.settrace(ours)
+
+
 @pytest.fixture(params=FAMILIES)
 def any_family(request: pytest.FixtureRequest) -> str:
     family: str = request.param

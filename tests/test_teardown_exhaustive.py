@@ -23,7 +23,7 @@ from machine_reports import WAITS, Case
 from machine_space import Node, Space
 
 # Millions of calls of lines that test_teardown_* cover too: measured, they would take three times as long.
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 DELIVERED = CloseOutcome.DELIVERED
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from random import Random
 
 BARE = ("never connected", "refused", "in progress", "deferred", "listening", "closed")
@@ -386,6 +387,7 @@ def broken_rule(situation: Situation) -> str | None:
     return next((reason for reason, breaks in RULES.items() if breaks(situation)), None)
 
 
+@cache
 def choices(axis: str, *, wire: bool) -> list[str]:
     """Return the choices along an axis; without a wire there are no scripts.
 
@@ -456,7 +458,8 @@ def mixed(
 
 
 def _changed(situation: Situation, axis: str, choice: str) -> Situation:
-    return replace(situation, **{axis: choice})
+    # dataclasses.replace() takes twice as long.
+    return Situation(**{**vars(situation), axis: choice})
 
 
 def _broken(situation: Situation) -> int:

@@ -25,6 +25,8 @@ from pathlib import Path
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from pythons import without_coverage
+
 if TYPE_CHECKING:
     from .build import Arrangement
     from .probe import Report
@@ -62,6 +64,7 @@ class Callers:
         with there:
             process = subprocess.Popen(
                 [sys.executable, "-c", _SERVER.format(path=sys.path)],
+                env=without_coverage(),
                 stdin=there.fileno(),
                 stdout=output.fileno(),
                 stderr=output.fileno(),

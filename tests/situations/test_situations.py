@@ -32,7 +32,11 @@ from .play import Lab, open_lab
 from .program import program
 from .search import complaints, complaints_once, kinds, shrink, smallest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the oracle needs Linux")
+# Coverage would need memory and time at every call, and the oracle judges both.
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the oracle needs Linux"),
+    pytest.mark.usefixtures("unmeasured"),
+]
 
 PARTS = 12
 _SEED = 20_261
@@ -53,8 +57,6 @@ def _covering(wire: bool) -> list[Situation]:
 def _assert_right(lab: Lab, situations: list[Situation]) -> None:
     programs: list[str] = []
     for situation in situations:
-        if situation.interrupt == "no memory" and "coverage" in sys.modules:
-            continue  # coverage itself needs memory at every call
         found, sure = complaints(lab, situation)
         if sure:
             programs.append(program(smallest(lab, situation, found), found))
