@@ -147,7 +147,7 @@ class Phase(enum.IntEnum):
 
 def phase_of(node: Node) -> Phase:
     machine = machine_of(node)
-    if machine._outcome or node.seen.step is Step.LET_GO:
+    if machine._outcome or node.seen.step is Step.RELEASE:
         return Phase.RELEASE
     if node.seen.step is Step.FLUSH:
         return Phase.FLUSH
@@ -221,15 +221,15 @@ class Guarantees:
                 self.violate("our FIN is requested twice", node)
 
     def _check_finality(self, node: Node, result: CloseResult) -> None:
-        """Check that no report after LET_GO has an effect."""
+        """Check that no report after RELEASE has an effect."""
         for name, value in ANY_REPORT:
             machine = machine_of(node)
             report = Report(name, value, node.seen.now)
-            if report.tell(machine) is not Step.LET_GO:
-                self.violate(f"it continues after LET_GO when it gets the report {name}", node)
+            if report.tell(machine) is not Step.RELEASE:
+                self.violate(f"it continues after RELEASE when it gets the report {name}", node)
             elif machine.released(node.seen.now) != result:
                 self.violate(
-                    f"the result changes after LET_GO when it gets the report {name}", node
+                    f"the result changes after RELEASE when it gets the report {name}", node
                 )
 
     def _check_proof(self, node: Node, result: CloseResult) -> None:
@@ -301,7 +301,7 @@ class Walk(Guarantees):
         steps_after_deadline = 0
         for number in range(300):
             seen = node.seen
-            if seen.step is Step.LET_GO:
+            if seen.step is Step.RELEASE:
                 self._check_end(machine, seen, node.before, node.report)
                 return
             self._check(machine, node)
@@ -333,7 +333,7 @@ class Space(Guarantees):
     Attributes:
         nodes: The states.
         edges: The numbers of the successors of each state.
-        ends: How often LET_GO was reached; all ends are one node.
+        ends: How often RELEASE was reached; all ends are one node.
     """
 
     def __init__(
@@ -363,11 +363,11 @@ class Space(Guarantees):
     def _enter(
         self, machine: Teardown, seen: Seen, before: Node | None, report: Report | None
     ) -> int:
-        if seen.step is Step.LET_GO:
+        if seen.step is Step.RELEASE:
             self.ends += 1
             self._check_end(machine, seen, before, report)
             seen = seen._replace(**_AT_THE_END)
-            key: Any = Step.LET_GO
+            key: Any = Step.RELEASE
         else:
             # Otherwise only shut() uses this fact, and no other.
             in_time = seen.now < machine.wake_at
@@ -385,7 +385,7 @@ class Space(Guarantees):
     def _expand(self, number: int) -> Iterator[int]:
         node = self.nodes[number]
         seen, case = node.seen, self.case
-        if seen.step is Step.LET_GO:
+        if seen.step is Step.RELEASE:
             return
         last = case.timeout + 1
         times = {seen.now, min(seen.now + 1, last)}
@@ -424,7 +424,7 @@ class Space(Guarantees):
         for number, successors in enumerate(self.edges):
             for successor in successors:
                 backwards[successor].append(number)
-        ended = [n for n, node in enumerate(self.nodes) if node.seen.step is Step.LET_GO]
+        ended = [n for n, node in enumerate(self.nodes) if node.seen.step is Step.RELEASE]
         with_end = set(ended)
         while ended:
             for before in backwards[ended.pop()]:

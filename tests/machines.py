@@ -159,6 +159,6 @@ def end_of_stream(machine: Teardown, now: float = 0.0, state: TcpState = BOTH_FI
 
 
 def end_of(machine: Teardown, field: str, now: float = 0.0) -> tuple[CloseOutcome, Any]:
-    """Release at LET_GO, and return the outcome and one more field of the result."""
+    """Release at RELEASE, and return the outcome and one more field of the result."""
     result = machine.released(now)
     return result.outcome, getattr(result, field)

@@ -25,7 +25,7 @@ from graceful_close._step import (
     COUNT,
     DRAIN,
     FLUSH,
-    LET_GO,
+    RELEASE,
     SHUT_WR,
     WAIT_ACK,
     WAIT_READABLE,
@@ -81,8 +81,8 @@ def test_the_first_wait_needs_no_machine_and_the_next_one_does(tcp: Pair) -> Non
 
 def test_without_time_there_is_no_wait_at_all(tcp: Pair) -> None:
     connection = begun(tcp, Options(0))
-    assert connection.carry_out(DRAIN) is LET_GO
-    assert connection.let_go().outcome is CloseOutcome.TIMED_OUT
+    assert connection.carry_out(DRAIN) is RELEASE
+    assert connection.release().outcome is CloseOutcome.TIMED_OUT
 
 
 @pytest.mark.parametrize("acknowledged", [True, False])
@@ -111,7 +111,7 @@ def test_the_first_look_reads_no_more_than_the_limit_and_one_byte(tcp: Pair) -> 
     send_fin(tcp.peer, to=tcp.ours)
     connection = Connection(Options(5, drain_limit=10), monotonic())
     drive(connection, connection.begin(tcp.ours))
-    result = connection.let_go()
+    result = connection.release()
     assert (result.outcome, result.drained) == (CloseOutcome.DRAIN_LIMIT, 11)
 
 
@@ -135,18 +135,18 @@ def test_one_of_many_looks_at_once_if_the_peers_fin_is_there(tcp: Pair) -> None:
     send_fin(tcp.peer, to=tcp.ours)
     connection = Connection(Options(), monotonic(), one_of_many=True)
     assert connection.begin(tcp.ours) is DRAIN
-    assert connection.carry_out(DRAIN) is LET_GO
+    assert connection.carry_out(DRAIN) is RELEASE
     assert connection._machine is None
-    assert connection.let_go().peer_first is True
+    assert connection.release().peer_first is True
 
 
 def test_an_answer_to_our_fin_needs_no_machine(tcp: Pair) -> None:
     connection = begun(tcp)
     assert connection.carry_out(DRAIN) is WAIT_READABLE
     send_fin(tcp.peer, to=connection.sock)
-    assert connection.carry_out(connection.waited(WAIT_READABLE)) is LET_GO
+    assert connection.carry_out(connection.waited(WAIT_READABLE)) is RELEASE
     assert connection._machine is None
-    result = connection.let_go()
+    result = connection.release()
     assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, False)
     assert 0 <= result.elapsed < DEADLINE
 
@@ -154,8 +154,8 @@ def test_an_answer_to_our_fin_needs_no_machine(tcp: Pair) -> None:
 def test_which_of_two_fins_that_have_crossed_was_first_is_not_known(tcp: Pair) -> None:
     connection = begun(tcp)
     send_fin(tcp.peer, to=connection.sock)
-    assert connection.carry_out(DRAIN) is LET_GO
-    assert connection.let_go().peer_first is None
+    assert connection.carry_out(DRAIN) is RELEASE
+    assert connection.release().peer_first is None
 
 
 def test_many_reads_in_a_row_are_interrupted(
@@ -180,8 +180,8 @@ def test_a_socket_that_was_closed_has_no_steps() -> None:
     sock = socket.socket()
     sock.close()
     connection = Connection(Options(), monotonic())
-    assert connection.begin(sock) is LET_GO
-    assert connection.let_go().outcome is CloseOutcome.ALREADY_CLOSED
+    assert connection.begin(sock) is RELEASE
+    assert connection.release().outcome is CloseOutcome.ALREADY_CLOSED
 
 
 @pytest.mark.parametrize("by_machine", [False, True])
@@ -194,7 +194,7 @@ def test_the_peers_name_is_in_the_result(by_machine: bool, tcp: Pair) -> None:
         assert connection.machine.peer == peer
     drive(connection, step)
     assert (connection._machine is not None) is by_machine
-    assert connection.let_go().peer == peer
+    assert connection.release().peer == peer
 
 
 @pytest.mark.parametrize("how", ["first look", "machine", "flush"])
@@ -212,8 +212,8 @@ def test_a_reset_that_another_holder_has_read_is_not_the_peers_fin(how: str, tcp
         await_reset(holder)
         with pytest.raises(ConnectionResetError):
             holder.recv(1)
-        assert connection.carry_out(step) is LET_GO
-    result = connection.let_go()
+        assert connection.carry_out(step) is RELEASE
+    result = connection.release()
     assert result.outcome is CloseOutcome.PEER_RESET
     assert "Connection reset by peer" in str(result.error)
 
@@ -224,7 +224,7 @@ def test_a_reset_before_our_fin_is_reported_although_the_fin_is_refused(tcp: Pai
     reset(tcp.peer)
     await_reset(connection.sock)
     drive(connection, SHUT_WR)
-    assert connection.let_go().outcome is CloseOutcome.PEER_RESET
+    assert connection.release().outcome is CloseOutcome.PEER_RESET
 
 
 @pytest.mark.parametrize("machine", [False, True])
@@ -233,9 +233,9 @@ def test_an_error_of_close_itself_is_in_the_result(machine: bool, tcp: Pair) -> 
     connection = begun(tcp)
     if machine:
         assert connection.machine
-    assert connection.carry_out(DRAIN) is LET_GO
+    assert connection.carry_out(DRAIN) is RELEASE
     os.close(connection.sock.fileno())
-    result = connection.let_go()
+    result = connection.release()
     assert result.outcome is CloseOutcome.PEER_CLOSED
     assert result.error is not None
     assert result.error.errno == errno.EBADF
@@ -266,8 +266,8 @@ def test_without_events_for_acknowledgements_they_are_polled_for(waiting: Connec
 def test_a_wait_for_input_that_fails_ends_the_close(tcp: Pair) -> None:
     connection = begun(tcp)
     step = connection.waited(WAIT_READABLE, OSError(errno.EBADF, ""))
-    assert connection.carry_out(step) is LET_GO
-    assert connection.let_go().outcome is CloseOutcome.ALREADY_CLOSED
+    assert connection.carry_out(step) is RELEASE
+    assert connection.release().outcome is CloseOutcome.ALREADY_CLOSED
 
 
 # --- a descriptor that another object closes -----------------------------------------------------
@@ -277,8 +277,8 @@ def test_a_borrowed_descriptor_is_its_owners_after_an_end_at_the_first_look(tcp:
     send_fin(tcp.peer, to=tcp.ours)
     connection = Connection(Options(), monotonic())
     assert connection.begin_borrowed(tcp.ours) is DRAIN
-    assert connection.carry_out(DRAIN) is LET_GO
-    result = connection.let_go()
+    assert connection.carry_out(DRAIN) is RELEASE
+    result = connection.release()
     assert (result.outcome, result.unflushed) == (CloseOutcome.PEER_CLOSED, False)
     assert os.fstat(tcp.ours.fileno())
 
@@ -374,7 +374,7 @@ def test_at_the_deadline_a_reset_ends_the_connection_whoever_else_holds_it(tcp: 
     fill(tcp.ours)
     drive(connection, connection.begin(tcp.ours))
     with holder_of(connection):
-        assert connection.let_go().outcome is CloseOutcome.TIMED_OUT
+        assert connection.release().outcome is CloseOutcome.TIMED_OUT
         await_reset(tcp.peer)
 
 
@@ -382,7 +382,7 @@ def test_at_the_deadline_other_readers_read_the_end(tcp: Pair) -> None:
     connection = Connection(Options(0), monotonic())
     drive(connection, connection.begin(tcp.ours))
     with holder_of(connection) as holder:
-        connection.let_go()
+        connection.release()
         assert holder.recv(1, socket.MSG_DONTWAIT) == b""
 
 
@@ -392,19 +392,19 @@ def test_at_the_deadline_other_readers_read_the_end(tcp: Pair) -> None:
 def test_another_thread_may_reset_it(tcp: Pair) -> None:
     connection = begun(tcp)
     with holder_of(connection):
-        connection.let_go_at_once(LingerPolicy.ABORT)
+        connection.release_at_once(LingerPolicy.ABORT)
         await_reset(tcp.peer)
 
 
 def test_another_thread_may_end_it_in_order(tcp: Pair) -> None:
     connection = begun(tcp)
-    connection.let_go_at_once(LingerPolicy.BACKGROUND)
+    connection.release_at_once(LingerPolicy.BACKGROUND)
     assert read_all(tcp.peer) == b""
 
 
 def test_what_was_not_begun_is_nothing_to_give_up() -> None:
     connection = Connection(Options(), monotonic())
-    connection.let_go_at_once(LingerPolicy.ABORT)
+    connection.release_at_once(LingerPolicy.ABORT)
     connection.disown()
     connection.abandon()
 
@@ -435,7 +435,7 @@ def test_a_reset_that_was_read_before_is_known_if_the_connection_stood(
         tcp.ours.recv(1)
     connection = Connection(Options(), monotonic(), stood=stood)
     drive(connection, connection.begin(tcp.ours))
-    assert connection.let_go().outcome is outcome
+    assert connection.release().outcome is outcome
 
 
 # --- close_notify --------------------------------------------------------------------------------
@@ -448,7 +448,7 @@ def test_what_became_of_a_frameworks_session_is_in_the_result(
     tcp.peer.shutdown(socket.SHUT_WR)
     connection = Connection(Options(5), monotonic(), close_notify=notified)
     drive(connection, connection.begin(tcp.ours))
-    result = connection.let_go()
+    result = connection.release()
     assert (result.notified, result.peer_notified) == notified
 
 
@@ -460,5 +460,5 @@ def test_the_peers_close_notify_is_in_the_result_if_there_is_no_room_for_ours(
     records = LastRecords(bytes(5_000_000), True, True)
     connection = Connection(Options(0), monotonic(), close_notify=records)
     drive(connection, connection.begin(tcp.ours))
-    result = connection.let_go()
+    result = connection.release()
     assert (result.notified, result.peer_notified) == (False, True)

@@ -63,7 +63,7 @@ def result_of_machine(
     if step is Step.LOOK:
         step = machine.looked(then, later)
     assert step is Step.COUNT
-    assert machine.counted(0, later) is Step.LET_GO
+    assert machine.counted(0, later) is Step.RELEASE
     policy, wake_readers = machine.linger_policy, machine.wake_readers
     return machine.released(later), policy, wake_readers
 
@@ -125,7 +125,7 @@ def closed(options: Options, sock: socket.socket, *, by_machine: bool) -> CloseR
         if by_machine:
             assert connection.machine is not None, "reading the attribute creates the machine"
         drive(connection, step)
-        result = connection.let_go()
+        result = connection.release()
     except BaseException:
         connection.abandon(sock)
         raise

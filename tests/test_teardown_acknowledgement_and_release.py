@@ -53,7 +53,7 @@ def test_the_machine_waits_for_the_acknowledgement_after_the_peers_fin() -> None
     assert machine.counted(1, 1.0) is Step.READ_ERROR
     assert machine.no_error(1.0) is Step.WAIT_ACK
     assert machine.woke(1.5) is Step.COUNT
-    assert machine.counted(0, 1.5) is Step.LET_GO
+    assert machine.counted(0, 1.5) is Step.RELEASE
     assert machine.released(1.5).outcome is PEER_CLOSED
 
 
@@ -62,7 +62,7 @@ def test_a_reset_after_the_peers_fin_is_found_although_recv_does_not_report_it()
     assert machine.counted(70_000, 0.0) is Step.READ_ERROR
     assert machine.failed(OSError(errno.EPIPE, "broken"), 0.1) is Step.COUNT
     assert machine.counted(70_000, 0.1) is Step.LOOK
-    assert machine.looked(OVER, 0.1) is Step.LET_GO
+    assert machine.looked(OVER, 0.1) is Step.RELEASE
     assert end_of(machine, "unacked", 0.1) == (CloseOutcome.PEER_RESET, 70_000)
 
 
@@ -74,7 +74,7 @@ def test_delivery_ends_at_the_acknowledgement_without_the_peers_fin() -> None:
     assert machine.would_block(0.2) is Step.COUNT
     assert machine.counted(10, 0.2) is Step.WAIT_ACK
     assert machine.woke(0.2, readable=False) is Step.COUNT, "only the acknowledgement arrived"
-    assert machine.counted(0, 0.2) is Step.LET_GO
+    assert machine.counted(0, 0.2) is Step.RELEASE
     assert machine.linger_policy is LingerPolicy.BACKGROUND
     assert machine.wake_readers
     assert machine.released(0.2) == CloseResult(DELIVERED, 0.2, 10, 0, None, peer_first=False)
@@ -86,7 +86,7 @@ def test_a_count_of_0_needs_the_pending_error_on_systems_where_a_reset_clears_th
 ) -> None:
     machine = silent(asking(until=DELIVERED), view)
     assert machine.counted(0, 0.0) is Step.READ_ERROR
-    assert machine.failed(RESET, 0.0) is Step.LET_GO
+    assert machine.failed(RESET, 0.0) is Step.RELEASE
     assert end_of(machine, "unacked") == (CloseOutcome.PEER_RESET, None)
 
 
@@ -143,7 +143,7 @@ def test_a_kernel_that_rejects_the_count_is_treated_as_without_counts() -> None:
     assert machine.counted(None, 0.0) is Step.WAIT_READABLE
     machine.woke(0.0)
     assert end_of_stream(machine) is Step.COUNT
-    assert machine.counted(None, 0.0) is Step.LET_GO
+    assert machine.counted(None, 0.0) is Step.RELEASE
     assert machine.released(0.0) == CloseResult(
         PEER_CLOSED, 0.0, 0, None, None, peer_first=False
     )
@@ -153,7 +153,7 @@ def test_a_kernel_that_rejects_the_count_is_treated_as_without_counts() -> None:
 def test_a_pending_error_of_a_connection_that_goes_on_ends_nothing(state: TcpState) -> None:
     machine = silent(asking(until=DELIVERED), BSD)
     assert machine.counted(0, 0.0) is Step.READ_ERROR
-    assert machine.pending_error(LOST, state, 0.5) is Step.LET_GO
+    assert machine.pending_error(LOST, state, 0.5) is Step.RELEASE
     assert end_of(machine, "error", 0.5) == (DELIVERED, None)
 
 
@@ -161,7 +161,7 @@ def test_a_pending_error_of_a_connection_that_goes_on_ends_nothing(state: TcpSta
 def test_a_pending_error_of_a_connection_that_is_over_ended_it(state: TcpState | None) -> None:
     machine = silent(asking(until=DELIVERED), BSD)
     assert machine.counted(0, 0.0) is Step.READ_ERROR
-    assert machine.pending_error(RESET, state, 0.5) is Step.LET_GO
+    assert machine.pending_error(RESET, state, 0.5) is Step.RELEASE
     assert end_of(machine, "error", 0.5) == (CloseOutcome.PEER_RESET, RESET)
 
 
@@ -169,13 +169,13 @@ def test_a_count_after_a_failed_handshake_does_not_prove_delivery() -> None:
     machine = draining(asking(until=DELIVERED), state=ACCEPTING)
     assert end_of_stream(machine, state=NEVER_OPEN) is Step.READ_ERROR
     assert machine.no_error(0.0) is Step.COUNT
-    assert machine.counted(0, 0.0) is Step.LET_GO
+    assert machine.counted(0, 0.0) is Step.RELEASE
     assert machine.released(0.0).outcome is CloseOutcome.NOT_CONNECTED
 
 
 def test_delivery_is_detected_without_the_peers_fin() -> None:
     machine = deaf(asking(until=DELIVERED))
-    assert machine.counted(0, 0.0) is Step.LET_GO
+    assert machine.counted(0, 0.0) is Step.RELEASE
     assert machine.released(0.0).outcome is DELIVERED
 
 
@@ -187,7 +187,7 @@ def test_an_end_without_a_reset_is_counted_again_without_a_wait() -> None:
     machine.woke(1.0)
     assert machine.looked(OVER, 1.0) is Step.READ_ERROR
     assert machine.no_error(1.0) is Step.COUNT
-    assert machine.counted(0, 1.0) is Step.LET_GO
+    assert machine.counted(0, 1.0) is Step.RELEASE
     assert machine.released(1.0).outcome is PEER_CLOSED
 
 
@@ -211,7 +211,7 @@ def test_a_count_after_another_holder_disconnected_the_socket_is_not_reported(
         machine.shut(0.0)
     assert machine.failed(RESET, 0.1) is Step.COUNT
     assert machine.counted(65_538, 0.1) is Step.LOOK
-    assert machine.looked(NEVER_OPEN, 0.1) is Step.LET_GO
+    assert machine.looked(NEVER_OPEN, 0.1) is Step.RELEASE
     assert end_of(machine, "unacked", 0.1) == (CloseOutcome.PEER_RESET, None)
 
 
@@ -219,7 +219,7 @@ def test_a_disconnected_socket_whose_error_another_reader_took_was_reset() -> No
     machine = draining()
     assert machine.failed(NOT_CONNECTED, 0.1) is Step.COUNT
     assert machine.counted(65_538, 0.1) is Step.LOOK
-    assert machine.looked(NEVER_OPEN, 0.1) is Step.LET_GO
+    assert machine.looked(NEVER_OPEN, 0.1) is Step.RELEASE
     assert end_of(machine, "unacked", 0.1) == (CloseOutcome.PEER_RESET, None)
 
 
@@ -235,7 +235,7 @@ def test_a_count_of_a_socket_that_was_disconnected_after_the_peers_fin_is_not_re
     machine = after_the_peers_fin()
     assert machine.counted(65_538, 5.0) is Step.READ_ERROR
     assert machine.no_error(5.0) is Step.LOOK, "another reader has taken the error"
-    assert machine.looked(NEVER_OPEN, 5.0) is Step.LET_GO
+    assert machine.looked(NEVER_OPEN, 5.0) is Step.RELEASE
     assert end_of(machine, "unacked", 5.0) == (CloseOutcome.TIMED_OUT, None)
 
 
@@ -249,7 +249,7 @@ def test_a_socket_that_is_disconnected_between_a_read_and_the_look_was_reset(
         assert machine.no_error(0.1) is Step.COUNT
     else:
         assert machine.failed(RESET, 0.1) is Step.COUNT
-    assert machine.counted(65_538, 0.1) is Step.LET_GO
+    assert machine.counted(65_538, 0.1) is Step.RELEASE
     result = machine.released(0.1)
     assert (result.outcome, result.unacked) == (CloseOutcome.PEER_RESET, None)
     assert result.error is not None
@@ -283,7 +283,7 @@ def test_in_a_handshake_the_machine_does_not_request_a_count() -> None:
     assert machine.looked(FIN_SENT, 0.1) is Step.COUNT, "the handshake is finished"
     assert machine.counted(5, 0.1) is Step.WAIT_ACK
     assert machine.woke(0.2, readable=False) is Step.COUNT
-    assert machine.counted(0, 0.2) is Step.LET_GO
+    assert machine.counted(0, 0.2) is Step.RELEASE
     assert machine.released(0.2).outcome is DELIVERED
 
 
@@ -303,7 +303,7 @@ def test_a_handshake_that_does_not_finish_times_out_with_an_unknown_count() -> N
     machine = draining(asking(1.0), state=ACCEPTING)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
     assert woke_without_input(machine, 1.0) is Step.LOOK
-    assert machine.looked(ACCEPTING, 1.0) is Step.LET_GO
+    assert machine.looked(ACCEPTING, 1.0) is Step.RELEASE
     assert end_of(machine, "unacked", 1.0) == (CloseOutcome.TIMED_OUT, None)
 
 
@@ -314,7 +314,7 @@ def test_without_counts_the_kernel_lingers_for_the_remaining_time() -> None:
     machine = begun(asking(until=DELIVERED), WINDOWS, 10.0)
     machine.shut(10.0)
     assert machine.received(100, 10.0) is Step.WAIT_READABLE
-    assert woke_without_input(machine, 11.5) is Step.LET_GO
+    assert woke_without_input(machine, 11.5) is Step.RELEASE
     assert machine.linger_policy is LingerPolicy.TIMED
     assert machine.linger_seconds == 3.5
     assert end_of(machine, "unacked", 12.0) == (CloseOutcome.TIMED_OUT, None)
@@ -332,7 +332,7 @@ def test_where_nothing_can_be_seen_and_no_time_is_left_the_kernel_does_not_linge
     left: float, policy: LingerPolicy
 ) -> None:
     machine = draining(asking(until=DELIVERED), WINDOWS)
-    assert machine.would_block(5.0 - left) is Step.LET_GO
+    assert machine.would_block(5.0 - left) is Step.RELEASE
     assert (machine.linger_policy, machine.linger_seconds) == (policy, left)
 
 
@@ -347,20 +347,20 @@ def test_an_error_of_a_close_without_linger_does_not_change_the_outcome(error: O
 @pytest.mark.parametrize("policy", [LingerPolicy.BACKGROUND, LingerPolicy.ABORT])
 def test_a_timeout_ends_with_the_policy_of_on_timeout(policy: LingerPolicy) -> None:
     machine = silent(asking(1.0, on_timeout=policy), OTHER)
-    assert woke_without_input(machine, 1.0) is Step.LET_GO
+    assert woke_without_input(machine, 1.0) is Step.RELEASE
     assert machine.linger_policy is policy
 
 
 def test_a_look_that_was_not_asked_for_changes_no_outcome() -> None:
     machine = draining()
     assert machine.failed(LOST, 0.0) is Step.COUNT
-    assert machine.looked(BOTH_FINS, 0.0) is Step.LET_GO
+    assert machine.looked(BOTH_FINS, 0.0) is Step.RELEASE
     assert machine.released(0.0).outcome is CloseOutcome.TIMED_OUT
 
 
 def test_a_descriptor_that_another_thread_closed_is_reported_as_already_closed() -> None:
     machine = begun()
-    assert machine.shut(0.0, OSError(errno.EBADF, "closed")) is Step.LET_GO
+    assert machine.shut(0.0, OSError(errno.EBADF, "closed")) is Step.RELEASE
     assert machine.released(0.0).outcome is CloseOutcome.ALREADY_CLOSED
 
 
@@ -410,7 +410,7 @@ def test_silence_does_not_abort_without_counts(view: View) -> None:
     machine = draining(options, view)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
     assert machine.wake_at == 1.0
-    assert woke_without_input(machine, 1.0) is Step.LET_GO
+    assert woke_without_input(machine, 1.0) is Step.RELEASE
     assert machine.linger_policy is LingerPolicy.BACKGROUND
     assert machine.released(1.0).outcome is CloseOutcome.IDLE_TIMED_OUT
 
@@ -418,7 +418,7 @@ def test_silence_does_not_abort_without_counts(view: View) -> None:
 def test_silence_aborts_with_counts() -> None:
     machine = silent(asking(5.0, idle_timeout=1.0, on_timeout=LingerPolicy.ABORT))
     machine.counted(7, 0.0)
-    assert woke_to_count(machine, 7, 1.0) is Step.LET_GO
+    assert woke_to_count(machine, 7, 1.0) is Step.RELEASE
     assert machine.linger_policy is LingerPolicy.ABORT
 
 
@@ -426,7 +426,7 @@ def test_a_driver_of_many_never_lingers_in_the_kernel() -> None:
     machine = begun(asking(until=DELIVERED), WINDOWS, one_of_many=True)
     machine.shut(0.0)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
-    assert woke_without_input(machine, 5.0) is Step.LET_GO
+    assert woke_without_input(machine, 5.0) is Step.RELEASE
     assert machine.linger_policy is LingerPolicy.BACKGROUND
 
 
@@ -434,7 +434,7 @@ def test_a_driver_that_must_end_chooses_the_policy() -> None:
     machine = silent()
     assert machine.time_is_up(1.0, LingerPolicy.ABORT) is Step.DRAIN
     assert machine.would_block(1.0) is Step.COUNT
-    assert machine.counted(7, 1.0) is Step.LET_GO
+    assert machine.counted(7, 1.0) is Step.RELEASE
     assert machine.linger_policy is LingerPolicy.ABORT
     assert machine.released(1.0) == CloseResult(
         CloseOutcome.TIMED_OUT, 1.0, 0, 7, None, peer_first=False

@@ -47,7 +47,7 @@ def test_close_notify_is_sent_before_the_fin() -> None:
     assert machine.notified(True, 1.0, received=False) is Step.SHUT_WR
     assert machine.shut(1.0) is Step.DRAIN
     assert end_of_stream(machine, 1.0) is Step.COUNT
-    assert machine.counted(0, 1.0) is Step.LET_GO
+    assert machine.counted(0, 1.0) is Step.RELEASE
     result = machine.released(1.0)
     assert result.notified
     assert result.peer_notified is None, "the end may be that of the caller's own SHUT_RD"
@@ -87,7 +87,7 @@ def test_a_connection_that_fails_before_close_notify_is_not_notified() -> None:
     begin(machine)
     assert machine.failed(RESET, 0.0) is Step.COUNT
     assert machine.counted(12, 0.0) is Step.LOOK
-    assert machine.looked(OVER, 0.0) is Step.LET_GO
+    assert machine.looked(OVER, 0.0) is Step.RELEASE
     assert end_of(machine, "notified") == (CloseOutcome.PEER_RESET, False)
 
 
@@ -101,7 +101,7 @@ def test_input_is_drained_while_close_notify_waits_for_room() -> None:
     assert machine.woke(1.0) is Step.SEND_CLOSE_NOTIFY
     assert machine.notified(True, 1.0) is Step.SHUT_WR
     assert machine.shut(1.0) is Step.COUNT
-    assert machine.counted(0, 1.0) is Step.LET_GO
+    assert machine.counted(0, 1.0) is Step.RELEASE
     result = machine.released(1.0)
     assert (result.outcome, result.drained) == (PEER_CLOSED, 70_000)
     assert result.peer_first, "its FIN arrived during the wait for room"
@@ -123,7 +123,7 @@ def test_close_notify_without_room_in_time_is_omitted(moment: str) -> None:
     assert step is Step.SHUT_WR
     assert machine.shut(1.0) is Step.DRAIN
     assert machine.would_block(1.0) is Step.COUNT
-    assert machine.counted(9, 1.0) is Step.LET_GO
+    assert machine.counted(9, 1.0) is Step.RELEASE
     assert end_of(machine, "notified", 1.0) == (CloseOutcome.TIMED_OUT, False)
 
 
@@ -213,7 +213,7 @@ def test_a_peer_that_sends_its_fin_in_time_is_first() -> None:
     assert machine.counted(1, 10.3) is Step.READ_ERROR
     assert machine.no_error(10.3) is Step.WAIT_ACK
     assert machine.woke(10.4) is Step.COUNT
-    assert machine.counted(0, 10.4) is Step.LET_GO
+    assert machine.counted(0, 10.4) is Step.RELEASE
     result = machine.released(10.5)
     assert result == CloseResult(PEER_CLOSED, 0.5, 100, 0, None, peer_first=True)
 
@@ -245,7 +245,7 @@ def test_the_machine_does_not_wait_for_a_peer_that_was_first_before_the_call() -
     begin(machine, state=PEER_FIN)
     assert machine.received(0, 0.0) is Step.SHUT_WR
     assert machine.shut(0.0) is Step.COUNT
-    assert machine.counted(0, 0.0) is Step.LET_GO
+    assert machine.counted(0, 0.0) is Step.RELEASE
     assert machine.released(0.0).peer_first is True
 
 
@@ -257,7 +257,7 @@ def test_a_caller_that_was_first_before_the_call_is_reported_as_first(
     machine = Teardown(asking(peer_first=peer_first), 0.0, LINUX)
     assert begin(machine, state=state) is Step.DRAIN, "our FIN was sent, so there is no wait"
     assert end_of_stream(machine) is Step.COUNT
-    assert machine.counted(0, 0.0) is Step.LET_GO
+    assert machine.counted(0, 0.0) is Step.RELEASE
     assert machine.released(0.0).peer_first is False
 
 
@@ -267,7 +267,7 @@ def test_without_states_who_was_first_is_unknown() -> None:
     assert machine.would_block(0.0) is Step.WAIT_READABLE
     machine.woke(0.5)
     assert machine.received(0, 0.5) is Step.SHUT_WR
-    assert machine.shut(0.5) is Step.LET_GO
+    assert machine.shut(0.5) is Step.RELEASE
     assert end_of(machine, "peer_first", 0.5) == (PEER_CLOSED, None)
 
 
@@ -302,7 +302,7 @@ def test_the_drain_limit_ends_the_close_before_our_fin() -> None:
     machine = letting_the_peer_be_first(drain_limit=10)
     assert machine.received(11, 0.0) is Step.SHUT_WR, "close() sends no FIN if a dup exists"
     assert machine.shut(0.0) is Step.COUNT
-    assert machine.counted(3, 0.0) is Step.LET_GO
+    assert machine.counted(3, 0.0) is Step.RELEASE
     assert machine.released(0.0).outcome is CloseOutcome.DRAIN_LIMIT
 
 

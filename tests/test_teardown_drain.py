@@ -51,7 +51,7 @@ def test_a_peer_that_closes_is_reported_as_closed() -> None:
     assert machine.woke(100.2) is Step.DRAIN
     assert machine.received(0, 100.2) is Step.LOOK
     assert machine.looked(BOTH_FINS, 100.2) is Step.COUNT
-    assert machine.counted(0, 100.2) is Step.LET_GO
+    assert machine.counted(0, 100.2) is Step.RELEASE
     assert machine.linger_policy is None
     assert not machine.wake_readers, "a driver that reads has read the end of the stream"
     result = machine.released(100.25)
@@ -68,7 +68,7 @@ def test_enotconn_at_a_second_shutdown_on_macos_is_not_an_error(sign_of_life: st
     machine.woke(0.1)
     assert end_of_stream(machine, 0.1) is Step.COUNT
     assert machine.counted(0, 0.1) is Step.READ_ERROR
-    assert machine.no_error(0.1) is Step.LET_GO
+    assert machine.no_error(0.1) is Step.RELEASE
     assert end_of(machine, "error", 0.1) == (PEER_CLOSED, None)
 
 
@@ -76,7 +76,7 @@ def test_a_stream_without_acknowledgements_waits_for_the_peers_fin() -> None:
     machine = draining(asking(until=DELIVERED), OTHER)
     assert machine.would_block(0.0) is Step.WAIT_READABLE
     machine.woke(0.0)
-    assert machine.received(0, 0.0) is Step.LET_GO
+    assert machine.received(0, 0.0) is Step.RELEASE
     assert machine.linger_policy is LingerPolicy.BACKGROUND, "there may be something to send"
     assert machine.released(0.0) == CloseResult(PEER_CLOSED, 0.0, 0, None, None)
 
@@ -86,7 +86,7 @@ def test_the_deadline_ends_a_flood() -> None:
     assert machine.received(1 << 20, 1.9) is Step.WAIT_READABLE
     assert machine.woke(1.9) is Step.DRAIN
     assert machine.received(1 << 20, 2.0) is Step.COUNT
-    assert machine.counted(3, 2.0) is Step.LET_GO
+    assert machine.counted(3, 2.0) is Step.RELEASE
     assert machine.released(2.0) == CloseResult(CloseOutcome.TIMED_OUT, 2.0, 2 << 20, 3, None)
 
 
@@ -100,7 +100,7 @@ def test_silence_ends_at_the_idle_deadline_and_not_before() -> None:
     assert machine.would_block(1.0) is Step.COUNT
     assert machine.counted(7, 1.0) is Step.WAIT_ACK
     assert machine.wake_at == 3.0
-    assert woke_to_count(machine, 7, 3.0) is Step.LET_GO
+    assert woke_to_count(machine, 7, 3.0) is Step.RELEASE
     assert end_of(machine, "unacked", 3.0) == (CloseOutcome.IDLE_TIMED_OUT, 7)
 
 
@@ -152,7 +152,7 @@ def test_the_end_of_the_stream_is_not_a_fin_if_the_state_disagrees() -> None:
     assert machine.counted(0, 1.0) is Step.WAIT_ACK
     assert machine.woke(2.0) is Step.LOOK
     assert machine.looked(BOTH_FINS, 2.0) is Step.COUNT
-    assert machine.counted(0, 2.0) is Step.LET_GO
+    assert machine.counted(0, 2.0) is Step.RELEASE
     assert end_of(machine, "peer_first", 2.0) == (PEER_CLOSED, None)
 
 
@@ -169,7 +169,7 @@ def test_the_deadline_ends_the_wait_for_a_fin_that_recv_cannot_report() -> None:
     machine.counted(4, 0.0)
     assert machine.woke(5.0) is Step.LOOK
     assert machine.looked(FIN_SENT, 5.0) is Step.COUNT
-    assert machine.counted(4, 5.0) is Step.LET_GO
+    assert machine.counted(4, 5.0) is Step.RELEASE
     assert machine.released(5.0) == CloseResult(CloseOutcome.TIMED_OUT, 5.0, 0, 4, None)
 
 

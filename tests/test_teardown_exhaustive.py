@@ -104,7 +104,7 @@ SMALL = [
 
 
 def _is_work(node: Node) -> bool:
-    return node.seen.step not in WAITS and node.seen.step is not Step.LET_GO
+    return node.seen.step not in WAITS and node.seen.step is not Step.RELEASE
 
 
 def _names(cases: list[Case]) -> list[str]:

@@ -44,7 +44,7 @@ def test_enotconn_at_shutdown_does_not_decide_the_outcome() -> None:
     machine = draining(state=OVER, error=NOT_CONNECTED)
     assert machine.failed(RESET, 0.0) is Step.COUNT
     assert machine.counted(12, 0.0) is Step.LOOK
-    assert machine.looked(OVER, 0.0) is Step.LET_GO
+    assert machine.looked(OVER, 0.0) is Step.RELEASE
     assert machine.released(0.0) == CloseResult(CloseOutcome.PEER_RESET, 0.0, 0, 12, RESET)
 
 
@@ -59,7 +59,7 @@ def test_a_connection_that_ended_before_the_call_is_not_reported_as_a_success() 
     machine = draining(state=OVER, error=NOT_CONNECTED)
     assert machine.received(0, 0.0) is Step.READ_ERROR
     assert machine.no_error(0.0) is Step.COUNT
-    assert machine.counted(0, 0.0) is Step.LET_GO
+    assert machine.counted(0, 0.0) is Step.RELEASE
     assert end_of(machine, "error") == (CloseOutcome.NOT_CONNECTED, NOT_CONNECTED)
 
 
@@ -77,7 +77,7 @@ def test_a_fin_of_ours_before_the_call_proves_the_connection() -> None:
     machine = Teardown(asking(), 0.0, BSD)
     assert begin(machine, state=FIN_SENT) is Step.DRAIN
     step = end_of_stream(machine)
-    while step is not Step.LET_GO:
+    while step is not Step.RELEASE:
         step = machine.counted(0, 0.0) if step is Step.COUNT else machine.no_error(0.0)
     assert end_of(machine, "error") == (PEER_CLOSED, None)
 
@@ -86,7 +86,7 @@ def test_a_fin_of_ours_before_the_call_proves_the_connection() -> None:
 def test_a_refused_connect_is_reported_as_not_connected(view: View, state: TcpState) -> None:
     machine = draining(view=view, state=state, error=NOT_CONNECTED)
     if machine.failed(REFUSED, 0.0) is Step.COUNT:
-        assert machine.counted(0, 0.0) is Step.LET_GO
+        assert machine.counted(0, 0.0) is Step.RELEASE
     assert machine.released(0.0).outcome is CloseOutcome.NOT_CONNECTED
 
 
@@ -101,7 +101,7 @@ def test_a_listener_has_no_connection_and_nothing_unacknowledged(
     abort: bool, tls: bool
 ) -> None:
     machine = Teardown(asking(), 0.0, LINUX, tls=tls, abort=abort)
-    assert begin(machine, state=LISTENING) is Step.LET_GO
+    assert begin(machine, state=LISTENING) is Step.RELEASE
     assert machine.linger_policy is None
     result = machine.released(0.0)
     assert (result.outcome, result.unacked) == (CloseOutcome.NOT_CONNECTED, 0)
@@ -111,7 +111,7 @@ def test_a_listener_has_no_connection_and_nothing_unacknowledged(
 @pytest.mark.parametrize("abort", [False, True])
 def test_a_pending_connect_times_out_with_an_unknown_count(abort: bool) -> None:
     machine = Teardown(asking(), 0.0, LINUX, abort=abort)
-    assert begin(machine, state=CONNECTING) is Step.LET_GO
+    assert begin(machine, state=CONNECTING) is Step.RELEASE
     assert end_of(machine, "unacked") == (CloseOutcome.NOT_CONNECTED, None)
 
 
@@ -127,7 +127,7 @@ def test_whatever_a_socket_that_never_connected_says_it_is_not_connected(
         assert machine.received(0, 0.0) is Step.READ_ERROR
         step = machine.no_error(0.0) if end == "no error" else machine.failed(LOST, 0.0)
         assert step is Step.COUNT
-    assert machine.counted(count, 0.0) is Step.LET_GO
+    assert machine.counted(count, 0.0) is Step.RELEASE
     result = machine.released(0.0)
     assert result.outcome is CloseOutcome.NOT_CONNECTED
     expected = None if count else 0
@@ -139,7 +139,7 @@ def test_a_connection_that_never_opened_is_no_peers_end_though_our_fin_is_out() 
     machine = after_our_fin_in_a_flush()
     step = begin(machine, state=NEVER_OPEN)
     assert step is Step.READ_ERROR
-    while step is not Step.LET_GO:
+    while step is not Step.RELEASE:
         step = machine.counted(0, 0.0) if step is Step.COUNT else machine.no_error(0.0)
     assert machine.released(0.0).outcome is CloseOutcome.NOT_CONNECTED
 
@@ -149,7 +149,7 @@ def test_open_after_our_fin_is_treated_as_an_unknown_state() -> None:
     machine = silent()
     machine.woke(1.0)
     assert end_of_stream(machine, 1.0, state=OPEN) is Step.COUNT
-    assert machine.counted(None, 1.0) is Step.LET_GO
+    assert machine.counted(None, 1.0) is Step.RELEASE
     assert machine.released(1.0).outcome is PEER_CLOSED
 
 
@@ -160,7 +160,7 @@ def test_with_an_unknown_state_the_end_of_the_stream_is_the_proof() -> None:
     machine.shut(0.0)
     assert machine.received(0, 0.0) is Step.LOOK
     assert machine.looked(None, 0.0) is Step.COUNT
-    assert machine.counted(0, 0.0) is Step.LET_GO
+    assert machine.counted(0, 0.0) is Step.RELEASE
     assert end_of(machine, "peer_first") == (PEER_CLOSED, None)
 
 
@@ -174,7 +174,7 @@ def test_an_abort_looks_counts_and_then_resets(view: View, tls: bool) -> None:
     if view.acks is not None:
         assert step is Step.COUNT
         step = machine.counted(70_000, 0.0)
-    assert step is Step.LET_GO
+    assert step is Step.RELEASE
     assert machine.linger_policy is LingerPolicy.ABORT
     unacked = None if view.acks is None else 70_000
     assert machine.released(0.0) == CloseResult(CloseOutcome.ABORTED, 0.0, 0, unacked, None)
@@ -186,7 +186,7 @@ def test_an_abort_looks_counts_and_then_resets(view: View, tls: bool) -> None:
 def test_an_abort_reports_who_sent_the_first_fin(state: TcpState, peer_first: bool) -> None:
     machine = Teardown(asking(), 0.0, LINUX, abort=True)
     assert begin(machine, state=state) is Step.COUNT
-    assert machine.counted(0, 0.0) is Step.LET_GO
+    assert machine.counted(0, 0.0) is Step.RELEASE
     assert end_of(machine, "peer_first") == (CloseOutcome.ABORTED, peer_first)
 
 
@@ -194,7 +194,7 @@ def test_an_abort_of_an_ended_connection_reports_how_it_ended() -> None:
     machine = Teardown(asking(), 0.0, LINUX, abort=True)
     assert begin(machine, state=OVER) is Step.READ_ERROR
     assert machine.failed(RESET, 0.0) is Step.COUNT
-    assert machine.counted(5, 0.0) is Step.LET_GO
+    assert machine.counted(5, 0.0) is Step.RELEASE
     assert machine.linger_policy is None
     assert machine.released(0.0) == CloseResult(CloseOutcome.PEER_RESET, 0.0, 0, 5, RESET)
 
@@ -208,7 +208,7 @@ def test_an_abort_of_a_connection_that_ended_without_a_reset_is_reported_as_not_
     assert begin(machine, state=state) is Step.READ_ERROR
     step = machine.no_error(0.0) if error is None else machine.failed(error, 0.0)
     assert step is Step.COUNT
-    assert machine.counted(0, 0.0) is Step.LET_GO
+    assert machine.counted(0, 0.0) is Step.RELEASE
     assert end_of(machine, "error") == (CloseOutcome.NOT_CONNECTED, error)
 
 
@@ -217,7 +217,7 @@ def test_an_abort_of_a_descriptor_that_another_thread_closed_is_reported_as_alre
 ):
     machine = Teardown(asking(), 0.0, LINUX, abort=True)
     assert begin(machine, state=OVER) is Step.READ_ERROR
-    assert machine.failed(OSError(errno.EBADF, "closed"), 0.0) is Step.LET_GO
+    assert machine.failed(OSError(errno.EBADF, "closed"), 0.0) is Step.RELEASE
     assert machine.released(0.0).outcome is CloseOutcome.ALREADY_CLOSED
 
 
@@ -228,7 +228,7 @@ def test_an_abort_in_a_handshake_counts_if_the_kernel_counts(
     machine = Teardown(asking(), 0.0, LINUX, abort=True)
     assert begin(machine, state=ACCEPTING) is Step.LOOK
     if machine.looked(state, 0.0) is Step.COUNT:
-        assert machine.counted(7, 0.0) is Step.LET_GO
+        assert machine.counted(7, 0.0) is Step.RELEASE
     assert machine.linger_policy is LingerPolicy.ABORT
     assert machine.released(0.0).unacked == unacked
 
@@ -236,7 +236,7 @@ def test_an_abort_in_a_handshake_counts_if_the_kernel_counts(
 def test_an_abort_in_a_handshake_that_fails_meanwhile_asks_for_nothing_more() -> None:
     machine = Teardown(asking(), 0.0, LINUX, abort=True)
     assert begin(machine, state=ACCEPTING) is Step.LOOK
-    assert machine.looked(NEVER_OPEN, 0.0) is Step.LET_GO
+    assert machine.looked(NEVER_OPEN, 0.0) is Step.RELEASE
 
 
 def test_an_established_connection_that_is_gone_was_reset() -> None:

@@ -56,7 +56,7 @@ def test_after_a_flush_that_sent_the_fin_the_connection_may_be_over() -> None:
     machine = after_our_fin_in_a_flush()
     assert begin(machine, state=OVER) is Step.DRAIN
     assert machine.received(0, 0.0) is Step.COUNT
-    assert machine.counted(0, 0.0) is Step.LET_GO
+    assert machine.counted(0, 0.0) is Step.RELEASE
     assert machine.released(0.0).outcome is PEER_CLOSED
 
 
@@ -79,7 +79,7 @@ def test_after_a_flush_the_close_is_as_any_other() -> None:
     assert machine.would_block(2.0) is Step.WAIT_READABLE
     assert machine.woke(3.0) is Step.DRAIN
     assert end_of_stream(machine, 3.0) is Step.COUNT
-    assert machine.counted(0, 3.0) is Step.LET_GO
+    assert machine.counted(0, 3.0) is Step.RELEASE
     result = machine.released(3.0)
     assert result == CloseResult(PEER_CLOSED, 3.0, 10, 0, None, peer_first=False)
 
@@ -113,7 +113,7 @@ def test_the_longer_silence_of_a_flush_ends_in_a_reset_too() -> None:
     machine = flushing(flush_timeout=120)
     assert machine.flushing(0, 0, HELD, 120.0) is Step.LOOK
     machine.looked(OPEN, 120.0)
-    assert machine.counted(7, 120.0) is Step.LET_GO
+    assert machine.counted(7, 120.0) is Step.RELEASE
     assert machine.linger_policy is LingerPolicy.ABORT
     assert machine.released(120.0).outcome is CloseOutcome.TIMED_OUT
 
@@ -134,7 +134,7 @@ def test_a_flush_of_a_byte_a_second_times_out() -> None:
         assert machine.flushing(second, 0, HELD, float(second)) is Step.FLUSH
     assert machine.flushing(5, 0, HELD, 5.0) is Step.LOOK
     assert machine.looked(OPEN, 5.0) is Step.COUNT
-    assert machine.counted(7, 5.0) is Step.LET_GO
+    assert machine.counted(7, 5.0) is Step.RELEASE
     assert machine.linger_policy is LingerPolicy.ABORT, (
         "a FIN would mean that the stream is complete"
     )
@@ -154,7 +154,7 @@ def test_the_idle_time_ends_a_flush_if_it_is_shorter() -> None:
     machine = flushing(asking(timeout=50, idle_timeout=5))
     assert machine.flushing(0, 0, None, 5.0) is Step.LOOK
     machine.looked(OPEN, 5.0)
-    assert machine.counted(7, 5.0) is Step.LET_GO
+    assert machine.counted(7, 5.0) is Step.RELEASE
     assert end_of(machine, "unacked", 5.0) == (CloseOutcome.IDLE_TIMED_OUT, None)
 
 
@@ -182,7 +182,7 @@ def test_a_truncated_stream_ends_with_a_reset_and_is_not_notified() -> None:
     machine = flushing(tls=True)
     assert machine.cut_short(HELD, CUT_SHORT, 1.0) is Step.LOOK
     assert machine.looked(OPEN, 1.0) is Step.COUNT
-    assert machine.counted(0, 1.0) is Step.LET_GO
+    assert machine.counted(0, 1.0) is Step.RELEASE
     assert machine.linger_policy is LingerPolicy.ABORT
     assert machine.released(1.0) == CloseResult(
         CloseOutcome.TIMED_OUT, 1.0, 0, HELD, CUT_SHORT, notified=False
@@ -195,14 +195,14 @@ def test_a_close_notify_of_a_flush_that_timed_out_is_destroyed_where_there_is_a_
 ) -> None:
     machine = given_up(view, tls=True)
     if machine.looked(OPEN, 5.0) is Step.COUNT:
-        assert machine.counted(0, 5.0) is Step.LET_GO
+        assert machine.counted(0, 5.0) is Step.RELEASE
     assert machine.released(5.0).notified is notified
 
 
 def test_a_flush_that_was_cut_short_has_sent_no_close_notify() -> None:
     machine = flushing(view=OTHER, tls=True)
     machine.cut_short(HELD, CUT_SHORT, 5.0)
-    assert machine.looked(OPEN, 5.0) is Step.LET_GO
+    assert machine.looked(OPEN, 5.0) is Step.RELEASE
     assert machine.released(5.0).notified is False
 
 
@@ -232,7 +232,7 @@ def test_an_error_in_the_flush_resets_what_remains_of_the_connection_if_bytes_ar
         step = machine.shut(1.0)
     assert step is Step.LOOK
     assert machine.looked(OPEN, 1.0) is Step.COUNT
-    assert machine.counted(7, 1.0) is Step.LET_GO
+    assert machine.counted(7, 1.0) is Step.RELEASE
     assert machine.linger_policy is policy
 
 
@@ -257,7 +257,7 @@ def test_a_flush_that_fails_in_the_handshake_of_fast_open_counts_nothing() -> No
     machine = flushing()
     unreachable = OSError(errno.EHOSTUNREACH, "of an ICMP message")
     assert machine.failed(unreachable, 1.0, HELD) is Step.LOOK
-    assert machine.looked(ACCEPTING, 1.0) is Step.LET_GO
+    assert machine.looked(ACCEPTING, 1.0) is Step.RELEASE
     assert end_of(machine, "unacked", 1.0) == (CloseOutcome.TIMED_OUT, None)
 
 

@@ -68,9 +68,9 @@ def test_no_order_of_reports_makes_the_machine_wait_too_long_or_continue_after_t
         if step in WAITS:
             assert machine.wake_at <= case.timeout
         if ended is not None:
-            assert step is Step.LET_GO
+            assert step is Step.RELEASE
             assert machine.released(0.0) == ended
-        elif step is Step.LET_GO:
+        elif step is Step.RELEASE:
             ended = machine.released(0.0)
             if ended.outcome in {CloseOutcome.PEER_CLOSED, CloseOutcome.DELIVERED}:
                 assert ended.unacked in {0, None}

@@ -23,7 +23,7 @@ from graceful_close import (
 from graceful_close._close_all import close_at_once
 from graceful_close._connection import Connection as ClosingConnection
 from graceful_close._options import Options
-from graceful_close._step import LET_GO, WAIT_EITHER
+from graceful_close._step import RELEASE, WAIT_EITHER
 from streams import DEADLINE, MODES, await_fin, await_input, meanwhile, reset
 from tls_sessions import (
     close_while_the_peer_reads,
@@ -69,8 +69,8 @@ def test_close_notify_is_sent_once_when_there_is_room(
         assert is_one_close_notify(received[0][written:], version)
         peer.close()
         await_fin(connection.sock)
-        assert connection.carry_out(machine.woke(monotonic())) is LET_GO
-        result = connection.let_go()
+        assert connection.carry_out(machine.woke(monotonic())) is RELEASE
+        result = connection.release()
         assert (result.outcome, result.notified) == (CloseOutcome.PEER_CLOSED, True)
 
 

@@ -21,7 +21,7 @@ from ._clock import monotonic
 from ._close_all import close_at_once
 from ._loop import CloseLoop, Pending
 from ._selector import LOOK_EVERY
-from ._step import FLUSH, LET_GO, WAIT_READABLE
+from ._step import FLUSH, RELEASE, WAIT_READABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,8 +126,8 @@ class Multiplexer:
             if step is WAIT_READABLE:
                 step = close.waited(step)
             step = close.carry_out(step)
-            if step is LET_GO:
-                return close.let_go()
+            if step is RELEASE:
+                return close.release()
             self.add(close, step)
         except BaseException:
             self.drop(close)

@@ -18,7 +18,7 @@ from ._asyncio_view import can_watch, info_of, is_sending_file
 from ._linger import LingerPolicy
 from ._release import set_policy_at_close
 from ._sockets import plain_dup
-from ._step import LET_GO, WAIT_READABLE
+from ._step import RELEASE, WAIT_READABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ class FirstLook(Taker):
         if step is WAIT_READABLE:
             step = close.waited(step)
         self.step = close.carry_out(step)
-        if self.step is LET_GO and not close.has_machine:
-            self.result = close.let_go()
+        if self.step is RELEASE and not close.has_machine:
+            self.result = close.release()
             return
         try:
             dup = plain_dup(close.sock)

@@ -16,7 +16,7 @@ from ._options import Options, options_of, require_seconds
 from ._result import CloseOutcome, CloseResult
 from ._selector import LONGEST_WAIT, new_selector
 from ._sockets import require_stream
-from ._step import LET_GO, PAUSE, WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE
+from ._step import PAUSE, RELEASE, WAIT_ACK, WAIT_EITHER, WAIT_READABLE, WAIT_WRITABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def close_on(options: Options, sock: socket.socket, *, abort: bool = False) -> C
     try:
         connection = Connection(options, monotonic(), abort=abort)
         drive(connection, connection.begin(sock))
-        result = connection.let_go()
+        result = connection.release()
     except BaseException:
         # None: an interrupt arrived before the constructor returned.
         (connection or Connection(options, 0.0, abort=abort)).abandon(sock)
@@ -262,10 +262,10 @@ def warn_unflushed(stacklevel: int) -> None:
 
 
 def drive(connection: Connection, step: Step) -> None:
-    """Execute the steps of the state machine, and wait where a step is a wait, until LET_GO."""
+    """Execute the steps of the state machine, and wait where a step is a wait, until RELEASE."""
     sleeper: _Sleeper | None = None
     try:
-        while (step := connection.carry_out(step)) is not LET_GO:
+        while (step := connection.carry_out(step)) is not RELEASE:
             if sleeper is None:
                 sleeper = _Sleeper(connection.sock)
             wake_at = connection.wake_at

@@ -5,7 +5,7 @@ Theory of operation
 `begin` takes the descriptor out of the caller's object, so that from then on only this close uses the
 number. (OpenSSL writes to the number that the caller's object has. So the descriptor of a TLS socket is
 borrowed, and taken when close_notify is sent.) `carry_out` executes the steps until a step is a wait,
-the driver waits, and `waited` reports the end of the wait. `let_go` releases the descriptor. An exception
+the driver waits, and `waited` reports the end of the wait. `release` closes the descriptor. An exception
 may interrupt each of them: `abandon` finds the descriptor in `held`, to which it is moved by one call
 into C.
 
@@ -31,9 +31,9 @@ from ._step import (
     CLEAR_ERRORS,
     COUNT,
     DRAIN,
-    LET_GO,
     LOOK,
     READ_ERROR,
+    RELEASE,
     SEND_CLOSE_NOTIFY,
     SHUT_WR,
     WAIT_ACK,
@@ -80,10 +80,10 @@ class Connection:
         connection = Connection(options, monotonic())
         try:
             step = connection.begin(sock)
-            while (step := connection.carry_out(step)) is not LET_GO:
+            while (step := connection.carry_out(step)) is not RELEASE:
                 ...  # wait as `step` says, until connection.wake_at
                 step = connection.waited(step)
-            result = connection.let_go()
+            result = connection.release()
         except BaseException:
             connection.abandon(sock)
             raise
@@ -203,7 +203,7 @@ class Connection:
         return self._now + self.options.longest_silence
 
     def begin(self, sock: socket.socket) -> Step:
-        """Take the descriptor; return the first step. LET_GO: the socket was already closed."""
+        """Take the descriptor; return the first step. RELEASE: the socket was already closed."""
         held = self.held
         if self.unflushed is None:
             self.unflushed = not self.abort and has_open_writer(sock)
@@ -221,7 +221,7 @@ class Connection:
             self._end_session()
         if not held:
             self._machine = Teardown(self.options, self._now, _platform.HERE.other)
-            return LET_GO
+            return RELEASE
         return self._begin_held(tls=tls)
 
     def begin_borrowed(self, sock: socket.socket) -> Step:
@@ -263,7 +263,7 @@ class Connection:
         return machine.looked(self._state, self._now)
 
     def _first_look(self) -> Step:
-        """Read once. LET_GO: the peer's FIN, and everything acknowledged. Else use the machine."""
+        """Read once. RELEASE: the peer's FIN, and everything acknowledged. Else use the machine."""
         sock, view, limit = self.held[0], self._view, self.options.drain_limit
         try:
             count = self._drain.read(sock, None if limit is None else limit + 1)
@@ -283,7 +283,7 @@ class Connection:
                 except OSError as error:
                     return self.machine.failed(error, self.clock())
             if state in PEER_FIN_SEEN and count_unacked(sock, view) == 0:
-                return LET_GO
+                return RELEASE
         return self.machine.received(count, self.clock())
 
     def _may_wait_without_machine(self) -> bool:
@@ -314,12 +314,12 @@ class Connection:
         """Execute `step` and the following steps, without waiting.
 
         Returns:
-            The next step that is a wait; LET_GO; or DRAIN after many reads in a row, so that other
+            The next step that is a wait; RELEASE; or DRAIN after many reads in a row, so that other
             connections get a turn.
         """
         if step is DRAIN and self._machine is None:
             step = self._first_look()
-        if step is LET_GO or step is WAIT_READABLE:
+        if step is RELEASE or step is WAIT_READABLE:
             return step
         machine, sock, view = self.machine, self.held[0], self._view
         reads = 0
@@ -427,7 +427,7 @@ class Connection:
 
     @property
     def has_machine(self) -> bool:
-        """False after the step LET_GO: the connection ended at its first look."""
+        """False after the step RELEASE: the connection ended at its first look."""
         return self._machine is not None
 
     def adopt(self, dup: socket.socket) -> None:
@@ -436,12 +436,12 @@ class Connection:
         self.held[0].detach()
         self.held[0], self.borrowed = dup, False
 
-    def let_go(self) -> CloseResult:
-        """Release the descriptor as the machine decided; the step LET_GO."""
+    def release(self) -> CloseResult:
+        """Release the descriptor as the machine decided; the step RELEASE."""
         machine = self._machine
         error: OSError | None = None
         if machine is None:
-            error = self._release(self.held[0], None)
+            error = self._close(self.held[0], None)
             peer_first: bool | None = None
             if self._state is PEER_FIN:
                 peer_first = True
@@ -484,15 +484,15 @@ class Connection:
         if sock is not None:
             self._end_session()
         for held in self.held:
-            self._release(held, policy)
+            self._close(held, policy)
 
-    def _release(self, sock: socket.socket, policy: LingerPolicy | None) -> OSError | None:
+    def _close(self, sock: socket.socket, policy: LingerPolicy | None) -> OSError | None:
         if self.borrowed:
             sock.detach()
             return None
         return close_socket(sock, policy, None if policy is None else view_of(sock))
 
-    def let_go_at_once(self, policy: LingerPolicy) -> None:
+    def release_at_once(self, policy: LingerPolicy) -> None:
         """Close in another thread, because the driver's thread is blocked."""
         self._end_session()
         for sock in self.held:

@@ -26,7 +26,7 @@ import math
 from ._clock import monotonic
 from ._connection import Connection
 from ._selector import MOST_EVENTS, new_selector
-from ._step import DRAIN, LET_GO, PAUSE, WAIT_ACK, WAIT_READABLE, Step
+from ._step import DRAIN, PAUSE, RELEASE, WAIT_ACK, WAIT_READABLE, Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,10 +124,10 @@ class CloseLoop:
 
     def add(self, pending: Pending, step: Step) -> None:
         """Add a close that has begun; `step` is its next step."""
-        if step is not LET_GO and pending.sock.fileno() == -1:
+        if step is not RELEASE and pending.sock.fileno() == -1:
             gone = OSError(errno.EBADF, "closed by another thread")
             step = pending.waited(PAUSE, gone)
-        if step is LET_GO:
+        if step is RELEASE:
             self._end(pending)
             return
         pending.number = pending.sock.fileno()
@@ -228,7 +228,7 @@ class CloseLoop:
         try:
             while True:
                 step = pending.carry_out(step)
-                if step is LET_GO:
+                if step is RELEASE:
                     break
                 if step is DRAIN:
                     self._unfinished.add(pending)
@@ -249,7 +249,7 @@ class CloseLoop:
                 raise  # a signal's: the owner calls `recover`, or closes all
 
     def _end(self, pending: Pending) -> None:
-        self._ended(pending, pending.let_go())
+        self._ended(pending, pending.release())
 
     def _arm(self, pending: Pending, step: Step) -> Step | None:
         """Arm the selector for a wait. If that fails, return the next step."""

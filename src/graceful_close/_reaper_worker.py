@@ -48,7 +48,7 @@ from ._loop import CloseLoop, Pending
 from ._result import CloseOutcome, CloseResult
 from ._selector import LONGEST_WAIT, LOOK_EVERY
 from ._sockets import peer_of
-from ._step import DRAIN, LET_GO, WAIT_READABLE
+from ._step import DRAIN, RELEASE, WAIT_READABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -228,10 +228,10 @@ class Worker:
             while (step := self._take(taken)) is not None:
                 pending = taken[-1]
                 try:
-                    if not waits and step is not LET_GO:
+                    if not waits and step is not RELEASE:
                         step = pending.machine.time_is_up(monotonic(), self.options.on_timeout)
                     drive(pending, step)
-                    outcome: CloseResult | Exception = pending.let_go()
+                    outcome: CloseResult | Exception = pending.release()
                 except Exception as error:  # noqa: BLE001 (it goes to the future)
                     pending.abandon()
                     outcome = error
@@ -256,10 +256,10 @@ class Worker:
                     self._queue.appendleft((pending, step))  # another submitter was faster
                     return
                 self.tally.add("overflowed")
-                if step is not LET_GO:
+                if step is not RELEASE:
                     step = pending.machine.time_is_up(monotonic(), self._on_overflow)
                 drive(pending, step)
-                self._note(pending, pending.let_go())
+                self._note(pending, pending.release())
                 taken.clear()
         except BaseException:
             self._drop(taken)
@@ -323,7 +323,7 @@ class Worker:
         if thread.is_alive():
             # A callback blocks the thread. Close its connections; it notices if the callback returns.
             for pending in list(self.pending.values()):
-                pending.let_go_at_once(self.options.on_timeout)
+                pending.release_at_once(self.options.on_timeout)
 
     # --- in the thread ---
 

@@ -51,7 +51,7 @@ class Step(enum.Enum):
     PAUSE = enum.auto()
     """Do nothing until `wake_at`. Report woke()."""
 
-    LET_GO = enum.auto()
+    RELEASE = enum.auto()
     """The end: release the descriptor with `linger_policy`. Report released()."""
 
 
@@ -69,4 +69,4 @@ WAIT_WRITABLE = Step.WAIT_WRITABLE
 WAIT_EITHER = Step.WAIT_EITHER
 WAIT_ACK = Step.WAIT_ACK
 PAUSE = Step.PAUSE
-LET_GO = Step.LET_GO
+RELEASE = Step.RELEASE

@@ -15,7 +15,7 @@ connection whose peer answers:
     woke(now)                     ->  DRAIN
     received(0, now)              ->  LOOK            the end of the stream: is it the peer's FIN?
     looked(BOTH_FINS, now)        ->  COUNT           is everything acknowledged?
-    counted(0, now)               ->  LET_GO          close with `linger_policy`
+    counted(0, now)               ->  RELEASE          close with `linger_policy`
     released(now)                     the CloseResult
 
 Theory of operation
@@ -30,7 +30,7 @@ A close has these phases, some of which may be missing:
 5. *Drain*: DRAIN and WAIT until the peer's FIN (and, for DELIVERED, only until everything is
    acknowledged).
 6. *Acknowledgement*: COUNT and WAIT_ACK until our last byte is acknowledged.
-7. *Release*: LET_GO.
+7. *Release*: RELEASE.
 
 `_deadline` and `_idle_at` limit every wait in every phase. In the flush both begin again whenever
 4 KiB have moved, so that the silence is limited there, and not the total time. A flush may permit a
@@ -62,10 +62,10 @@ from ._step import (
     COUNT,
     DRAIN,
     FLUSH,
-    LET_GO,
     LOOK,
     PAUSE,
     READ_ERROR,
+    RELEASE,
     SEND_CLOSE_NOTIFY,
     SHUT_WR,
     WAIT_ACK,
@@ -159,7 +159,7 @@ class Teardown:
     """The close of one connection.
 
     A report that does not match the last step is a bug of the driver. With any report the machine
-    never waits after its deadline, and after LET_GO it requests no other step.
+    never waits after its deadline, and after RELEASE it requests no other step.
 
     Args:
         options: The options of the close.
@@ -178,10 +178,10 @@ class Teardown:
     Attributes:
         wake_at: The time at which a wait must end.
         allowance: The largest number of bytes for the next DRAIN; None: no limit.
-        linger_policy: At LET_GO, the policy to close with; None: the connection is over on both
+        linger_policy: At RELEASE, the policy to close with; None: the connection is over on both
             sides, and the policy has no effect.
         linger_seconds: With TIMED, the number of seconds.
-        wake_readers: At LET_GO, whether threads that wait for input read the end of the stream.
+        wake_readers: At RELEASE, whether threads that wait for input read the end of the stream.
         peer: The peer's address, for the result.
     """
 
@@ -294,7 +294,7 @@ class Teardown:
         self._void = False  # another holder has reset the socket's counters
 
         # The end
-        self._concluded = False  # LET_GO was returned
+        self._concluded = False  # RELEASE was returned
 
         limit = options.drain_limit
         self.allowance = None if limit is None else limit + 1
@@ -582,7 +582,7 @@ class Teardown:
     def counted(self, unacked: int | None, now: float) -> Step:
         """COUNT counted the unacknowledged bytes, an unacknowledged FIN among them."""
         if self._concluded:
-            return LET_GO
+            return RELEASE
         gone = self._state is NEVER_OPEN and unacked != 0
         if self._view.acks is None or gone or self._void:
             unacked = None  # without a connection the kernel's count has no meaning
@@ -938,7 +938,7 @@ class Teardown:
             self._concluded = True
             if self.linger_policy is None:
                 self.linger_policy = self._choose_policy()
-        return LET_GO
+        return RELEASE
 
     def _may_be_stale(self) -> bool:
         """Whether the count has no meaning if the connection is over, because of a reset."""

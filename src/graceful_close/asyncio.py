@@ -547,7 +547,7 @@ async def _drive(
         while flush is not None and step is FLUSH:
             step = await flush.go_on(close)
         await in_a_thread(drive, close, step)
-        return close.let_go()
+        return close.release()
     except BaseException:
         close.abandon(sock)  # the thread notices at its deadline
         raise
