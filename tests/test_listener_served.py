@@ -172,6 +172,11 @@ def test_a_context_with_its_own_socket_class_is_rejected(listener: GracefulListe
         listener.tls(context)
 
 
+def test_tls_of_anything_but_a_context_is_rejected(listener: GracefulListener) -> None:
+    with pytest.raises(TypeError, match="context must be an ssl.SSLContext, not 443"):
+        listener.tls(443)  # type: ignore[arg-type]
+
+
 # --- with event loops -------------------------------------------------------------------------
 
 

@@ -289,10 +289,12 @@ class GracefulListener(socket.socket):
         asyncio wrap no sockets, and do not need the call.
 
         Raises:
-            TypeError: `context` already has an `sslsocket_class` of its own.
+            TypeError: `context` is of another type, or already has an `sslsocket_class` of its own.
         """
         import ssl
 
+        if not isinstance(context, ssl.SSLContext):
+            raise TypeError(f"context must be an ssl.SSLContext, not {context!r}")
         if context.sslsocket_class is not ssl.SSLContext.sslsocket_class:
             raise TypeError(f"sslsocket_class is {context.sslsocket_class!r} already")
         context.sslsocket_class = graceful_ssl_socket(self.reaper)
