@@ -16,10 +16,10 @@ import pytest
 
 from certificates import NAME, client_context, server_context
 from event_loops import LOOPS
-from every_loop import no_complaints
+from every_loop import leave_no_room, no_complaints
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
 from graceful_close.asyncio import abortive_close, close_all, closing, graceful_close
-from streams import DEADLINE, await_input
+from streams import DEADLINE, await_input, read_and_close
 from test_asyncio import Pair, in_a_loop, in_each, in_thread, pair
 from tls_sessions import send_raw_fin
 
@@ -191,6 +191,26 @@ async def test_what_another_task_aborts_is_not_clean_although_the_kernel_does_no
         result = await ending
         assert (str(result.error), result.unacked) == (ABORTED, None)
         assert (await in_thread(how_it_ends, peer))[0] < HELD
+
+
+@pytest.mark.parametrize("closed_before", [False, True])
+@pytest.mark.parametrize("size", [1, 1000], ids="{} bytes".format)
+@in_a_loop
+async def test_what_was_flushed_is_clean_although_the_kernel_does_not_count(
+    size: int, closed_before: bool
+) -> None:
+    async with pair("unix") as (_, writer, peer):
+        before = leave_no_room(writer.get_extra_info("socket"))
+        writer.write(bytes(size))
+        assert writer.transport.get_write_buffer_size() == size
+        if closed_before:
+            writer.close()
+        ending = asyncio.create_task(graceful_close(writer, timeout=DEADLINE))
+        while not writer.transport.is_closing():
+            await asyncio.sleep(0)
+        assert len(await in_thread(read_and_close, peer)) == before + size
+        result = await ending
+        assert (result.outcome, result.error) == (CloseOutcome.PEER_CLOSED, None)
 
 
 @pytest.mark.parametrize("kind", TLS)

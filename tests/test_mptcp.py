@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 import time
@@ -12,7 +13,15 @@ from typing import Any
 import pytest
 
 from drivers import DELIVERING, GRACEFUL, Close, parts
-from graceful_close import CloseOutcome, LingerPolicy, abortive_close, unacked_bytes
+from graceful_close import (
+    CloseOutcome,
+    CloseResult,
+    LingerPolicy,
+    abortive_close,
+    unacked_bytes,
+)
+from graceful_close._platform.acks import Ioctl
+from graceful_close.asyncio import graceful_close
 from streams import (
     DEADLINE,
     Connection,
@@ -121,6 +130,39 @@ def test_the_bytes_to_a_plain_client_are_counted_as_with_tcp() -> None:
             ours.shutdown(socket.SHUT_WR)
         assert len(received[0]) == written
         assert unacked_bytes(ours) == 0
+
+
+@pytest.mark.parametrize(
+    ("protocol", "aborted"),
+    [(socket.IPPROTO_TCP, False), (IPPROTO_MPTCP, False), (IPPROTO_MPTCP, True)],
+)
+def test_what_a_transport_holds_is_counted_and_what_it_dropped_is_not(
+    protocol: int, aborted: bool
+) -> None:
+    import termios
+
+    reply = bytes(8_000_000)  # more than the kernel takes
+
+    async def close_what_the_peer_does_not_read(ours: socket.socket) -> CloseResult:
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+            asyncio.Protocol, ours
+        )
+        transport.write(reply)
+        ending = asyncio.create_task(graceful_close(transport, timeout=0.2))
+        while not transport.is_closing():
+            await asyncio.sleep(0)
+        if aborted:
+            transport.abort()
+        return await ending
+
+    with behind_mptcp(protocol, peer_buffer=4096) as (ours, peer):
+        if ours.getsockopt(socket.SOL_SOCKET, SO_PROTOCOL) != protocol:
+            pytest.skip("MPTCP is switched off here (net.mptcp.enabled)")
+        result = asyncio.run(close_what_the_peer_does_not_read(ours))
+        unread = Ioctl(termios.FIONREAD).read(peer)
+        assert unread is not None
+        # The kernel does not count what was written to a multipath connection.
+        assert result.unacked == (None if aborted else len(reply) - unread)
 
 
 def test_without_data_the_count_is_zero(plain: Connection) -> None:
