@@ -12,6 +12,7 @@ import os
 import socket
 import ssl
 import sys
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -165,6 +166,30 @@ def linger_long(writer: asyncio.StreamWriter) -> None:
 def is_closed(writer: asyncio.StreamWriter) -> bool:
     info: Any = writer.get_extra_info("socket")
     return writer.is_closing() and (info is None or info.fileno() == -1)
+
+
+# --- peer_first under TLS -----------------------------------------------------------------------
+
+
+@over_tls
+@in_a_loop
+async def test_our_close_notify_is_sent_before_the_peers_fin_and_our_fin_after_it(
+    kind: str,
+) -> None:
+    def close_late(peer: socket.socket) -> bytes:
+        received = read_all(peer)
+        time.sleep(0.1)
+        peer.close()
+        return received
+
+    async with pair(kind) as (_, writer, peer):
+        writer.write(REPLY)
+        ending = asyncio.create_task(in_thread(close_late, peer))
+        result = await graceful_close(writer, timeout=DEADLINE, peer_first=DEADLINE)
+        assert await ending == REPLY
+    assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, True)
+    assert result.notified is True
+    assert result.elapsed < DEADLINE / 2
 
 
 # --- flushing ------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from ._drain import drain_of
 from ._linger import LingerPolicy
 from ._listener import Accepted
 from ._platform import ErrorKind, error_kind, forget_tls_error
-from ._release import set_policy_at_close, shut_for_writing
+from ._release import set_policy_at_close
 from ._sockets import plain_dup, view_of
 from ._step import FLUSH
 from ._teardown import PEER_FIN_SEEN
@@ -203,7 +203,6 @@ class TransportTakeover(Taker):
     def __init__(self, transport: asyncio.Transport, sock: socket.socket) -> None:
         self.sock = self._sock = sock
         self._drained = 0
-        self._fin_sent = False
         self._waited = False  # some bytes were not in the kernel when the close began
         self._notified: tuple[bool, bool | None] | None = None
         self._transport = transport
@@ -518,7 +517,6 @@ class TransportTakeover(Taker):
                 self._drained,
                 now,
                 waited=self._waited,
-                fin_sent=self._fin_sent,
                 notified=self._notified,
             )
         if error is self._error:
@@ -528,10 +526,8 @@ class TransportTakeover(Taker):
     def _failure(self) -> OSError | None:
         """The error that the flush failed with: `_error`, or one that reports the cut."""
         error = self._error
-        # An error of TLS itself (the peer's bytes are not TLS) does not end the connection. An EPIPE
-        # after our FIN is caused by our FIN.
-        ours = self._fin_sent and isinstance(error, BrokenPipeError)
-        goes_on = error is None or ours or (self.tls and not _is_of_the_network(error))
+        # An error of TLS itself (the peer's bytes are not TLS) does not end the connection.
+        goes_on = error is None or (self.tls and not _is_of_the_network(error))
         if goes_on and not self.was_cut:
             return None
         if isinstance(error, OSError) and _is_of_the_network(error):
@@ -544,14 +540,6 @@ class TransportTakeover(Taker):
             await self.end()
             return
         sent = self._has_sent_close_notify
-        if not self._lost:
-            try:
-                shut_for_writing(self._sock)
-                self._fin_sent = True
-            except OSError:
-                pass  # ENOTCONN: the close sequence calls shutdown() again, and gets ENOTCONN, too
-            for _ in range(FEW_TURNS):  # the transport would fail in these turns
-                await asyncio.sleep(0)
         await self.end()
         self._notified = sent and self._error is None, self._has_received_close_notify
 
