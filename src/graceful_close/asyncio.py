@@ -34,6 +34,7 @@ from ._asyncio_transport import (
     take_over,
 )
 from ._asyncio_view import can_watch, in_a_thread, info_of, is_elsewhere, open_socket_of
+from ._asyncio_without_dup import WithoutDup
 from ._blocking import abort_on, drive
 from ._clock import monotonic
 from ._close_all import close_all_on as close_all_in_thread
@@ -120,8 +121,9 @@ async def graceful_close(
         ValueError: An argument is out of range.
         RuntimeError: The transport belongs to another event loop.
         NotImplementedError: A TLS transport of a loop without `add_reader()`.
-        OSError: No descriptor was left for the dup (EMFILE). A connection that needed it is reset if
-            the transport held bytes, and otherwise closed without waiting.
+        OSError: No descriptor was left for the dup (EMFILE). The transport has then closed the
+            connection as its own close() does, without draining; it has flushed what it held, or
+            the peer read too little in `timeout` seconds and got a reset.
 
     Notes:
         `notified` is True when close_notify was written to the kernel. Neither close_notify nor the
@@ -228,7 +230,8 @@ async def close_all(
     Raises:
         TypeError: An item of `streams` has an unsupported type (the message has its index), or an
             argument has the wrong type.
-        ValueError, RuntimeError, NotImplementedError, OSError: As `graceful_close`.
+        ValueError, RuntimeError, NotImplementedError, OSError: As `graceful_close`. If only a few
+            descriptors are left, the streams are closed in turns. OSError: none was left.
     """
     since = monotonic()
     checked = options_of("close_all", options)
@@ -387,7 +390,12 @@ async def _close(close: TaskClose, end: End) -> CloseResult:
         return _closed_before(close.since)
     if holds_nothing(end):
         return await _close_empty(close, end)
-    takeover = await take_over(end)
+    try:
+        takeover = await take_over(end, or_reset=False)
+    except OSError:
+        if open_socket_of(end) is not None:
+            await WithoutDup(end, close).end()
+        raise
     if takeover is None:
         return _closed_before(close.since)
     return await _finish(takeover, close)
@@ -451,6 +459,11 @@ async def _close_many(
             else:
                 alone[name] = asyncio.create_task(_finish(takeover, TaskClose(options, since)))
 
+    def begin_alone(left: dict[int, End]) -> None:
+        for name, end in left.items():
+            alone[name] = asyncio.create_task(_close(TaskClose(options, since), end))
+        left.clear()
+
     async def begin(left: dict[int, End]) -> None:
         """Begin to close all of them, or as many as the free descriptors permit."""
         batch: list[int] = []
@@ -464,11 +477,11 @@ async def _close_many(
                 del left[name]
                 continue
             try:
-                takeover = await take_over(end, or_reset=not (batch or together or alone))
-            except OSError:
+                takeover = await take_over(end, or_reset=False)
+            except OSError:  # EMFILE, ENFILE
                 if not (batch or together or alone):
-                    raise
-                break  # EMFILE: the others wait until these have released theirs
+                    begin_alone(left)  # nothing of ours can be released for them
+                break  # the others wait until these have released theirs
             del left[name]
             if takeover is None:
                 results[name] = _closed_before(since)
@@ -486,8 +499,11 @@ async def _close_many(
         results.update(zip(together, closed, strict=True))
         if alone:
             await asyncio.wait(alone.values())
-        for name, task in alone.items():
-            results[name] = task.result()
+        # Of each task, or the event loop logs that it was never retrieved.
+        failures = [failure for task in alone.values() if (failure := task.exception())]
+        if failures:
+            raise failures[0]
+        results.update((name, task.result()) for name, task in alone.items())
         together.clear()
         alone.clear()
 
@@ -526,7 +542,8 @@ async def _drop_many(
             await asyncio.wait(alone.values())
     finally:
         for name in alone:
-            takeovers[name].drop()  # a task that never began has not
+            if name in takeovers:
+                takeovers[name].drop()  # a task that never began has not
     if not over:
         for takeover in takeovers.values():
             await takeover.end()
