@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import errno
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -23,6 +26,8 @@ import descriptors
 from every_loop import (
     ANYIO,
     CLOSES,
+    REPLY,
+    TLS,
     UPLOAD,
     WITH_TRANSPORTS,
     Loop,
@@ -283,15 +288,112 @@ async def test_an_object_that_is_not_a_stream_of_a_socket_is_refused(loop: Loop)
         assert loop.raw(stream).fileno() != -1
 
 
-@pytest.mark.parametrize("close", [*CLOSES, "abortive_close"])
+NO_DESCRIPTOR = "open files"
+
+
 @with_transports
-async def test_without_a_descriptor_for_the_dup_the_connection_is_reset(
-    loop: Loop, close: str
-) -> None:
+async def test_without_a_descriptor_for_the_dup_an_abort_is_a_reset(loop: Loop) -> None:
     async with pair(loop) as (stream, peer):
         raw = loop.raw(stream)
-        with descriptors.none_left(), pytest.raises(OSError, match="open files") as raised:
-            await call(loop, close, stream)
+        with descriptors.none_left(), pytest.raises(OSError, match=NO_DESCRIPTOR) as raised:
+            await abortive_close(stream)
         assert raised.value.errno == errno.EMFILE
         assert raw.fileno() == -1
         assert ends_in_raw_reset(peer)
+
+
+@pytest.mark.parametrize("close", CLOSES)
+@on(WITH_TRANSPORTS, ("tcp", *TLS))
+async def test_without_a_descriptor_for_the_dup_the_reply_arrives(
+    loop: Loop, kind: str, close: str
+) -> None:
+    async with pair(loop, kind) as (stream, peer):
+        raw = loop.raw(stream)
+        await loop.send(stream, REPLY)
+        with meanwhile(read_and_close, peer) as received, descriptors.none_left():
+            with pytest.raises(OSError, match=NO_DESCRIPTOR) as raised:
+                await call(loop, close, stream)
+        assert raised.value.errno == errno.EMFILE
+        assert raw.fileno() == -1
+        assert received == [REPLY]
+
+
+@pytest.mark.parametrize("close", CLOSES)
+@with_transports
+async def test_without_a_descriptor_what_the_transport_holds_is_flushed(
+    loop: Loop, close: str
+) -> None:
+    async with full(loop) as (stream, peer):
+        with meanwhile(read_and_close, peer) as received, descriptors.none_left():
+            with pytest.raises(OSError, match=NO_DESCRIPTOR):
+                await call(loop, close, stream)
+        assert len(received[0]) == 30_000_000
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+@pytest.mark.parametrize("many", [False, True])
+@with_transports
+async def test_without_a_descriptor_what_is_not_flushed_in_time_ends_in_a_reset(
+    loop: Loop, many: bool, cancelled: bool
+) -> None:
+    async with full(loop) as (stream, peer), full(loop) as (other, other_peer):
+        timeout, patience = (DEADLINE, 0.1) if cancelled else (0.1, DEADLINE)
+        ends = [(stream, peer), (other, other_peer)] if many else [(stream, peer)]
+        raws = [loop.raw(each) for each, _ in ends]
+        with descriptors.none_left(), anyio.move_on_after(patience) as scope:
+            with suppress(OSError):
+                if many:
+                    await close_all([stream, other], timeout=timeout)
+                else:
+                    await graceful_close(stream, timeout=timeout)
+        assert scope.cancelled_caught is cancelled
+        assert [raw.fileno() for raw in raws] == [-1] * len(ends)
+        assert all(ends_in_raw_reset(each) for _, each in ends)
+
+
+@with_transports
+async def test_more_streams_than_free_descriptors_close_in_turns(loop: Loop) -> None:
+    async with AsyncExitStack() as stack:
+        ends = [await stack.enter_async_context(pair(loop)) for _ in range(3)]
+        readers = [stack.enter_context(meanwhile(read_and_close, end.peer)) for end in ends]
+        for end in ends:
+            await loop.send(end.stream, REPLY)
+        with descriptors.none_left(but=2):
+            results = await close_all([end.stream for end in ends], timeout=DEADLINE)
+        assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 3
+    assert readers == [[REPLY]] * 3
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("close", ["graceful_close(stream)", "close_all([stream])"])
+def test_the_first_close_without_a_descriptor_to_load_a_module_closes_the_stream(
+    backend: str, close: str
+) -> None:
+    code = f"""
+import anyio, socket
+import graceful_close.anyio
+from anyio.abc import SocketStream
+from descriptors import none_left
+from graceful_close.anyio import close_all, graceful_close
+async def main():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname())
+        stream = await SocketStream.from_socket(listener.accept()[0])
+    await stream.send(b"reply")
+    with none_left():
+        try:
+            await {close}
+        except (OSError, ImportError) as error:
+            print("failed")
+    peer.settimeout(5)
+    print(peer.recv(100), peer.recv(100))
+anyio.run(main, backend={backend!r})
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    assert ran.stdout.split() == ["failed", "b'reply'", "b''"]

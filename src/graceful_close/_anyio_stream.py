@@ -20,6 +20,7 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 
 from ._acks import count_acked, count_unacked
 from ._async import Multiplexer, TaskClose
+from ._clock import monotonic
 from ._close_all import close_at_once
 from ._connection import NOT_NOW, READS_IN_A_ROW
 from ._drain import Drain, drain_of
@@ -156,11 +157,47 @@ class End:
                     return
                 await anyio.lowlevel.cancel_shielded_checkpoint()
 
+    async def close_without_dup(self, close: TaskClose) -> None:
+        """Close as the stream itself does, if no descriptor is available for a dup.
+
+        The connection is not drained, but what the stream holds is flushed. If the flush takes longer
+        than a peer may be silent, or is cancelled, the connection is reset.
+        """
+        whole = False
+        try:
+            if not close.abort:
+                self._set_policy(LingerPolicy.BACKGROUND)
+                with anyio.move_on_after(close.options.longest_silence):
+                    whole = await self._flush()
+        except BaseException as error:
+            if isinstance(error, GeneratorExit):  # after which await is not allowed
+                self._set_policy(LingerPolicy.ABORT)
+                raise
+            await self.reset()
+            raise
+        await (self.close() if whole else self.reset())
+
+    async def _flush(self) -> bool:
+        """Send what the stream holds. False: another task's send() is in progress, and is cut."""
+        try:
+            # Waits until the transport's buffer is empty, if the stream has a transport.
+            await self.stream.send(b"")
+            if self.layers:
+                records = await _last_records(self.layers)
+                await self.stream.send(records.left)
+        except anyio.BusyResourceError:
+            return False
+        except (RuntimeError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass  # nothing more can be sent; RuntimeError: after write_eof()
+        return True
+
+    def _set_policy(self, policy: LingerPolicy) -> None:
+        if self.raw is not None and self.is_open:
+            set_policy_at_close(self.raw, policy)
+
     async def reset(self) -> None:
-        """Make the stream reset the connection, if no descriptor is available for a dup."""
-        raw = self.raw
-        if raw is not None and self.is_open:
-            set_policy_at_close(raw, LingerPolicy.ABORT)
+        """Make the stream reset the connection."""
+        self._set_policy(LingerPolicy.ABORT)
         await self.close()
 
 
@@ -179,7 +216,10 @@ def _is_elsewhere(stream: object) -> bool:
         return False  # a stream of trio, or a UNIX stream
     if _asyncio_loop() is None:
         return True
-    from ._asyncio_view import is_elsewhere
+    try:
+        from ._asyncio_view import is_elsewhere
+    except (ImportError, OSError):
+        return False  # EMFILE: no descriptor to load the module, so it is not visible
 
     return is_elsewhere(transport)
 
@@ -213,13 +253,23 @@ def multiplexer() -> Multiplexer:
     return of_run()
 
 
+def clock() -> Callable[[], float]:
+    """The clock of the running event loop's waits."""
+    try:
+        return multiplexer().clock
+    except (ImportError, OSError):
+        # EMFILE: no descriptor to load the module of the multiplexer. A close fails later for this
+        # reason, when it has the stream and can close it.
+        return monotonic if _asyncio_loop() is not None else sys.modules["trio"].current_time
+
+
 def now() -> float:
     """Read the clock of the running event loop's waits."""
-    return multiplexer().clock()
+    return clock()()
 
 
 def new_close(options: Options, since: float, **more: Any) -> TaskClose:
-    return TaskClose(options, since, clock=multiplexer().clock, **more)
+    return TaskClose(options, since, clock=clock(), **more)
 
 
 def _wake_earlier_waiters(number: int) -> None:

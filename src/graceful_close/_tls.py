@@ -272,6 +272,11 @@ class LastRecords:
         self._notified = notified
         self.peer_notified = peer_notified
 
+    @property
+    def left(self) -> bytes:
+        """The records that are not sent yet."""
+        return self._left
+
     def send(self, sock: socket.socket) -> tuple[bool | None, bool | None]:
         """As `send_close_notify`, on a plain socket that does not block."""
         try:

@@ -18,7 +18,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from ._anyio_stream import End, Taken, multiplexer, new_close, now
+from ._anyio_stream import End, Taken, clock, multiplexer, new_close, now
 from ._async import AsyncClosing
 from ._async_reaper import AsyncReaper
 from ._blocking import abort_on
@@ -89,7 +89,10 @@ async def graceful_close(
         TypeError: `stream` has another type, or an argument has the wrong type.
         ValueError: An argument is out of range.
         RuntimeError: The stream belongs to another event loop.
-        OSError: On asyncio, no descriptor was left for the dup (EMFILE). The connection is reset.
+        OSError: On asyncio, no descriptor was left for the dup (EMFILE). The stream has then closed
+            the connection without draining; what it held is flushed, or the peer read too little in
+            `timeout` seconds and got a reset. The first close in a process also loads a module, and
+            then needs a descriptor on trio, too.
 
     Notes:
         The data of a send() that was cancelled on asyncio is still in the transport. It is flushed
@@ -260,7 +263,7 @@ class Reaper(AsyncReaper["Stream"]):
         return partial(_close, end=end), end.peer
 
     def _clock(self) -> Callable[[], float]:
-        return multiplexer().clock
+        return clock()
 
     def _new_group(self) -> anyio.abc.TaskGroup:
         return anyio.create_task_group()
@@ -301,18 +304,21 @@ async def _close_many(options: Options, ends: list[End], since: float) -> list[C
         if len(end.layers) > len(rival.layers):
             uppermost[id(end.stream)] = end
     all_taken: dict[int, Taken] = {}
+    left = dict(uppermost)
     try:
-        for name, end in uppermost.items():
-            taken = end.take(new_close(options, since))
-            if taken is not None:
-                all_taken[name] = taken
-        await _finish_all(list(all_taken.values()))
-        for taken in all_taken.values():
-            await taken.end()
+        while left:
+            before = len(all_taken)
+            _take_some(left, all_taken, options, since)
+            newly_taken = list(all_taken.values())[before:]
+            await _finish_all(newly_taken)
+            for one in newly_taken:
+                await one.end()
     except BaseException as error:
-        for taken in all_taken.values():
-            await taken.drop(error)
-        if not isinstance(error, GeneratorExit):
+        for one in all_taken.values():
+            await one.drop(error)
+        if isinstance(error, Exception):  # EMFILE, ENFILE: for the first that is left
+            await _close_without_dups(list(left.values()), options, since)
+        elif not isinstance(error, GeneratorExit):
             for end in uppermost.values():
                 await end.reset()
         raise
@@ -321,6 +327,39 @@ async def _close_many(options: Options, ends: list[End], since: float) -> list[C
         taken.result or closed if (taken := all_taken.get(id(end.stream))) else closed
         for end in ends
     ]
+
+
+def _take_some(
+    left: dict[int, End], into: dict[int, Taken], options: Options, since: float
+) -> None:
+    """Move all that are left, or as many as the free descriptors permit.
+
+    Raises:
+        OSError: No descriptor is available (EMFILE, ENFILE), and none of ours can be released for it.
+    """
+    before = len(into)
+    for name, end in list(left.items()):
+        try:
+            taken = end.take(new_close(options, since))
+        except OSError:
+            if len(into) == before:
+                raise
+            break  # the others wait until these have released theirs
+        if taken is not None:
+            into[name] = taken
+        del left[name]
+
+
+async def _close_without_dups(ends: list[End], options: Options, since: float) -> None:
+    try:
+        async with anyio.create_task_group() as group:
+            for end in ends:
+                group.start_soon(end.close_without_dup, new_close(options, since))
+    except BaseException as error:
+        if not isinstance(error, GeneratorExit):
+            for end in ends:
+                await end.reset()  # a task that never began has not
+        raise
 
 
 async def _finish_all(all_taken: list[Taken]) -> None:
@@ -378,7 +417,10 @@ async def _finish_alone(taken: Taken) -> CloseResult:
 async def _take(end: End, close: TaskClose) -> Taken | None:
     try:
         return end.take(close)
-    except BaseException:  # EMFILE, or a KeyboardInterrupt
+    except OSError:  # EMFILE, ENFILE
+        await end.close_without_dup(close)
+        raise
+    except BaseException:  # a KeyboardInterrupt
         await end.reset()
         raise
 
