@@ -8,13 +8,15 @@ import socketserver
 import ssl
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from io import StringIO
+from time import monotonic
 from typing import Any
 
 import pytest
 from werkzeug.serving import make_server
 
+import descriptors
 from certificates import NAME, client_context, server_context
 from graceful_close import CloseOutcome, GracefulListener, Reaper
 from graceful_close.socketserver import GracefulMixIn
@@ -64,6 +66,37 @@ def test_clients_in_the_backlog_read_the_reply_and_the_end(
         assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 10
         assert listener.gettimeout() == timeout, "the mode of the listener is unchanged"
         assert listener.refuse_backlog(REPLY) == []
+
+
+def test_a_backlog_longer_than_the_free_descriptors_is_refused_in_turns() -> None:
+    with GracefulListener(HERE, backlog=20) as listener, waiting(listener, 10) as clients:
+
+        def read_and_close(client: socket.socket) -> bytes:
+            client.settimeout(None)  # with a timeout, recv() itself calls poll()
+            received = b"".join(iter(lambda: client.recv(1000), b""))
+            client.close()
+            return received
+
+        with ExitStack() as stack:
+            readers = [
+                stack.enter_context(meanwhile(read_and_close, client)) for client in clients
+            ]
+            stack.callback(listener.close)  # ends the readers of what was not refused
+            with descriptors.none_left(but=3):
+                results = listener.refuse_backlog(REPLY, timeout=DEADLINE)
+        assert [result.outcome for result in results] == [CloseOutcome.PEER_CLOSED] * 10
+        assert readers == [[REPLY]] * 10
+
+
+def test_clients_that_keep_the_last_descriptors_do_not_delay_a_refusal_beyond_its_deadline() -> (
+    None
+):
+    with GracefulListener(HERE, backlog=20) as listener, waiting(listener, 3) as clients:
+        started = monotonic()
+        with descriptors.none_left(but=1), pytest.raises(OSError, match="open files"):
+            listener.refuse_backlog(REPLY, timeout=0.05)
+        assert monotonic() - started < DEADLINE / 2
+        assert read_all(clients[0]) == REPLY
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="another system does not return it")

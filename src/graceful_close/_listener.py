@@ -8,9 +8,10 @@ import selectors
 import socket
 import sys
 
+from ._clock import monotonic
 from ._close_all import close_all_on
 from ._options import REAPER_OPTIONS, Options, require_known
-from ._reaper import Reaper, after_failed_accept, hand_over
+from ._reaper import Reaper, after_failed_accept, hand_over, is_shortage
 from ._record import replace
 from ._result import CloseOutcome
 from ._sockets import plain_dup, require_stream
@@ -214,7 +215,8 @@ class GracefulListener(socket.socket):
 
         Raises:
             TypeError, ValueError: `reply` is not bytes, or `timeout` is not a number of seconds.
-            OSError: The listener is closed, or no descriptor is left (EMFILE).
+            OSError: The listener is closed, or no descriptor is left (EMFILE). If only a few are
+                left, the connections are refused in turns, until the deadline.
 
         Notes:
             Connections that arrive between this call and close() are reset: Linux cannot stop a
@@ -228,11 +230,25 @@ class GracefulListener(socket.socket):
             reply = bytes(memoryview(reply))  # raises here, and not when a client was accepted
         except TypeError:
             raise TypeError(f"reply must be bytes, not {reply!r}") from None
-        waiting: list[socket.socket] = []
-        resets: dict[int, ConnectionError] = {}
+        since = monotonic()
+        results: list[CloseResult] = []
         before = self.gettimeout()
         try:
             super().settimeout(0)
+            while self._refuse_some(reply, options, since, results):
+                pass
+        finally:
+            super().settimeout(before)
+        return results
+
+    def _refuse_some(
+        self, reply: bytes, options: Options, since: float, results: list[CloseResult]
+    ) -> bool:
+        """Refuse the backlog, or as many as the free descriptors permit. True: more may wait."""
+        waiting: list[socket.socket] = []
+        resets: dict[int, ConnectionError] = {}
+        more = False
+        try:
             while True:
                 try:
                     sock = self.accept()[0]
@@ -240,6 +256,11 @@ class GracefulListener(socket.socket):
                     break
                 except ConnectionError:
                     continue  # ECONNABORTED: reset in the backlog
+                except OSError as error:
+                    more = is_shortage(error) and monotonic() < since + options.timeout
+                    if not (more and waiting):
+                        raise
+                    break  # the others wait until these have released theirs
                 waiting.append(sock)
                 sock.settimeout(0)
                 try:
@@ -249,14 +270,12 @@ class GracefulListener(socket.socket):
                 except OSError:
                     pass  # no room: the close reports that
         finally:
-            super().settimeout(before)
-            results = close_all_on(options, waiting)
+            closed = close_all_on(options, waiting, since)
         for index, reset in resets.items():
             # The kernel reports a reset once, and the send got it.
-            results[index] = replace(
-                results[index], outcome=CloseOutcome.PEER_RESET, error=reset
-            )
-        return results
+            closed[index] = replace(closed[index], outcome=CloseOutcome.PEER_RESET, error=reset)
+        results += closed
+        return more
 
     def dup(self) -> Self:
         """Return another listener for the same connections, with the same reaper."""

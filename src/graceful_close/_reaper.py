@@ -219,8 +219,13 @@ def after_failed_accept(error: OSError, reaper: Reaper) -> None:
 
     A plain close() would have released their descriptors.
     """
-    if error.errno in {errno.EMFILE, errno.ENFILE}:
+    if is_shortage(error):
         reaper._worker.release_descriptors()  # pyright: ignore[reportPrivateUsage]
+
+
+def is_shortage(error: OSError) -> bool:
+    """Whether an accept() found no free descriptor."""
+    return error.errno in {errno.EMFILE, errno.ENFILE}
 
 
 def stop(reaper: Reaper, at_most: float = math.inf) -> None:
