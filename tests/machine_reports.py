@@ -84,6 +84,7 @@ class Case(NamedTuple):
     idle_timeout: float | None = None
     one_of_many: bool = False
     drain_limit: int | None = None
+    fin_sent: bool = False  # by a flush, which took no time
     flush: bool = False
     expired: bool = False  # at time 0, although the options have a timeout
     timeout: float = 2
@@ -107,8 +108,10 @@ class Case(NamedTuple):
             one_of_many=self.one_of_many,
             abort=self.abort,
             unflushed=self.unflushed,
-            flush=self.flush,
+            flush=self.flush or self.fin_sent,
         )
+        if self.fin_sent:
+            machine.flushed(0, 0, waited=False, fin_sent=True)
         if self.expired:
             machine.expire(0, LingerPolicy.ABORT)
         return machine
@@ -136,7 +139,7 @@ class Seen(NamedTuple):
 
 
 def seen_at_first(case: Case, machine: Teardown) -> Seen:
-    return Seen(machine.start())
+    return Seen(machine.start(), fin_out=case.fin_sent, fin_asked=case.fin_sent)
 
 
 class Report(NamedTuple):

@@ -128,6 +128,13 @@ def end_flush(machine: Teardown, drained: int, now: float, *, waited: bool = Tru
     machine.shut(now)
 
 
+def after_our_fin_in_a_flush(options: Options | None = None, view: View = LINUX) -> Teardown:
+    """Return a machine after a flush that took no time, and has sent our FIN."""
+    machine = Teardown(options or asking(), 0.0, view, flush=True)
+    machine.flushed(0, 0.0, waited=False, fin_sent=True)
+    return machine
+
+
 def without_input(machine: Teardown, now: float) -> Step:
     """Report a read that found nothing, and that the error queue was emptied if requested."""
     step = machine.would_block(now)

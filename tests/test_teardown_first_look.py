@@ -30,6 +30,7 @@ from machines import (
     REFUSED,
     RESET,
     WINDOWS,
+    after_our_fin_in_a_flush,
     asking,
     begin,
     draining,
@@ -131,6 +132,16 @@ def test_whatever_a_socket_that_never_connected_says_it_is_not_connected(
     assert result.outcome is CloseOutcome.NOT_CONNECTED
     expected = None if count else 0
     assert result.unacked == expected, "a count of what never was a connection means nothing"
+
+
+def test_a_connection_that_never_opened_is_no_peers_end_though_our_fin_is_out() -> None:
+    # A Fast Open server's: the handshake was reset, and another reader has received the error.
+    machine = after_our_fin_in_a_flush()
+    step = begin(machine, state=NEVER_OPEN)
+    assert step is Step.READ_ERROR
+    while step is not Step.RELEASE:
+        step = machine.counted(0, 0.0) if step is Step.COUNT else machine.no_error(0.0)
+    assert machine.released(0.0).outcome is CloseOutcome.NOT_CONNECTED
 
 
 def test_open_after_our_fin_is_treated_as_an_unknown_state() -> None:

@@ -7,11 +7,13 @@ import errno
 import pytest
 
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy
-from graceful_close._platform import View
+from graceful_close._platform import TcpState, View
 from graceful_close._step import Step
 from machines import (
     ACCEPTING,
+    BOTH_FINS,
     CUT_SHORT,
+    FIN_SENT,
     HELD,
     LINUX,
     LOST,
@@ -19,14 +21,43 @@ from machines import (
     OTHER,
     OVER,
     PEER_CLOSED,
+    PEER_FIN,
     RESET,
+    after_our_fin_in_a_flush,
     asking,
+    begin,
     end_flush,
     end_of,
     end_of_stream,
     flushing,
     given_up,
 )
+
+
+@pytest.mark.parametrize("state", [OPEN, FIN_SENT, BOTH_FINS, PEER_FIN])
+def test_a_fin_that_the_flush_sent_is_not_sent_again(state: TcpState) -> None:
+    machine = after_our_fin_in_a_flush()
+    assert begin(machine, state=state) is Step.DRAIN
+
+
+@pytest.mark.parametrize(("view", "state"), [(LINUX, OPEN), (LINUX, FIN_SENT), (OTHER, OPEN)])
+def test_a_fin_that_the_flush_sent_makes_it_too_late_for_the_peer_to_be_first(
+    view: View, state: TcpState
+) -> None:
+    # OPEN after our FIN is a kernel that does not tell. Nothing is waited for without success, nor sent
+    # a second time.
+    machine = after_our_fin_in_a_flush(asking(peer_first=1.0), view)
+    assert begin(machine, state=state) is Step.DRAIN
+    assert machine.would_block(0.0) is Step.WAIT_READABLE
+    assert machine.wake_at == 5.0
+
+
+def test_after_a_flush_that_sent_the_fin_the_connection_may_be_over() -> None:
+    machine = after_our_fin_in_a_flush()
+    assert begin(machine, state=OVER) is Step.DRAIN
+    assert machine.received(0, 0.0) is Step.COUNT
+    assert machine.counted(0, 0.0) is Step.RELEASE
+    assert machine.released(0.0).outcome is PEER_CLOSED
 
 
 def test_the_transports_buffer_is_flushed_first() -> None:
@@ -233,8 +264,8 @@ def test_a_flush_that_fails_in_the_handshake_of_fast_open_counts_nothing() -> No
 def test_a_close_notify_sent_by_the_flush_is_not_requested_again() -> None:
     machine = flushing(tls=True)
     notified = True, None
-    assert machine.flushed(0, 1.0, waited=True, notified=notified) is Step.LOOK
-    assert machine.looked(OPEN, 1.0) is Step.SHUT_WR
+    assert machine.flushed(0, 1.0, waited=True, fin_sent=True, notified=notified) is Step.LOOK
+    assert machine.looked(FIN_SENT, 1.0) is not Step.SEND_CLOSE_NOTIFY
 
 
 def test_a_driver_that_must_end_during_a_flush_gets_the_outcome() -> None:

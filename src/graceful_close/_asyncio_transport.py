@@ -23,7 +23,7 @@ from ._drain import drain_of
 from ._linger import LingerPolicy
 from ._listener import Accepted
 from ._platform import ErrorKind, error_kind, forget_tls_error
-from ._release import set_policy_at_close
+from ._release import set_policy_at_close, shut_for_writing
 from ._sockets import plain_dup, view_of
 from ._step import FLUSH
 from ._teardown import PEER_FIN_SEEN
@@ -184,7 +184,8 @@ class TransportTakeover(Taker):
       does not count written bytes, as many turns must pass as a full buffer of the transport below
       needs.
     - If this reasoning is wrong in some case, the transport below writes after our FIN and fails
-      with EPIPE. Then the peer was not notified, and the result reports it.
+      with EPIPE. Then the peer was not notified, and the result reports it. With `peer_first` our
+      FIN is not sent yet, and nothing checks the reasoning.
 
     A transport that another caller aborts during the flush calls connection_lost() like a transport
     that has flushed. A plain transport has flushed only if the kernel took as many bytes as the
@@ -203,6 +204,7 @@ class TransportTakeover(Taker):
     def __init__(self, transport: asyncio.Transport, sock: socket.socket) -> None:
         self.sock = self._sock = sock
         self._drained = 0
+        self._fin_sent = False
         self._waited = False  # some bytes were not in the kernel when the close began
         self._notified: tuple[bool, bool | None] | None = None
         self._transport = transport
@@ -508,7 +510,7 @@ class TransportTakeover(Taker):
         """The wait is over: report the reason to the machine."""
         self._unwatch()
         if self._failure() is None:
-            await self._part()
+            await self._part(may_send_fin=machine.may_send_fin)
         # The transport may have met a reset in its last turns.
         error = self._failure()
         now = monotonic()
@@ -517,6 +519,7 @@ class TransportTakeover(Taker):
                 self._drained,
                 now,
                 waited=self._waited,
+                fin_sent=self._fin_sent,
                 notified=self._notified,
             )
         if error is self._error:
@@ -526,20 +529,30 @@ class TransportTakeover(Taker):
     def _failure(self) -> OSError | None:
         """The error that the flush failed with: `_error`, or one that reports the cut."""
         error = self._error
-        # An error of TLS itself (the peer's bytes are not TLS) does not end the connection.
-        goes_on = error is None or (self.tls and not _is_of_the_network(error))
+        # An error of TLS itself (the peer's bytes are not TLS) does not end the connection. An EPIPE
+        # after our FIN is caused by our FIN.
+        ours = self._fin_sent and isinstance(error, BrokenPipeError)
+        goes_on = error is None or ours or (self.tls and not _is_of_the_network(error))
         if goes_on and not self.was_cut:
             return None
         if isinstance(error, OSError) and _is_of_the_network(error):
             return error
         return OSError(errno.ECONNABORTED, "the transport was aborted, or sends a file")
 
-    async def _part(self) -> None:
+    async def _part(self, *, may_send_fin: bool) -> None:
         """End the transport without a reset, after it has flushed."""
         if self._session is None:
             await self.end()
             return
         sent = self._has_sent_close_notify
+        if may_send_fin and not self._lost:
+            try:
+                shut_for_writing(self._sock)
+                self._fin_sent = True
+            except OSError:
+                pass  # ENOTCONN: the close sequence calls shutdown() again, and gets ENOTCONN, too
+            for _ in range(FEW_TURNS):  # the transport would fail in these turns
+                await asyncio.sleep(0)
         await self.end()
         self._notified = sent and self._error is None, self._has_received_close_notify
 

@@ -342,6 +342,7 @@ class Teardown:
         now: float,
         *,
         waited: bool,
+        fin_sent: bool = False,
         notified: tuple[bool, bool | None] | None = None,
     ) -> Step:
         """FLUSH is over, and the kernel has everything.
@@ -350,6 +351,7 @@ class Teardown:
             drained: Bytes that were read and discarded.
             now: The current time.
             waited: The flush waited; the deadlines begin again for the rest.
+            fin_sent: The flush sent our FIN.
             notified: Whether the flush sent our close_notify, and whether the peer's arrived, as
                 for `notified`.
         """
@@ -358,6 +360,7 @@ class Teardown:
         self._flushing = False
         self._held = 0
         self._drained = drained
+        self._fin_sent = fin_sent
         if notified is not None:
             self._notifying = False
             self._notified, self._peer_notified = notified
@@ -704,6 +707,11 @@ class Teardown:
         )
 
     @property
+    def may_send_fin(self) -> bool:
+        """Whether a flush that has ended may send our FIN: the peer's is not awaited before it."""
+        return not self._peer_first_until
+
+    @property
     def is_flushing(self) -> bool:
         """Whether the peer has only a part of the data: a flush is in progress, or did not succeed."""
         return self._flushing
@@ -747,6 +755,9 @@ class Teardown:
         elif state in (FIN_SENT, TcpState.BOTH_FINS):
             self._peer_first = False  # the caller's own shutdown() was before the peer's
             self._fin_sent = True
+        elif state is NEVER_OPEN and self._fin_sent:
+            self._fin_sent = self._notifying = False
+            return READ_ERROR
         if not self._abort:
             return self._begin(now)
         if state is OVER or state is NEVER_OPEN:
