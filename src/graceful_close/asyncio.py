@@ -34,7 +34,6 @@ from ._asyncio_transport import (
     take_over,
 )
 from ._asyncio_view import can_watch, in_a_thread, info_of, is_elsewhere, open_socket_of
-from ._asyncio_without_dup import WithoutDup
 from ._blocking import abort_on, drive
 from ._clock import monotonic
 from ._close_all import close_all_on as close_all_in_thread
@@ -121,9 +120,8 @@ async def graceful_close(
         ValueError: An argument is out of range.
         RuntimeError: The transport belongs to another event loop.
         NotImplementedError: A TLS transport of a loop without `add_reader()`.
-        OSError: No descriptor was left for the dup (EMFILE). The transport has then closed the
-            connection as its own close() does, without draining; it has flushed what it held, or
-            the peer read too little in `timeout` seconds and got a reset.
+        OSError: No descriptor was left for the dup (EMFILE). A connection that needed it is reset if
+            the transport held bytes, and otherwise closed without waiting.
 
     Notes:
         `notified` is True when close_notify was written to the kernel. Neither close_notify nor the
@@ -230,8 +228,7 @@ async def close_all(
     Raises:
         TypeError: An item of `streams` has an unsupported type (the message has its index), or an
             argument has the wrong type.
-        ValueError, RuntimeError, NotImplementedError, OSError: As `graceful_close`. If only a few
-            descriptors are left, the streams are closed in turns. OSError: none was left.
+        ValueError, RuntimeError, NotImplementedError, OSError: As `graceful_close`.
     """
     since = monotonic()
     checked = options_of("close_all", options)
@@ -390,12 +387,7 @@ async def _close(close: TaskClose, end: End) -> CloseResult:
         return _closed_before(close.since)
     if holds_nothing(end):
         return await _close_empty(close, end)
-    try:
-        takeover = await take_over(end, or_reset=False)
-    except OSError:
-        if open_socket_of(end) is not None:
-            await WithoutDup(end, close).end()
-        raise
+    takeover = await take_over(end)
     if takeover is None:
         return _closed_before(close.since)
     return await _finish(takeover, close)
@@ -459,11 +451,6 @@ async def _close_many(
             else:
                 alone[name] = asyncio.create_task(_finish(takeover, TaskClose(options, since)))
 
-    def begin_alone(left: dict[int, End]) -> None:
-        for name, end in left.items():
-            alone[name] = asyncio.create_task(_close(TaskClose(options, since), end))
-        left.clear()
-
     async def begin(left: dict[int, End]) -> None:
         """Begin to close all of them, or as many as the free descriptors permit."""
         batch: list[int] = []
@@ -477,11 +464,11 @@ async def _close_many(
                 del left[name]
                 continue
             try:
-                takeover = await take_over(end, or_reset=False)
-            except OSError:  # EMFILE, ENFILE
+                takeover = await take_over(end, or_reset=not (batch or together or alone))
+            except OSError:
                 if not (batch or together or alone):
-                    begin_alone(left)  # nothing of ours can be released for them
-                break  # the others wait until these have released theirs
+                    raise
+                break  # EMFILE: the others wait until these have released theirs
             del left[name]
             if takeover is None:
                 results[name] = _closed_before(since)
@@ -499,11 +486,8 @@ async def _close_many(
         results.update(zip(together, closed, strict=True))
         if alone:
             await asyncio.wait(alone.values())
-        # Of each task, or the event loop logs that it was never retrieved.
-        failures = [failure for task in alone.values() if (failure := task.exception())]
-        if failures:
-            raise failures[0]
-        results.update((name, task.result()) for name, task in alone.items())
+        for name, task in alone.items():
+            results[name] = task.result()
         together.clear()
         alone.clear()
 
@@ -542,8 +526,7 @@ async def _drop_many(
             await asyncio.wait(alone.values())
     finally:
         for name in alone:
-            if name in takeovers:
-                takeovers[name].drop()  # a task that never began has not
+            takeovers[name].drop()  # a task that never began has not
     if not over:
         for takeover in takeovers.values():
             await takeover.end()
