@@ -209,6 +209,14 @@ def read_and_close(sock: socket.socket) -> bytes:
     return received
 
 
+def read_and_close_late(sock: socket.socket) -> bytes:
+    """Read to the end of the stream, then close after our FIN would have arrived."""
+    received = read_all(sock)
+    time.sleep(0.15)
+    sock.close()
+    return received
+
+
 @contextmanager
 def meanwhile(action: Callable[..., T], *args: socket.socket) -> Generator[list[T], None, None]:
     """Run `action` in a thread while the block runs; an exception in it fails the test.

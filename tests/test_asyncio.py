@@ -12,7 +12,6 @@ import os
 import socket
 import ssl
 import sys
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -40,7 +39,14 @@ from every_loop import (
 from every_loop import upload_then_read as upload_then_read  # noqa: PLC0414 (for test_asyncio_server.py)
 from graceful_close import CloseOutcome, CloseResult, LingerPolicy, set_linger
 from graceful_close.asyncio import abortive_close, close_all, closing, graceful_close
-from streams import DEADLINE, connect, meanwhile, read_all, read_and_close
+from streams import (
+    DEADLINE,
+    connect,
+    meanwhile,
+    read_all,
+    read_and_close,
+    read_and_close_late,
+)
 from tls_sessions import send_close_notify
 
 REPLY = b"reply" * 13_107
@@ -176,15 +182,9 @@ def is_closed(writer: asyncio.StreamWriter) -> bool:
 async def test_our_close_notify_is_sent_before_the_peers_fin_and_our_fin_after_it(
     kind: str,
 ) -> None:
-    def close_late(peer: socket.socket) -> bytes:
-        received = read_all(peer)
-        time.sleep(0.1)
-        peer.close()
-        return received
-
     async with pair(kind) as (_, writer, peer):
         writer.write(REPLY)
-        ending = asyncio.create_task(in_thread(close_late, peer))
+        ending = asyncio.create_task(in_thread(read_and_close_late, peer))
         result = await graceful_close(writer, timeout=DEADLINE, peer_first=DEADLINE)
         assert await ending == REPLY
     assert (result.outcome, result.peer_first) == (CloseOutcome.PEER_CLOSED, True)

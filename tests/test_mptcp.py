@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -31,12 +30,12 @@ from streams import (
     meanwhile,
     read_all,
     read_and_close,
+    read_and_close_late,
 )
 from test_other_holders import needs_syscalls, reading, send_forever
 
 IPPROTO_MPTCP = 262  # include/uapi/linux/in.h; Python has it from 3.10 on
 SO_PROTOCOL = 38  # asm-generic/socket.h
-THOUGHT = 0.15
 
 
 def _why_not() -> str | None:
@@ -108,13 +107,6 @@ def multipath() -> Generator[Connection, None, None]:
 @pytest.fixture(params=["plain", "multipath"])
 def either(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
-
-
-def closes_after_a_delay(peer: socket.socket) -> bytes:
-    received = read_all(peer)
-    time.sleep(THOUGHT)
-    peer.close()
-    return received
 
 
 # --- a client of plain TCP --------------------------------------------------------------------
@@ -189,7 +181,7 @@ def test_a_peer_that_closes_after_us_is_reported_as_closed(
 ) -> None:
     either.peer.sendall(b"upload")
     either.ours.sendall(b"reply")
-    with meanwhile(closes_after_a_delay, either.peer) as received:
+    with meanwhile(read_and_close_late, either.peer) as received:
         result = close(either.ours, timeout=DEADLINE)
     assert received == [b"reply"]
     assert result.outcome is CloseOutcome.PEER_CLOSED
